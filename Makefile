@@ -1,0 +1,49 @@
+# Every target makes .venv when it is missing and is quick when nothing changed.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help train test test-all check format tensorboard clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make train        train on built-in synthetic traffic (about half a minute)"
+	@echo "make test         lint, types and tests"
+	@echo "make test-all     the same with the long proofs (marked slow)"
+	@echo "make check        ruff, format check, mypy"
+	@echo "make format       let ruff mend style"
+	@echo "make tensorboard  look at every run under outputs/"
+	@echo "make clean        remove .venv, caches and build output (outputs/ stays)"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing the pinned dependencies into .venv (once; a few minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: $(INSTALLED)
+	@$(BIN)/kforecast-train source=synthetic
+
+test: check
+	@$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: check
+	@$(BIN)/python -m pytest -n 2
+
+check: $(INSTALLED)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(INSTALLED)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+tensorboard: $(INSTALLED)
+	@$(BIN)/tensorboard --logdir outputs
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,225 @@
+"""The artifact directory: Kapacity's three files (contract 5), and metadata.json beside them.
+
+A directory is written as a whole or not at all (:mod:`kforecast.directory`).
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from kforecast.directory import replace_directory
+from kforecast.errors import ArtifactError
+from kforecast.window import Frequency, Window
+
+CHECKPOINT = "checkpoint.pth"
+CONFIG = "estimator_config.yaml"
+ITEM_IDS = "item2id.json"
+METADATA = "metadata.json"
+TRIO = (CHECKPOINT, CONFIG, ITEM_IDS)
+PER_SERIES = "per_series"
+
+# A ConfigMap holds at most this many bytes; Kapacity's quick start ships the artifact in one.
+CONFIG_MAP_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """``estimator_config.yaml``: one flat mapping, every key of contract 5 and nothing else."""
+
+    freq: str
+    prediction_length: int
+    context_length: int
+    num_series: int
+    learning_rate: float = 0.001
+    epochs: int = 100
+    batch_size: int = 32
+    patience: int = 15
+    num_workers: int = 0
+    model: str = "Fcnet"
+    loss: str = "MAE"
+    model_path: str = "model"
+    target_col: str = "value"
+    time_col: str = "timestamp"
+    series_cols: tuple[str, ...] = ("workload", "metric")
+    use_validation: bool = False
+    val_num: int = 0
+
+    @property
+    def window(self) -> Window:
+        """Frequency and lengths as the rest of the project uses them."""
+        return Window(Frequency.parse(self.freq), self.context_length, self.prediction_length)
+
+    def to_yaml(self) -> str:
+        """The file's text."""
+        return yaml.safe_dump(asdict(self) | {"series_cols": list(self.series_cols)}, sort_keys=True)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> "EstimatorConfig":
+        """Read the file's text; keys we do not know are ignored, as the consumer ignores them.
+
+        Raises
+        ------
+        ValueError
+            All missing and wrong values.
+        """
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError("it is not YAML that a safe reader reads") from error
+        if not isinstance(content, dict):
+            raise ValueError("it is not a mapping")
+        known = {f.name: f for f in fields(cls)}
+        problems = [f"{name} is missing" for name in _REQUIRED if name not in content]
+        for name in ("prediction_length", "context_length", "num_series"):
+            value = content.get(name, 1)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                problems.append(f"{name} is {value!r}, not a positive integer")
+        if "freq" in content:
+            try:
+                Frequency.parse(str(content["freq"]))
+            except ValueError as error:
+                problems.append(f"freq: {error}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        values = {name: value for name, value in content.items() if name in known}
+        values["series_cols"] = tuple(values.get("series_cols", cls.series_cols))
+        return cls(**values)
+
+
+_REQUIRED = ("freq", "prediction_length", "context_length", "num_series")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What an artifact directory holds.
+
+    Attributes
+    ----------
+    config:
+        ``estimator_config.yaml``.
+    item_ids:
+        ``item2id.json``: item key to series id.
+    state:
+        ``checkpoint.pth``: the network's state dict, CPU float32.
+    metadata:
+        ``metadata.json``; None for an artifact made elsewhere. ``sha256`` of the three files is added on
+        saving.
+    """
+
+    config: EstimatorConfig
+    item_ids: Mapping[str, int]
+    state: Mapping[str, Tensor]
+    metadata: dict[str, Any] | None = field(default=None, compare=False)
+
+    def save(self, directory: Path, parts: Mapping[str, "Artifact"] | None = None) -> None:
+        """Make ``directory`` hold this artifact, replacing one that is there as a whole.
+
+        Parameters
+        ----------
+        directory:
+            Created if missing.
+        parts:
+            Artifacts to lie beside the three files, each in a folder ``per_series/<name>``.
+
+        Raises
+        ------
+        OSError
+            When the file system refuses; what was there is still there.
+        """
+        contents = self._files()
+        for name, part in (parts or {}).items():
+            contents |= {f"{PER_SERIES}/{name}/{file}": data for file, data in part._files().items()}
+        replace_directory(directory, contents, owned=(*TRIO, METADATA, PER_SERIES))
+
+    def _files(self) -> dict[str, bytes]:
+        contents = {
+            CHECKPOINT: checkpoint_bytes(self.state),
+            CONFIG: self.config.to_yaml().encode(),
+            ITEM_IDS: json.dumps(dict(self.item_ids), ensure_ascii=False, indent=1).encode(),
+        }
+        sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        metadata = dict(self.metadata or {}) | {"sha256": sha256}
+        return contents | {METADATA: json.dumps(metadata, ensure_ascii=False, indent=1).encode()}
+
+    @classmethod
+    def load(cls, directory: Path | str) -> "Artifact":
+        """Read and verify an artifact directory, ours or one made elsewhere.
+
+        Nothing in it is executed: tensors are read with ``weights_only=True``, YAML with the safe loader.
+
+        Raises
+        ------
+        ArtifactError
+            Naming the file and what is wrong with it.
+        """
+        directory = Path(directory)
+        if not directory.is_dir():
+            raise ArtifactError(f"{directory}: no such artifact directory")
+        absent = [name for name in TRIO if not (directory / name).is_file()]
+        if absent:
+            raise ArtifactError(f"{directory}: not an artifact: {', '.join(absent)} is missing")
+        try:
+            contents = {name: (directory / name).read_bytes() for name in TRIO}
+            metadata_file = directory / METADATA
+            metadata = json.loads(metadata_file.read_bytes()) if metadata_file.is_file() else None
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{directory}: cannot be read: {error}") from error
+        _check_hashes(directory, contents, metadata)
+
+        try:
+            config = EstimatorConfig.from_yaml(contents[CONFIG].decode())
+        except ValueError as error:
+            raise ArtifactError(f"{directory / CONFIG}: {error}") from error
+        return cls(config, _read_item_ids(directory, contents), _read_state(directory, contents), metadata)
+
+
+def checkpoint_bytes(state: Mapping[str, Tensor]) -> bytes:
+    """The bytes of ``checkpoint.pth``; their number is the size that must fit a ConfigMap."""
+    buffer = io.BytesIO()
+    # A plain dict of tensors: nothing but what weights_only=True and torch 2.0 read.
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def _check_hashes(directory: Path, contents: dict[str, bytes], metadata: Any) -> None:
+    if metadata is None:
+        return
+    known = metadata.get("sha256") if isinstance(metadata, dict) else None
+    if not isinstance(known, dict):
+        raise ArtifactError(f"{directory / METADATA}: sha256 of the files is missing")
+    wrong = [name for name in TRIO if known.get(name) != hashlib.sha256(contents[name]).hexdigest()]
+    if wrong:
+        raise ArtifactError(
+            f"{directory}: {', '.join(wrong)} does not belong to {METADATA} (sha256 differs): the files come "
+            "from different runs or were changed; copy the artifact again as a whole"
+        )
+
+
+def _read_item_ids(directory: Path, contents: dict[str, bytes]) -> dict[str, int]:
+    try:
+        item_ids = json.loads(contents[ITEM_IDS])
+    except ValueError as error:
+        raise ArtifactError(f"{directory / ITEM_IDS}: not JSON: {error}") from error
+    if not isinstance(item_ids, dict) or not all(type(number) is int for number in item_ids.values()):
+        raise ArtifactError(f"{directory / ITEM_IDS}: not an object from series keys to integer ids")
+    return item_ids
+
+
+def _read_state(directory: Path, contents: dict[str, bytes]) -> dict[str, Tensor]:
+    try:
+        state = torch.load(io.BytesIO(contents[CHECKPOINT]), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged or a malicious file
+        raise ArtifactError(
+            f"{directory / CHECKPOINT}: not a file of plain tensors ({type(error).__name__})"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ArtifactError(f"{directory / CHECKPOINT}: not a state dict of tensors")
+    return dict(state)

@@ -1,0 +1,106 @@
+"""How every command runs: our flags in front of Hydra, one line and an exit code behind it."""
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from types import FrameType
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from kforecast.config import CONF_DIR
+from kforecast.errors import ConfigError, KforecastError
+from kforecast.legacy_cli import FLAGS, translate
+from kforecast.validation import nearest
+
+INTERRUPTED, TERMINATED = 130, 143
+
+
+def run(task: Callable[[DictConfig], object], config_name: str, flags: Iterable[str] = FLAGS) -> int:
+    """Run a command as a whole: ``sys.argv`` in, exit code out.
+
+    Parameters
+    ----------
+    task:
+        The verb, given the composed configuration.
+    config_name:
+        Its primary config in ``conf/``.
+    flags:
+        The flags of :data:`kforecast.legacy_cli.FLAGS` that it takes.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Makes Hydra hand errors on instead of printing them: they become our message and our exit code.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        sys.argv[1:] = translate(sys.argv[1:], flags)
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(task)()
+    except (KforecastError, HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        found = ours(error) or _explain(error, config_name)
+        print(f"error: {found}", file=sys.stderr)
+        return found.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def ours(error: BaseException) -> KforecastError | None:
+    """The error of ours that this one is or was caused by (Hydra wraps what a constructor raises)."""
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, KforecastError):
+            return current
+        current = current.__cause__
+    return None
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise SystemExit(TERMINATED)
+
+
+def _explain(error: Exception, config_name: str) -> ConfigError:
+    """Hydra's words for a wrong command line, in one line and with the nearest right one."""
+    text = str(error)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        key = match[1].partition("@")[0]
+        return ConfigError(f"unknown key {key}{nearest(key, _known_keys(config_name))} (--cfg job shows all keys)")
+    if match := re.search(r"Could not find '([^']+)'", text):
+        group, _, option = match[1].rpartition("/")
+        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        listed = f"; available: {', '.join(options)}" if options else ""
+        if not group:
+            return ConfigError(f"unknown config {option!r}{listed}")
+        return ConfigError(f"unknown option {option!r} of the group {group}{nearest(option, options)}{listed}")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        lines.append(str(error.__cause__).splitlines()[0])
+    return ConfigError(": ".join(dict.fromkeys(lines)) or type(error).__name__)
+
+
+def _known_keys(config_name: str) -> list[str]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose(config_name)
+    keys: list[str] = []
+
+    def walk(node: DictConfig, prefix: str) -> None:
+        for key in node:
+            keys.append(f"{prefix}{key}")
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+                walk(child, f"{prefix}{key}.")
+
+    walk(cfg, "")
+    groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
+    return keys + [group for group in groups if group not in keys]
+
+

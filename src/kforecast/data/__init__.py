@@ -1,0 +1,1 @@
+"""From long frames to batches of windows."""

@@ -1,0 +1,100 @@
+"""ForecastDataModule: a panel and its split as Lightning's loaders."""
+
+from datetime import UTC, datetime
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader
+
+from kforecast.data.fill import Fill
+from kforecast.data.panel import Panel
+from kforecast.data.split import Split, split_windows
+from kforecast.data.windows import WindowBatch, WindowDataset, window_loader
+from kforecast.window import Window
+
+# Without gradients a batch costs little memory, so that scoring takes large ones whatever the training's.
+EVALUATION_BATCH_SIZE = 4096
+
+
+class ForecastDataModule(pl.LightningDataModule):
+    """Windows of a panel, split by time.
+
+    Parameters
+    ----------
+    panel, window:
+        What to cut and how.
+    batch_size:
+        Windows a training step.
+    num_workers:
+        Processes that gather batches; 0 gathers in the training process, on the training device, which is
+        the fastest for data that fits there. The windows and their order do not depend on it.
+    fill, mask_gaps:
+        See :class:`kforecast.data.windows.WindowDataset`.
+    validation, test, max_missing, skip_zero_context, skip_newest_window:
+        See :func:`kforecast.data.split.split_windows`.
+    seed:
+        Seed of the order of the training windows.
+    split:
+        The split, when the caller has made it with the same settings already.
+
+    Raises
+    ------
+    DataError
+        When there is too little data.
+    """
+
+    def __init__(
+        self,
+        panel: Panel,
+        window: Window,
+        *,
+        batch_size: int,
+        num_workers: int,
+        fill: Fill,
+        mask_gaps: bool,
+        validation: float,
+        test: float,
+        max_missing: float,
+        skip_zero_context: bool,
+        skip_newest_window: bool,
+        seed: int = 0,
+        split: Split | None = None,
+    ) -> None:
+        super().__init__()
+        self.panel = panel
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.split = split or split_windows(
+            panel,
+            window,
+            validation=validation,
+            test=test,
+            max_missing=max_missing,
+            mask_gaps=mask_gaps,
+            skip_zero_context=skip_zero_context,
+            skip_newest_window=skip_newest_window,
+        )
+        self.windows = WindowDataset(panel, window, fill, mask_gaps)
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """Put the panel where the network is; worker processes gather on the host."""
+        if self.trainer is not None and self.num_workers == 0:
+            self.windows.to(self.trainer.strategy.root_device)
+
+    def train_dataloader(self) -> DataLoader[WindowBatch]:
+        """Training windows, in an order made from seed and epoch."""
+        cells = torch.from_numpy(self.split.train)
+        return window_loader(self.windows, cells, self.batch_size, self.seed, self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[WindowBatch] | list[DataLoader[WindowBatch]]:
+        """Validation windows in order; no loader when there is no validation part."""
+        if not self.split.validation.size:
+            return []
+        cells = torch.from_numpy(self.split.validation)
+        return window_loader(self.windows, cells, EVALUATION_BATCH_SIZE, num_workers=self.num_workers)
+
+    def title(self, cell: int) -> str:
+        """Series and time of a window's origin, for a picture."""
+        series, origin = divmod(cell, self.panel.num_bins)
+        workload, metric = self.panel.series[series]
+        second = int(self.panel.timestamps[origin])
+        return f"{workload} {metric}, {datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M} UTC"

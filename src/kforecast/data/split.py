@@ -1,0 +1,154 @@
+"""Which windows are used, and for what: train, validation and test, split by time."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kforecast.data.panel import Panel
+from kforecast.errors import DataError
+from kforecast.window import Window
+
+
+@dataclass(frozen=True)
+class Split:
+    """Windows as flat cells of the panel: ``series * num_bins + origin``, sorted, int64 ``[windows]``.
+
+    Attributes
+    ----------
+    train, validation, test:
+        The windows of each part; validation and test may be empty.
+    train_end, validation_end, end:
+        Bins (exclusive) where the parts end. No window's horizon straddles one; contexts reach back freely.
+    unused:
+        Windows left out, by reason.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    train_end: int
+    validation_end: int
+    end: int
+    unused: dict[str, int]
+
+
+def split_windows(
+    panel: Panel,
+    window: Window,
+    *,
+    validation: float,
+    test: float,
+    max_missing: float,
+    mask_gaps: bool = True,
+    skip_zero_context: bool = True,
+    skip_newest_window: bool = False,
+) -> Split:
+    """Find the usable windows and split them by time.
+
+    Parameters
+    ----------
+    validation, test:
+        Shares of the time range: the newest bins are test, those before them validation.
+    max_missing:
+        A window is used when at most this share of its context is unobserved.
+    mask_gaps:
+        Unobserved targets are no targets: a window without any observed one is not used.
+    skip_zero_context:
+        Leave out windows whose context is zero throughout. The network scales by the context's mean, so
+        nothing can be learned from them, and their scaled error (about 1e10) would drown all others.
+    skip_newest_window:
+        Never use the newest ``context + horizon`` bins, as Kapacity's training does.
+
+    Raises
+    ------
+    DataError
+        When there is too little data, with the numbers and the smallest remedy.
+    """
+    end = panel.num_bins - (window.length if skip_newest_window else 0)
+    horizon = window.prediction_length
+    test_bins = max(round(test * end), horizon) if test else 0
+    validation_bins = max(round(validation * end), horizon) if validation else 0
+    validation_end = end - test_bins
+    train_end = validation_end - validation_bins
+    usable, unused = _usable(panel, window, end, max_missing, mask_gaps, skip_zero_context)
+    origins = np.arange(usable.shape[1]) + window.context_length
+
+    def part(begin: int, stop: int) -> np.ndarray:
+        inside = (origins >= begin) & (origins + horizon <= stop)
+        row, column = np.nonzero(usable & inside)
+        return row.astype(np.int64) * panel.num_bins + column + window.context_length
+
+    split = Split(
+        train=part(0, train_end),
+        validation=part(train_end, validation_end) if validation else np.empty(0, np.int64),
+        test=part(validation_end, end) if test else np.empty(0, np.int64),
+        train_end=train_end,
+        validation_end=validation_end,
+        end=end,
+        unused=unused,
+    )
+    _check_enough(panel, window, split, validation, test)
+    return split
+
+
+def _usable(
+    panel: Panel, window: Window, end: int, max_missing: float, mask_gaps: bool, skip_zero_context: bool
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Usable windows as bool ``[series, origin - context_length]``, and why the others are not."""
+    context, horizon = window.context_length, window.prediction_length
+    count = max(0, end - window.length + 1)
+    if count == 0:
+        return np.zeros((panel.num_series, 0), dtype=bool), {}
+    known = _running_sum(panel.observed[:, :end])
+    seen = known[:, context : context + count] - known[:, :count]
+    enough = context - seen <= max_missing * context
+    unused = {"context has too much missing": int((~enough).sum())}
+    usable = enough
+    if mask_gaps:
+        has_target = known[:, context + horizon :][:, :count] > known[:, context : context + count]
+        unused["no target observed"] = int((usable & ~has_target).sum())
+        usable = usable & has_target
+    if skip_zero_context:
+        traffic = _running_sum((panel.values[:, :end] != 0) & panel.observed[:, :end])
+        alive = traffic[:, context : context + count] > traffic[:, :count]
+        unused["context is zero throughout"] = int((usable & ~alive).sum())
+        usable = usable & alive
+    return usable, {reason: number for reason, number in unused.items() if number}
+
+
+def _running_sum(flags: np.ndarray) -> np.ndarray:
+    """Number of flags before each column, int32 ``[series, time + 1]``."""
+    total = np.zeros((flags.shape[0], flags.shape[1] + 1), dtype=np.int32)
+    np.cumsum(flags, axis=1, out=total[:, 1:])
+    return total
+
+
+def _check_enough(panel: Panel, window: Window, split: Split, validation: float, test: float) -> None:
+    horizon = window.prediction_length
+    parts = [f"context {window.context_length}", f"horizon {horizon}"]
+    parts += [f"validation {horizon}"] * bool(validation) + [f"test {horizon}"] * bool(test)
+    longest = int(np.argmax(panel.observed.sum(axis=1)))
+    workload, metric = panel.series[longest]
+    points = int(panel.observed[longest].sum())
+    problem = (
+        f"series {workload} {metric}: {points:,} points at {window.frequency.name}, need {' + '.join(parts)}"
+    )
+    if panel.num_series > 1:
+        problem = f"all {panel.num_series:,} series are too short; the longest is {problem}"
+    if split.train.size == 0:
+        remedy = "give a longer history or a shorter window.context_length or window.prediction_length"
+        if test:
+            remedy += ", or set data.test=0"
+        raise DataError(f"no window to train on: {problem}; {remedy}{_reasons(split)}")
+    for name, share, found in (("validation", validation, split.validation), ("test", test, split.test)):
+        if share and found.size == 0:
+            raise DataError(
+                f"no window in the {name} part (the newest {share:.0%} of the time range): nothing usable was "
+                f"observed there; give a longer history or set data.{name}=0{_reasons(split)}"
+            )
+
+
+def _reasons(split: Split) -> str:
+    if not split.unused:
+        return ""
+    return " (windows not used: " + ", ".join(f"{n:,} {reason}" for reason, n in split.unused.items()) + ")"

@@ -1,0 +1,32 @@
+"""The errors a user can cause or meet, each with the exit code a command ends with.
+
+0 success, 2 bad input, 3 something we depend on failed, 130 and 143 interrupted.
+"""
+
+
+class KforecastError(Exception):
+    """An error that is explained by its message alone; commands print it without a traceback."""
+
+    exit_code = 3
+
+
+class ConfigError(KforecastError):
+    """A flag, an override or a configuration file is wrong."""
+
+    exit_code = 2
+
+
+class DataError(KforecastError):
+    """The training or history data cannot be used."""
+
+    exit_code = 2
+
+
+class ArtifactError(KforecastError):
+    """An artifact directory is incomplete, damaged or does not fit its use."""
+
+    exit_code = 2
+
+
+class TrainingError(KforecastError):
+    """Training itself failed: numbers that are not finite, a disk that is full."""

@@ -1,0 +1,1 @@
+"""How good a forecast is, beside forecasts that cost nothing."""

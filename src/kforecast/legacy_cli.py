@@ -1,0 +1,204 @@
+"""Kapacity's flags and its train-config.yaml, turned into an ordinary Hydra layer (contracts 1 and 2).
+
+This is the only file that knows either. Flags become overrides; the file becomes the option ``from_file`` of
+the config group ``train_config``. Both stand before the user's own overrides, which therefore win.
+"""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from kforecast.errors import ConfigError
+from kforecast.metrics.spec import Targets
+from kforecast.validation import validate
+from kforecast.window import Frequency
+
+FLAGS = {
+    "--config-file": "the train-config.yaml: targets, window and hyper-parameters",
+    "--dataset-file": "training data as CSV, .csv.gz or Parquet; taken before a metrics server",
+    "--metrics-server-addr": "HOST:PORT of the gRPC metrics provider",
+    "--model-save-path": "directory for the artifact; created if missing",
+    "--dataloader-num-workers": "worker processes of the data loader (0)",
+}
+
+
+def _canonical_frequency(text: str) -> str:
+    return Frequency.parse(text).name
+
+
+def _not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is a truth value, not a number")
+    return value
+
+
+# YAML 1.1 reads 1e-3 as text, so that numbers in text are taken; true and false are not 1 and 0.
+Int = Annotated[int, BeforeValidator(_not_bool), Field(ge=1)]
+Float = Annotated[float, BeforeValidator(_not_bool), Field(gt=0, allow_inf_nan=False)]
+
+
+class _Words(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class HyperParams(_Words):
+    """``hyperParams``; the values of what is absent are those of Kapacity's script."""
+
+    learningRate: Float = 0.001  # noqa: N815
+    epochs: Int = 100
+    batchSize: Int = 32  # noqa: N815
+
+
+class TrainConfigFile(_Words):
+    """The whole train-config.yaml, both generations."""
+
+    targets: Targets = []
+    freq: Annotated[str, AfterValidator(_canonical_frequency)]
+    predictionLength: Annotated[Int, Field(le=10_000)]  # noqa: N815
+    contextLength: Annotated[Int, Field(le=10_000)]  # noqa: N815
+    hyperParams: HyperParams = HyperParams()  # noqa: N815
+
+
+def translate(arguments: list[str], flags: Iterable[str] = FLAGS) -> list[str]:
+    """Turn a command line with our flags into one that is all Hydra's.
+
+    Parameters
+    ----------
+    arguments:
+        As typed, without the program's name.
+    flags:
+        Those of :data:`FLAGS` that the verb takes.
+
+    Raises
+    ------
+    ConfigError
+        When the config file is not right.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage="see --help")
+    for flag in flags:
+        parser.add_argument(flag)
+    given, rest = parser.parse_known_args(arguments)
+    given = argparse.Namespace(**{flag[2:].replace("-", "_"): None for flag in FLAGS} | vars(given))
+    overrides = []
+    if given.config_file is not None:
+        content = read_train_config(Path(given.config_file))
+        chosen = [argument.partition("=")[2] for argument in rest if argument.startswith("source=")]
+        from_server = given.metrics_server_addr is not None and given.dataset_file is None
+        with_targets = (chosen or ["kapacity" if from_server else ""])[-1] == "kapacity"
+        layer = config_layer(content, with_targets)
+        ConfigStore.instance().store(
+            group="train_config", name="from_file", node=layer, package="_global_", provider=given.config_file
+        )
+        overrides.append("train_config=from_file")
+    if given.dataset_file is not None:
+        overrides += ["source=csv", f"source.path={quote(given.dataset_file)}"]
+    elif given.metrics_server_addr is not None:
+        overrides += ["source=kapacity", f"source.address={quote(given.metrics_server_addr)}"]
+    if given.model_save_path is not None:
+        overrides.append(f"artifact_dir={quote(given.model_save_path)}")
+    if given.dataloader_num_workers is not None:
+        overrides.append(f"data.num_workers={quote(given.dataloader_num_workers, number=True)}")
+    return _insert(rest, overrides)
+
+
+def _insert(arguments: list[str], overrides: list[str]) -> list[str]:
+    """Put overrides before the first one there is: Hydra wants all of them on one side of ``-m``."""
+    first = next((i for i, argument in enumerate(arguments) if _is_override(argument)), len(arguments))
+    return arguments[:first] + overrides + arguments[first:]
+
+
+def _is_override(argument: str) -> bool:
+    return "=" in argument and not argument.startswith("-")
+
+
+def quote(text: str, number: bool = False) -> str:
+    """Quote a value for Hydra's override grammar; a number stays one."""
+    if number and text.lstrip("+-").isdecimal():
+        return text
+    # Only a quote, and backslashes before one, mean something inside quotes; $ would start an interpolation.
+    escaped, slashes = "", 0
+    for character in text:
+        if character == "'":
+            escaped += "\\" * slashes + "\\"
+        escaped += character
+        slashes = slashes + 1 if character == "\\" else 0
+    return "'" + (escaped + "\\" * slashes).replace("${", "\\${") + "'"
+
+
+def read_train_config(path: Path) -> TrainConfigFile:
+    """Read and validate a train-config.yaml.
+
+    Raises
+    ------
+    ConfigError
+        Everything that is wrong with it, with the path of each field.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such config file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {_yaml_problem(error)}") from error
+    if content is None:
+        raise ConfigError(f"{path}: the file is empty; freq, predictionLength and contextLength are needed")
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: not a mapping of keys to values but a {type(content).__name__}")
+    # An absent block is written as a bare "hyperParams:" too.
+    return validate(TrainConfigFile, {k: v for k, v in content.items() if v is not None}, str(path))
+
+
+def config_layer(content: TrainConfigFile, with_targets: bool) -> dict[str, Any]:
+    """The file's values in our own tree: the one table from their names to ours."""
+    hyper = content.hyperParams
+    layer: dict[str, Any] = {
+        "window": {
+            "freq": content.freq,
+            "context_length": content.contextLength,
+            "prediction_length": content.predictionLength,
+        },
+        "data": {"batch_size": hyper.batchSize},
+        "optimizer": {"lr": hyper.learningRate},
+        "trainer": {"max_epochs": hyper.epochs},
+    }
+    if with_targets:
+        targets = [target.model_dump(exclude_none=True, exclude_unset=True) for target in content.targets]
+        layer["source"] = {"targets": _escape(targets)}
+    return layer
+
+
+def _escape(value: Any) -> Any:
+    """Keep omegaconf from reading ``${`` in a user's text as an interpolation."""
+    if isinstance(value, str):
+        return value.replace("${", "\\${")
+    if isinstance(value, list):
+        return [_escape(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _escape(item) for key, item in value.items()}
+    return value
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"line {mark.line + 1}: {problem}" if mark is not None else problem
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that does not let a second value of a key silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, (str, int, float)) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            if isinstance(key, (str, int, float)):
+                seen.add(key)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,110 @@
+"""``source=csv``: history from a CSV, a compressed CSV or a Parquet file (contract 3)."""
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from kforecast.errors import DataError
+from kforecast.metrics.source import COLUMNS, check_frame
+
+_NAME = pa.dictionary(pa.int32(), pa.string())
+_TYPES = {"timestamp": pa.float64(), "value": pa.float64(), "workload": _NAME, "metric": _NAME}
+# Spellings of "unknown" seen in exported metrics; anything else that is not a number is an error.
+_MISSING = ["", "NaN", "nan", "NA", "N/A", "null", "NULL", "None"]
+
+
+class CsvSource:
+    """History in a file.
+
+    Parameters
+    ----------
+    path:
+        ``.csv``, ``.csv.gz`` (any compression pyarrow knows by its ending) or ``.parquet``.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def fetch(self) -> pd.DataFrame:
+        """Read the file.
+
+        Raises
+        ------
+        DataError
+            When it is missing, unreadable, or not what contract 3 describes.
+        """
+        if not self.path.exists():
+            raise DataError(f"{self.path}: no such file")
+        if self.path.is_dir():
+            raise DataError(f"{self.path}: is a directory, not a CSV or Parquet file")
+        if self.path.stat().st_size == 0:
+            raise DataError(f"{self.path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
+        try:
+            parquet = self.path.suffix == ".parquet"
+            table = self._read_parquet() if parquet else self._read_csv()
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+            raise DataError(f"{self.path}: cannot be read: {_first_line(error)}") from error
+        # Row numbers as an editor shows them: a CSV has its header in line 1.
+        return check_frame(table.to_pandas(), str(self.path), first_row=1 if parquet else 2)
+
+    def _read_csv(self) -> pa.Table:
+        with pa.input_stream(str(self.path)) as stream:
+            head = stream.read(1 << 16).decode("utf-8-sig", errors="replace")
+        header = next(csv.reader(head.splitlines()[:1]), [])
+        self._check_columns(header)
+        convert = pa.csv.ConvertOptions(
+            column_types=_TYPES, include_columns=list(COLUMNS), null_values=_MISSING, strings_can_be_null=False
+        )
+        try:
+            return pa.csv.read_csv(self.path, convert_options=convert)
+        except pa.ArrowInvalid as error:
+            if "conversion error" not in str(error):
+                raise
+            raise DataError(f"{self.path}: {self._first_text()}") from error
+
+    def _first_text(self) -> str:
+        """Name the first cell that should be a number and is not; slow, for the message only."""
+        convert = pa.csv.ConvertOptions(
+            column_types=dict.fromkeys(COLUMNS, pa.string()), include_columns=["timestamp", "value"]
+        )
+        text = pa.csv.read_csv(self.path, convert_options=convert).to_pandas()
+        for column in ("timestamp", "value"):
+            cells = text[column].str.strip()
+            wrong = pd.to_numeric(cells, errors="coerce").isna() & ~cells.isin(_MISSING)
+            if wrong.any():
+                row = int(wrong.to_numpy().argmax())
+                cell = str(text[column].iloc[row])
+                message = f"{column} in row {row + 2} is {cell!r}, not a number"
+                if column == "timestamp" and not pd.isna(pd.to_datetime(cell, errors="coerce")):
+                    message = f"timestamp in row {row + 2} is the date {cell!r}; unix seconds (UTC) are expected"
+                return message
+        return "a cell that should be a number is not"
+
+    def _read_parquet(self) -> pa.Table:
+        schema = pa.parquet.read_schema(self.path)
+        self._check_columns(schema.names)
+        for column in ("timestamp", "value"):
+            kind = schema.field(column).type
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+                hint = "unix seconds (UTC) as numbers" if column == "timestamp" else "numbers"
+                raise DataError(f"{self.path}: {column} has the type {kind}; {hint} are expected")
+        table = pa.parquet.read_table(self.path, columns=list(COLUMNS))
+        return table.cast(pa.schema([(name, _TYPES[name]) for name in COLUMNS]))
+
+    def _check_columns(self, names: list[str]) -> None:
+        missing = [name for name in COLUMNS if name not in names]
+        if missing:
+            raise DataError(
+                f"{self.path}: no column {', '.join(missing)}; the file has: {', '.join(names) or 'nothing'}"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,191 @@
+"""Targets and metrics in the user's words, validated with the path of each field (contract 2)."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+
+from kforecast.window import parse_duration
+
+
+def _check_duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+Name = Annotated[str, Field(min_length=1)]
+Duration = Annotated[str, AfterValidator(_check_duration)]
+
+
+class _Words(BaseModel):
+    """Keys as the user writes them; a key we do not know is an error, so that no typo passes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WorkloadRef(_Words):
+    """The workload's API object, needed where a query goes by group and kind."""
+
+    apiVersion: Name  # noqa: N815
+    kind: Name
+    name: Name
+
+    @property
+    def group(self) -> str:
+        """The API group: what stands before the slash, empty for the core group."""
+        group, slash, _ = self.apiVersion.partition("/")
+        return group if slash else ""
+
+
+class LabelSelectorRequirement(_Words):
+    """One expression of a Kubernetes LabelSelector."""
+
+    key: Name
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: list[str] = []
+
+    @model_validator(mode="after")
+    def _values_fit_operator(self) -> "LabelSelectorRequirement":
+        if self.operator in ("In", "NotIn") and not self.values:
+            raise ValueError(f"operator {self.operator} needs values")
+        if self.operator in ("Exists", "DoesNotExist") and self.values:
+            raise ValueError(f"operator {self.operator} takes no values")
+        return self
+
+
+class LabelSelector(_Words):
+    """A Kubernetes LabelSelector."""
+
+    matchLabels: dict[str, str] = {}  # noqa: N815
+    matchExpressions: list[LabelSelectorRequirement] = []  # noqa: N815
+
+
+class MetricIdentifier(_Words):
+    """The name of a metric and, optionally, which of its series."""
+
+    name: Name
+    selector: LabelSelector | None = None
+
+
+class ObjectReference(_Words):
+    """The Kubernetes object a metric describes."""
+
+    apiVersion: str = ""  # noqa: N815
+    kind: Name
+    name: Name
+
+
+class _MetricBlock(_Words):
+    # An autoscaler's target may stand here; it says nothing about history, so it is not looked at.
+    target: Any = None
+
+
+class ObjectMetric(_MetricBlock):
+    """A metric of one Kubernetes object."""
+
+    metric: MetricIdentifier
+    describedObject: ObjectReference  # noqa: N815
+
+
+class IdentifiedMetric(_MetricBlock):
+    """A metric found by its identifier alone: the ``external`` and ``pods`` blocks."""
+
+    metric: MetricIdentifier
+
+
+class ResourceMetric(_MetricBlock):
+    """A resource of all containers of the workload's pods."""
+
+    name: Name
+
+
+class ContainerResourceMetric(_MetricBlock):
+    """A resource of one container of the workload's pods."""
+
+    name: Name
+    container: Name
+
+
+class MetricSpec(_Words):
+    """One metric in the shape of Kubernetes ``autoscaling/v2`` MetricSpec, plus ``name``."""
+
+    BLOCKS: ClassVar[dict[str, str]] = {
+        "Object": "object",
+        "External": "external",
+        "Pods": "pods",
+        "Resource": "resource",
+        "ContainerResource": "containerResource",
+    }
+
+    name: Name | None = None
+    type: Literal["Object", "External", "Pods", "Resource", "ContainerResource"]
+    object: ObjectMetric | None = None
+    external: IdentifiedMetric | None = None
+    pods: IdentifiedMetric | None = None
+    resource: ResourceMetric | None = None
+    containerResource: ContainerResourceMetric | None = None  # noqa: N815
+
+    @model_validator(mode="after")
+    def _has_the_block_of_its_type(self) -> "MetricSpec":
+        block = self.BLOCKS[self.type]
+        if getattr(self, block) is None:
+            raise ValueError(f"type {self.type} needs the block {block!r}")
+        return self
+
+    @property
+    def series_name(self) -> str:
+        """The metric part of the series' identity: ``name``, else that of the queried metric."""
+        if self.name is not None:
+            return self.name
+        block = getattr(self, self.BLOCKS[self.type])
+        name: str = block.name if hasattr(block, "name") else block.metric.name
+        return name
+
+
+class Target(_Words):
+    """One workload and the metrics to learn; generation 1 names it, generation 2 refers to it."""
+
+    workloadNamespace: Name  # noqa: N815
+    workloadName: Name | None = None  # noqa: N815
+    workloadRef: WorkloadRef | None = None  # noqa: N815
+    historyLength: Duration  # noqa: N815
+    metrics: Annotated[list[MetricSpec], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_a_workload(self) -> "Target":
+        if self.workloadName is None and self.workloadRef is None:
+            raise ValueError("name the workload: workloadRef (apiVersion, kind, name) or workloadName")
+        for number, metric in enumerate(self.metrics):
+            if self.workloadRef is None and metric.type in ("Pods", "Resource", "ContainerResource"):
+                raise ValueError(
+                    f"metrics[{number}] of type {metric.type} needs workloadRef (apiVersion, kind, name)"
+                )
+        return self
+
+    @property
+    def workload(self) -> str:
+        """The workload part of the series' identity: ``<namespace>/<name>``."""
+        name = self.workloadRef.name if self.workloadRef is not None else self.workloadName
+        return f"{self.workloadNamespace}/{name}"
+
+
+def check_series_keys_differ(targets: list[Target], _info: ValidationInfo | None = None) -> list[Target]:
+    """Refuse two metrics whose series would be one and the same item of an artifact (contract 5).
+
+    Raises
+    ------
+    ValueError
+        Naming both places.
+    """
+    seen: dict[str, str] = {}
+    for i, target in enumerate(targets):
+        for j, metric in enumerate(target.metrics):
+            key, place = target.workload + metric.series_name, f"targets[{i}].metrics[{j}]"
+            if key in seen:
+                raise ValueError(
+                    f"{seen[key]} and {place} have the same series key {key!r}; give one another name"
+                )
+            seen[key] = place
+    return targets
+
+
+Targets = Annotated[list[Target], AfterValidator(check_series_keys_differ)]

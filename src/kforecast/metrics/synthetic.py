@@ -1,0 +1,108 @@
+"""``source=synthetic``: seeded traffic that looks like web services', to try things out without a cluster."""
+
+import numpy as np
+import pandas as pd
+
+from kforecast.metrics.source import check_frame
+
+_NAMES = ("cart", "checkout", "search", "catalog", "login", "payment", "media", "feed", "admin", "api")
+
+
+class SyntheticSource:
+    """Several workloads with daily and hourly cycles, weekday effect, trend, noise, spikes and gaps.
+
+    Parameters
+    ----------
+    workloads:
+        How many series.
+    days:
+        Length of the history.
+    step:
+        Seconds between rows.
+    start:
+        Unix seconds of the first row.
+    hourly:
+        Strength of the cycle within the hour, as a share of the level (jobs started by a clock).
+    weekend:
+        Level of Saturday and Sunday as a share of a weekday's.
+    trend:
+        Relative growth over the whole history.
+    noise:
+        Standard deviation of the (autocorrelated) noise as a share of the level.
+    spikes:
+        Spikes per series and week, each a few minutes to an hour of two to four times the load.
+    gaps:
+        Gaps per series and week, each ten minutes to three hours without any row.
+    seed:
+        Makes the traffic; the same seed gives the same rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        workloads: int,
+        days: int,
+        step: int,
+        start: int,
+        hourly: float,
+        weekend: float,
+        trend: float,
+        noise: float,
+        spikes: float,
+        gaps: float,
+        seed: int,
+    ) -> None:
+        self.workloads, self.days, self.step, self.start = workloads, days, step, start
+        self.hourly, self.weekend, self.trend, self.noise = hourly, weekend, trend, noise
+        self.spikes, self.gaps, self.seed = spikes, gaps, seed
+
+    def __str__(self) -> str:
+        return f"synthetic traffic ({self.workloads} workloads, {self.days} days, seed {self.seed})"
+
+    def fetch(self) -> pd.DataFrame:
+        """Make the rows: one every ``step`` seconds and series, none inside a gap."""
+        seconds = self.start + np.arange(0, self.days * 86_400, self.step)
+        frames = [self._series(number, seconds) for number in range(self.workloads)]
+        frame = pd.concat(frames, ignore_index=True)
+        frame["workload"] = frame["workload"].astype("category")
+        frame["metric"] = frame["metric"].astype("category")
+        return check_frame(frame, str(self))
+
+    def _series(self, number: int, seconds: np.ndarray) -> pd.DataFrame:
+        # A generator per series: adding a workload does not change the others.
+        rng = np.random.default_rng([self.seed, number])
+        day = seconds / 86_400
+        level = 20.0 * 2.0 ** rng.uniform(0, 5)
+        phase, second_peak = rng.uniform(0.45, 0.7), rng.uniform(0.1, 0.4)
+        daily = np.cos(2 * np.pi * (day - phase)) + second_peak * np.cos(4 * np.pi * (day - phase - 0.1))
+        shape = np.exp(rng.uniform(0.4, 0.9) * daily)
+        hourly = 1 + self.hourly * np.exp(-(seconds % 3600) / 600.0)
+        weekend = np.where((seconds // 86_400 + 3) % 7 >= 5, self.weekend, 1.0)
+        trend = 1 + self.trend * rng.uniform(0.5, 1.5) * np.linspace(0, 1, len(seconds))
+        slow = _autoregressive(rng, len(seconds), memory_steps=max(1.0, 7200 / self.step))
+        quick = rng.standard_normal(len(seconds))
+        value = level * shape * hourly * weekend * trend
+        value *= np.clip(1 + self.noise * (0.8 * slow + 0.6 * quick), 0.05, None)
+
+        weeks = self.days / 7
+        for _ in range(rng.poisson(self.spikes * weeks)):
+            begin, length = rng.integers(len(seconds)), max(1, int(rng.uniform(300, 3600) / self.step))
+            value[begin : begin + length] *= rng.uniform(2, 4)
+        keep = np.ones(len(seconds), dtype=bool)
+        for _ in range(rng.poisson(self.gaps * weeks)):
+            begin, length = rng.integers(len(seconds)), max(1, int(rng.uniform(600, 10_800) / self.step))
+            keep[begin : begin + length] = False
+        name = _NAMES[number % len(_NAMES)] + (f"-{number // len(_NAMES)}" if number >= len(_NAMES) else "")
+        return pd.DataFrame(
+            {"timestamp": seconds[keep], "value": value[keep].round(3), "workload": f"shop/{name}", "metric": "qps"}
+        )
+
+
+def _autoregressive(rng: np.random.Generator, count: int, memory_steps: float) -> np.ndarray:
+    """Noise of standard deviation 1 whose correlation decays by 1/e in ``memory_steps``, shape [count]."""
+    # A sum of a few moving averages would do as well; a Fourier filter needs no loop over time.
+    frequency = np.fft.rfftfreq(count)
+    gain = 1 / np.sqrt(1 + (2 * np.pi * frequency * memory_steps) ** 2)
+    noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(count)) * gain, n=count)
+    spread = noise.std()
+    return noise / spread if spread > 0 else noise

@@ -1,0 +1,109 @@
+"""Fcnet, the network of Kapacity's predictive job, to the letter of contract 5.
+
+Shape suffixes: B windows, C context, P horizon, F calendar fields, H = C(4+4F) features.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from kforecast.window import CALENDAR_TABLE_SIZES, Window
+
+# What the consumer's network divides by at least.
+_SMALLEST_SCALE = 1e-10
+_PRE_EMPHASIS = 0.8
+_GATES = 4
+
+
+class Fcnet(nn.Module):
+    """A linear read-out of gated products between the context and learned calendar and series embeddings.
+
+    Parameters
+    ----------
+    window:
+        Gives C, P and the calendar fields.
+    num_series:
+        Rows of the series embedding.
+    shared_embedding:
+        Learn one row that all series share. The consumer serves every series with row 0, so only then is
+        what it serves equal to our own forecast for more than one series.
+    """
+
+    def __init__(self, window: Window, num_series: int, shared_embedding: bool = False) -> None:
+        super().__init__()
+        width, fields = window.context_length, window.frequency.calendar_fields
+        features = width * (4 + 4 * len(fields))
+        self.shared_embedding = shared_embedding
+        self.num_series = num_series
+        # Names and order are those of the artifact's state dict.
+        self.static_embeddings = nn.ModuleList([nn.Embedding(1 if shared_embedding else num_series, width)])
+        self.dynamic_embeddings = nn.ModuleList(
+            [nn.Embedding(CALENDAR_TABLE_SIZES[field], width) for field in fields]
+        )
+        self.lc = nn.Linear(features, window.prediction_length)
+        self.SELayers = nn.ModuleList([_Gate(features) for _ in range(_GATES)])
+
+    @staticmethod
+    def scale(context_BC: Tensor) -> Tensor:  # noqa: N803
+        """The level a window is divided by: its mean absolute value, [B, 1]."""
+        return context_BC.abs().mean(dim=1, keepdim=True).clamp_min(_SMALLEST_SCALE)
+
+    def forward(self, context_BC: Tensor, calendar_BPF: Tensor, series_B: Tensor) -> Tensor:  # noqa: N803
+        """Forecast scaled windows: steps 2 to 6 of contract 5, without the scale.
+
+        Parameters
+        ----------
+        context_BC:
+            Context divided by :meth:`scale`, float32.
+        calendar_BPF:
+            Calendar fields of the horizon, int64.
+        series_B:
+            Series ids, int64.
+
+        Returns
+        -------
+        The forecast divided by the same scale, float32 [B, P].
+        """
+        x = context_BC
+        # 2. embeddings of the series and of the horizon's first and last step
+        row_B = torch.zeros_like(series_B) if self.shared_embedding else series_B  # noqa: N806
+        e = self.static_embeddings[0](row_B)
+        a = [table(calendar_BPF[:, 0, j]) for j, table in enumerate(self.dynamic_embeddings)]
+        b = [table(calendar_BPF[:, -1, j]) for j, table in enumerate(self.dynamic_embeddings)]
+        # 3. differences, weakened, with the window's mean before the first value
+        u = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
+        d = u[:, 1:] - _PRE_EMPHASIS * u[:, :-1]
+        # 4. everything side by side
+        z = torch.cat([e, *a, *b, x, d, x * e, *(x * b_j for b_j in b), *(x * a_j for a_j in a)], dim=1)
+        # 5. four gates
+        for gate in self.SELayers:
+            z = gate(z)
+        # 6. read-out
+        forecast: Tensor = self.lc(z)
+        return forecast
+
+    def artifact_state(self) -> dict[str, Tensor]:
+        """The state dict an artifact holds: CPU float32, a shared embedding written out for every series."""
+        state = {name: value.detach().to("cpu", torch.float32) for name, value in self.state_dict().items()}
+        if self.shared_embedding:
+            row = state["static_embeddings.0.weight"]
+            state["static_embeddings.0.weight"] = row.expand(self.num_series, -1)
+        # Clones: a view would be saved with all of the storage behind it.
+        return {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+
+
+class _Gate(nn.Module):
+    """Squeeze-and-excitation over features (Hu et al. 2018, https://arxiv.org/abs/1709.01507)."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        hidden = features // 2
+        self.fc = nn.Sequential(
+            nn.Linear(features, hidden, bias=False),
+            nn.ReLU(),
+            nn.Linear(hidden, features, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        gated: Tensor = z * self.fc(z)
+        return gated

@@ -1,0 +1,161 @@
+"""What happens around training: the epoch's log lines, the artifact of the best so far, figures."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from kforecast.data.datamodule import ForecastDataModule
+from kforecast.training.module import TRAIN_LOSS, VALIDATION_LOSS, ForecastModule
+
+log = logging.getLogger(__name__)
+
+_LOSS_NAMES = {TRAIN_LOSS: "Train loss", VALIDATION_LOSS: "Validation loss"}
+
+
+# Lightning calls callbacks of the class Checkpoint last, in their order. These two look at what
+# ModelCheckpoint has just done, so they are of that class and stand behind it.
+class EpochLog(Checkpoint):
+    """Says of each epoch what Kapacity's log says (contract 6), and logs its speed."""
+
+    def __init__(self) -> None:
+        self._begun = 0.0
+        self._best = math.inf
+        self._windows = 0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Start the epoch's clock."""
+        self._begun = time.perf_counter()
+        self._windows = 0
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Count the windows."""
+        self._windows += len(batch.context)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Say the epoch's losses, whether the watched one improved, and how patient we still are."""
+        seconds = time.perf_counter() - self._begun
+        metrics = trainer.callback_metrics
+        losses = [f"{_LOSS_NAMES[name].title()}: {metrics[name]:.7f}" for name in _LOSS_NAMES if name in metrics]
+        log.info("Epoch: %d cost time: %.3f", trainer.current_epoch + 1, seconds)
+        log.info(
+            "Epoch: %d, Steps: %d | %s", trainer.current_epoch + 1, trainer.num_training_batches, " ".join(losses)
+        )
+        self._say_progress(trainer)
+        if trainer.logger is not None:
+            speed = {
+                "epoch/seconds": seconds,
+                "epoch/windows_per_second": self._windows / seconds,
+                "epoch/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            }
+            for logger in trainer.loggers:
+                logger.log_metrics(speed, step=trainer.current_epoch)
+
+    def _say_progress(self, trainer: pl.Trainer) -> None:
+        checkpoint = trainer.checkpoint_callback
+        if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.monitor is None:
+            return
+        name = _LOSS_NAMES.get(checkpoint.monitor, checkpoint.monitor)
+        value = float(trainer.callback_metrics.get(checkpoint.monitor, math.nan))
+        if checkpoint.best_model_score is not None and float(checkpoint.best_model_score) < self._best:
+            log.info("%s decreased (%.6f --> %.6f).  Saving model ...", name, self._best, value)
+            self._best = float(checkpoint.best_model_score)
+        stopping = trainer.early_stopping_callback
+        if isinstance(stopping, EarlyStopping) and stopping.wait_count:
+            log.info("EarlyStopping counter: %d out of %d", stopping.wait_count, stopping.patience)
+
+
+class ArtifactWriter(Checkpoint):
+    """Writes the artifact each time ModelCheckpoint has found a better model.
+
+    Parameters
+    ----------
+    write:
+        Called with the module, whose weights at that moment are the ones just saved.
+    """
+
+    def __init__(self, write: Callable[[ForecastModule], None]) -> None:
+        self._write = write
+        self._best = math.inf
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write when the best score has moved."""
+        checkpoint = trainer.checkpoint_callback
+        if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.best_model_score is None:
+            return
+        score = float(checkpoint.best_model_score)
+        if score < self._best and trainer.is_global_zero:
+            assert isinstance(pl_module, ForecastModule)
+            self._write(pl_module)
+            self._best = score
+
+
+class ForecastFigures(Callback):
+    """Draws forecast against actual for a few windows into TensorBoard.
+
+    Parameters
+    ----------
+    every_n_epochs:
+        How often; the last epoch is always drawn.
+    num_windows:
+        How many windows, spread evenly over the validation part (the training part when there is none).
+    """
+
+    def __init__(self, every_n_epochs: int, num_windows: int) -> None:
+        self.every_n_epochs, self.num_windows = every_n_epochs, num_windows
+        self._drawn = -1
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw every so many epochs."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._draw(trainer, pl_module, trainer.current_epoch)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw at the end."""
+        epoch = max(trainer.current_epoch - 1, 0)
+        if epoch != self._drawn:
+            self._draw(trainer, pl_module, epoch)
+
+    @torch.inference_mode()
+    def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> None:
+        self._drawn = epoch
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not boards or not isinstance(data, ForecastDataModule):
+            return
+        from kforecast.training.figures import forecast_figure
+
+        part = "validation" if data.split.validation.size else "train"
+        cells = getattr(data.split, part)
+        spread = torch.linspace(0, len(cells) - 1, min(self.num_windows, len(cells))).round().long()
+        batch = data.windows[torch.from_numpy(cells)[spread]]
+        figure = forecast_figure(
+            context=batch.context.cpu().numpy(),
+            target=torch.where(batch.observed, batch.target, torch.nan).cpu().numpy(),
+            forecast=pl_module(batch).cpu().numpy(),
+            titles=[data.title(int(cells[i])) for i in spread],
+        )
+        for board in boards:
+            board.experiment.add_figure(f"forecast/{part}", figure, global_step=epoch)
+
+
+def best_checkpoint(trainer: pl.Trainer) -> Path | None:
+    """The best checkpoint's file; None when nothing watches a score."""
+    checkpoint = trainer.checkpoint_callback
+    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
+        return Path(checkpoint.best_model_path)
+    return None

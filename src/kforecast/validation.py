@@ -1,0 +1,97 @@
+"""Validate plain values with pydantic, and say every problem in one message: path, value, remedy."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from kforecast.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate(model: type[Model], content: object, name: str) -> Model:
+    """Make a model from plain values.
+
+    Parameters
+    ----------
+    name:
+        How the message calls what is validated, for instance a file's name.
+
+    Raises
+    ------
+    ConfigError
+        All problems at once.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problems = [_describe(model, found) for found in error.errors(include_url=False)]
+        raise ConfigError(list_problems(name, problems)) from error
+
+
+def list_problems(name: str, problems: list[str]) -> str:
+    """One line for one problem, a list for several."""
+    if len(problems) == 1:
+        return f"{name}: {problems[0]}"
+    return f"{name} has {len(problems)} problems:" + "".join(f"\n  {problem}" for problem in problems)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` when a known word is close, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _describe(model: type[BaseModel], found: Any) -> str:
+    path = _path(found["loc"])
+    if found["type"] == "extra_forbidden":
+        known = _keys_beside(model, found["loc"])
+        return f"{path}: unknown key{nearest(str(found['loc'][-1]), known) or '; known: ' + ', '.join(known)}"
+    if found["type"] == "missing":
+        return f"{path}: missing"
+    if found["type"] in ("model_type", "dict_type"):
+        return f"{path}: {found['input']!r} is not a mapping"
+    message = found["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if found["type"] == "value_error":
+        return f"{path}: {message}" if path else message
+    return f"{path}: {_short(found['input'])} is wrong: {message.replace('input should', 'it should')}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def _keys_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that may stand where an unknown one was found."""
+    current: Any = model
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(part)
+        if field is None:
+            return []
+        current = _model_inside(field.annotation)
+        if current is None:
+            return []
+    return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _model_inside(annotation: Any) -> Any:
+    """The model a field's type is made of: ``X``, ``X | None``, ``list[X]``, ``Annotated[...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if (inside := _model_inside(argument)) is not None:
+            return inside
+    return None

@@ -1,0 +1,99 @@
+"""Frequencies, durations and the shape of a window: what a forecaster looks at and what it forecasts."""
+
+import re
+from dataclasses import dataclass
+
+# Rows of the embedding table of each calendar field (contract 5).
+CALENDAR_TABLE_SIZES = {"minute": 60, "hour": 24, "day_of_week": 8, "day_of_month": 32}
+
+_DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Frequency:
+    """One bin width of the grid.
+
+    Attributes
+    ----------
+    name:
+        Canonical spelling, the one artifacts hold: ``1min``, ``10min``, ``1H`` or ``1D``.
+    step:
+        Bin width in seconds.
+    calendar_fields:
+        The fields the network embeds, in the order of contract 5.
+    season:
+        Bins in the season of the seasonal naive forecast: a day, or a week where a bin is a day.
+    season_name:
+        That forecast's name in words.
+    """
+
+    name: str
+    step: int
+    calendar_fields: tuple[str, ...]
+    season: int
+    season_name: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Frequency":
+        """Read a frequency in any accepted spelling (contract 2).
+
+        Raises
+        ------
+        ValueError
+            When the spelling is unknown; the message lists the known ones.
+        """
+        name = _ALIASES.get(text, text)
+        if name not in FREQUENCIES:
+            raise ValueError(f"unknown frequency {text!r}; use one of {', '.join(FREQUENCIES)}")
+        return FREQUENCIES[name]
+
+
+FREQUENCIES = {
+    frequency.name: frequency
+    for frequency in (
+        Frequency("1min", 60, ("minute", "hour", "day_of_week"), 1440, "same time yesterday"),
+        Frequency("10min", 600, ("minute", "hour", "day_of_week", "day_of_month"), 144, "same time yesterday"),
+        Frequency("1H", 3600, ("hour", "day_of_week", "day_of_month"), 24, "same time yesterday"),
+        Frequency("1D", _DAY, ("day_of_week", "day_of_month"), 7, "same day last week"),
+    )
+}
+_ALIASES = {"min": "1min", "H": "1H", "1h": "1H", "h": "1H", "D": "1D", "1d": "1D", "d": "1D"}
+
+
+@dataclass(frozen=True)
+class Window:
+    """The bins one forecast is made from and the bins it forecasts.
+
+    An *origin* is the index of the first forecast bin: the context is ``[origin - context_length,
+    origin)`` and the horizon ``[origin, origin + prediction_length)``.
+    """
+
+    frequency: Frequency
+    context_length: int
+    prediction_length: int
+
+    @property
+    def length(self) -> int:
+        """Bins of context and horizon together."""
+        return self.context_length + self.prediction_length
+
+    def __str__(self) -> str:
+        return f"context {self.context_length} + horizon {self.prediction_length} at {self.frequency.name}"
+
+
+_DURATION = re.compile(r"([1-9]\d{0,8})(min|H|h|D|d)")
+_UNIT_SECONDS = {"min": 60, "h": 3600, "d": _DAY}
+
+
+def parse_duration(text: str) -> int:
+    """Read a duration such as ``30min``, ``48H`` or ``7D`` (contract 2) as seconds.
+
+    Raises
+    ------
+    ValueError
+        When the text is anything but a positive integer and one of the units.
+    """
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration; write a positive integer and min, H or D, like 48H")
+    return int(match[1]) * _UNIT_SECONDS[match[2].lower()]
