@@ -6,6 +6,7 @@ A directory is written as a whole or not at all (:mod:`kforecast.directory`).
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -187,6 +188,12 @@ def checkpoint_bytes(state: Mapping[str, Tensor]) -> bytes:
     # A plain dict of tensors: nothing but what weights_only=True and torch 2.0 read.
     torch.save(dict(state), buffer)
     return buffer.getvalue()
+
+
+def folder_name(number: int, workload: str, metric: str) -> str:
+    """A folder for one series: its id, and of its names what is safe in any file system."""
+    words = re.sub(r"[^A-Za-z0-9._]+", "-", f"{workload}-{metric}").strip("-.")
+    return f"{number}-{words[:80]}".rstrip("-.")
 
 
 def _check_hashes(directory: Path, contents: dict[str, bytes], metadata: Any) -> None:

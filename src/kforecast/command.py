@@ -4,13 +4,15 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from types import FrameType
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,7 +24,7 @@ from kforecast.validation import nearest
 INTERRUPTED, TERMINATED = 130, 143
 
 
-def run(task: Callable[[DictConfig], object], config_name: str, flags: Iterable[str] = FLAGS) -> int:
+def run(task: Callable[[DictConfig], object], config_name: str, flags: Collection[str] = tuple(FLAGS)) -> int:
     """Run a command as a whole: ``sys.argv`` in, exit code out.
 
     Parameters
@@ -40,7 +42,9 @@ def run(task: Callable[[DictConfig], object], config_name: str, flags: Iterable[
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         sys.argv[1:] = translate(sys.argv[1:], flags)
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(task)()
+        failure = _run_hydra(task, config_name)
+        if failure is not None:
+            raise failure
     except (KforecastError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
@@ -51,6 +55,23 @@ def run(task: Callable[[DictConfig], object], config_name: str, flags: Iterable[
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _run_hydra(task: Callable[[DictConfig], object], config_name: str) -> Exception | None:
+    """Run the task under Hydra; its error is returned: Hydra prints words of its own over a raised one."""
+    failures: list[Exception] = []
+
+    def guarded(cfg: DictConfig) -> object:
+        try:
+            return task(cfg)
+        except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            failures.append(error)
+            return None
+
+    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(guarded)()
+    return failures[0] if failures else None
 
 
 def ours(error: BaseException) -> KforecastError | None:
@@ -72,14 +93,18 @@ def _explain(error: Exception, config_name: str) -> ConfigError:
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1].partition("@")[0]
-        return ConfigError(f"unknown key {key}{nearest(key, _known_keys(config_name))} (--cfg job shows all keys)")
+        return ConfigError(
+            f"unknown key {key}{nearest(key, _known_keys(config_name))} (--cfg job shows all keys)"
+        )
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         listed = f"; available: {', '.join(options)}" if options else ""
         if not group:
             return ConfigError(f"unknown config {option!r}{listed}")
-        return ConfigError(f"unknown option {option!r} of the group {group}{nearest(option, options)}{listed}")
+        return ConfigError(
+            f"unknown option {option!r} of the group {group}{nearest(option, options)}{listed}"
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(error.__cause__, OmegaConfBaseException):
         lines.append(str(error.__cause__).splitlines()[0])
@@ -93,7 +118,7 @@ def _known_keys(config_name: str) -> list[str]:
     keys: list[str] = []
 
     def walk(node: DictConfig, prefix: str) -> None:
-        for key in node:
+        for key in map(str, node):
             keys.append(f"{prefix}{key}")
             child = node._get_node(key)
             if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
@@ -102,5 +127,3 @@ def _known_keys(config_name: str) -> list[str]:
     walk(cfg, "")
     groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
     return keys + [group for group in groups if group not in keys]
-
-

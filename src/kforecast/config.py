@@ -14,7 +14,9 @@ from kforecast.window import Frequency, Window
 
 _PACKAGE = Path(__file__).resolve().parent
 # Inside the package in a wheel, at the top of the repository in a checkout.
-CONF_DIR = next((d for d in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if d.is_dir()), _PACKAGE / "conf")
+CONF_DIR = next(
+    (d for d in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if d.is_dir()), _PACKAGE / "conf"
+)
 
 NO_SOURCE = """no source of traffic is given; name one of:
   --dataset-file=FILE  or  source=csv source.path=FILE     a CSV, .csv.gz or Parquet file
@@ -95,8 +97,8 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
     problems = []
     if settings.data.validation + settings.data.test >= 1:
         problems.append(
-            f"data.validation + data.test: {settings.data.validation:g} + {settings.data.test:g} leave nothing "
-            "to train on; their sum must be below 1"
+            f"data.validation + data.test: {settings.data.validation:g} + {settings.data.test:g} leave "
+            "nothing to train on; their sum must be below 1"
         )
     if not settings.data.validation and OmegaConf.select(cfg, "monitor") == "validation/loss":
         problems.append("data.validation: 0 leaves no validation loss to watch; add monitor=train/loss")

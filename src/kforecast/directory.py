@@ -34,8 +34,8 @@ def replace_directory(directory: Path, contents: Mapping[str, bytes], owned: Col
     """Make ``directory`` hold these files, in one step where that is possible.
 
     A directory that holds nothing but owned entries is swapped with one atomic rename. One that cannot be
-    swapped (a mounted volume, or other people's files lie in it) gets the files renamed in one after the other;
-    should the process die in those microseconds, old and new are mixed.
+    swapped (a mounted volume, or other people's files lie in it) gets the files renamed in one after the
+    other; should the process die in those microseconds, old and new are mixed.
 
     Parameters
     ----------

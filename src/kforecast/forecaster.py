@@ -13,7 +13,8 @@ from kforecast.data.calendar import calendar_fields
 from kforecast.data.fill import FILLS, Fill, fill_gaps
 from kforecast.data.panel import Panel, item_key
 from kforecast.errors import ArtifactError, DataError
-from kforecast.models import NETWORKS, Fcnet
+from kforecast.models import NETWORKS
+from kforecast.models.fcnet import Fcnet
 from kforecast.window import Window
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,9 @@ class Forecaster:
             raise ArtifactError(f"{directory}: unknown fill {fill!r} in {METADATA}")
         outside = [key for key, number in artifact.item_ids.items() if not 0 <= number < config.num_series]
         if outside:
-            raise ArtifactError(f"{directory}: the id of {outside[0]!r} is not below num_series {config.num_series}")
+            raise ArtifactError(
+                f"{directory}: the id of {outside[0]!r} is not below num_series {config.num_series}"
+            )
         # The checkpoint's shapes are checked before a network of the size the config claims is built.
         rows = artifact.state.get("static_embeddings.0.weight")
         if rows is None or tuple(rows.shape) != (config.num_series, config.context_length):
@@ -72,7 +75,9 @@ class Forecaster:
         try:
             net.load_state_dict(dict(artifact.state))
         except RuntimeError as error:
-            raise ArtifactError(f"{directory}: the checkpoint does not fit estimator_config.yaml: {error}") from error
+            raise ArtifactError(
+                f"{directory}: the checkpoint does not fit estimator_config.yaml: {error}"
+            ) from error
         return cls(config.window, dict(artifact.item_ids), fill, net.eval())
 
     def unknown(self, series: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
@@ -127,7 +132,7 @@ class Forecaster:
         )
 
     def _newest_context(self, panel: Panel) -> tuple[np.ndarray, np.ndarray]:
-        """Filled context ``[series, context]`` up to each series' newest bin, and its origin in unix seconds."""
+        """Filled context ``[series, context]`` up to each series' newest bin; origins in unix seconds."""
         filled = fill_gaps(panel.values, panel.observed, self.fill).inside
         length = self.window.context_length
         newest = panel.num_bins - 1 - panel.observed[:, ::-1].argmax(axis=1)

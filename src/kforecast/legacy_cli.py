@@ -5,7 +5,7 @@ the config group ``train_config``. Both stand before the user's own overrides, w
 """
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,7 +64,7 @@ class TrainConfigFile(_Words):
     hyperParams: HyperParams = HyperParams()  # noqa: N815
 
 
-def translate(arguments: list[str], flags: Iterable[str] = FLAGS) -> list[str]:
+def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS)) -> list[str]:
     """Turn a command line with our flags into one that is all Hydra's.
 
     Parameters
@@ -90,7 +90,9 @@ def translate(arguments: list[str], flags: Iterable[str] = FLAGS) -> list[str]:
         chosen = [argument.partition("=")[2] for argument in rest if argument.startswith("source=")]
         from_server = given.metrics_server_addr is not None and given.dataset_file is None
         with_targets = (chosen or ["kapacity" if from_server else ""])[-1] == "kapacity"
-        layer = config_layer(content, with_targets)
+        layer = source_layer(content) if with_targets else {}
+        if "--model-save-path" in flags:  # a verb that trains
+            layer |= recipe_layer(content)
         ConfigStore.instance().store(
             group="train_config", name="from_file", node=layer, package="_global_", provider=given.config_file
         )
@@ -139,7 +141,7 @@ def read_train_config(path: Path) -> TrainConfigFile:
         Everything that is wrong with it, with the path of each field.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such config file") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -154,10 +156,10 @@ def read_train_config(path: Path) -> TrainConfigFile:
     return validate(TrainConfigFile, {k: v for k, v in content.items() if v is not None}, str(path))
 
 
-def config_layer(content: TrainConfigFile, with_targets: bool) -> dict[str, Any]:
-    """The file's values in our own tree: the one table from their names to ours."""
+def recipe_layer(content: TrainConfigFile) -> dict[str, Any]:
+    """How to train, in our own tree: the one table from the file's names to ours."""
     hyper = content.hyperParams
-    layer: dict[str, Any] = {
+    return {
         "window": {
             "freq": content.freq,
             "context_length": content.contextLength,
@@ -167,10 +169,12 @@ def config_layer(content: TrainConfigFile, with_targets: bool) -> dict[str, Any]
         "optimizer": {"lr": hyper.learningRate},
         "trainer": {"max_epochs": hyper.epochs},
     }
-    if with_targets:
-        targets = [target.model_dump(exclude_none=True, exclude_unset=True) for target in content.targets]
-        layer["source"] = {"targets": _escape(targets)}
-    return layer
+
+
+def source_layer(content: TrainConfigFile) -> dict[str, Any]:
+    """What to train on, in our own tree; the targets stay in the user's words."""
+    targets = [target.model_dump(exclude_none=True, exclude_unset=True) for target in content.targets]
+    return {"source": {"targets": _escape(targets)}}
 
 
 def _escape(value: Any) -> Any:
@@ -196,9 +200,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, (str, int, float)) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
             if isinstance(key, (str, int, float)):
                 seen.add(key)
         return super().construct_mapping(node, deep)

@@ -52,7 +52,9 @@ FREQUENCIES = {
     frequency.name: frequency
     for frequency in (
         Frequency("1min", 60, ("minute", "hour", "day_of_week"), 1440, "same time yesterday"),
-        Frequency("10min", 600, ("minute", "hour", "day_of_week", "day_of_month"), 144, "same time yesterday"),
+        Frequency(
+            "10min", 600, ("minute", "hour", "day_of_week", "day_of_month"), 144, "same time yesterday"
+        ),
         Frequency("1H", 3600, ("hour", "day_of_week", "day_of_month"), 24, "same time yesterday"),
         Frequency("1D", _DAY, ("day_of_week", "day_of_month"), 7, "same day last week"),
     )

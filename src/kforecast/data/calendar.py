@@ -21,9 +21,9 @@ def calendar_fields(timestamps: np.ndarray, frequency: Frequency) -> np.ndarray:
     days = seconds // 86_400
     date = days.astype("datetime64[D]")
     fields = {
-        "minute": lambda: seconds // 60 % 60,
-        "hour": lambda: seconds // 3600 % 24,
-        "day_of_week": lambda: (days + 3) % 7,  # 1970-01-01 was a Thursday
-        "day_of_month": lambda: (date - date.astype("datetime64[M]")).astype(np.int64) + 1,
+        "minute": seconds // 60 % 60,
+        "hour": seconds // 3600 % 24,
+        "day_of_week": (days + 3) % 7,  # 1970-01-01 was a Thursday
+        "day_of_month": (date - date.astype("datetime64[M]")).astype(np.int64) + 1,
     }
-    return np.stack([fields[name]() for name in frequency.calendar_fields], axis=-1)
+    return np.stack([fields[name] for name in frequency.calendar_fields], axis=-1)

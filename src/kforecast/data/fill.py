@@ -66,6 +66,8 @@ def fill_gaps(values: np.ndarray, observed: np.ndarray, policy: Fill) -> FilledV
     inside = np.where(started, held, np.where(following < num_bins, coming, np.float32(0)))
     if policy == "interpolate":
         between = started & (following < num_bins) & ~observed
-        share = np.divide(gap_age, following - previous, where=between, out=np.zeros(values.shape, np.float32))
+        share = np.divide(
+            gap_age, following - previous, where=between, out=np.zeros(values.shape, np.float32)
+        )
         inside = np.where(between, held + (coming - held) * share, inside).astype(np.float32)
     return FilledValues(inside, held, gap_age)

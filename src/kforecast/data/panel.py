@@ -32,9 +32,7 @@ class CleaningReport:
         ]
         parts = [f"{self.rows:,} rows"] + [f"{count:,} {what}" for count, what in said if count]
         if self.incomplete_bins:
-            parts.append(
-                f"{self.incomplete_bins:,} incomplete newest bins (fewer rows than usual for the series), dropped"
-            )
+            parts.append(f"{self.incomplete_bins:,} incomplete newest bins (fewer rows than usual), dropped")
         return "; ".join(parts)
 
 
@@ -167,7 +165,10 @@ def _series_of_rows(frame: pd.DataFrame) -> tuple[tuple[tuple[str, str], ...], n
     code = workload.codes.to_numpy().astype(np.int64) * len(metric.categories) + metric.codes.to_numpy()
     present, row_present = np.unique(code, return_inverse=True)
     pairs = [
-        (str(workload.categories[c // len(metric.categories)]), str(metric.categories[c % len(metric.categories)]))
+        (
+            str(workload.categories[c // len(metric.categories)]),
+            str(metric.categories[c % len(metric.categories)]),
+        )
         for c in present
     ]
     check_no_collision(pairs)

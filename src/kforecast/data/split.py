@@ -143,8 +143,8 @@ def _check_enough(panel: Panel, window: Window, split: Split, validation: float,
     for name, share, found in (("validation", validation, split.validation), ("test", test, split.test)):
         if share and found.size == 0:
             raise DataError(
-                f"no window in the {name} part (the newest {share:.0%} of the time range): nothing usable was "
-                f"observed there; give a longer history or set data.{name}=0{_reasons(split)}"
+                f"no window in the {name} part ({share:.0%} of the time range): nothing usable was observed "
+                f"there; give a longer history or set data.{name}=0{_reasons(split)}"
             )
 
 

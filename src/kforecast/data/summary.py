@@ -2,9 +2,15 @@
 
 import numpy as np
 import pandas as pd
+from rich.table import Table
 
+from kforecast.console import render
 from kforecast.data.panel import Panel
 from kforecast.data.split import Split
+
+# With more series than this the worst are shown.
+_MOST_ROWS = 10
+_PARTS = ("train", "validation", "test")
 
 
 def summarize(panel: Panel, split: Split) -> pd.DataFrame:
@@ -26,7 +32,7 @@ def summarize(panel: Panel, split: Split) -> pd.DataFrame:
     nothing = np.where(some, 0.0, np.nan)
     windows = {
         part: np.bincount(getattr(split, part) // panel.num_bins, minlength=panel.num_series)
-        for part in ("train", "validation", "test")
+        for part in _PARTS
     }
     return pd.DataFrame(
         {
@@ -43,3 +49,71 @@ def summarize(panel: Panel, split: Split) -> pd.DataFrame:
             **windows,
         }
     )
+
+
+def data_table(summary: pd.DataFrame, panel: Panel, split: Split) -> str:
+    """The data summary: every series, or the worst ten and the total where there are many."""
+    shown = summary
+    title = f"{panel.num_series:,} series on one grid of {panel.num_bins:,} bins of {panel.frequency.name}"
+    if len(summary) > _MOST_ROWS:
+        shown = summary.sort_values(["missing", "points"], ascending=[False, True]).head(_MOST_ROWS)
+        title += f"; the {_MOST_ROWS} with the most missing"
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("workload", overflow="fold")
+    table.add_column("metric", overflow="fold")
+    for name in (
+        "points",
+        "first",
+        "last",
+        "missing",
+        "zeros",
+        "min",
+        "mean",
+        "max",
+        "train",
+        "validation",
+        "test",
+    ):
+        table.add_column(name, justify="right")
+    for row in shown.itertuples():
+        table.add_row(
+            str(row.workload),
+            str(row.metric),
+            f"{row.points:,}",
+            _time(row.first) if row.points else "-",
+            _time(row.last) if row.points else "-",
+            f"{row.missing:.1%}",
+            f"{row.zeros:.1%}",
+            *(f"{getattr(row, name):.4g}" for name in ("min", "mean", "max")),
+            *(f"{getattr(row, name):,}" for name in _PARTS),
+        )
+    table.add_section()
+    total = summary[["points", "train", "validation", "test"]].sum()
+    table.add_row(
+        "total",
+        "",
+        f"{total['points']:,}",
+        "",
+        "",
+        "",
+        "",
+        "",
+        "",
+        "",
+        *(f"{total[part]:,}" for part in _PARTS),
+    )
+    lines = [render(table), str(panel.report)]
+    if split.unused:
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in split.unused.items())
+        lines.append(f"windows not used: {reasons}")
+    idle = summary.loc[summary["train"] == 0]
+    if len(idle):
+        names = ", ".join(f"{row.workload} {row.metric}" for row in idle.head(5).itertuples())
+        lines.append(
+            f"{len(idle):,} series yield no training window: {names}{' ...' if len(idle) > 5 else ''}"
+        )
+    return "\n".join(lines)
+
+
+def _time(second: object) -> str:
+    return pd.Timestamp(int(str(second)), unit="s").strftime("%Y-%m-%d %H:%M")

@@ -116,7 +116,7 @@ class BatchOrder(Sampler[Tensor]):
         if self.seed is not None:
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
             cells = cells[torch.randperm(len(cells), generator=generator)]
-        return iter(cells.split(self.batch_size))
+        return iter(torch.split(cells, self.batch_size))
 
 
 def window_loader(
@@ -127,7 +127,7 @@ def window_loader(
         dataset,
         sampler=BatchOrder(cells, batch_size, seed),
         batch_size=None,
-        collate_fn=_as_is,
+        collate_fn=_as_is,  # type: ignore[arg-type]  # without a batch size it gets one item, not a list
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
     )

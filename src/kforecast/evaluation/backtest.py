@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
+from kforecast.data.panel import Panel
 from kforecast.data.windows import WindowBatch, WindowDataset
 from kforecast.evaluation.baselines import last_value, seasonal_naive
 from kforecast.evaluation.scores import Scores, score
-from kforecast.data.panel import Panel
 
 _BATCH_SIZE = 4096
 
@@ -46,7 +46,7 @@ def forecast_windows(
     forecast: Callable[[WindowBatch], torch.Tensor], windows: WindowDataset, cells: np.ndarray
 ) -> np.ndarray:
     """Forecast many windows in few batches, float32 ``[windows, horizon]``."""
-    batches = torch.from_numpy(cells).split(_BATCH_SIZE)
+    batches = torch.split(torch.from_numpy(cells), _BATCH_SIZE)
     return torch.cat([forecast(windows[batch]).cpu() for batch in batches]).numpy()
 
 

@@ -60,7 +60,10 @@ class CsvSource:
         header = next(csv.reader(head.splitlines()[:1]), [])
         self._check_columns(header)
         convert = pa.csv.ConvertOptions(
-            column_types=_TYPES, include_columns=list(COLUMNS), null_values=_MISSING, strings_can_be_null=False
+            column_types=_TYPES,
+            include_columns=list(COLUMNS),
+            null_values=_MISSING,
+            strings_can_be_null=False,
         )
         try:
             return pa.csv.read_csv(self.path, convert_options=convert)
@@ -83,7 +86,9 @@ class CsvSource:
                 cell = str(text[column].iloc[row])
                 message = f"{column} in row {row + 2} is {cell!r}, not a number"
                 if column == "timestamp" and not pd.isna(pd.to_datetime(cell, errors="coerce")):
-                    message = f"timestamp in row {row + 2} is the date {cell!r}; unix seconds (UTC) are expected"
+                    message = (
+                        f"timestamp in row {row + 2} is the date {cell!r}; unix seconds (UTC) are expected"
+                    )
                 return message
         return "a cell that should be a number is not"
 

@@ -10,7 +10,11 @@ from kforecast.errors import DataError
 COLUMNS = ("timestamp", "value", "workload", "metric")
 
 # Later than the year 5000 in seconds: no one's history, but today in milliseconds and finer units.
-_UNITS = ((1e17, "nanoseconds", 1_000_000_000), (1e14, "microseconds", 1_000_000), (1e11, "milliseconds", 1000))
+_UNITS = (
+    (1e17, "nanoseconds", 1_000_000_000),
+    (1e14, "microseconds", 1_000_000),
+    (1e11, "milliseconds", 1000),
+)
 
 
 class MetricSource(Protocol):

@@ -94,7 +94,12 @@ class SyntheticSource:
             keep[begin : begin + length] = False
         name = _NAMES[number % len(_NAMES)] + (f"-{number // len(_NAMES)}" if number >= len(_NAMES) else "")
         return pd.DataFrame(
-            {"timestamp": seconds[keep], "value": value[keep].round(3), "workload": f"shop/{name}", "metric": "qps"}
+            {
+                "timestamp": seconds[keep],
+                "value": value[keep].round(3),
+                "workload": f"shop/{name}",
+                "metric": "qps",
+            }
         )
 
 

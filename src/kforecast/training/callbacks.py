@@ -50,10 +50,15 @@ class EpochLog(Checkpoint):
         """Say the epoch's losses, whether the watched one improved, and how patient we still are."""
         seconds = time.perf_counter() - self._begun
         metrics = trainer.callback_metrics
-        losses = [f"{_LOSS_NAMES[name].title()}: {metrics[name]:.7f}" for name in _LOSS_NAMES if name in metrics]
+        losses = [
+            f"{_LOSS_NAMES[name].title()}: {metrics[name]:.7f}" for name in _LOSS_NAMES if name in metrics
+        ]
         log.info("Epoch: %d cost time: %.3f", trainer.current_epoch + 1, seconds)
         log.info(
-            "Epoch: %d, Steps: %d | %s", trainer.current_epoch + 1, trainer.num_training_batches, " ".join(losses)
+            "Epoch: %d, Steps: %d | %s",
+            trainer.current_epoch + 1,
+            trainer.num_training_batches,
+            " ".join(losses),
         )
         self._say_progress(trainer)
         if trainer.logger is not None:

@@ -8,7 +8,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from kforecast.data.windows import WindowBatch
-from kforecast.models import Fcnet
+from kforecast.models.fcnet import Fcnet
 
 TRAIN_LOSS = "train/loss"
 VALIDATION_LOSS = "validation/loss"

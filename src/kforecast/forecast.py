@@ -1,0 +1,85 @@
+"""``kforecast-forecast``: the next points of every series, from an artifact and its recent history."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from kforecast import command
+from kforecast.config import plain
+from kforecast.directory import check_writable
+from kforecast.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMATS = (".csv", ".json", ".parquet")
+
+
+def main() -> None:
+    """Run the command."""
+    flags = ("--config-file", "--dataset-file", "--metrics-server-addr")
+    sys.exit(command.run(forecast, config_name="forecast", flags=flags))
+
+
+def forecast(cfg: DictConfig) -> None:
+    """Forecast as configured and write the result.
+
+    Raises
+    ------
+    DataError
+        When a series is not in the artifact; the others' forecasts are written nonetheless.
+    """
+    settings = plain(cfg)
+    as_consumed = settings["forecast"]["as_consumed"]
+    if not isinstance(as_consumed, bool):
+        raise ConfigError(f"forecast.as_consumed: {as_consumed!r} is neither true nor false")
+    output = Path(settings["output"]) if settings["output"] is not None else None
+    if output is not None:
+        if output.suffix not in _FORMATS:
+            raise ConfigError(f"output: {output} ends in none of {', '.join(_FORMATS)}")
+        check_writable(output.parent)
+    artifact_dir = Path(str(settings["artifact_dir"]))
+    if not artifact_dir.is_dir():
+        raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
+    history = instantiate(cfg.source).fetch()
+
+    from kforecast.data.panel import item_key
+    from kforecast.forecaster import Forecaster
+
+    forecaster = Forecaster.load(artifact_dir)
+    key = history["workload"].astype(str).combine(history["metric"].astype(str), item_key)
+    known = key.isin(list(forecaster.item_ids))
+    if known.any():
+        write(forecaster.forecast(history[known], as_consumed=as_consumed), output)
+    if not known.all():
+        strangers = sorted(
+            {f"{w} {m}" for w, m in history.loc[~known, ["workload", "metric"]].drop_duplicates().values}
+        )
+        raise DataError(
+            f"{artifact_dir} does not know {len(strangers)} of the series: {', '.join(strangers[:5])}"
+            f"{' ...' if len(strangers) > 5 else ''}; train it on them first"
+            + (" (the others are forecast)" if known.any() else "")
+        )
+
+
+def write(frame: pd.DataFrame, output: Path | None) -> None:
+    """Write a forecast as CSV, JSON (a list of rows) or Parquet, by the file's ending; None is stdout."""
+    if output is None:
+        frame.to_csv(sys.stdout, index=False)
+    elif output.suffix == ".parquet":
+        frame.to_parquet(output, index=False)
+    elif output.suffix == ".json":
+        rows = json.dumps(frame.to_dict("records"), ensure_ascii=False, indent=1)
+        output.write_text(rows + "\n", encoding="utf-8")
+    else:
+        frame.to_csv(output, index=False)
+
+
+if __name__ == "__main__":
+    main()

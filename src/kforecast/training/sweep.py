@@ -1,0 +1,95 @@
+"""The ranking at the end of a sweep (``-m``)."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.table import Table
+
+from kforecast.console import render
+
+log = logging.getLogger(__name__)
+
+_SOME_JOB_FAILED = 3
+
+
+class SweepResults(Callback):
+    """When all jobs are done, ranks them: in ``results.csv`` of the sweep folder and on the console."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        """Rank, and end with exit code 3 when a job failed."""
+        folder = Path(config.hydra.sweep.dir)
+        results = collect(folder)
+        if results.empty:
+            return
+        results.to_csv(folder / "results.csv", index=False)
+        print(f"\n{ranking_table(results)}\nranking: {folder / 'results.csv'}")
+        failed = int((results["status"] != "done").sum())
+        if failed:
+            print(
+                f"error: {failed} of {len(results)} jobs failed; see their logs in {folder}", file=sys.stderr
+            )
+            raise SystemExit(_SOME_JOB_FAILED)
+
+
+def collect(folder: Path) -> pd.DataFrame:
+    """The jobs of a sweep folder, best first, failed last.
+
+    Returns
+    -------
+    DataFrame ``job, status, score, epochs, seconds, artifact_dir`` and one column per override.
+    """
+    rows = []
+    jobs = [path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
+    for job in sorted(jobs, key=lambda path: int(path.name)):
+        result = _read_json(job / "result.json")
+        row = {"job": int(job.name), "status": result.get("status", "failed")}
+        row |= {name: result.get(name) for name in ("score", "epochs", "seconds", "artifact_dir")}
+        rows.append(row | _overrides(job / ".hydra" / "overrides.yaml"))
+    frame = pd.DataFrame(rows)
+    if frame.empty:
+        return frame
+    frame["epochs"] = frame["epochs"].astype("Int64")
+    return frame.sort_values("score", na_position="last", ignore_index=True)
+
+
+def ranking_table(results: pd.DataFrame) -> str:
+    """The ranking as text."""
+    varied = [name for name in results.columns[6:] if results[name].nunique(dropna=False) > 1]
+    table = Table(title="Sweep, best first", title_justify="left")
+    for name in ("job", *varied, "score", "epochs", "seconds", "artifact"):
+        table.add_column(name, justify="left" if name == "artifact" else "right", overflow="fold")
+    for row in results.to_dict("records"):
+        done = row["status"] == "done"
+        table.add_row(
+            str(row["job"]),
+            *(str(row[name]) for name in varied),
+            f"{row['score']:.6f}" if done else str(row["status"]),
+            str(row["epochs"]) if done else "",
+            f"{row['seconds']:.1f}" if row["seconds"] is not None else "",
+            str(row["artifact_dir"]) if done else "",
+        )
+    return render(table)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _overrides(path: Path) -> dict[str, str]:
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    except (OSError, yaml.YAMLError):
+        return {}
+    pairs = [str(entry).partition("=") for entry in entries]
+    return {name.lstrip("+~"): value for name, _, value in pairs}
