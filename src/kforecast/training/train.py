@@ -58,9 +58,10 @@ def train(cfg: DictConfig) -> float:
         _write_result(
             run_dir, {"status": "failed", "error": str(error), "seconds": time.perf_counter() - begun}
         )
-        if HydraConfig.get().mode == RunMode.MULTIRUN and command.ours(error):
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
             # The other jobs of a sweep go on; this one is in the table as failed.
-            log.error("job failed: %s", command.ours(error))
+            found = command.ours(error)
+            log.error("job failed: %s", found or error, exc_info=found is None)
             return float("nan")
         raise
     _write_result(run_dir, {"status": "done"} | asdict(result) | {"seconds": time.perf_counter() - begun})
@@ -375,7 +376,7 @@ def _say_result(
         "checkpoints": _shown(run_dir / "checkpoints"),
         "log file": _shown(run_dir / f"{HydraConfig.get().job.name}.log"),
         "TensorBoard": f"tensorboard --logdir {shlex.quote(_shown(run_dir))}",
-        "forecast": f"kforecast-forecast artifact_dir={shlex.quote(_shown(artifact_dir))} {_source_words(cfg)}",
+        "forecast": f"kforecast-forecast artifact_dir={shlex.quote(_shown(artifact_dir))} {_source(cfg)}",
     }
     if "tensorboard" not in cfg.logger:
         del facts["TensorBoard"]
@@ -387,7 +388,7 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _source_words(cfg: DictConfig) -> str:
+def _source(cfg: DictConfig) -> str:
     """The source as typed for the forecast command."""
     path = OmegaConf.select(cfg, "source.path", default=None)
     if path is not None:
