@@ -27,10 +27,10 @@ train: $(INSTALLED)
 	@$(BIN)/kforecast-train source=synthetic
 
 test: check
-	@$(BIN)/python -m pytest -n 2 -m "not slow"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: check
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check .

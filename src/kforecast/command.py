@@ -1,5 +1,6 @@
 """How every command runs: our flags in front of Hydra, one line and an exit code behind it."""
 
+import argparse
 import os
 import re
 import signal
@@ -9,16 +10,17 @@ from types import FrameType
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from kforecast.config import CONF_DIR
 from kforecast.errors import ConfigError, KforecastError
-from kforecast.legacy_cli import FLAGS, translate
+from kforecast.legacy_cli import FLAGS, translate, without_flags
 from kforecast.validation import nearest
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -40,8 +42,11 @@ def run(task: Callable[[DictConfig], object], config_name: str, flags: Collectio
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Makes Hydra hand errors on instead of printing them: they become our message and our exit code.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    if "COMP_LINE" in os.environ:  # the shell asks for completions of it
+        os.environ["COMP_LINE"] = without_flags(os.environ["COMP_LINE"])
     try:
         sys.argv[1:] = translate(sys.argv[1:], flags)
+        _check_flags(sys.argv[1:], flags)
         failure = _run_hydra(task, config_name)
         if failure is not None:
             raise failure
@@ -70,8 +75,28 @@ def _run_hydra(task: Callable[[DictConfig], object], config_name: str) -> Except
             failures.append(error)
             return None
 
-    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(guarded)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(guarded)()
+    except ValueError as error:  # what Hydra raises for window=10 or --cfg beside -m
+        raise ConfigError(str(error).splitlines()[0]) from error
     return failures[0] if failures else None
+
+
+def _check_flags(arguments: list[str], flags: Collection[str]) -> None:
+    """Refuse what Hydra's own parser would, which prints its usage (without our flags) instead of a line."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        _, unknown = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from error
+    if not unknown:
+        return
+    if not unknown[0].startswith("-"):
+        raise ConfigError(f"{unknown[0]}: all overrides must stand on one side of -m and other flags")
+    flag = unknown[0].partition("=")[0]
+    known = [*flags, *(option for action in parser._actions for option in action.option_strings)]
+    raise ConfigError(f"unknown flag {flag}{nearest(flag, known)} (--help shows all flags)")
 
 
 def ours(error: BaseException) -> KforecastError | None:
@@ -91,6 +116,10 @@ def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
 def _explain(error: Exception, config_name: str) -> ConfigError:
     """Hydra's words for a wrong command line, in one line and with the nearest right one."""
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        # The last line is a link; of the others, some only repeat the override and mark a place in it.
+        said = [line for line in text.splitlines()[:-1] if error.override not in line and line.strip(" ^")]
+        return ConfigError(": ".join([f"cannot read the override {error.override}", *said]))
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1].partition("@")[0]
         return ConfigError(

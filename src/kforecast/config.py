@@ -77,6 +77,7 @@ class TrainSettings(_Section):
     """The parts of ``train.yaml`` that we own."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    threads: Annotated[int, Field(ge=1, le=1024)]
     artifact_dir: Annotated[str, Field(min_length=1)]
     window: WindowSection
     data: DataSection

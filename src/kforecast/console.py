@@ -34,6 +34,10 @@ def render(table: Table) -> str:
     width = shutil.get_terminal_size((160, 0)).columns
     table.box = SIMPLE_HEAD
     console = Console(file=StringIO(), width=max(width, 80))
+    if table.title is not None:
+        # On a line of its own; rich would wrap it at the table's width.
+        console.print(table.title, soft_wrap=True, highlight=False)
+        table.title = None
     console.print(table)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())

@@ -5,6 +5,7 @@ the config group ``train_config``. Both stand before the user's own overrides, w
 """
 
 import argparse
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,12 +78,15 @@ def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS)) -> li
     Raises
     ------
     ConfigError
-        When the config file is not right.
+        When a flag has no value or the config file is not right.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage="see --help")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag in flags:
         parser.add_argument(flag)
-    given, rest = parser.parse_known_args(arguments)
+    try:
+        given, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from error
     given = argparse.Namespace(**{flag[2:].replace("-", "_"): None for flag in FLAGS} | vars(given))
     overrides = []
     if given.config_file is not None:
@@ -108,6 +112,12 @@ def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS)) -> li
     return _insert(rest, overrides)
 
 
+def without_flags(line: str) -> str:
+    """A line to complete, without what Hydra's completion would stumble over: our flags and half a flag."""
+    line = re.sub(rf"\s(?:{'|'.join(FLAGS)})(?:=\S*|\s+\S+)?(?=\s|$)", "", line)
+    return re.sub(r"\s-\S*$", " ", line)
+
+
 def _insert(arguments: list[str], overrides: list[str]) -> list[str]:
     """Put overrides before the first one there is: Hydra wants all of them on one side of ``-m``."""
     first = next((i for i, argument in enumerate(arguments) if _is_override(argument)), len(arguments))
@@ -122,14 +132,19 @@ def quote(text: str, number: bool = False) -> str:
     """Quote a value for Hydra's override grammar; a number stays one."""
     if number and text.lstrip("+-").isdecimal():
         return text
-    # Only a quote, and backslashes before one, mean something inside quotes; $ would start an interpolation.
+    # Only a quote, and backslashes before one, mean something inside quotes.
     escaped, slashes = "", 0
-    for character in text:
+    for character in literal(text):
         if character == "'":
             escaped += "\\" * slashes + "\\"
         escaped += character
         slashes = slashes + 1 if character == "\\" else 0
-    return "'" + (escaped + "\\" * slashes).replace("${", "\\${") + "'"
+    return "'" + escaped + "\\" * slashes + "'"
+
+
+def literal(text: str) -> str:
+    """Keep omegaconf from reading ``${`` in a user's text as an interpolation."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def read_train_config(path: Path) -> TrainConfigFile:
@@ -178,9 +193,8 @@ def source_layer(content: TrainConfigFile) -> dict[str, Any]:
 
 
 def _escape(value: Any) -> Any:
-    """Keep omegaconf from reading ``${`` in a user's text as an interpolation."""
     if isinstance(value, str):
-        return value.replace("${", "\\${")
+        return literal(value)
     if isinstance(value, list):
         return [_escape(item) for item in value]
     if isinstance(value, dict):

@@ -83,7 +83,7 @@ class Window:
         return f"context {self.context_length} + horizon {self.prediction_length} at {self.frequency.name}"
 
 
-_DURATION = re.compile(r"([1-9]\d{0,8})(min|H|h|D|d)")
+_DURATION = re.compile(r"([1-9][0-9]{0,8})(min|H|h|D|d)")
 _UNIT_SECONDS = {"min": 60, "h": 3600, "d": _DAY}
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
 from kforecast.console import render
 from kforecast.data.panel import Panel
@@ -77,8 +78,8 @@ def data_table(summary: pd.DataFrame, panel: Panel, split: Split) -> str:
         table.add_column(name, justify="right")
     for row in shown.itertuples():
         table.add_row(
-            str(row.workload),
-            str(row.metric),
+            Text(str(row.workload)),  # names may hold what rich takes for markup
+            Text(str(row.metric)),
             f"{row.points:,}",
             _time(row.first) if row.points else "-",
             _time(row.last) if row.points else "-",

@@ -1,6 +1,6 @@
 """A model beside naive forecasts on the same windows of a panel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,17 +16,29 @@ _BATCH_SIZE = 4096
 
 @dataclass(frozen=True)
 class Scoreboard:
-    """Scores by forecaster on the same targets; the first is the model."""
+    """Scores by forecaster on the same targets, models first.
+
+    Attributes
+    ----------
+    span:
+        The words for these targets.
+    windows:
+        How many windows.
+    scores:
+        By forecaster; the first is the model that the verdict is about.
+    naive:
+        Which of the forecasters are naive.
+    """
 
     span: str
     windows: int
     scores: dict[str, Scores]
+    naive: tuple[str, ...]
 
     @property
     def best_naive(self) -> str:
         """The naive forecast with the lowest WAPE."""
-        naive = list(self.scores)[1:]
-        return min(naive, key=lambda name: self.scores[name].wape)
+        return min(self.naive, key=lambda name: self.scores[name].wape)
 
     @property
     def skill(self) -> float:
@@ -38,7 +50,8 @@ class Scoreboard:
     def as_dict(self) -> dict[str, object]:
         """Plain values for metadata and reports."""
         scores = {name: asdict(values) for name, values in self.scores.items()}
-        return {"span": self.span, "windows": self.windows, "scores": scores, "skill": self.skill}
+        skill = self.skill if np.isfinite(self.skill) else None
+        return {"span": self.span, "windows": self.windows, "scores": scores, "skill": skill}
 
 
 @torch.inference_mode()
@@ -51,19 +64,18 @@ def forecast_windows(
 
 
 def backtest(
-    forecast: Callable[[WindowBatch], torch.Tensor],
+    models: Mapping[str, Callable[[WindowBatch], torch.Tensor]],
     windows: WindowDataset,
     panel: Panel,
     cells: np.ndarray,
     span: str,
-    name: str = "kforecast",
 ) -> Scoreboard:
-    """Score a model and the naive forecasts on the windows ``cells`` (int64 ``[windows]``).
+    """Score models and the naive forecasts on the windows ``cells`` (int64 ``[windows]``).
 
     Parameters
     ----------
-    forecast:
-        From a batch to its forecast in the series' units.
+    models:
+        By name, from a batch to its forecast in the series' units.
     span:
         The words for these windows in a table.
     """
@@ -71,10 +83,12 @@ def backtest(
     series, origin = np.divmod(cells, panel.num_bins)
     target = origin[:, None] + np.arange(length)
     actual, observed = panel.values[series[:, None], target], panel.observed[series[:, None], target]
-    forecasts = {
-        name: forecast_windows(forecast, windows, cells),
+    naive = {
         "last value": last_value(panel, cells, length),
         panel.frequency.season_name: seasonal_naive(panel, cells, length),
     }
-    scores = {who: score(values, actual, observed, series) for who, values in forecasts.items()}
-    return Scoreboard(span, len(cells), scores)
+    forecasts = {
+        name: forecast_windows(forecast, windows, cells) for name, forecast in models.items()
+    } | naive
+    scores = {name: score(values, actual, observed, series) for name, values in forecasts.items()}
+    return Scoreboard(span, len(cells), scores, tuple(naive))

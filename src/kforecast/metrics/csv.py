@@ -70,6 +70,8 @@ class CsvSource:
         except pa.ArrowInvalid as error:
             if "conversion error" not in str(error):
                 raise
+            if "invalid UTF8" in str(error):
+                raise DataError(f"{self.path}: a name is not UTF-8 text; save the file as UTF-8") from error
             raise DataError(f"{self.path}: {self._first_text()}") from error
 
     def _first_text(self) -> str:
@@ -100,6 +102,10 @@ class CsvSource:
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
                 hint = "unix seconds (UTC) as numbers" if column == "timestamp" else "numbers"
                 raise DataError(f"{self.path}: {column} has the type {kind}; {hint} are expected")
+        for column in ("workload", "metric"):
+            kind = schema.field(column).type
+            if pa.types.is_nested(kind) or pa.types.is_primitive(kind):
+                raise DataError(f"{self.path}: {column} has the type {kind}; text is expected")
         table = pa.parquet.read_table(self.path, columns=list(COLUMNS))
         return table.cast(pa.schema([(name, _TYPES[name]) for name in COLUMNS]))
 
@@ -109,6 +115,8 @@ class CsvSource:
             raise DataError(
                 f"{self.path}: no column {', '.join(missing)}; the file has: {', '.join(names) or 'nothing'}"
             )
+        if twice := [name for name in COLUMNS if names.count(name) > 1]:
+            raise DataError(f"{self.path}: the column {', '.join(twice)} stands twice")
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,7 +4,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -71,8 +70,8 @@ class EpochLog(Checkpoint):
                 logger.log_metrics(speed, step=trainer.current_epoch)
 
     def _say_progress(self, trainer: pl.Trainer) -> None:
-        checkpoint = trainer.checkpoint_callback
-        if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.monitor is None:
+        checkpoint = watching(trainer)
+        if checkpoint is None or checkpoint.monitor is None:
             return
         name = _LOSS_NAMES.get(checkpoint.monitor, checkpoint.monitor)
         value = float(trainer.callback_metrics.get(checkpoint.monitor, math.nan))
@@ -99,8 +98,8 @@ class ArtifactWriter(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write when the best score has moved."""
-        checkpoint = trainer.checkpoint_callback
-        if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.best_model_score is None:
+        checkpoint = watching(trainer)
+        if checkpoint is None or checkpoint.best_model_score is None:
             return
         score = float(checkpoint.best_model_score)
         if score < self._best and trainer.is_global_zero:
@@ -158,9 +157,9 @@ class ForecastFigures(Callback):
             board.experiment.add_figure(f"forecast/{part}", figure, global_step=epoch)
 
 
-def best_checkpoint(trainer: pl.Trainer) -> Path | None:
-    """The best checkpoint's file; None when nothing watches a score."""
-    checkpoint = trainer.checkpoint_callback
-    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
-        return Path(checkpoint.best_model_path)
+def watching(trainer: pl.Trainer) -> ModelCheckpoint | None:
+    """The ModelCheckpoint that watches a score, if there is one."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
+            return callback
     return None

@@ -92,12 +92,16 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     split = _split(panel, window, settings, run_dir)
 
     # From here on everything needs torch.
+    import torch
     from lightning.pytorch import seed_everything
 
     from kforecast.artifact import PER_SERIES
     from kforecast.training.callbacks import ArtifactWriter
 
     _quieten()
+    # A step of a small network is over before several threads have met; on a busy machine, or with a CPU
+    # quota below the number of cores, they wait for each other most of the time.
+    torch.set_num_threads(settings.threads)
     seed_everything(settings.seed, workers=True, verbose=False)
     log.info("Seed %d; window: %s", settings.seed, window)
     data = _built(cfg.data, panel=panel, window=window, split=split, seed=settings.seed)
@@ -110,7 +114,7 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     parts = _per_series(cfg, run_dir, data, make, net) if settings.artifact.per_series else {}
     make(net, fit, scoreboard).save(artifact_dir, parts)
 
-    _log_hyper_parameters(fit, settings, scoreboard)
+    _log_hyper_parameters(fit, settings, cfg.monitor, panel.num_series, scoreboard)
     _say_result(cfg, run_dir, artifact_dir, fit, scoreboard)
     if parts:
         log.info("Single-series artifacts: %d folders in %s", len(parts), _shown(artifact_dir / PER_SERIES))
@@ -169,22 +173,24 @@ def _fit(cfg: DictConfig, data: Any, net: Fcnet, *more_callbacks: Any) -> _Fit:
         When the loss is not a finite number.
     """
     import torch
-    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+    from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, RichProgressBar
 
     from kforecast.errors import TrainingError
+    from kforecast.training.callbacks import watching
     from kforecast.training.module import ForecastModule
 
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback is not None]
-    watches_terminal = sys.stderr.isatty()
+    callbacks += more_callbacks
+    watches_terminal = sys.stdout.isatty()
     if watches_terminal:
         callbacks.append(RichProgressBar(leave=False))
     module = ForecastModule(net, optimizer=instantiate(cfg.optimizer))
     trainer: Trainer = _built(
         cfg.trainer,
-        callbacks=[*callbacks, *more_callbacks],
+        callbacks=callbacks,
         logger=[instantiate(logger) for logger in cfg.logger.values()] or False,
         enable_progress_bar=watches_terminal,
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
     begun = time.perf_counter()
     try:
@@ -196,10 +202,10 @@ def _fit(cfg: DictConfig, data: Any, net: Fcnet, *more_callbacks: Any) -> _Fit:
         raise
     seconds = time.perf_counter() - begun
 
-    checkpoint, stopping = trainer.checkpoint_callback, trainer.early_stopping_callback
+    checkpoint, stopping = watching(trainer), trainer.early_stopping_callback
     epochs = best_epoch = trainer.current_epoch
     score = float(trainer.callback_metrics.get(cfg.monitor, float("nan")))
-    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
+    if checkpoint is not None and checkpoint.best_model_path:
         best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(best["state_dict"])
         best_epoch = best["epoch"] + 1
@@ -242,16 +248,21 @@ def _score(fit: _Fit, panel: Panel, split: Split) -> Scoreboard | None:
     from kforecast.evaluation.backtest import backtest
 
     if split.test.size:
-        cells, span = split.test, f"the test span: {split.test.size:,} windows not used in training"
+        cells, span = split.test, f"the test span ({split.test.size:,} windows)"
     elif split.validation.size:
         cells = split.validation
-        span = f"the validation span: {split.validation.size:,} windows, which also chose the best epoch"
+        span = f"the validation span ({split.validation.size:,} windows, which also chose the best epoch)"
     else:
         return None
     module = fit.trainer.lightning_module
     windows = fit.trainer.datamodule.windows  # type: ignore[attr-defined]
     module.to(fit.trainer.strategy.root_device)
-    return backtest(module, windows, panel, cells, span)
+    models: dict[str, Any] = {"kforecast": module}
+    if not fit.net.shared_embedding and panel.num_series > 1:
+        models["the same, as Kapacity serves it"] = lambda batch: module(
+            batch._replace(series=batch.series.new_zeros(len(batch.series)))
+        )
+    return backtest(models, windows, panel, cells, span)
 
 
 def _per_series(
@@ -396,22 +407,26 @@ def _source(cfg: DictConfig) -> str:
     return f"source={HydraConfig.get().runtime.choices['source']}"
 
 
-def _log_hyper_parameters(fit: _Fit, settings: TrainSettings, scoreboard: Scoreboard | None) -> None:
+def _log_hyper_parameters(
+    fit: _Fit, settings: TrainSettings, monitor: str, num_series: int, scoreboard: Scoreboard | None
+) -> None:
     """Give TensorBoard's HParams page this run's settings and its real scores."""
     from lightning.pytorch.loggers import TensorBoardLogger
 
+    window, data = settings.window, settings.data
+    # Without prefixes: the page sorts by name and ticks the first ones.
     parameters = {
-        "seed": settings.seed,
-        "max_epochs": settings.trainer.max_epochs,
+        "batch_size": data.batch_size,
+        "context_length": window.context_length,
+        "freq": window.freq,
         "lr": settings.optimizer.lr,
+        "max_epochs": settings.trainer.max_epochs,
+        "prediction_length": window.prediction_length,
+        "seed": settings.seed,
+        "series": num_series,
+        "shared_embedding": fit.net.shared_embedding,
     }
-    parameters |= {f"window/{name}": value for name, value in settings.window.model_dump().items()}
-    parameters |= {
-        f"data/{name}": value
-        for name, value in settings.data.model_dump().items()
-        if not name.startswith("_")
-    }
-    metrics = {"score/best": fit.score}
+    metrics = {f"score/{monitor.replace('/', '_')}": fit.score}
     if scoreboard is not None:
         metrics |= {
             "score/skill": scoreboard.skill,
@@ -438,6 +453,7 @@ def _quieten() -> None:
         r".*does not have many workers.*",  # our loader gathers whole batches; workers are seldom faster
         r".*number of training batches .* is smaller than the logging interval.*",
         r".*Checkpoint directory .* exists and is not empty.*",
+        r".*Total length of `list` across ranks is zero.*",  # no validation part: meant so
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message=advice)

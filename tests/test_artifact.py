@@ -1,0 +1,218 @@
+"""The artifact directory: its format, its verification, and that it is replaced as a whole."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from kforecast.artifact import METADATA, TRIO, Artifact, EstimatorConfig, checkpoint_bytes, folder_name
+from kforecast.directory import check_writable, replace_directory
+from kforecast.errors import ArtifactError, ConfigError
+from kforecast.models.fcnet import Fcnet
+
+# Contract 5, word for word.
+KEYS = (
+    "freq target_col time_col series_cols prediction_length context_length learning_rate epochs batch_size "
+    "model_path model loss num_workers patience use_validation val_num num_series"
+).split()
+
+
+def make_artifact(fill: float = 0.5, series: int = 2) -> Artifact:
+    config = EstimatorConfig(freq="10min", prediction_length=3, context_length=7, num_series=series)
+    state = {name: value.fill_(fill) for name, value in Fcnet(config.window, series).artifact_state().items()}
+    item_ids = {f"ns/app{number}qps": number for number in range(series)}
+    return Artifact(config, item_ids, state, {"fill": "interpolate"})
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    artifact = make_artifact()
+    artifact.save(tmp_path / "model")
+    loaded = Artifact.load(tmp_path / "model")
+    assert loaded.config == artifact.config
+    assert loaded.item_ids == artifact.item_ids
+    assert loaded.state.keys() == artifact.state.keys()
+    assert all(torch.equal(loaded.state[name], artifact.state[name]) for name in artifact.state)
+
+
+def test_files_are_those_of_the_contract(tmp_path: Path) -> None:
+    make_artifact().save(tmp_path / "model")
+    assert sorted(os.listdir(tmp_path / "model")) == sorted([*TRIO, METADATA])
+    config = yaml.safe_load((tmp_path / "model" / "estimator_config.yaml").read_text())
+    assert sorted(config) == sorted(KEYS)
+    assert config["model"] == "Fcnet"
+    assert config["series_cols"] == ["workload", "metric"]
+    assert (config["target_col"], config["time_col"]) == ("value", "timestamp")
+    assert json.loads((tmp_path / "model" / "item2id.json").read_text()) == {"ns/app0qps": 0, "ns/app1qps": 1}
+
+
+def test_checkpoint_holds_plain_cpu_float32_tensors_and_no_slack(tmp_path: Path) -> None:
+    make_artifact(series=1).save(tmp_path / "model")
+    path = tmp_path / "model" / "checkpoint.pth"
+    state = torch.load(path, weights_only=True)
+    assert type(state) is dict
+    assert {(value.dtype, value.device.type) for value in state.values()} == {(torch.float32, "cpu")}
+    # About 317 KiB for 10min, context 7, horizon 3, one series (contract 5).
+    assert 310 < path.stat().st_size / 1024 < 325
+    assert len(checkpoint_bytes(state)) == path.stat().st_size
+
+
+@pytest.mark.parametrize("name", TRIO)
+def test_a_file_of_another_run_is_refused(tmp_path: Path, name: str) -> None:
+    make_artifact(0.5).save(tmp_path / "one")
+    make_artifact(0.7, series=3).save(tmp_path / "other")
+    (tmp_path / "other" / name).replace(tmp_path / "one" / name)
+    with pytest.raises(ArtifactError, match="sha256"):
+        Artifact.load(tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", TRIO)
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    make_artifact().save(tmp_path / "model")
+    (tmp_path / "model" / name).unlink()
+    with pytest.raises(ArtifactError, match=name):
+        Artifact.load(tmp_path / "model")
+
+
+class _Evil:
+    def __reduce__(self) -> tuple:
+        return os.system, ("touch executed",)
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("checkpoint.pth", b"rubbish"),
+        ("checkpoint.pth", pickle.dumps(_Evil())),
+        ("checkpoint.pth", pickle.dumps({"lc.weight": 1.0})),
+        ("estimator_config.yaml", b"!!python/object/apply:os.system ['touch executed']"),
+        ("estimator_config.yaml", b"- a list"),
+        ("estimator_config.yaml", b"freq: 2h\ncontext_length: 0\nprediction_length: 3"),
+        ("item2id.json", b"[1, 2]"),
+        ("item2id.json", b'{"a": "b"}'),
+        ("item2id.json", b"{"),
+    ],
+)
+def test_damaged_or_hostile_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_artifact().save(tmp_path / "model")
+    (tmp_path / "model" / METADATA).unlink()
+    (tmp_path / "model" / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=name):
+        Artifact.load(tmp_path / "model")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_config_problems_are_all_named() -> None:
+    with pytest.raises(ValueError, match=r"num_series is missing.*context_length is 0.*freq: unknown"):
+        EstimatorConfig.from_yaml("freq: 2h\ncontext_length: 0\nprediction_length: 3")
+
+
+def test_saving_replaces_an_artifact_and_its_parts_as_a_whole(tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    make_artifact(0.1).save(directory, {"0-ns-app0-qps": make_artifact(0.1, series=1)})
+    assert Artifact.load(directory / "per_series" / "0-ns-app0-qps").config.num_series == 1
+    make_artifact(0.2).save(directory)
+    assert sorted(os.listdir(directory)) == sorted([*TRIO, METADATA])
+    assert sorted(os.listdir(tmp_path)) == ["model"]
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "notes.txt").write_text("mine")
+    make_artifact(0.1).save(directory, {"0-a": make_artifact(0.1, series=1)})
+    make_artifact(0.2).save(directory)
+    assert (directory / "notes.txt").read_text() == "mine"
+    assert Artifact.load(directory).state["lc.bias"][0] == pytest.approx(0.2)
+    assert not (directory / "per_series" / "0-a" / "checkpoint.pth").exists()
+    assert not [name for name in os.listdir(directory) if name.startswith(".")]
+
+
+def test_the_current_directory_can_be_the_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_artifact(0.1).save(Path())
+    make_artifact(0.2).save(Path())
+    assert Artifact.load(Path()).state["lc.bias"][0] == pytest.approx(0.2)
+
+
+def _write_for_ever(directory: Path) -> None:
+    artifacts = [make_artifact(fill) for fill in (0.1, 0.2)]
+    while True:
+        for artifact in artifacts:
+            artifact.save(directory)
+
+
+def test_a_reader_never_meets_a_torn_artifact_even_when_the_writer_is_killed(tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    make_artifact(0.1).save(directory)
+    context = multiprocessing.get_context("spawn")
+    for _ in range(2):
+        writer = context.Process(target=_write_for_ever, args=(directory,))
+        writer.start()
+        before = directory.stat().st_ino
+        seen = set()
+        while directory.stat().st_ino == before:
+            pass
+        for _ in range(60):
+            # Opened through one directory handle: a reader that has begun goes on with what it began.
+            handle = os.open(directory, os.O_RDONLY)
+            try:
+                files = {}
+                for name in (*TRIO, METADATA):
+                    try:
+                        with open(os.open(name, os.O_RDONLY, dir_fd=handle), "rb") as file:
+                            files[name] = file.read()
+                    except FileNotFoundError:
+                        break  # swapped away and removed since: the next look finds the new one
+            finally:
+                os.close(handle)
+            if len(files) == 4:
+                copy = tmp_path / "copy"
+                replace_directory(copy, files, owned=files)
+                seen.add(float(Artifact.load(copy).state["lc.bias"][0]))
+        writer.kill()
+        writer.join()
+        Artifact.load(directory)
+        assert len(seen) == 2
+
+
+@pytest.mark.parametrize("at", ["a", "a/b/c"])
+def test_check_writable_refuses_a_file(tmp_path: Path, at: str) -> None:
+    (tmp_path / "a").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        check_writable(tmp_path / at)
+    check_writable(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_failing_write_leaves_the_earlier_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "model"
+    make_artifact(0.1).save(directory)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        make_artifact(0.2).save(directory)
+    assert Artifact.load(directory).state["lc.bias"][0] == pytest.approx(0.1)
+    assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize(
+    "workload, metric", [("ns/app", "qps"), ("../../etc", "passwd"), ("命名/服务", "请求"), ("", "")]
+)
+def test_folder_names_are_plain(workload: str, metric: str) -> None:
+    name = folder_name(3, workload, metric)
+    assert name.startswith("3")
+    assert "/" not in name
+    assert name.isascii()
+    assert subprocess.os.path.normpath(name) == name

@@ -1,0 +1,185 @@
+"""The loss and its gradient: masked targets take no part, and the numbers are those computed by hand."""
+
+import functools
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from kforecast.data.windows import WindowBatch
+from kforecast.models.fcnet import Fcnet
+from kforecast.training.module import TRAIN_LOSS, VALIDATION_LOSS, ForecastModule
+from kforecast.window import Frequency, Window
+
+WINDOW = Window(Frequency.parse("10min"), context_length=4, prediction_length=3)
+TABLE_SIZES = torch.tensor([60, 24, 8, 32])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Threads that wait for each other make tiny networks slow where every core is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _module(num_series=4):
+    torch.manual_seed(0)
+    return ForecastModule(Fcnet(WINDOW, num_series), functools.partial(torch.optim.SGD, lr=0.0))
+
+
+def _batch(count=4, seed=0, num_series=4):
+    generator = torch.Generator().manual_seed(seed)
+    return WindowBatch(
+        context=torch.rand(count, 4, generator=generator) * 10 + 1,
+        calendar=(torch.rand(count, 3, 4, generator=generator) * TABLE_SIZES).long(),
+        series=torch.arange(count) % num_series,
+        target=torch.rand(count, 3, generator=generator) * 10,
+        observed=torch.ones(count, 3, dtype=torch.bool),
+    )
+
+
+def _mask(batch, observed):
+    return batch._replace(observed=torch.tensor(observed, dtype=torch.bool))
+
+
+def _gradients(module, batch):
+    module.zero_grad()
+    module.loss(batch).backward()
+    return {name: value.grad.clone() for name, value in module.named_parameters()}
+
+
+def _identical(one, two):
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+SOME = [[1, 0, 1], [0, 0, 1], [1, 1, 1], [0, 1, 0]]
+LAST_MASKED = [[1, 0, 1], [0, 0, 1], [1, 1, 1], [0, 0, 0]]
+
+
+@given(st.lists(st.floats(-(2.0**90), 2.0**90, width=32), min_size=12, max_size=12))
+@settings(deadline=None, max_examples=40)
+def test_garbage_in_masked_targets_changes_no_bit_of_loss_or_gradient(garbage):
+    module, batch = _module(), _mask(_batch(), SOME)
+    dirty = batch._replace(target=batch.target.where(batch.observed, torch.tensor(garbage).reshape(4, 3)))
+    assert torch.equal(module.loss(batch), module.loss(dirty))
+    assert _identical(_gradients(module, batch), _gradients(module, dirty))
+
+
+def test_observed_targets_do_change_the_gradient():
+    module, batch = _module(), _mask(_batch(), SOME)
+    far = batch._replace(target=batch.target.where(~batch.observed, -1e3))
+    assert not _identical(_gradients(module, batch), _gradients(module, far))
+
+
+def test_a_window_without_observed_targets_contributes_exactly_nothing():
+    module = _module()
+    batch = _mask(_batch(), LAST_MASKED)
+    gradients = _gradients(module, batch)
+    # Nothing but the last window reads its series' embedding.
+    embedding = gradients["net.static_embeddings.0.weight"]
+    assert (embedding[3] == 0).all()
+    assert (embedding[:3] != 0).any(dim=1).all()
+
+    other = _batch(seed=9)
+    for field in ("context", "calendar", "target"):
+        changed = getattr(batch, field).clone()
+        changed[3] = getattr(other, field)[3]
+        assert not torch.equal(changed, getattr(batch, field))
+        assert _identical(gradients, _gradients(module, batch._replace(**{field: changed})))
+
+    rest = WindowBatch(*(part[:3] for part in batch))
+    assert torch.isclose(module.loss(batch), module.loss(rest), rtol=1e-6)
+    for name, gradient in _gradients(module, rest).items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_the_loss_by_hand():
+    module = _module()
+    with torch.no_grad():  # the forecast is the bias, whatever the window
+        module.net.lc.weight.zero_()
+        module.net.lc.bias.copy_(torch.tensor([1.0, 5.0, -1.0]))
+    batch = _batch(2)._replace(
+        context=torch.tensor([[1.0, 3.0, -2.0, 2.0], [0.0, 40.0, 0.0, 0.0]]),  # levels 2 and 10
+        target=torch.tensor([[4.0, 6.0, 777.0], [10.0, -777.0, 20.0]]),
+    )
+    batch = _mask(batch, [[1, 1, 0], [1, 0, 1]])
+    errors = [abs(4 / 2 - 1), abs(6 / 2 - 5), abs(10 / 10 - 1), abs(20 / 10 + 1)]
+    assert module.loss(batch).item() == pytest.approx(sum(errors) / 4)
+    torch.testing.assert_close(module(batch), torch.tensor([[2.0, 10.0, -2.0], [10.0, 50.0, -10.0]]))
+
+
+def test_the_loss_is_the_mean_error_of_the_scaled_forecast():
+    module, batch = _module(), _mask(_batch(), SOME)
+    forecast = module(batch).double()
+    errors = []
+    for row in range(4):
+        level = batch.context[row].double().abs().mean()
+        for step in range(3):
+            if batch.observed[row, step]:
+                errors.append((forecast[row, step] - batch.target[row, step]).abs() / level)
+    assert module.loss(batch).item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
+
+
+def test_a_forecast_grows_with_the_traffic():
+    module, batch = _module(), _batch()
+    torch.testing.assert_close(module(batch._replace(context=1024 * batch.context)), 1024 * module(batch))
+
+
+def test_a_context_of_zeros_has_the_smallest_level_of_the_consumer():
+    module, batch = _module(), _batch(1)
+    with torch.no_grad():
+        module.net.lc.weight.zero_()
+        module.net.lc.bias.zero_()
+    silent = batch._replace(context=torch.zeros(1, 4), target=torch.full((1, 3), 2.0))
+    assert module.loss(silent).item() == pytest.approx(2e10, rel=1e-5)
+
+
+def test_the_optimizer_has_every_parameter():
+    module = _module()
+    optimizer = module.configure_optimizers()
+    (group,) = optimizer.param_groups
+    assert {id(value) for value in group["params"]} == {id(value) for value in module.parameters()}
+    assert isinstance(optimizer, torch.optim.SGD)
+
+
+def _trainer():
+    return pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _loader(batches):
+    return DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
+
+
+# Batches of different sizes and with different numbers of observed targets.
+BATCHES = [_mask(_batch(4, seed=1), SOME), _mask(_batch(1, seed=2), [[0, 1, 0]]), _batch(3, seed=3)]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_training_loss_of_an_epoch_is_the_mean_of_its_batch_losses():
+    module, trainer = _module(), _trainer()
+    expected = torch.stack([module.loss(batch) for batch in BATCHES]).mean().item()
+    trainer.fit(module, _loader(BATCHES))
+    assert trainer.callback_metrics[TRAIN_LOSS].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_validation_loss_is_the_mean_over_all_observed_targets():
+    module = _module()
+    losses = torch.stack([module.loss(batch) for batch in BATCHES])
+    counts = torch.tensor([float(batch.observed.sum()) for batch in BATCHES])
+    expected = ((losses * counts).sum() / counts.sum()).item()
+    assert expected != pytest.approx(losses.mean().item(), rel=1e-3)
+    (found,) = _trainer().validate(module, _loader(BATCHES), verbose=False)
+    assert found[VALIDATION_LOSS] == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,242 @@
+"""The main job as its user runs it: one real training, looked at from every side."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from conftest import run_command
+from kforecast.artifact import Artifact
+from kforecast.forecaster import Forecaster
+
+CONFIG = """
+targets:
+- workloadNamespace: shop
+  workloadName: cart
+  historyLength: 48H
+  metrics:
+  - name: qps
+    type: Object
+    object:
+      metric: {name: requests}
+      describedObject: {apiVersion: networking.k8s.io/v1, kind: Ingress, name: shop}
+freq: 10min
+predictionLength: 3
+contextLength: 7
+hyperParams: {learningRate: 0.002, epochs: 3, batchSize: 64}
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """One training of the documented command line, with a few overrides mixed in."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "train-config.yaml").write_text(CONFIG)
+    # Two services at different levels; one misses some bins, one starts late.
+    rng = np.random.default_rng(0)
+    time = np.arange(500)
+    frames = []
+    for name, level, seen in (("cart", 50, rng.random(500) > 0.05), ("search", 400, time > 40)):
+        value = level * (1.5 + np.sin(time / 23) + 0.1 * rng.standard_normal(500))
+        rows = pd.DataFrame({"timestamp": 1_700_000_400 + 600 * time, "value": value})[seen]
+        frames.append(rows.assign(workload=f"shop/{name}", metric="qps"))
+    pd.concat(frames).to_csv(folder / "traffic.csv", index=False)
+    done = run_command(
+        "kforecast-train",
+        "--config-file=train-config.yaml",
+        "--dataset-file",
+        "traffic.csv",
+        "--model-save-path=model",
+        "trainer.max_epochs=4",
+        "artifact.per_series=true",
+        "hydra.run.dir=run",
+        cwd=folder,
+    )
+    return SimpleNamespace(done=done, folder=folder, run=folder / "run", model=folder / "model")
+
+
+def test_succeeds_and_says_what_it_did(run: SimpleNamespace) -> None:
+    assert run.done.returncode == 0, run.done.stderr
+    for words in (
+        "shop/cart",
+        "last value",
+        "same time yesterday",
+        "best epoch",
+        "kforecast-forecast",
+        "Seed 42",
+    ):
+        assert words in run.done.stdout
+    size = (run.model / "checkpoint.pth").stat().st_size
+    assert f"The checkpoint will have {size / 1024:.0f} KiB" in run.done.stdout
+    assert run.done.stderr == ""
+
+
+def test_log_file_holds_the_lines_users_look_for(run: SimpleNamespace) -> None:
+    log = (run.run / "train.log").read_text()
+    line = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - INFO: "
+    assert pd.Series(log.splitlines()).str.match(line + r"Epoch: 1 cost time: [\d.]+").any()
+    assert (
+        pd.Series(log.splitlines())
+        .str.match(line + r"Epoch: 1, Steps: \d+ \| Train Loss: [\d.]+ Validation Loss: [\d.]+")
+        .any()
+    )
+    assert "Validation loss decreased (inf --> " in log
+    assert "best epoch" in log
+
+
+def test_the_file_is_one_layer_of_the_composed_config(run: SimpleNamespace) -> None:
+    config = yaml.safe_load((run.run / ".hydra" / "config.yaml").read_text())
+    assert config["optimizer"]["lr"] == 0.002
+    assert config["data"]["batch_size"] == 64
+    assert config["trainer"]["max_epochs"] == 4  # the command line wins
+
+
+def test_artifact_holds_the_best_checkpoint(run: SimpleNamespace) -> None:
+    artifact = Artifact.load(run.model)
+    best = torch.load(run.run / "checkpoints" / "best.ckpt", weights_only=True)
+    result = json.loads((run.run / "result.json").read_text())
+    assert (result["status"], result["best_epoch"]) == ("done", best["epoch"] + 1)
+    for name, value in artifact.state.items():
+        trained = best["state_dict"][f"net.{name}"]
+        torch.testing.assert_close(value, trained.expand_as(value), rtol=0, atol=0)
+    assert artifact.item_ids == {"shop/cartqps": 0, "shop/searchqps": 1}
+    assert artifact.config.num_series == 2
+    assert (artifact.config.learning_rate, artifact.config.epochs, artifact.config.batch_size) == (
+        0.002,
+        4,
+        64,
+    )
+
+
+def test_metadata_tells_how_it_was_made(run: SimpleNamespace) -> None:
+    metadata = Artifact.load(run.model).metadata
+    assert metadata is not None
+    assert metadata["seed"] == 42
+    assert metadata["config"]["window"] == {"freq": "10min", "context_length": 7, "prediction_length": 3}
+    assert metadata["libraries"]["torch"] == torch.__version__
+    assert len(metadata["data"]["fingerprint"]) == 64
+    assert set(metadata["scores"]["scoreboard"]["scores"]) == {
+        "kforecast",
+        "last value",
+        "same time yesterday",
+    }
+    assert set(metadata["sha256"]) == {"checkpoint.pth", "estimator_config.yaml", "item2id.json"}
+
+
+def test_kapacity_serves_every_series_as_we_forecast_it(run: SimpleNamespace) -> None:
+    forecaster, history = Forecaster.load(run.model), pd.read_csv(run.folder / "traffic.csv")
+    pd.testing.assert_frame_equal(
+        forecaster.forecast(history), forecaster.forecast(history, as_consumed=True), rtol=1e-6
+    )
+
+
+def test_per_series_trios_have_embeddings_of_their_own(run: SimpleNamespace) -> None:
+    history = pd.read_csv(run.folder / "traffic.csv")
+    rows = {}
+    for number, name in enumerate(("cart", "search")):
+        directory = run.model / "per_series" / f"{number}-shop-{name}-qps"
+        artifact = Artifact.load(directory)
+        assert artifact.config.num_series == 1
+        assert dict(artifact.item_ids) == {f"shop/{name}qps": 0}
+        rows[name] = artifact.state["static_embeddings.0.weight"]
+        alone = history[history["workload"] == f"shop/{name}"]
+        assert len(Forecaster.load(directory).forecast(alone)) == 3
+    assert not torch.equal(rows["cart"], rows["search"])
+
+
+def test_data_summary_counts_what_is_there(run: SimpleNamespace) -> None:
+    summary = pd.read_csv(run.run / "data_summary.csv").set_index("workload")
+    history = pd.read_csv(run.folder / "traffic.csv")
+    assert summary["points"].to_dict() == history.groupby("workload").size().to_dict()
+    assert summary.loc["shop/search", "missing"] == 0  # it starts late, it does not miss anything
+    assert summary.loc["shop/cart", "missing"] > 0
+    assert (summary[["train", "validation", "test"]] > 0).all(axis=None)
+
+
+def test_tensorboard_has_curves_figure_and_the_real_score(run: SimpleNamespace) -> None:
+    events = EventAccumulator(str(run.run / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert {
+        "train/loss",
+        "validation/loss",
+        "epoch/learning_rate",
+        "epoch/seconds",
+        "epoch/windows_per_second",
+        "score/validation_loss",
+    } <= set(tags["scalars"])
+    assert len(events.Scalars("validation/loss")) == 4
+    assert tags["images"] == ["forecast/validation"]
+    score = json.loads((run.run / "result.json").read_text())["score"]
+    assert events.Scalars("score/validation_loss")[0].value == pytest.approx(score)
+    assert score == pytest.approx(min(event.value for event in events.Scalars("validation/loss")))
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    assert "hp_metric" not in tags["scalars"]
+
+
+def test_forecast_command(run: SimpleNamespace) -> None:
+    done = run_command(
+        "kforecast-forecast", "artifact_dir=model", "source=csv", "source.path=traffic.csv", cwd=run.folder
+    )
+    assert done.returncode == 0, done.stderr
+    header, *rows = done.stdout.splitlines()
+    assert header == "timestamp,workload,metric,value"
+    expected = Forecaster.load(run.model).forecast(pd.read_csv(run.folder / "traffic.csv"))
+    assert [row.split(",")[1] for row in rows] == expected["workload"].tolist()
+    np.testing.assert_allclose([float(row.split(",")[3]) for row in rows], expected["value"], rtol=1e-6)
+
+
+def test_forecast_serves_the_others_when_one_series_is_unknown(run: SimpleNamespace) -> None:
+    history = pd.read_csv(run.folder / "traffic.csv")
+    stranger = history[history["workload"] == "shop/cart"].assign(workload="shop/new, café")
+    pd.concat([history, stranger]).to_csv(run.folder / "more.csv", index=False)
+    done = run_command(
+        "kforecast-forecast",
+        "artifact_dir=model",
+        "--dataset-file=more.csv",
+        "output=next.csv",
+        cwd=run.folder,
+    )
+    assert done.returncode == 2
+    assert "shop/new, café" in done.stderr
+    assert pd.read_csv(run.folder / "next.csv")["workload"].unique().tolist() == ["shop/cart", "shop/search"]
+
+
+def test_the_same_seed_gives_the_same_weights(run: SimpleNamespace) -> None:
+    states = []
+    for workers in (0, 2):
+        done = run_command(
+            "kforecast-train",
+            "--dataset-file=traffic.csv",
+            f"--dataloader-num-workers={workers}",
+            f"--model-save-path=again{workers}",
+            "trainer.max_epochs=1",
+            "logger=none",
+            cwd=run.folder,
+        )
+        assert done.returncode == 0, done.stderr
+        states.append(Artifact.load(run.folder / f"again{workers}").state)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_large_checkpoint_and_daily_bins_are_warned_of(run: SimpleNamespace) -> None:
+    daily = pd.read_csv(run.folder / "traffic.csv")
+    daily["timestamp"] = (daily["timestamp"] - daily["timestamp"].min()) // 600 * 86_400
+    daily.to_csv(run.folder / "daily.csv", index=False)
+    done = run_command(
+        "kforecast-train",
+        "--dataset-file=daily.csv",
+        "window=1d",
+        "window.context_length=32",
+        "experiment=smoke",
+        "logger=none",
+        cwd=run.folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "will not fit a ConfigMap" in done.stdout
+    assert "ten hours apart" in done.stdout
