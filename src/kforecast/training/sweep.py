@@ -51,7 +51,9 @@ def collect(folder: Path) -> pd.DataFrame:
         result = _read_json(job / "result.json")
         row = {"job": int(job.name), "status": result.get("status", "failed")}
         row |= {name: result.get(name) for name in ("score", "epochs", "seconds", "artifact_dir")}
-        rows.append(row | _overrides(job / ".hydra" / "overrides.yaml"))
+        # An override of artifact_dir names the folder of all jobs; the job's own is already in its row.
+        overrides = _overrides(job / ".hydra" / "overrides.yaml")
+        rows.append(row | {name: value for name, value in overrides.items() if name not in row})
     frame = pd.DataFrame(rows)
     if frame.empty:
         return frame

@@ -21,18 +21,17 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from kforecast import __version__, command
-from kforecast.config import TrainSettings, check_train_settings, window_of
+from kforecast import command
+from kforecast.config import TrainSettings, check_train_settings, plain, window_of
 from kforecast.directory import check_writable
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-
-    from kforecast.artifact import Artifact
+    from kforecast.artifact import Artifact, EstimatorConfig
     from kforecast.data.panel import Panel
     from kforecast.data.split import Split
-    from kforecast.evaluation.backtest import Scoreboard
     from kforecast.models.fcnet import Fcnet
+    from kforecast.training.artifacts import ArtifactMaker
+    from kforecast.training.fit import Fit
     from kforecast.window import Window
 
 log = logging.getLogger(__name__)
@@ -41,6 +40,16 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Run the command."""
     sys.exit(command.run(train, config_name="train"))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to; ``score`` is the best of the watched loss, ``epochs`` how many were run."""
+
+    score: float
+    epochs: int
+    best_epoch: int
+    artifact_dir: str
 
 
 def train(cfg: DictConfig) -> float:
@@ -55,27 +64,16 @@ def train(cfg: DictConfig) -> float:
     try:
         result = _train(cfg, run_dir)
     except Exception as error:
-        _write_result(
-            run_dir, {"status": "failed", "error": str(error), "seconds": time.perf_counter() - begun}
-        )
+        found = command.ours(error)
+        failure = {"status": "failed", "error": str(found or error), "seconds": time.perf_counter() - begun}
+        _write_result(run_dir, failure)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             # The other jobs of a sweep go on; this one is in the table as failed.
-            found = command.ours(error)
             log.error("job failed: %s", found or error, exc_info=found is None)
             return float("nan")
         raise
     _write_result(run_dir, {"status": "done"} | asdict(result) | {"seconds": time.perf_counter() - begun})
     return result.score
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run came to; ``score`` is the best of the watched loss, ``epochs`` how many were run."""
-
-    score: float
-    epochs: int
-    best_epoch: int
-    artifact_dir: str
 
 
 def _train(cfg: DictConfig, run_dir: Path) -> Result:
@@ -95,7 +93,7 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     import torch
     from lightning.pytorch import seed_everything
 
-    from kforecast.artifact import PER_SERIES
+    from kforecast.training.artifacts import ArtifactMaker, scores_of
     from kforecast.training.callbacks import ArtifactWriter
 
     _quieten()
@@ -104,20 +102,17 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     torch.set_num_threads(settings.threads)
     seed_everything(settings.seed, workers=True, verbose=False)
     log.info("Seed %d; window: %s", settings.seed, window)
+    maker = ArtifactMaker(_estimator_config(cfg, settings, panel, split), plain(cfg), panel, split)
     data = _built(cfg.data, panel=panel, window=window, split=split, seed=settings.seed)
     net = _built(cfg.model, window=window, num_series=panel.num_series)
-    make = _ArtifactMaker(cfg, settings, panel, split)
-    _announce_size(make(net), artifact_dir, window)
+    maker.announce(net)
 
-    fit = _fit(cfg, data, net, ArtifactWriter(lambda module: make(module.net).save(artifact_dir)))
-    scoreboard = _score(fit, panel, split)
-    parts = _per_series(cfg, run_dir, data, make, net) if settings.artifact.per_series else {}
-    make(net, fit, scoreboard).save(artifact_dir, parts)
-
-    _log_hyper_parameters(fit, settings, cfg.monitor, panel.num_series, scoreboard)
-    _say_result(cfg, run_dir, artifact_dir, fit, scoreboard)
-    if parts:
-        log.info("Single-series artifacts: %d folders in %s", len(parts), _shown(artifact_dir / PER_SERIES))
+    loggers = [instantiate(logger) for logger in cfg.logger.values() if logger is not None]
+    writer = ArtifactWriter(lambda module: maker.make(module.net).save(artifact_dir))
+    fit = _fit(cfg, data, net, loggers, writer)
+    parts = _per_series(cfg, run_dir, fit, maker) if settings.artifact.per_series else {}
+    maker.make(fit.net, scores_of(fit)).save(artifact_dir, parts)
+    _report(cfg, settings, run_dir, artifact_dir, fit, loggers)
     return Result(fit.score, fit.epochs, fit.best_epoch, str(artifact_dir))
 
 
@@ -151,73 +146,45 @@ def _split(panel: Panel, window: Window, settings: TrainSettings, run_dir: Path)
     return split
 
 
-@dataclass
-class _Fit:
-    """A finished training: the network holds the best weights."""
+def _estimator_config(
+    cfg: DictConfig, settings: TrainSettings, panel: Panel, split: Split
+) -> EstimatorConfig:
+    from kforecast.artifact import EstimatorConfig
 
-    net: Fcnet
-    trainer: Trainer
-    score: float
-    epochs: int
-    best_epoch: int
-    stopped_by: str
-    seconds: float
+    return EstimatorConfig(
+        freq=settings.window.freq,
+        prediction_length=settings.window.prediction_length,
+        context_length=settings.window.context_length,
+        num_series=panel.num_series,
+        learning_rate=settings.optimizer.lr,
+        epochs=settings.trainer.max_epochs,
+        batch_size=settings.data.batch_size,
+        num_workers=settings.data.num_workers,
+        patience=OmegaConf.select(cfg, "callbacks.early_stopping.patience") or 0,
+        use_validation=bool(split.validation.size),
+    )
 
 
-def _fit(cfg: DictConfig, data: Any, net: Fcnet, *more_callbacks: Any) -> _Fit:
-    """Train ``net`` on ``data`` and leave the best weights in it.
+def _fit(cfg: DictConfig, data: Any, net: Fcnet, loggers: list[Any], *more_callbacks: Any) -> Fit:
+    """Put together what the configuration describes, and train ``net``."""
+    from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 
-    Raises
-    ------
-    TrainingError
-        When the loss is not a finite number.
-    """
-    import torch
-    from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, RichProgressBar
-
-    from kforecast.errors import TrainingError
-    from kforecast.training.callbacks import watching
+    from kforecast.training.fit import fit
     from kforecast.training.module import ForecastModule
 
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback is not None]
     callbacks += more_callbacks
-    watches_terminal = sys.stdout.isatty()
-    if watches_terminal:
+    watched_by_someone = sys.stdout.isatty()
+    if watched_by_someone:
         callbacks.append(RichProgressBar(leave=False))
-    module = ForecastModule(net, optimizer=instantiate(cfg.optimizer))
-    trainer: Trainer = _built(
+    trainer = _built(
         cfg.trainer,
         callbacks=callbacks,
-        logger=[instantiate(logger) for logger in cfg.logger.values()] or False,
-        enable_progress_bar=watches_terminal,
+        logger=loggers or False,
+        enable_progress_bar=watched_by_someone,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
-    begun = time.perf_counter()
-    try:
-        trainer.fit(module, datamodule=data)
-    except SystemExit as error:
-        # Lightning turns Ctrl-C into exit code 1.
-        if error.code == 1 and trainer.interrupted:
-            raise KeyboardInterrupt from error
-        raise
-    seconds = time.perf_counter() - begun
-
-    checkpoint, stopping = watching(trainer), trainer.early_stopping_callback
-    epochs = best_epoch = trainer.current_epoch
-    score = float(trainer.callback_metrics.get(cfg.monitor, float("nan")))
-    if checkpoint is not None and checkpoint.best_model_path:
-        best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
-        module.load_state_dict(best["state_dict"])
-        best_epoch = best["epoch"] + 1
-        score = float(checkpoint.best_model_score)  # type: ignore[arg-type]
-    if not torch.isfinite(torch.tensor(score)):
-        raise TrainingError(
-            f"the loss ({cfg.monitor}) is {score} after {epochs} epochs; try a smaller optimizer.lr"
-        )
-    stopped_by = f"trainer.max_epochs={trainer.max_epochs}"
-    if isinstance(stopping, EarlyStopping) and stopping.stopped_epoch:
-        stopped_by = f"early stopping: no better {cfg.monitor} in {stopping.patience} epochs"
-    return _Fit(module.net.eval(), trainer, score, epochs, best_epoch, stopped_by, seconds)
+    return fit(ForecastModule(net, optimizer=instantiate(cfg.optimizer)), data, trainer, cfg.monitor)
 
 
 def _built(node: DictConfig, **arguments: Any) -> Any:
@@ -243,154 +210,61 @@ def _built(node: DictConfig, **arguments: Any) -> Any:
         raise ConfigError(f"{node._get_full_key('')}: {str(cause).splitlines()[0]}") from error
 
 
-def _score(fit: _Fit, panel: Panel, split: Split) -> Scoreboard | None:
-    """The model beside naive forecasts on what it was not trained on; None when nothing was held out."""
-    from kforecast.evaluation.backtest import backtest
-
-    if split.test.size:
-        cells, span = split.test, f"the test span ({split.test.size:,} windows)"
-    elif split.validation.size:
-        cells = split.validation
-        span = f"the validation span ({split.validation.size:,} windows, which also chose the best epoch)"
-    else:
-        return None
-    module = fit.trainer.lightning_module
-    windows = fit.trainer.datamodule.windows  # type: ignore[attr-defined]
-    module.to(fit.trainer.strategy.root_device)
-    models: dict[str, Any] = {"kforecast": module}
-    if not fit.net.shared_embedding and panel.num_series > 1:
-        models["the same, as Kapacity serves it"] = lambda batch: module(
-            batch._replace(series=batch.series.new_zeros(len(batch.series)))
-        )
-    return backtest(models, windows, panel, cells, span)
-
-
-def _per_series(
-    cfg: DictConfig, run_dir: Path, data: Any, make: _ArtifactMaker, net: Fcnet
-) -> dict[str, Artifact]:
+def _per_series(cfg: DictConfig, run_dir: Path, fit: Fit, maker: ArtifactMaker) -> dict[str, Artifact]:
     """Artifacts of one series each, from a net with individual embeddings, trained here if need be."""
+    net = fit.net
     if net.shared_embedding:
         log.info("Training once more, with an embedding for each series, for artifact.per_series")
         cfg = cfg.copy()
-        OmegaConf.update(cfg, "logger", {}, merge=False)
-        if "model_checkpoint" in cfg.callbacks and cfg.callbacks.model_checkpoint is not None:
-            OmegaConf.update(
-                cfg, "callbacks.model_checkpoint.dirpath", str(run_dir / "checkpoints" / "per_series")
-            )
-        individual = _built(
-            cfg.model, window=data.windows.window, num_series=make.panel.num_series, shared_embedding=False
-        )
-        net = _fit(cfg, data, individual).net
-    return make.single_series(net)
+        if OmegaConf.select(cfg, "callbacks.model_checkpoint.dirpath"):
+            cfg.callbacks.model_checkpoint.dirpath = str(run_dir / "checkpoints" / "per_series")
+        window, num_series = fit.data.windows.window, fit.data.panel.num_series
+        net = _built(cfg.model, window=window, num_series=num_series, shared_embedding=False)
+        net = _fit(cfg, fit.data, net, loggers=[]).net
+    return maker.single_series(net)
 
 
-class _ArtifactMaker:
-    """Puts a network's weights together with everything an artifact says about them."""
-
-    def __init__(self, cfg: DictConfig, settings: TrainSettings, panel: Panel, split: Split) -> None:
-        from kforecast.artifact import EstimatorConfig
-
-        self.panel = panel
-        window, trainer = window_of(settings.window), settings.trainer
-        self._config = EstimatorConfig(
-            freq=window.frequency.name,
-            prediction_length=window.prediction_length,
-            context_length=window.context_length,
-            num_series=panel.num_series,
-            learning_rate=settings.optimizer.lr,
-            epochs=trainer.max_epochs,
-            batch_size=settings.data.batch_size,
-            num_workers=settings.data.num_workers,
-            patience=int(OmegaConf.select(cfg, "callbacks.early_stopping.patience", default=0) or 0),
-            use_validation=bool(split.validation.size),
-        )
-        self._metadata = {
-            "kforecast": __version__,
-            "libraries": _library_versions(),
-            "seed": settings.seed,
-            "fill": settings.data.fill,
-            "config": OmegaConf.to_container(cfg, resolve=True),
-            "data": {
-                "fingerprint": panel.fingerprint(),
-                "series": panel.num_series,
-                "first": int(panel.timestamps[0]),
-                "last": int(panel.timestamps[-1]),
-                "train_end": int(panel.start + split.train_end * window.frequency.step),
-                "validation_end": int(panel.start + split.validation_end * window.frequency.step),
-            },
-        }
-
-    def __call__(self, net: Fcnet, fit: _Fit | None = None, scoreboard: Scoreboard | None = None) -> Artifact:
-        """The artifact of a network, with the scores known so far."""
-        from kforecast.artifact import Artifact
-
-        scores: dict[str, Any] = {}
-        if fit is not None:
-            scores = {"best": fit.score, "best_epoch": fit.best_epoch, "epochs": fit.epochs}
-        if scoreboard is not None:
-            scores["scoreboard"] = scoreboard.as_dict()
-        return Artifact(
-            self._config, self.panel.item_ids, net.artifact_state(), self._metadata | {"scores": scores}
-        )
-
-    def single_series(self, net: Fcnet) -> dict[str, Artifact]:
-        """One artifact a series, by folder name: its row of the embedding and all that is shared."""
-        from dataclasses import replace
-
-        from kforecast.artifact import Artifact, folder_name
-        from kforecast.data.panel import item_key
-
-        state, config = net.artifact_state(), replace(self._config, num_series=1)
-        table = "static_embeddings.0.weight"
-        return {
-            folder_name(number, *pair): Artifact(
-                config,
-                {item_key(*pair): 0},
-                state | {table: state[table][number : number + 1].clone()},
-                self._metadata,
-            )
-            for number, pair in enumerate(self.panel.series)
-        }
-
-
-def _announce_size(artifact: Artifact, artifact_dir: Path, window: Window) -> None:
-    from kforecast.artifact import CONFIG_MAP_LIMIT, checkpoint_bytes
-
-    size = len(checkpoint_bytes(artifact.state))
-    log.info("The checkpoint will have %.0f KiB; artifact: %s", size / 1024, _shown(artifact_dir))
-    if size > CONFIG_MAP_LIMIT:
-        log.warning(
-            "The checkpoint (%.2f MiB) will not fit a ConfigMap, which holds at most 1 MiB: mount the "
-            "artifact from a volume, or make window.context_length smaller",
-            size / (1 << 20),
-        )
-    if window.frequency.name == "1D":
-        log.warning(
-            "Kapacity's job stamps forecasts at 1D ten hours apart instead of a day; the values are right"
-        )
-
-
-def _say_result(
-    cfg: DictConfig, run_dir: Path, artifact_dir: Path, fit: _Fit, scoreboard: Scoreboard | None
+def _report(
+    cfg: DictConfig,
+    settings: TrainSettings,
+    run_dir: Path,
+    artifact_dir: Path,
+    fit: Fit,
+    loggers: list[Any],
 ) -> None:
-    from kforecast.training.summary import facts_table, score_table
+    """Say and show what came of it."""
+    from kforecast.training.report import draw_forecasts, facts_table, log_hyper_parameters, score_table
 
+    scoreboard = fit.scoreboard()
     if scoreboard is not None:
         log.info("How good is it?\n%s", score_table(scoreboard))
     else:
         log.info("Not scored: nothing was held out (data.validation=0, data.test=0)")
+    figure = run_dir / "forecasts.png"
+    drawn = draw_forecasts(fit, figure)
+    # Without prefixes: the page sorts by name and ticks the first ones.
+    parameters = settings.window.model_dump() | {
+        "batch_size": settings.data.batch_size,
+        "lr": settings.optimizer.lr,
+        "max_epochs": settings.trainer.max_epochs,
+        "seed": settings.seed,
+        "series": fit.data.panel.num_series,
+        "shared_embedding": fit.net.shared_embedding,
+    }
+    log_hyper_parameters(loggers, parameters, fit, cfg.monitor, scoreboard)
+    artifact = shlex.quote(_shown(artifact_dir))
     facts = {
         "best epoch": f"{fit.best_epoch} of {fit.epochs} ({cfg.monitor} {fit.score:.6g})",
         "stopped by": fit.stopped_by,
         "trained in": f"{fit.seconds:.1f} s",
         "artifact": _shown(artifact_dir),
-        "checkpoints": _shown(run_dir / "checkpoints"),
+        "per series": _shown(artifact_dir / "per_series") if settings.artifact.per_series else "",
+        "figure": _shown(figure) if drawn else "",
+        "checkpoints": _shown(run_dir / "checkpoints") if (run_dir / "checkpoints").exists() else "",
         "log file": _shown(run_dir / f"{HydraConfig.get().job.name}.log"),
-        "TensorBoard": f"tensorboard --logdir {shlex.quote(_shown(run_dir))}",
-        "forecast": f"kforecast-forecast artifact_dir={shlex.quote(_shown(artifact_dir))} {_source(cfg)}",
+        "TensorBoard": f"tensorboard --logdir {shlex.quote(_shown(run_dir))}" if loggers else "",
+        "forecast": f"kforecast-forecast artifact_dir={artifact} {_source(cfg)}",
     }
-    if "tensorboard" not in cfg.logger:
-        del facts["TensorBoard"]
     log.info("Done\n%s", facts_table("Training is done; next, type the command in the last line", facts))
 
 
@@ -401,48 +275,10 @@ def _shown(path: Path) -> str:
 
 def _source(cfg: DictConfig) -> str:
     """The source as typed for the forecast command."""
-    path = OmegaConf.select(cfg, "source.path", default=None)
+    path = OmegaConf.select(cfg, "source.path")
     if path is not None:
-        return f"source=csv source.path={shlex.quote(str(path))}"
+        return f"--dataset-file={shlex.quote(str(path))}"
     return f"source={HydraConfig.get().runtime.choices['source']}"
-
-
-def _log_hyper_parameters(
-    fit: _Fit, settings: TrainSettings, monitor: str, num_series: int, scoreboard: Scoreboard | None
-) -> None:
-    """Give TensorBoard's HParams page this run's settings and its real scores."""
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    window, data = settings.window, settings.data
-    # Without prefixes: the page sorts by name and ticks the first ones.
-    parameters = {
-        "batch_size": data.batch_size,
-        "context_length": window.context_length,
-        "freq": window.freq,
-        "lr": settings.optimizer.lr,
-        "max_epochs": settings.trainer.max_epochs,
-        "prediction_length": window.prediction_length,
-        "seed": settings.seed,
-        "series": num_series,
-        "shared_embedding": fit.net.shared_embedding,
-    }
-    metrics = {f"score/{monitor.replace('/', '_')}": fit.score}
-    if scoreboard is not None:
-        metrics |= {
-            "score/skill": scoreboard.skill,
-            "score/wape": next(iter(scoreboard.scores.values())).wape,
-        }
-    for logger in fit.trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(parameters, metrics)
-            logger.finalize("success")
-
-
-def _library_versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    names = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "pandas", "pyarrow")
-    return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
 
 
 def _quieten() -> None:

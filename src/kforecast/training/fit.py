@@ -1,0 +1,126 @@
+"""One training: a module, its data and a trainer in, the best weights out."""
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from torch import Tensor
+
+from kforecast.data.datamodule import ForecastDataModule
+from kforecast.data.windows import WindowBatch
+from kforecast.errors import TrainingError
+from kforecast.evaluation.backtest import Scoreboard, backtest, forecast_windows
+from kforecast.models.fcnet import Fcnet
+from kforecast.training.callbacks import watching
+from kforecast.training.module import ForecastModule
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A finished training.
+
+    Attributes
+    ----------
+    module:
+        Holds the best weights, ready to forecast.
+    data:
+        What it was trained on.
+    score:
+        The best of the watched loss.
+    epochs, best_epoch:
+        How many were run, and which was the best, counted from 1.
+    stopped_by:
+        In words.
+    seconds:
+        Of the training alone.
+    """
+
+    module: ForecastModule
+    data: ForecastDataModule
+    score: float
+    epochs: int
+    best_epoch: int
+    stopped_by: str
+    seconds: float
+
+    @property
+    def net(self) -> Fcnet:
+        """The network with the best weights."""
+        return self.module.net
+
+    def held_out(self) -> tuple[str, Tensor] | None:
+        """The part to score on, test before validation, and its windows; None when nothing was held out."""
+        split = self.data.split
+        for part, cells in (("test", split.test), ("validation", split.validation)):
+            if cells.size:
+                return part, torch.from_numpy(cells)
+        return None
+
+    def forecast(self, cells: Tensor) -> Tensor:
+        """Forecast windows (int64 ``[windows]``) in the series' units, float32 ``[windows, horizon]``."""
+        return torch.from_numpy(forecast_windows(self.module, self.data.windows, cells.numpy()))
+
+    def scoreboard(self) -> Scoreboard | None:
+        """The model beside naive forecasts on what was held out; None when nothing was."""
+        held_out = self.held_out()
+        if held_out is None:
+            return None
+        part, cells = held_out
+        models = {"kforecast": self.module}
+        if not self.net.shared_embedding and self.data.panel.num_series > 1:
+            models["the same, as Kapacity serves it"] = partial(_as_consumed, self.module)  # type: ignore[assignment]
+        words = {"test": "", "validation": ", which also chose the best epoch"}[part]
+        span = f"the {part} span ({len(cells):,} windows{words})"
+        return backtest(models, self.data.windows, self.data.panel, cells.numpy(), span)
+
+
+def fit(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, monitor: str) -> Fit:
+    """Train, and put the best weights back into the module.
+
+    Parameters
+    ----------
+    monitor:
+        The loss that is reported when no ModelCheckpoint watches one.
+
+    Raises
+    ------
+    TrainingError
+        When the loss is not a finite number.
+    KeyboardInterrupt
+        When the user interrupts.
+    """
+    begun = time.perf_counter()
+    try:
+        trainer.fit(module, datamodule=data)
+    except SystemExit as error:
+        # Lightning turns Ctrl-C into exit code 1.
+        if error.code == 1 and trainer.interrupted:
+            raise KeyboardInterrupt from error
+        raise
+    seconds = time.perf_counter() - begun
+
+    checkpoint, stopping = watching(trainer), trainer.early_stopping_callback
+    epochs = best_epoch = trainer.current_epoch
+    score = float(trainer.callback_metrics.get(monitor, float("nan")))
+    if checkpoint is not None and checkpoint.best_model_path and checkpoint.best_model_score is not None:
+        best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
+        module.load_state_dict(best["state_dict"])
+        best_epoch, score = best["epoch"] + 1, float(checkpoint.best_model_score)
+    if not torch.isfinite(torch.tensor(score)):
+        raise TrainingError(
+            f"the loss ({monitor}) is {score} after {epochs} epochs; try a smaller optimizer.lr"
+        )
+    stopped_by = f"trainer.max_epochs={trainer.max_epochs}"
+    if isinstance(stopping, EarlyStopping) and stopping.stopped_epoch:
+        stopped_by = f"early stopping: no better {stopping.monitor} in {stopping.patience} epochs"
+    module.to(trainer.strategy.root_device).eval()
+    return Fit(module, data, score, epochs, best_epoch, stopped_by, seconds)
+
+
+def _as_consumed(module: ForecastModule, batch: WindowBatch) -> Tensor:
+    """Forecast every series with id 0, as Kapacity's job does (contract 5)."""
+    forecast: Tensor = module(batch._replace(series=torch.zeros_like(batch.series)))
+    return forecast

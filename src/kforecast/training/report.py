@@ -1,0 +1,95 @@
+"""What a training came to: tables, a picture, TensorBoard's HParams page."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from rich.table import Table
+
+from kforecast.console import render
+from kforecast.evaluation.backtest import Scoreboard
+from kforecast.training.figures import span_figure
+from kforecast.training.fit import Fit
+
+_MOST_SERIES = 4
+_DRAWN_SECONDS = 3 * 86_400
+
+
+def score_table(scoreboard: Scoreboard) -> str:
+    """The models beside naive forecasts, and in words whether the first is worth having."""
+    table = Table(title=f"Forecast error on {scoreboard.span}", title_justify="left")
+    table.add_column("forecast")
+    table.add_column("MAE", justify="right")
+    table.add_column("WAPE", justify="right")
+    best = min(scoreboard.scores, key=lambda name: scoreboard.scores[name].wape)
+    for name, scores in scoreboard.scores.items():
+        style = "bold" if name == best else None
+        table.add_row(name, f"{scores.mae:.4g}", f"{scores.wape:.2%}", style=style)
+    return f"{render(table)}\n{_verdict(scoreboard)}"
+
+
+def _verdict(scoreboard: Scoreboard) -> str:
+    name, skill = scoreboard.best_naive, scoreboard.skill
+    if skill > 0:
+        return f"The model's error is {skill:.0%} lower than that of the best naive forecast ({name})."
+    return (
+        f"The model is no better than a naive forecast: its error is {-skill:.0%} above that of {name!r}. "
+        "More history, more epochs or a longer context may help; do not scale on it as it is."
+    )
+
+
+def facts_table(title: str, facts: dict[str, str]) -> str:
+    """Names and values in two columns; what is empty is left out."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        if value:
+            table.add_row(name, value)
+    return render(table)
+
+
+def draw_forecasts(fit: Fit, path: Path) -> bool:
+    """Draw a few series over the newest three days of what was held out; False when nothing was."""
+    held_out = fit.held_out()
+    if held_out is None:
+        return False
+    panel, steps = fit.data.panel, fit.data.windows.window.prediction_length
+    cells = held_out[1].numpy()
+    drawn_bins = max(_DRAWN_SECONDS // panel.frequency.step, 3 * steps)
+    series = np.unique(cells // panel.num_bins)
+    series = series[np.unique(np.linspace(0, len(series) - 1, _MOST_SERIES).round().astype(int))]
+    times, actual, forecast, titles = [], [], [], []
+    for row in series:
+        own = cells[cells // panel.num_bins == row]
+        own = own[own > own[-1] - drawn_bins]
+        # The last step of each window: what was known that many bins before.
+        bins = own % panel.num_bins + steps - 1
+        span = np.arange(bins[0], bins[-1] + 1)
+        line = np.full(len(span), np.nan)
+        line[bins - bins[0]] = fit.forecast(torch.from_numpy(own))[:, -1]
+        times.append(panel.timestamps[span].astype("datetime64[s]"))
+        actual.append(np.where(panel.observed[row, span], panel.values[row, span], np.nan))
+        forecast.append(line)
+        titles.append(" ".join(panel.series[row]))
+    label = f"forecast {steps} x {panel.frequency.name} ahead"
+    span_figure(times, actual, forecast, titles, label).savefig(path, dpi=110)
+    return True
+
+
+def log_hyper_parameters(
+    loggers: list[Logger], parameters: dict[str, Any], fit: Fit, monitor: str, scoreboard: Scoreboard | None
+) -> None:
+    """Give TensorBoard's HParams page this run's settings and its real scores."""
+    metrics = {f"score/{monitor.replace('/', '_')}": fit.score}
+    if scoreboard is not None:
+        metrics |= {
+            "score/skill": scoreboard.skill,
+            "score/wape": next(iter(scoreboard.scores.values())).wape,
+        }
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(parameters, metrics)
+            logger.finalize("success")
