@@ -110,9 +110,7 @@ def fit(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, m
         module.load_state_dict(best["state_dict"])
         best_epoch, score = best["epoch"] + 1, float(checkpoint.best_model_score)
     if not torch.isfinite(torch.tensor(score)):
-        raise TrainingError(
-            f"the loss ({monitor}) is {score} after {epochs} epochs; try a smaller optimizer.lr"
-        )
+        raise TrainingError(f"{monitor} is {score} after {epochs} epochs; try a smaller optimizer.lr")
     stopped_by = f"trainer.max_epochs={trainer.max_epochs}"
     if isinstance(stopping, EarlyStopping) and stopping.stopped_epoch:
         stopped_by = f"early stopping: no better {stopping.monitor} in {stopping.patience} epochs"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kforecast.artifact import Artifact, EstimatorConfig
     from kforecast.data.panel import Panel
     from kforecast.data.split import Split
+    from kforecast.evaluation.backtest import Scoreboard
     from kforecast.models.fcnet import Fcnet
     from kforecast.training.artifacts import ArtifactMaker
     from kforecast.training.fit import Fit
@@ -102,7 +103,8 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     torch.set_num_threads(settings.threads)
     seed_everything(settings.seed, workers=True, verbose=False)
     log.info("Seed %d; window: %s", settings.seed, window)
-    maker = ArtifactMaker(_estimator_config(cfg, settings, panel, split), plain(cfg), panel, split)
+    estimator_config = _estimator_config(cfg, settings, panel.num_series)
+    maker = ArtifactMaker(estimator_config, plain(cfg), panel, split)
     data = _built(cfg.data, panel=panel, window=window, split=split, seed=settings.seed)
     net = _built(cfg.model, window=window, num_series=panel.num_series)
     maker.announce(net)
@@ -111,8 +113,9 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     writer = ArtifactWriter(lambda module: maker.make(module.net).save(artifact_dir))
     fit = _fit(cfg, data, net, loggers, writer)
     parts = _per_series(cfg, run_dir, fit, maker) if settings.artifact.per_series else {}
-    maker.make(fit.net, scores_of(fit)).save(artifact_dir, parts)
-    _report(cfg, settings, run_dir, artifact_dir, fit, loggers)
+    scoreboard = fit.scoreboard()
+    maker.make(fit.net, scores_of(fit, scoreboard)).save(artifact_dir, parts)
+    _report(cfg, settings, run_dir, artifact_dir, fit, scoreboard, loggers)
     return Result(fit.score, fit.epochs, fit.best_epoch, str(artifact_dir))
 
 
@@ -146,22 +149,20 @@ def _split(panel: Panel, window: Window, settings: TrainSettings, run_dir: Path)
     return split
 
 
-def _estimator_config(
-    cfg: DictConfig, settings: TrainSettings, panel: Panel, split: Split
-) -> EstimatorConfig:
+def _estimator_config(cfg: DictConfig, settings: TrainSettings, num_series: int) -> EstimatorConfig:
     from kforecast.artifact import EstimatorConfig
 
     return EstimatorConfig(
         freq=settings.window.freq,
         prediction_length=settings.window.prediction_length,
         context_length=settings.window.context_length,
-        num_series=panel.num_series,
+        num_series=num_series,
         learning_rate=settings.optimizer.lr,
         epochs=settings.trainer.max_epochs,
         batch_size=settings.data.batch_size,
         num_workers=settings.data.num_workers,
         patience=OmegaConf.select(cfg, "callbacks.early_stopping.patience") or 0,
-        use_validation=bool(split.validation.size),
+        use_validation=bool(settings.data.validation),
     )
 
 
@@ -230,12 +231,12 @@ def _report(
     run_dir: Path,
     artifact_dir: Path,
     fit: Fit,
+    scoreboard: Scoreboard | None,
     loggers: list[Any],
 ) -> None:
     """Say and show what came of it."""
     from kforecast.training.report import draw_forecasts, facts_table, log_hyper_parameters, score_table
 
-    scoreboard = fit.scoreboard()
     if scoreboard is not None:
         log.info("How good is it?\n%s", score_table(scoreboard))
     else:
