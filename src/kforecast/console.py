@@ -4,6 +4,7 @@ import logging
 import shutil
 import sys
 from io import StringIO
+from pathlib import Path
 from typing import Literal, TextIO
 
 from rich.box import SIMPLE_HEAD
@@ -41,3 +42,8 @@ def render(table: Table) -> str:
     console.print(table)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+
+
+def short_path(path: Path) -> str:
+    """A path as short as it can be typed here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.table import Table
 
-from kforecast.console import render
+from kforecast.console import render, short_path
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def ranking_table(results: pd.DataFrame) -> str:
             f"{row['score']:.6f}" if done else str(row["status"]),
             str(row["epochs"]) if done else "",
             f"{row['seconds']:.1f}" if row["seconds"] is not None else "",
-            str(row["artifact_dir"]) if done else "",
+            short_path(Path(row["artifact_dir"])) if done else "",
         )
     return render(table)
 

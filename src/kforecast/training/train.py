@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import shutil
 import sys
 import time
 import warnings
@@ -23,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kforecast import command
 from kforecast.config import TrainSettings, check_train_settings, plain, window_of
+from kforecast.console import short_path
 from kforecast.directory import check_writable
 
 if TYPE_CHECKING:
@@ -253,25 +255,27 @@ def _report(
         "shared_embedding": fit.net.shared_embedding,
     }
     log_hyper_parameters(loggers, parameters, fit, cfg.monitor, scoreboard)
-    artifact = shlex.quote(_shown(artifact_dir))
+    artifact = shlex.quote(short_path(artifact_dir))
     facts = {
         "best epoch": f"{fit.best_epoch} of {fit.epochs} ({cfg.monitor} {fit.score:.6g})",
         "stopped by": fit.stopped_by,
         "trained in": f"{fit.seconds:.1f} s",
-        "artifact": _shown(artifact_dir),
-        "per series": _shown(artifact_dir / "per_series") if settings.artifact.per_series else "",
-        "figure": _shown(figure) if drawn else "",
-        "checkpoints": _shown(run_dir / "checkpoints") if (run_dir / "checkpoints").exists() else "",
-        "log file": _shown(run_dir / f"{HydraConfig.get().job.name}.log"),
-        "TensorBoard": f"tensorboard --logdir {shlex.quote(_shown(run_dir))}" if loggers else "",
-        "forecast": f"kforecast-forecast artifact_dir={artifact} {_source(cfg)}",
+        "artifact": short_path(artifact_dir),
+        "per series": short_path(artifact_dir / "per_series") if settings.artifact.per_series else "",
+        "figure": short_path(figure) if drawn else "",
+        "checkpoints": short_path(run_dir / "checkpoints") if (run_dir / "checkpoints").exists() else "",
+        "log file": short_path(run_dir / f"{HydraConfig.get().job.name}.log"),
+        "TensorBoard": f"{_typed('tensorboard')} --logdir {shlex.quote(short_path(run_dir))}"
+        if loggers
+        else "",
+        "forecast": f"{_typed('kforecast-forecast')} artifact_dir={artifact} {_source(cfg)}",
     }
     log.info("Done\n%s", facts_table("Training is done; next, type the command in the last line", facts))
 
 
-def _shown(path: Path) -> str:
-    """A path as short as it can be typed here."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+def _typed(name: str) -> str:
+    """A command as it must be typed: by its path where it is not on the search path."""
+    return name if shutil.which(name) else shlex.quote(short_path(Path(sys.executable).with_name(name)))
 
 
 def _source(cfg: DictConfig) -> str:
