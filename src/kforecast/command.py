@@ -56,6 +56,15 @@ def run(task: Callable[[DictConfig], object], config_name: str, flags: Collectio
         found = ours(error) or _explain(error, config_name)
         print(f"error: {found}", file=sys.stderr)
         return found.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return KforecastError.exit_code
+    except OSError as error:
+        if wants_traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return KforecastError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import sys
+from collections.abc import Collection, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Literal, TextIO
@@ -10,6 +11,7 @@ from typing import Literal, TextIO
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 class ConsoleHandler(logging.StreamHandler[TextIO]):
@@ -29,19 +31,65 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
         current: TextIO = getattr(sys, self._name_of_stream)
         return current
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say nothing when the reader has gone (``| head``); the work goes on, the log file has it all."""
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
 
-def render(table: Table) -> str:
-    """A table as plain text, as wide as the terminal, or as needed where there is none."""
-    width = shutil.get_terminal_size((160, 0)).columns
-    table.box = SIMPLE_HEAD
-    console = Console(file=StringIO(), width=max(width, 80))
-    if table.title is not None:
-        # On a line of its own; rich would wrap it at the table's width.
-        console.print(table.title, soft_wrap=True, highlight=False)
-        table.title = None
-    console.print(table)
+
+def table(
+    title: str,
+    columns: Mapping[str, Sequence[str]],
+    *,
+    left: Collection[str] = (),
+    spare: Sequence[str] = (),
+    total: bool = False,
+    bold: int | None = None,
+) -> str:
+    """A table as plain text.
+
+    Parameters
+    ----------
+    title:
+        A line above it.
+    columns:
+        Cells by column name, all of one length.
+    left:
+        Columns that are left-aligned; the others are right-aligned.
+    spare:
+        Columns to leave out, one after the other, until the terminal is wide enough.
+    total:
+        The last row is set apart.
+    bold:
+        A row to stress, where the console can.
+    """
+    width = max(shutil.get_terminal_size((160, 0)).columns, 80)
+    console = Console(file=StringIO(), width=width)
+    shown = dict(columns)
+    rich_table = _rich_table(shown, left, total, bold)
+    for name in spare:
+        if console.measure(rich_table, options=console.options.update(width=10_000)).maximum <= width:
+            break
+        shown.pop(name, None)
+        rich_table = _rich_table(shown, left, total, bold)
+    console.print(rich_table)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+    return "\n".join([title, *(line.rstrip() for line in text.splitlines() if line.strip())])
+
+
+def _rich_table(
+    columns: Mapping[str, Sequence[str]], left: Collection[str], total: bool, bold: int | None
+) -> Table:
+    rich_table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for name in columns:
+        rich_table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+    rows = list(zip(*columns.values(), strict=True))
+    for number, row in enumerate(rows):
+        if total and number == len(rows) - 1:
+            rich_table.add_section()
+        # Text, because names may hold what rich takes for markup.
+        rich_table.add_row(*map(Text, row), style="bold" if number == bold else None)
+    return rich_table
 
 
 def short_path(path: Path) -> str:

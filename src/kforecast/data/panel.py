@@ -10,8 +10,9 @@ import pandas as pd
 from kforecast.errors import DataError
 from kforecast.window import Frequency
 
-# More cells than this is a wrong timestamp (one row in 1970), not traffic.
-_MOST_CELLS = 4_000_000_000
+# A grid this empty comes from a wrong timestamp (one row in 1970), not from traffic.
+_MOST_CELLS_PER_ROW = 100
+_SMALL = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class CleaningReport:
         said = [
             (self.missing_values, "without a value, dropped"),
             (self.duplicates, "at a timestamp already seen, averaged"),
-            (self.out_of_order, "out of order, sorted"),
+            (self.out_of_order, "earlier than the row before, sorted"),
         ]
         parts = [f"{self.rows:,} rows"] + [f"{count:,} {what}" for count, what in said if count]
         if self.incomplete_bins:
@@ -118,19 +119,22 @@ class Panel:
         step = frequency.step
         first_bin, last_bin = int(second.min()) // step, int(second.max()) // step
         num_bins = last_bin - first_bin + 1
-        if num_bins * len(series) > _MOST_CELLS:
+        if num_bins * len(series) > max(_SMALL, _MOST_CELLS_PER_ROW * len(value)):
             raise DataError(
                 f"the rows span {pd.Timestamp(first_bin * step, unit='s'):%Y-%m-%d} to "
                 f"{pd.Timestamp(last_bin * step, unit='s'):%Y-%m-%d}: {num_bins:,} bins of {frequency.name} "
-                f"for {len(series):,} series are too many; is a timestamp wrong?"
+                f"for {len(series):,} series are too many for {len(value):,} rows; is a timestamp wrong?"
             )
         cell = row_series * num_bins + (second // step - first_bin)
         count = np.bincount(cell, minlength=len(series) * num_bins)
         total = np.bincount(cell, weights=value, minlength=len(series) * num_bins)
         count = count.reshape(len(series), num_bins)
         incomplete = _drop_incomplete_newest(count)
+        # The grid ends with the newest bin that is left.
+        num_bins = int(np.flatnonzero(count.any(axis=0))[-1]) + 1
+        count, total = count[:, :num_bins], total.reshape(count.shape)[:, :num_bins]
         observed = count > 0
-        mean = np.divide(total.reshape(count.shape), count, out=np.zeros(count.shape), where=observed)
+        mean = np.divide(total, count, out=np.zeros(count.shape), where=observed)
         report = CleaningReport(len(frame), missing_values, duplicates, out_of_order, incomplete)
         return cls(mean.astype(np.float32), observed, first_bin * step, frequency, series, report)
 
@@ -181,7 +185,7 @@ def _series_of_rows(frame: pd.DataFrame) -> tuple[tuple[tuple[str, str], ...], n
 def _in_order(
     value: np.ndarray, second: np.ndarray, row_series: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Sort by series and time; also count the rows that came after a later one of their series."""
+    """Sort by series and time; also count the rows that are earlier than their series' row before."""
     by_series = np.argsort(row_series, kind="stable")
     value, second, row_series = value[by_series], second[by_series], row_series[by_series]
     back = (np.diff(second) < 0) & (np.diff(row_series) == 0)

@@ -1,11 +1,12 @@
 """What the data looks like, one row per series, before anything is trained on it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
-from rich.table import Table
-from rich.text import Text
 
-from kforecast.console import render
+from kforecast.console import table
 from kforecast.data.panel import Panel
 from kforecast.data.split import Split
 
@@ -59,51 +60,27 @@ def data_table(summary: pd.DataFrame, panel: Panel, split: Split) -> str:
     if len(summary) > _MOST_ROWS:
         shown = summary.sort_values(["missing", "points"], ascending=[False, True]).head(_MOST_ROWS)
         title += f"; the {_MOST_ROWS} with the most missing"
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.add_column("workload", overflow="fold")
-    table.add_column("metric", overflow="fold")
-    for name in (
-        "points",
-        "first",
-        "last",
-        "missing",
-        "zeros",
-        "min",
-        "mean",
-        "max",
-        "train",
-        "validation",
-        "test",
-    ):
-        table.add_column(name, justify="right")
-    for row in shown.itertuples():
-        table.add_row(
-            Text(str(row.workload)),  # names may hold what rich takes for markup
-            Text(str(row.metric)),
-            f"{row.points:,}",
-            _time(row.first) if row.points else "-",
-            _time(row.last) if row.points else "-",
-            f"{row.missing:.1%}",
-            f"{row.zeros:.1%}",
-            *(f"{getattr(row, name):.4g}" for name in ("min", "mean", "max")),
-            *(f"{getattr(row, name):,}" for name in _PARTS),
-        )
-    table.add_section()
-    total = summary[["points", "train", "validation", "test"]].sum()
-    table.add_row(
-        "total",
-        "",
-        f"{total['points']:,}",
-        "",
-        "",
-        "",
-        "",
-        "",
-        "",
-        "",
-        *(f"{total[part]:,}" for part in _PARTS),
-    )
-    lines = [render(table), str(panel.report)]
+    total = summary[["points", *_PARTS]].sum()
+
+    def column(name: str, form: Callable[[Any], str]) -> list[str]:
+        last = form(total[name]) if name in total else ""
+        return [*map(form, shown[name]), last]
+
+    columns = {
+        "workload": [*shown["workload"], "total"],
+        "metric": [*shown["metric"], ""],
+        "points": column("points", "{:,}".format),
+        "first": _times(shown, "first"),
+        "last": _times(shown, "last"),
+        "missing": column("missing", "{:.1%}".format),
+        "zeros": column("zeros", "{:.1%}".format),
+        "min": column("min", "{:.4g}".format),
+        "mean": column("mean", "{:.4g}".format),
+        "max": column("max", "{:.4g}".format),
+    } | {part: column(part, "{:,}".format) for part in _PARTS}
+    spare = ("zeros", "min", "max", "last", "first")
+    text = table(title, columns, left=("workload", "metric"), spare=spare, total=True)
+    lines = [text, str(panel.report)]
     if split.unused:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in split.unused.items())
         lines.append(f"windows not used: {reasons}")
@@ -116,5 +93,6 @@ def data_table(summary: pd.DataFrame, panel: Panel, split: Split) -> str:
     return "\n".join(lines)
 
 
-def _time(second: object) -> str:
-    return pd.Timestamp(int(str(second)), unit="s").strftime("%Y-%m-%d %H:%M")
+def _times(shown: pd.DataFrame, name: str) -> list[str]:
+    times = pd.to_datetime(shown[name], unit="s").dt.strftime("%Y-%m-%d %H:%M")
+    return [*times.where(shown["points"] > 0, "-"), ""]

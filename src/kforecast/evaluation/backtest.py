@@ -49,9 +49,16 @@ class Scoreboard:
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for metadata and reports."""
-        scores = {name: asdict(values) for name, values in self.scores.items()}
-        skill = self.skill if np.isfinite(self.skill) else None
-        return {"span": self.span, "windows": self.windows, "scores": scores, "skill": skill}
+        scores = {
+            name: {score: _finite(value) for score, value in asdict(values).items()}
+            for name, values in self.scores.items()
+        }
+        return {"span": self.span, "windows": self.windows, "scores": scores, "skill": _finite(self.skill)}
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if np.isfinite(value) else None
 
 
 @torch.inference_mode()

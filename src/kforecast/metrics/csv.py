@@ -40,14 +40,14 @@ class CsvSource:
         DataError
             When it is missing, unreadable, or not what contract 3 describes.
         """
-        if not self.path.exists():
-            raise DataError(f"{self.path}: no such file")
-        if self.path.is_dir():
-            raise DataError(f"{self.path}: is a directory, not a CSV or Parquet file")
-        if self.path.stat().st_size == 0:
-            raise DataError(f"{self.path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
+        parquet = self.path.suffix == ".parquet"
         try:
-            parquet = self.path.suffix == ".parquet"
+            if not self.path.exists():
+                raise DataError(f"{self.path}: no such file")
+            if self.path.is_dir():
+                raise DataError(f"{self.path}: is a directory, not a CSV or Parquet file")
+            if self.path.stat().st_size == 0:
+                raise DataError(f"{self.path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
             table = self._read_parquet() if parquet else self._read_csv()
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: cannot be read: {_first_line(error)}") from error

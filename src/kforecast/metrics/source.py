@@ -16,6 +16,9 @@ _UNITS = (
     (1e11, "milliseconds", 1000),
 )
 
+# A thousandth of what float32 holds, so that sums over a context are finite too.
+_LARGEST = 1e35
+
 
 class MetricSource(Protocol):
     """Something that answers with history."""
@@ -68,6 +71,8 @@ def check_frame(frame: pd.DataFrame, name: str, first_row: int = 1) -> pd.DataFr
     value = frame["value"].to_numpy(dtype=float)
     if (bad := np.flatnonzero(np.isinf(value))).size:
         problems.append(f"value is infinite in {bad.size:,} rows, first in row {bad[0] + first_row}")
+    elif (bad := np.flatnonzero(np.abs(value) > _LARGEST)).size:
+        problems.append(f"value {value[bad[0]]:g} in row {bad[0] + first_row} is too large to be traffic")
     if np.isnan(value).all():
         problems.append("value holds no number at all, only missing values")
     for column in ("workload", "metric"):

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from rich.table import Table
 
-from kforecast.console import render
+from kforecast.console import table
 from kforecast.evaluation.backtest import Scoreboard
 from kforecast.training.figures import span_figure
 from kforecast.training.fit import Fit
@@ -19,15 +18,16 @@ _DRAWN_SECONDS = 3 * 86_400
 
 def score_table(scoreboard: Scoreboard) -> str:
     """The models beside naive forecasts, and in words whether the first is worth having."""
-    table = Table(title=f"Forecast error on {scoreboard.span}", title_justify="left")
-    table.add_column("forecast")
-    table.add_column("MAE", justify="right")
-    table.add_column("WAPE", justify="right")
-    best = min(scoreboard.scores, key=lambda name: scoreboard.scores[name].wape)
-    for name, scores in scoreboard.scores.items():
-        style = "bold" if name == best else None
-        table.add_row(name, f"{scores.mae:.4g}", f"{scores.wape:.2%}", style=style)
-    return f"{render(table)}\n{_verdict(scoreboard)}"
+    text = table(
+        f"Forecast error on {scoreboard.span}",
+        {
+            "forecast": list(scoreboard.scores),
+            "MAE": [f"{scores.mae:.4g}" for scores in scoreboard.scores.values()],
+            "WAPE": [f"{scores.wape:.2%}" for scores in scoreboard.scores.values()],
+        },
+        left=("forecast",),
+    )
+    return f"{text}\n{_verdict(scoreboard)}"
 
 
 def _verdict(scoreboard: Scoreboard) -> str:
@@ -40,15 +40,10 @@ def _verdict(scoreboard: Scoreboard) -> str:
     )
 
 
-def facts_table(title: str, facts: dict[str, str]) -> str:
-    """Names and values in two columns; what is empty is left out."""
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in facts.items():
-        if value:
-            table.add_row(name, value)
-    return render(table)
+def facts(title: str, values: dict[str, str]) -> str:
+    """Names and values, a line each: never folded, so that commands can be copied; no empty ones."""
+    width = max(map(len, values))
+    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in values.items() if value)])
 
 
 def draw_forecasts(fit: Fit, path: Path) -> bool:

@@ -3,16 +3,17 @@
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.table import Table
 
-from kforecast.console import render, short_path
+from kforecast.console import short_path, table
 
 log = logging.getLogger(__name__)
 
@@ -64,20 +65,23 @@ def collect(folder: Path) -> pd.DataFrame:
 def ranking_table(results: pd.DataFrame) -> str:
     """The ranking as text."""
     varied = [name for name in results.columns[6:] if results[name].nunique(dropna=False) > 1]
-    table = Table(title="Sweep, best first", title_justify="left")
-    for name in ("job", *varied, "score", "epochs", "seconds", "artifact"):
-        table.add_column(name, justify="left" if name == "artifact" else "right", overflow="fold")
-    for row in results.to_dict("records"):
-        done = row["status"] == "done"
-        table.add_row(
-            str(row["job"]),
-            *(str(row[name]) for name in varied),
-            f"{row['score']:.6f}" if done else str(row["status"]),
-            str(row["epochs"]) if done else "",
-            f"{row['seconds']:.1f}" if row["seconds"] is not None else "",
-            short_path(Path(row["artifact_dir"])) if done else "",
-        )
-    return render(table)
+    rows = results.to_dict("records")
+    done = [row["status"] == "done" for row in rows]
+
+    def column(name: str, form: Callable[[Any], str], otherwise: str = "") -> list[str]:
+        return [form(row[name]) if fine else otherwise for row, fine in zip(rows, done, strict=True)]
+
+    columns = (
+        {"job": [str(row["job"]) for row in rows]}
+        | {name: [str(row[name]) for row in rows] for name in varied}
+        | {
+            "score": column("score", "{:.6f}".format, otherwise="failed"),
+            "epochs": column("epochs", str),
+            "seconds": column("seconds", "{:.1f}".format),
+            "artifact": column("artifact_dir", lambda path: short_path(Path(path))),
+        }
+    )
+    return table("Sweep, best first", columns, left=("artifact",), spare=("seconds", "epochs"))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -88,10 +92,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _overrides(path: Path) -> dict[str, str]:
+def _overrides(path: Path) -> dict[str, Any]:
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8")) or []
     except (OSError, yaml.YAMLError):
         return {}
-    pairs = [str(entry).partition("=") for entry in entries]
-    return {name.lstrip("+~"): value for name, _, value in pairs}
+    overrides = OverridesParser.create().parse_overrides([str(entry) for entry in entries])
+    return {override.key_or_group: override.value() for override in overrides}

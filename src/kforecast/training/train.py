@@ -237,7 +237,7 @@ def _report(
     loggers: list[Any],
 ) -> None:
     """Say and show what came of it."""
-    from kforecast.training.report import draw_forecasts, facts_table, log_hyper_parameters, score_table
+    from kforecast.training.report import draw_forecasts, facts, log_hyper_parameters, score_table
 
     if scoreboard is not None:
         log.info("How good is it?\n%s", score_table(scoreboard))
@@ -255,8 +255,8 @@ def _report(
         "shared_embedding": fit.net.shared_embedding,
     }
     log_hyper_parameters(loggers, parameters, fit, cfg.monitor, scoreboard)
-    artifact = shlex.quote(short_path(artifact_dir))
-    facts = {
+    artifact, run = shlex.quote(short_path(artifact_dir)), shlex.quote(short_path(run_dir))
+    values = {
         "best epoch": f"{fit.best_epoch} of {fit.epochs} ({cfg.monitor} {fit.score:.6g})",
         "stopped by": fit.stopped_by,
         "trained in": f"{fit.seconds:.1f} s",
@@ -265,12 +265,10 @@ def _report(
         "figure": short_path(figure) if drawn else "",
         "checkpoints": short_path(run_dir / "checkpoints") if (run_dir / "checkpoints").exists() else "",
         "log file": short_path(run_dir / f"{HydraConfig.get().job.name}.log"),
-        "TensorBoard": f"{_typed('tensorboard')} --logdir {shlex.quote(short_path(run_dir))}"
-        if loggers
-        else "",
+        "TensorBoard": f"{_typed('tensorboard')} --logdir {run}" if loggers else "",
         "forecast": f"{_typed('kforecast-forecast')} artifact_dir={artifact} {_source(cfg)}",
     }
-    log.info("Done\n%s", facts_table("Training is done; next, type the command in the last line", facts))
+    log.info("Done\n%s", facts("Training is done; next, type the command in the last line", values))
 
 
 def _typed(name: str) -> str:

@@ -1,0 +1,97 @@
+"""The panel and its split as loaders, with and without worker processes."""
+
+import numpy as np
+import pytest
+import torch
+
+from kforecast.data.datamodule import ForecastDataModule
+from kforecast.data.panel import Panel
+from kforecast.data.split import split_windows
+from kforecast.errors import DataError
+from kforecast.window import Frequency, Window
+
+HOUR = Frequency.parse("1H")
+START = 1_704_067_200
+SPLIT = {"validation": 0.2, "test": 0.0, "max_missing": 0.5, "mask_gaps": True}
+SPLIT |= {"skip_zero_context": True, "skip_newest_window": False}
+
+
+def _panel(bins=60):
+    rng = np.random.default_rng(7)
+    observed = rng.random((3, bins)) > 0.1
+    values = np.where(observed, rng.uniform(1, 9, (3, bins)), 0).astype(np.float32)
+    return Panel(values, observed, START, HOUR, (("shop/a", "qps"), ("shop/b", "qps"), ("shop/c", "cpu")))
+
+
+def _module(panel=None, **changes):
+    settings = {"batch_size": 16, "num_workers": 0, "fill": "interpolate", "seed": 3} | SPLIT | changes
+    return ForecastDataModule(panel or _panel(), Window(HOUR, 5, 3), **settings)
+
+
+def _epochs(loader, epochs):
+    batches = []
+    for epoch in epochs:
+        loader.sampler.set_epoch(epoch)
+        batches += list(loader)
+    return batches
+
+
+def _equal(ours, theirs):
+    return len(ours) == len(theirs) and all(
+        torch.equal(one, two)
+        for batch, other in zip(ours, theirs, strict=True)
+        for one, two in zip(batch, other, strict=True)
+    )
+
+
+def test_worker_processes_change_neither_batches_nor_order():
+    here, workers = _module(), _module(num_workers=2)
+    ours = _epochs(here.train_dataloader(), (0, 1))
+    assert len(ours) > 8
+    assert _equal(ours, _epochs(workers.train_dataloader(), (0, 1)))
+    assert _equal(list(here.val_dataloader()), list(workers.val_dataloader()))
+    half = len(ours) // 2
+    assert not _equal(ours[:half], ours[half:])
+
+
+def test_training_goes_through_the_training_part_and_validation_through_its_own():
+    module = _module()
+    train = torch.cat([batch.context for batch in module.train_dataloader()])
+    expected = module.windows[torch.from_numpy(module.split.train)].context
+    assert torch.equal(train.sort(dim=0).values, expected.sort(dim=0).values)
+    (validation,) = module.val_dataloader()
+    assert _equal([validation], [module.windows[torch.from_numpy(module.split.validation)]])
+
+
+def test_the_order_of_training_follows_the_seed():
+    batches = [list(_module(seed=seed).train_dataloader()) for seed in (3, 3, 4)]
+    assert _equal(batches[0], batches[1])
+    assert not _equal(batches[0], batches[2])
+
+
+def test_without_a_validation_part_there_is_no_loader():
+    assert _module(validation=0.0).val_dataloader() == []
+
+
+def test_the_split_is_made_with_the_settings_unless_it_is_given():
+    panel, window = _panel(), Window(HOUR, 5, 3)
+    made = split_windows(panel, window, **(SPLIT | {"test": 0.2, "skip_newest_window": True}))
+    settings = {"test": 0.2, "skip_newest_window": True}
+    np.testing.assert_array_equal(_module(panel, **settings).split.train, made.train)
+    assert _module(panel, **settings, split=made).split is made
+
+
+def test_mask_gaps_reaches_the_batches():
+    masked = torch.cat([batch.observed for batch in _module().train_dataloader()])
+    counted = torch.cat([batch.observed for batch in _module(mask_gaps=False).train_dataloader()])
+    assert not masked.all()
+    assert counted.all()
+
+
+def test_too_little_data_is_refused():
+    with pytest.raises(DataError, match="need context 5 \\+ horizon 3 \\+ validation 3"):
+        _module(_panel(bins=9))
+
+
+def test_the_title_of_a_picture_names_series_and_time():
+    assert _module().title(2 * 60 + 25) == "shop/c cpu, 2024-01-02 01:00 UTC"

@@ -1,0 +1,216 @@
+"""Which windows are used and for what, against a loop over every origin."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from kforecast.data.panel import Panel
+from kforecast.data.split import split_windows
+from kforecast.errors import DataError
+from kforecast.window import Frequency, Window
+
+HOUR = Frequency.parse("1H")
+
+
+def _panel(values, observed):
+    values = np.asarray(values, dtype=np.float32)
+    series = tuple((f"w{row}", "m") for row in range(len(values)))
+    return Panel(values, np.asarray(observed, dtype=bool), 0, HOUR, series)
+
+
+def _full(bins, series=1):
+    return _panel(np.ones((series, bins)), np.ones((series, bins)))
+
+
+def _why_unused(panel, window, row, origin, settings):
+    """None for a usable window, else the reason; the plainest possible reading of the rules."""
+    context = slice(origin - window.context_length, origin)
+    horizon = slice(origin, origin + window.prediction_length)
+    seen = panel.observed[row, context]
+    if (~seen).sum() > settings["max_missing"] * window.context_length:
+        return "context has too much missing"
+    if settings["mask_gaps"] and not panel.observed[row, horizon].any():
+        return "no target observed"
+    if settings["skip_zero_context"] and not (panel.values[row, context][seen] != 0).any():
+        return "context is zero throughout"
+    return None
+
+
+@st.composite
+def cases(draw):
+    shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 40)))
+    values = draw(npst.arrays(np.float32, shape, elements=st.sampled_from([0.0, 1.0, -2.0])))
+    observed = draw(
+        st.sampled_from([np.ones(shape, bool)])
+        | npst.arrays(bool, shape, fill=st.nothing())
+        | npst.arrays(bool, shape, fill=st.just(True))
+    )
+    window = Window(HOUR, draw(st.integers(1, 5)), draw(st.integers(1, 4)))
+    return (
+        _panel(values, observed),
+        window,
+        {
+            "validation": draw(st.sampled_from([0.0, 0.1, 0.3, 0.5])),
+            "test": draw(st.sampled_from([0.0, 0.1, 0.3])),
+            "max_missing": draw(st.sampled_from([0.0, 0.25, 0.5, 1.0])),
+            "mask_gaps": draw(st.booleans()),
+            "skip_zero_context": draw(st.booleans()),
+            "skip_newest_window": draw(st.booleans()),
+        },
+    )
+
+
+@given(cases())
+@settings(deadline=None, max_examples=300)
+def test_the_split_is_that_of_a_loop_over_all_origins(case):
+    panel, window, settings = case
+    context, horizon = window.context_length, window.prediction_length
+    end = panel.num_bins - (window.length if settings["skip_newest_window"] else 0)
+    usable, unused = [], {}
+    for row in range(panel.num_series):
+        for origin in range(context, end - horizon + 1):
+            reason = _why_unused(panel, window, row, origin, settings)
+            if reason is None:
+                usable.append((row, origin))
+            else:
+                unused[reason] = unused.get(reason, 0) + 1
+    # The newest bins are test, those before them validation, each at least one horizon.
+    test_bins = max(round(settings["test"] * end), horizon) if settings["test"] else 0
+    validation_bins = max(round(settings["validation"] * end), horizon) if settings["validation"] else 0
+    ends = {"train": (context, end - test_bins - validation_bins)}
+    ends["validation"] = (ends["train"][1], end - test_bins)
+    ends["test"] = (end - test_bins, end)
+    expected = {
+        part: [(row, origin) for row, origin in usable if begin <= origin and origin + horizon <= stop]
+        for part, (begin, stop) in ends.items()
+    }
+
+    if not expected["train"] or any(settings[part] and not expected[part] for part in ("validation", "test")):
+        with pytest.raises(DataError, match="no window"):
+            split_windows(panel, window, **settings)
+        return
+    split = split_windows(panel, window, **settings)
+    for part, cells in expected.items():
+        found = getattr(split, part)
+        assert found.dtype == np.int64
+        assert found.tolist() == [row * panel.num_bins + origin for row, origin in cells]
+    assert (split.train_end, split.validation_end, split.end) == (
+        ends["train"][1],
+        ends["validation"][1],
+        end,
+    )
+    assert split.unused == unused
+
+
+@given(cases())
+@settings(deadline=None, max_examples=150)
+def test_parts_are_disjoint_and_in_the_order_of_time(case):
+    panel, window, settings = case
+    try:
+        split = split_windows(panel, window, **settings)
+    except DataError:
+        return
+    newest = -1
+    for cells, end in (
+        (split.train, split.train_end),
+        (split.validation, split.validation_end),
+        (split.test, split.end),
+    ):
+        origins = cells % panel.num_bins
+        if not len(origins):
+            continue
+        assert origins.min() > newest  # no target of an earlier part is a target of a later one
+        newest = int(origins.max()) + window.prediction_length - 1
+        assert newest < end <= panel.num_bins
+    if settings["skip_newest_window"]:
+        assert newest < panel.num_bins - window.length
+
+
+def test_what_stands_where_nothing_was_observed_is_no_traffic():
+    values, observed = np.full((1, 6), 5.0), np.ones((1, 6))
+    values[0, :2], observed[0, 2] = 0, 0
+    split = split_windows(_panel(values, observed), Window(HOUR, 3, 1), validation=0, test=0, max_missing=0.5)
+    assert split.train.tolist() == [4, 5]
+    assert split.unused == {"context is zero throughout": 1}
+
+
+def test_without_gaps_every_window_is_used_up_to_the_last_bin():
+    split = split_windows(_full(12, series=2), Window(HOUR, 3, 2), validation=0, test=0, max_missing=0)
+    assert split.train.tolist() == [*range(3, 11), *range(15, 23)]
+    assert not split.unused
+
+
+def test_skipping_the_newest_window_leaves_out_exactly_its_bins():
+    window = Window(HOUR, 3, 2)
+    settings = {"validation": 0, "test": 0, "max_missing": 0}
+    everything = split_windows(_full(20), window, **settings)
+    older = split_windows(_full(20), window, **settings, skip_newest_window=True)
+    assert older.end == 15
+    assert older.train.tolist() == split_windows(_full(15), window, **settings).train.tolist()
+    assert set(everything.train) - set(older.train) == set(range(14, 19))
+
+
+def test_shares_are_of_the_time_range():
+    split = split_windows(_full(100), Window(HOUR, 5, 2), validation=0.2, test=0.1, max_missing=0)
+    assert (split.train_end, split.validation_end, split.end) == (70, 90, 100)
+    assert split.validation.tolist() == list(range(70, 89))
+    assert split.test.tolist() == list(range(90, 99))
+
+
+def test_a_part_holds_at_least_one_horizon():
+    split = split_windows(_full(40), Window(HOUR, 5, 6), validation=0.01, test=0.01, max_missing=0)
+    assert (split.train_end, split.validation_end, split.end) == (28, 34, 40)
+    assert split.validation.tolist() == [28]
+    assert split.test.tolist() == [34]
+
+
+def _refusal(panel, window, **settings):
+    with pytest.raises(DataError) as caught:
+        split_windows(panel, window, **({"validation": 0.1, "test": 0, "max_missing": 0.5} | settings))
+    return str(caught.value)
+
+
+def test_too_short_a_series_is_refused_with_the_numbers():
+    message = _refusal(_full(11), Window(HOUR, 7, 3))
+    assert "series w0 m: 11 points at 1H, need context 7 + horizon 3 + validation 3" in message
+    assert "give a longer history" in message
+    assert "data.test=0" not in message
+    assert split_windows(_full(13), Window(HOUR, 7, 3), validation=0.1, test=0, max_missing=0).train.size == 1
+
+
+def test_the_test_part_counts_too():
+    message = _refusal(_full(15), Window(HOUR, 7, 3), test=0.1)
+    assert "15 points at 1H, need context 7 + horizon 3 + validation 3 + test 3" in message
+    assert "set data.test=0" in message
+
+
+def test_of_many_series_the_longest_is_named():
+    observed = np.ones((3, 11), dtype=bool)
+    observed[0, :6] = observed[2, :9] = False
+    message = _refusal(_panel(np.ones((3, 11)), observed), Window(HOUR, 7, 3))
+    assert "all 3 series are too short; the longest is series w1 m: 11 points" in message
+
+
+def test_reasons_are_told_with_their_counts():
+    message = _refusal(_panel(np.zeros((1, 40)), np.ones((1, 40))), Window(HOUR, 7, 3))
+    assert "31 context is zero throughout" in message
+    every_fifth = np.zeros((1, 40), dtype=bool)
+    every_fifth[0, ::5] = True
+    message = _refusal(_panel(np.ones((1, 40)), every_fifth), Window(HOUR, 7, 3))
+    assert "8 points" in message
+    assert "31 context has too much missing" in message
+
+
+@pytest.mark.parametrize(
+    "part, settings", [("validation", {"test": 0}), ("test", {"test": 0.25, "validation": 0})]
+)
+def test_a_part_where_nothing_was_observed_is_refused(part, settings):
+    observed = np.ones((1, 40), dtype=bool)
+    observed[0, 28:] = False
+    message = _refusal(
+        _panel(np.ones((1, 40)), observed), Window(HOUR, 4, 2), **({"validation": 0.25} | settings)
+    )
+    assert f"no window in the {part} part (25% of the time range)" in message
+    assert f"set data.{part}=0" in message

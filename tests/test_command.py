@@ -1,0 +1,57 @@
+"""A command that is interrupted says so with its exit code and leaves an artifact that loads."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import BIN
+from kforecast.forecaster import Forecaster
+
+ENDLESS = [
+    "source=synthetic",
+    "source.days=7",
+    "trainer=cpu",
+    "trainer.max_epochs=1000000",
+    "callbacks.early_stopping=null",
+    "logger=none",
+    "hydra.run.dir=run",
+    "--model-save-path=model",
+]
+
+
+def wait_for(text: str, file: Path, process: subprocess.Popen[str], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not (file.exists() and text in file.read_text(encoding="utf-8")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"no {text!r} in {file.name}"
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_training(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [str(BIN / "kforecast-train"), *ENDLESS],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for("Epoch: 1", tmp_path / "run" / "train.log", process, seconds=120)
+        wait_for("Saving model", tmp_path / "run" / "train.log", process, seconds=20)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stdout + stderr
+    forecaster = Forecaster.load(tmp_path / "model")
+    assert len(forecaster.item_ids) == 4
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "model"}
+    assert not list((tmp_path / "model").glob(".*"))

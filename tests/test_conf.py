@@ -1,0 +1,257 @@
+"""conf/: every option composes and is right, layers win in the promised order, and Hydra's tools work."""
+
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from conftest import composed, run_command
+from kforecast.config import CONF_DIR, check_train_settings, plain
+from kforecast.legacy_cli import FLAGS
+
+FILES = sorted(path.relative_to(CONF_DIR).as_posix() for path in CONF_DIR.rglob("*.yaml"))
+OPTIONS = [file for file in FILES if "/" in file and not file.startswith("hydra/")]
+PRIMARIES = [file.removesuffix(".yaml") for file in FILES if "/" not in file]
+# Values that only the user knows.
+NEEDED = {
+    "train": ["source.path=traffic.csv"],
+    "forecast": ["source.path=traffic.csv", "artifact_dir=model"],
+    "source/kapacity.yaml": ["source.address=localhost:9090"],
+    "source/synthetic.yaml": [],
+    "data/kapacity.yaml": ["source.path=traffic.csv", "monitor=train/loss"],
+}
+
+
+def selected(file: str) -> list[str]:
+    """The overrides that choose an option's file."""
+    group, option = file.removesuffix(".yaml").rsplit("/", 1)
+    return [f"{group}={option}", *NEEDED.get(file, NEEDED["train"])]
+
+
+def test_conf_is_where_the_package_looks() -> None:
+    assert {"train", "forecast"} <= set(PRIMARIES)
+    groups = {file.split("/")[0] for file in OPTIONS}
+    ours = {"window", "source", "data", "model", "optimizer", "trainer", "callbacks", "logger", "experiment"}
+    assert groups >= ours
+    assert CONF_DIR.is_absolute()
+
+
+@pytest.mark.parametrize("primary", PRIMARIES)
+def test_every_primary_config_composes_and_resolves(primary: str) -> None:
+    cfg = composed(*NEEDED[primary], name=primary)
+    assert plain(cfg)
+    if primary == "train":
+        check_train_settings(cfg)
+
+
+@pytest.mark.parametrize("file", OPTIONS)
+def test_every_option_composes_resolves_and_passes_the_checks(file: str) -> None:
+    cfg = composed(*selected(file))
+    check_train_settings(cfg)
+    content = plain(cfg)
+    group = file.split("/")[0]
+    if group != "experiment":
+        # What the file says has arrived, whatever the defaults list put around it.
+        said = yaml.safe_load((CONF_DIR / file).read_text()) or {}
+        given = {key for key in said if key != "defaults"}
+        assert given <= set(content[group])
+        for key in given:
+            if isinstance(said[key], (int, float)):
+                assert content[group][key] == said[key]
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("hydra/")])
+def test_every_option_for_hydra_itself_is_used(file: str) -> None:
+    group, option = file.removesuffix(".yaml").rsplit("/", 1)
+    lists = [yaml.safe_load((CONF_DIR / f"{name}.yaml").read_text())["defaults"] for name in PRIMARIES]
+    assert any({f"override {group}": option} in entries for entries in lists)
+    assert composed(f"{group}={option}", *NEEDED["train"])
+
+
+def targets(node: Any) -> Iterator[dict[str, Any]]:
+    """Every part of a configuration that describes an object."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for child in node.values():
+            yield from targets(child)
+
+
+@pytest.mark.parametrize("file", [*OPTIONS, *PRIMARIES])
+def test_every_key_is_an_argument_of_what_it_configures(file: str) -> None:
+    cfg = composed(*NEEDED[file], name=file) if file in PRIMARIES else composed(*selected(file))
+    for node in targets(plain(cfg)):
+        parameters = inspect.signature(get_object(node["_target_"])).parameters
+        keys = {key for key in node if not key.startswith("_")}
+        assert keys <= set(parameters), node["_target_"]
+
+
+# The keys of loggers and experiments are explained where they come from.
+EXPLAINED = re.compile(r"(window|data|source|model|optimizer|trainer|callbacks)/|[^/]+$")
+
+
+@pytest.mark.parametrize("file", list(filter(EXPLAINED.match, FILES)))
+def test_every_key_is_explained(file: str) -> None:
+    """A key has a comment in its line, or an option's file has one that speaks for all."""
+    text = (CONF_DIR / file).read_text(encoding="utf-8").split("\nhydra:")[0]
+    keys = re.findall(r"^ *(?!_)(\w+): +[^#\n]*[^#\s]( +# .+)?$", text, flags=re.MULTILINE)
+    uncommented = [key for key, comment in keys if not comment]
+    assert not uncommented or ("/" in file and text.startswith("# "))
+
+
+def test_layers_win_in_the_promised_order(tmp_path: Path) -> None:
+    """Group file < train.yaml < --config-file < experiment < command line."""
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF_DIR, conf)
+    file = tmp_path / "train-config.yaml"
+    file.write_text("freq: 1H\npredictionLength: 3\ncontextLength: 9\n")
+    (conf / "experiment" / "own.yaml").write_text("# @package _global_\nwindow:\n  context_length: 10\n")
+
+    def context_length(*arguments: str) -> int:
+        return int(composed("source=synthetic", *arguments, conf=conf).window.context_length)
+
+    in_group = yaml.safe_load((conf / "window" / "1h.yaml").read_text())["context_length"]
+    assert context_length("window=1h") == in_group == 12
+    with (conf / "train.yaml").open("a") as train:
+        train.write("\nwindow:\n  context_length: 8\n")
+    assert context_length("window=1h") == 8
+    assert context_length("window=1h", f"--config-file={file}") == 9
+    assert context_length("window=1h", f"--config-file={file}", "experiment=own") == 10
+    assert context_length("experiment=own", f"--config-file={file}", "window.context_length=11") == 11
+
+
+def test_the_kapacity_experiment_is_the_recipe_of_the_contract() -> None:
+    cfg = composed("experiment=kapacity", "source.path=t.csv")
+    assert (cfg.optimizer._target_, cfg.optimizer.lr) == ("torch.optim.Adam", 0.001)
+    assert (cfg.data.batch_size, cfg.data.fill, cfg.data.mask_gaps) == (32, "zero", False)
+    assert (cfg.data.validation, cfg.data.test, cfg.data.max_missing) == (0, 0, 1)
+    assert (cfg.data.skip_zero_context, cfg.data.skip_newest_window) == (False, True)
+    assert (cfg.callbacks.early_stopping.patience, cfg.callbacks.early_stopping.monitor) == (15, "train/loss")
+    assert (cfg.trainer.max_epochs, cfg.model.shared_embedding) == (100, False)
+    assert (cfg.window.freq, cfg.window.context_length, cfg.window.prediction_length) == ("10min", 7, 3)
+
+
+def test_cfg_job_prints_the_configuration(tmp_path: Path) -> None:
+    done = run_command("kforecast-train", "--cfg", "job", "window=1d", "seed=7", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    content = yaml.safe_load(done.stdout)
+    assert content["window"]["freq"] == "1D"
+    assert content["seed"] == 7
+    assert content.keys() == OmegaConf.to_container(composed("window=1d")).keys()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cfg_job_shows_what_the_flags_mean(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("freq: 1H\npredictionLength: 2\ncontextLength: 5\n")
+    flags = ["--config-file=c.yaml", "--dataset-file=t.csv", "--model-save-path=model"]
+    done = run_command("kforecast-train", *flags, "--cfg", "job", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    content = yaml.safe_load(done.stdout)
+    assert content["window"] == {"freq": "1H", "context_length": 5, "prediction_length": 2}
+    assert (content["source"]["path"], content["artifact_dir"]) == ("t.csv", "model")
+
+
+def test_info_shows_the_defaults_tree(tmp_path: Path) -> None:
+    done = run_command("kforecast-train", "--info", "defaults-tree", "experiment=kapacity", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "data: kapacity:" in done.stdout
+    assert "window: 10min" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("wind", {"window=", "window."}),
+        ("window=", {"window=1min", "window=10min", "window=1h", "window=1d"}),
+        ("experiment=k", {"experiment=kapacity"}),
+        ("source=synthetic source.wo", {"source.workloads="}),
+        ("--dataset-file=t.csv --model-save-path model optimizer.l", {"optimizer.lr="}),
+    ],
+)
+def test_completion(line: str, expected: set[str], tmp_path: Path) -> None:
+    typed = f"kforecast-train {line}"
+    shell = {"COMP_LINE": typed, "COMP_POINT": str(len(typed))}
+    done = run_command("kforecast-train", "-sc", "query=bash", cwd=tmp_path, env=shell)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(done.stdout.split()) == expected
+
+
+def test_completion_of_a_flag_prints_no_usage(tmp_path: Path) -> None:
+    typed = "kforecast-train seed=1 --data"
+    shell = {"COMP_LINE": typed, "COMP_POINT": str(len(typed))}
+    done = run_command("kforecast-train", "-sc", "query=bash", cwd=tmp_path, env=shell)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_help_of_train(tmp_path: Path) -> None:
+    done = run_command("kforecast-train", "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for group in {file.split("/")[0] for file in OPTIONS}:
+        options = [f.split("/")[1].removesuffix(".yaml") for f in OPTIONS if f.startswith(f"{group}/")]
+        assert f"\n{group}: {', '.join(sorted(options))}\n" in done.stdout
+    for flag, meaning in FLAGS.items():
+        assert re.search(rf"^ +{flag} +{re.escape(meaning)}$", done.stdout, flags=re.MULTILINE)
+    assert len(examples(done.stdout)) == 3
+    assert "$" not in done.stdout.replace("$(kforecast-train", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_of_forecast(tmp_path: Path) -> None:
+    done = run_command("kforecast-forecast", "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "source: csv, kapacity, synthetic" in done.stdout
+    assert "--dataset-file" in done.stdout
+    assert "--model-save-path" not in done.stdout
+    assert len(examples(done.stdout)) == 3
+
+
+def examples(text: str) -> list[str]:
+    return re.findall(r"^  (kforecast-\w+ .*)$", text, flags=re.MULTILINE)
+
+
+def test_examples_of_help_compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train-config.yaml").write_text("freq: 1H\npredictionLength: 2\ncontextLength: 5\n")
+    monkeypatch.chdir(tmp_path)
+    for command in ("train", "forecast"):
+        done = run_command(f"kforecast-{command}", "--help", cwd=tmp_path)
+        for line in examples(done.stdout):
+            # A sweep's values are taken one by one.
+            arguments = [word.partition(",")[0] for word in line.split()[1:]]
+            assert plain(composed(*arguments, name=command))
+
+
+@pytest.mark.parametrize(
+    "arguments, code",
+    [
+        (["--help"], 0),
+        (["--cfg", "job"], 0),
+        (["sede=1"], 2),
+        (["source=synthetic", "seed=-1"], 2),
+        (["--config-file=nowhere.yaml"], 2),
+        (["--dataset-file=traffic.csv", "window.context_length=4000"], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_no_torch_before_it_is_needed(
+    arguments: list[str], code: int, tmp_path: Path, traffic_csv: Callable[..., Path]
+) -> None:
+    traffic_csv(points=20)
+    script = """
+import atexit, sys
+from kforecast.training.train import main
+atexit.register(lambda: print("heavy:", sorted({"torch", "lightning", "matplotlib"} & set(sys.modules))))
+main()
+"""
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy: []"

@@ -1,0 +1,111 @@
+"""Who may import whom: the walls of the house, read from the source."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kforecast
+
+PACKAGE = Path(kforecast.__file__).parent
+ROOT = PACKAGE.parents[1]
+MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
+
+# Rooms of kforecast that a room may use besides itself. What is not here is a verb, or runs verbs.
+MAY_USE = {
+    "errors": set(),
+    "window": set(),
+    "console": set(),
+    "validation": {"errors"},
+    "directory": {"errors"},
+    "models": {"window"},
+    "metrics": {"window", "errors", "validation"},
+    "data": {"metrics", "window", "errors", "console"},
+    "artifact": {"models", "data", "window", "errors", "directory"},
+    "forecaster": {"artifact", "models", "data", "window", "errors"},
+    "evaluation": {"forecaster", "artifact", "data", "models", "metrics", "window", "errors", "console"},
+    "config": {"data", "window", "errors", "validation"},
+    "legacy_cli": {"metrics", "window", "errors", "validation"},
+}
+# Entry functions, which alone see a configuration, inside rooms that otherwise do not.
+ENTRIES = {"evaluation/evaluate", "training/train", "training/sweep"}
+INSIDE = {*MAY_USE, "training"} - {"config", "legacy_cli"}
+
+
+def imports(module: str) -> Iterator[str]:
+    """Full dotted names of all that a module imports, wherever in it."""
+    path = PACKAGE / f"{module}.py"
+    package = ["kforecast", *module.split("/")[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def libraries(module: str) -> set[str]:
+    return {name.split(".")[0] for name in imports(module)}
+
+
+def room(module: str) -> str:
+    return module.split("/")[0]
+
+
+def rooms_used(module: str) -> set[str]:
+    used = {name.split(".")[1] for name in imports(module) if name.startswith("kforecast.")}
+    return {name for name in used if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists()}
+
+
+def test_the_reader_of_imports_sees_them() -> None:
+    assert "training/train" in MODULES
+    assert {"hydra", "lightning", "torch", "kforecast"} <= libraries("training/train")
+    assert {"command", "config", "data", "artifact"} <= rooms_used("training/train")
+    assert {name for name in MAY_USE if name in map(room, MODULES)} == set(MAY_USE)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room(module) in MAY_USE])
+def test_a_room_uses_only_the_rooms_below_it(module: str) -> None:
+    if module in ENTRIES:
+        pytest.skip("an entry function may use everything")
+    assert rooms_used(module) - {room(module)} <= MAY_USE[room(module)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_libraries_stay_where_they_belong(module: str) -> None:
+    used = libraries(module)
+    if room(module) in INSIDE and module not in ENTRIES:
+        assert not used & {"hydra", "omegaconf"}
+    if room(module) != "training" and module != "data/datamodule":
+        assert not used & {"lightning", "pytorch_lightning"}
+    if module not in ("metrics/kapacity", "metrics/server") and not module.startswith("metrics/proto/"):
+        assert not used & {"grpc", "google"}
+    if room(module) in ("metrics", "window", "errors", "validation", "config", "legacy_cli", "command"):
+        assert "torch" not in used
+
+
+def test_no_module_is_a_drawer_for_everything() -> None:
+    names = {part for module in MODULES for part in module.split("/")}
+    assert not names & {"utils", "util", "common", "base", "components", "helpers", "misc"}
+
+
+def test_inference_loads_neither_hydra_nor_lightning() -> None:
+    heavy = "{'hydra', 'omegaconf', 'lightning', 'grpc'}"
+    script = f"import sys, kforecast.forecaster; print(sorted({heavy} & {{*sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not (ROOT / "scripts").is_dir(), reason="not a checkout")
+def test_scripts_only_start_a_verb() -> None:
+    scripts = sorted((ROOT / "scripts").glob("*.py"))
+    assert scripts
+    for script in scripts:
+        if script.stem != "benchmark":
+            text = script.read_text(encoding="utf-8")
+            assert len(text.splitlines()) <= 20, script.name
+            assert text.count(f"python scripts/{script.name} ") == 2, script.name
