@@ -43,8 +43,8 @@ def test_interrupted_training(number: signal.Signals, code: int, tmp_path: Path)
         text=True,
     )
     try:
-        wait_for("Epoch: 1", tmp_path / "run" / "train.log", process, seconds=120)
-        wait_for("Saving model", tmp_path / "run" / "train.log", process, seconds=20)
+        # When the second epoch is logged, the artifact of the first has been written.
+        wait_for("Epoch: 2", tmp_path / "run" / "train.log", process, seconds=120)
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=20)
     finally:
