@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from kforecast.config import CONF_DIR
-from kforecast.errors import ConfigError, KforecastError
+from kforecast.errors import ConfigError, KforecastError, ours
 from kforecast.legacy_cli import FLAGS, translate, without_flags
 from kforecast.validation import nearest
 
@@ -106,16 +106,6 @@ def _check_flags(arguments: list[str], flags: Collection[str]) -> None:
     flag = unknown[0].partition("=")[0]
     known = [*flags, *(option for action in parser._actions for option in action.option_strings)]
     raise ConfigError(f"unknown flag {flag}{nearest(flag, known)} (--help shows all flags)")
-
-
-def ours(error: BaseException) -> KforecastError | None:
-    """The error of ours that this one is or was caused by (Hydra wraps what a constructor raises)."""
-    current: BaseException | None = error
-    while current is not None:
-        if isinstance(current, KforecastError):
-            return current
-        current = current.__cause__
-    return None
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001

@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kforecast.data.fill import Fill
-from kforecast.errors import ConfigError
-from kforecast.validation import list_problems, validate
+from kforecast.errors import ConfigError, ours
+from kforecast.validation import list_problems, problems_of, validate
 from kforecast.window import Frequency, Window
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -59,12 +61,33 @@ class OptimizerSection(_Section):
     """``optimizer``: the step size is checked, the rest is the optimizer's."""
 
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 class TrainerSection(_Section):
     """``trainer``: the number of epochs is checked, the rest is Lightning's."""
 
     max_epochs: Annotated[int, Field(ge=1)]
+
+
+class EarlyStoppingSection(_Section):
+    """``callbacks.early_stopping``: the patience is checked, the rest is Lightning's."""
+
+    patience: Annotated[int, Field(ge=1)]
+
+
+class ForecastFiguresSection(_Section):
+    """``callbacks.forecast_figures``."""
+
+    every_n_epochs: Annotated[int, Field(ge=1)]
+    num_windows: Annotated[int, Field(ge=1)]
+
+
+class CallbacksSection(_Section):
+    """``callbacks``: those whose numbers we check; each may be left out."""
+
+    early_stopping: EarlyStoppingSection | None = None
+    forecast_figures: ForecastFiguresSection | None = None
 
 
 class ArtifactSection(_Section):
@@ -83,6 +106,7 @@ class TrainSettings(_Section):
     data: DataSection
     optimizer: OptimizerSection
     trainer: TrainerSection
+    callbacks: CallbacksSection
     artifact: ArtifactSection
 
 
@@ -106,6 +130,30 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
     if problems:
         raise ConfigError(list_problems("configuration", problems))
     return settings
+
+
+def built(node: DictConfig, **arguments: Any) -> Any:
+    """Make what a config node describes, with arguments that no configuration can hold.
+
+    Raises
+    ------
+    ConfigError
+        When the class refuses what it is given.
+    """
+    try:
+        # In two steps: given to instantiate() itself, our dataclasses would be turned into configs.
+        return instantiate(node, _partial_=True)(**arguments)
+    except OSError:
+        raise
+    except Exception as error:  # each library has its own for a wrong argument
+        if found := ours(error):
+            raise found from error
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        name = node._get_full_key("")
+        if isinstance(cause, ValidationError):
+            raise ConfigError(list_problems("configuration", problems_of(cause, name))) from error
+        said = " ".join(str(cause).split()) or type(cause).__name__
+        raise ConfigError(f"{name}: {said}") from error
 
 
 def window_of(section: WindowSection) -> Window:

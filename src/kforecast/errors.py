@@ -30,3 +30,13 @@ class ArtifactError(KforecastError):
 
 class TrainingError(KforecastError):
     """Training itself failed: numbers that are not finite, a disk that is full."""
+
+
+def ours(error: BaseException) -> KforecastError | None:
+    """The error of ours that this one is or was caused by (Hydra wraps what a constructor raises)."""
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, KforecastError):
+            return current
+        current = current.__cause__
+    return None

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from kforecast import command
-from kforecast.config import plain
+from kforecast.config import built, plain
 from kforecast.directory import check_writable
 from kforecast.errors import ConfigError, DataError
 
@@ -47,7 +46,7 @@ def forecast(cfg: DictConfig) -> None:
     artifact_dir = Path(str(settings["artifact_dir"]))
     if not artifact_dir.is_dir():
         raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
-    history = instantiate(cfg.source).fetch()
+    history = built(cfg.source).fetch()
 
     from kforecast.data.panel import item_key
     from kforecast.forecaster import Forecaster

@@ -27,8 +27,15 @@ def validate(model: type[Model], content: object, name: str) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        problems = [_describe(model, found) for found in error.errors(include_url=False)]
-        raise ConfigError(list_problems(name, problems)) from error
+        raise ConfigError(list_problems(name, problems_of(error, model=model))) from error
+
+
+def problems_of(error: ValidationError, prefix: str = "", model: type[BaseModel] | None = None) -> list[str]:
+    """Every problem in words: path (below ``prefix``), value, remedy."""
+    start = (prefix,) if prefix else ()
+    return [
+        _describe(found | {"loc": start + found["loc"]}, model) for found in error.errors(include_url=False)
+    ]
 
 
 def list_problems(name: str, problems: list[str]) -> str:
@@ -44,11 +51,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _describe(model: type[BaseModel], found: Any) -> str:
+def _describe(found: Any, model: type[BaseModel] | None) -> str:
     path = _path(found["loc"])
     if found["type"] == "extra_forbidden":
-        known = _keys_beside(model, found["loc"])
-        return f"{path}: unknown key{nearest(str(found['loc'][-1]), known) or '; known: ' + ', '.join(known)}"
+        known = _keys_beside(model, found["loc"]) if model is not None else []
+        listed = f"; known: {', '.join(known)}" if known else ""
+        return f"{path}: unknown key{nearest(str(found['loc'][-1]), known) or listed}"
     if found["type"] == "missing":
         return f"{path}: missing"
     if found["type"] in ("model_type", "dict_type"):

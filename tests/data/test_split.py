@@ -30,11 +30,11 @@ def _why_unused(panel, window, row, origin, settings):
     horizon = slice(origin, origin + window.prediction_length)
     seen = panel.observed[row, context]
     if (~seen).sum() > settings["max_missing"] * window.context_length:
-        return "context has too much missing"
+        return "with too much of the context missing"
     if settings["mask_gaps"] and not panel.observed[row, horizon].any():
-        return "no target observed"
+        return "without an observed target"
     if settings["skip_zero_context"] and not (panel.values[row, context][seen] != 0).any():
-        return "context is zero throughout"
+        return "with a context of zeros"
     return None
 
 
@@ -133,7 +133,7 @@ def test_what_stands_where_nothing_was_observed_is_no_traffic():
     values[0, :2], observed[0, 2] = 0, 0
     split = split_windows(_panel(values, observed), Window(HOUR, 3, 1), validation=0, test=0, max_missing=0.5)
     assert split.train.tolist() == [4, 5]
-    assert split.unused == {"context is zero throughout": 1}
+    assert split.unused == {"with a context of zeros": 1}
 
 
 def test_without_gaps_every_window_is_used_up_to_the_last_bin():
@@ -195,12 +195,12 @@ def test_of_many_series_the_longest_is_named():
 
 def test_reasons_are_told_with_their_counts():
     message = _refusal(_panel(np.zeros((1, 40)), np.ones((1, 40))), Window(HOUR, 7, 3))
-    assert "31 context is zero throughout" in message
+    assert "31 with a context of zeros" in message
     every_fifth = np.zeros((1, 40), dtype=bool)
     every_fifth[0, ::5] = True
     message = _refusal(_panel(np.ones((1, 40)), every_fifth), Window(HOUR, 7, 3))
     assert "8 points" in message
-    assert "31 context has too much missing" in message
+    assert "31 with too much of the context missing" in message
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def _cells(text, name):
 
 
 def test_the_table_says_what_the_figures_say():
-    panel, split = _hand_made(), _split([3, 4, 13], [15, 16], [18], {"no target observed": 1234})
+    panel, split = _hand_made(), _split([3, 4, 13], [15, 16], [18], {"without an observed target": 1234})
     text = data_table(summarize(panel, split), panel, split)
     assert "3 series on one grid of 10 bins of 1H" in text
     first = [
@@ -85,7 +85,7 @@ def test_the_table_says_what_the_figures_say():
     assert _cells(text, "shop/w02")[2:5] == ["0", "-", "-"]
     assert _cells(text, "total") == ["total", "15", "3", "2", "1"]
     assert "17 rows; 2 at a timestamp already seen, averaged" in text
-    assert "windows not used: 1,234 no target observed" in text
+    assert "windows not used: 1,234 without an observed target" in text
     assert "1 series yield no training window: shop/w02 qps" in text
 
 

@@ -102,16 +102,16 @@ def _usable(
     known = _running_sum(panel.observed[:, :end])
     seen = known[:, context : context + count] - known[:, :count]
     enough = context - seen <= max_missing * context
-    unused = {"context has too much missing": int((~enough).sum())}
+    unused = {"with too much of the context missing": int((~enough).sum())}
     usable = enough
     if mask_gaps:
         has_target = known[:, context + horizon :][:, :count] > known[:, context : context + count]
-        unused["no target observed"] = int((usable & ~has_target).sum())
+        unused["without an observed target"] = int((usable & ~has_target).sum())
         usable = usable & has_target
     if skip_zero_context:
         traffic = _running_sum((panel.values[:, :end] != 0) & panel.observed[:, :end])
         alive = traffic[:, context : context + count] > traffic[:, :count]
-        unused["context is zero throughout"] = int((usable & ~alive).sum())
+        unused["with a context of zeros"] = int((usable & ~alive).sum())
         usable = usable & alive
     return usable, {reason: number for reason, number in unused.items() if number}
 
@@ -127,19 +127,23 @@ def _check_enough(panel: Panel, window: Window, split: Split, validation: float,
     horizon = window.prediction_length
     parts = [f"context {window.context_length}", f"horizon {horizon}"]
     parts += [f"validation {horizon}"] * bool(validation) + [f"test {horizon}"] * bool(test)
-    longest = int(np.argmax(panel.observed.sum(axis=1)))
-    workload, metric = panel.series[longest]
-    points = int(panel.observed[longest].sum())
-    problem = (
-        f"series {workload} {metric}: {points:,} points at {window.frequency.name}, need {' + '.join(parts)}"
-    )
-    if panel.num_series > 1:
-        problem = f"all {panel.num_series:,} series are too short; the longest is {problem}"
     if split.train.size == 0:
+        longest = int(np.argmax(panel.observed.sum(axis=1)))
+        points = int(panel.observed[longest].sum())
+        series = f"series {' '.join(panel.series[longest])}: {points:,} points at {window.frequency.name}"
+        if split.train_end >= window.length:
+            raise DataError(
+                f"no window to train on: {series}, and no other has more, but none of the windows is "
+                f"usable{_reasons(split)}"
+            )
         remedy = "give a longer history or a shorter window.context_length or window.prediction_length"
         if test:
             remedy += ", or set data.test=0"
-        raise DataError(f"no window to train on: {problem}; {remedy}{_reasons(split)}")
+        if panel.num_series > 1:
+            series = f"all {panel.num_series:,} series are too short; the longest is {series}"
+        raise DataError(
+            f"no window to train on: {series}, need {' + '.join(parts)}; {remedy}{_reasons(split)}"
+        )
     for name, share, found in (("validation", validation, split.validation), ("test", test, split.test)):
         if share and found.size == 0:
             raise DataError(

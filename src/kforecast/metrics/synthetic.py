@@ -1,60 +1,43 @@
 """``source=synthetic``: seeded traffic that looks like web services', to try things out without a cluster."""
 
+from typing import Annotated
+
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
 
 from kforecast.metrics.source import check_frame
 
 _NAMES = ("cart", "checkout", "search", "catalog", "login", "payment", "media", "feed", "admin", "api")
 
 
-class SyntheticSource:
-    """Several workloads with daily and hourly cycles, weekday effect, trend, noise, spikes and gaps.
+class SyntheticSource(BaseModel):
+    """Several workloads with daily and hourly cycles, weekday effect, trend, noise, spikes and gaps."""
 
-    Parameters
-    ----------
-    workloads:
-        How many series.
-    days:
-        Length of the history.
-    step:
-        Seconds between rows.
-    start:
-        Unix seconds of the first row.
-    hourly:
-        Strength of the cycle within the hour, as a share of the level (jobs started by a clock).
-    weekend:
-        Level of Saturday and Sunday as a share of a weekday's.
-    trend:
-        Relative growth over the whole history.
-    noise:
-        Standard deviation of the (autocorrelated) noise as a share of the level.
-    spikes:
-        Spikes per series and week, each a few minutes to an hour of two to four times the load.
-    gaps:
-        Gaps per series and week, each ten minutes to three hours without any row.
-    seed:
-        Makes the traffic; the same seed gives the same rows.
-    """
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    def __init__(
-        self,
-        *,
-        workloads: int,
-        days: int,
-        step: int,
-        start: int,
-        hourly: float,
-        weekend: float,
-        trend: float,
-        noise: float,
-        spikes: float,
-        gaps: float,
-        seed: int,
-    ) -> None:
-        self.workloads, self.days, self.step, self.start = workloads, days, step, start
-        self.hourly, self.weekend, self.trend, self.noise = hourly, weekend, trend, noise
-        self.spikes, self.gaps, self.seed = spikes, gaps, seed
+    workloads: Annotated[int, Field(ge=1)]
+    """How many series."""
+    days: Annotated[int, Field(ge=1)]
+    """Length of the history."""
+    step: Annotated[int, Field(ge=1)]
+    """Seconds between rows."""
+    start: Annotated[int, Field(ge=0)]
+    """Unix seconds of the first row."""
+    hourly: Annotated[float, Field(ge=0)]
+    """Strength of the cycle within the hour, as a share of the level (jobs started by a clock)."""
+    weekend: Annotated[float, Field(ge=0)]
+    """Level of Saturday and Sunday as a share of a weekday's."""
+    trend: Annotated[float, Field(ge=-0.6)]
+    """Relative growth over the whole history; each series has between half and one and a half of it."""
+    noise: Annotated[float, Field(ge=0)]
+    """Standard deviation of the (autocorrelated) noise as a share of the level."""
+    spikes: Annotated[float, Field(ge=0)]
+    """Spikes per series and week, each a few minutes to an hour of two to four times the load."""
+    gaps: Annotated[float, Field(ge=0)]
+    """Gaps per series and week, each ten minutes to three hours without any row."""
+    seed: Annotated[int, Field(ge=0)]
+    """Makes the traffic; the same seed gives the same rows."""
 
     def __str__(self) -> str:
         return f"synthetic traffic ({self.workloads} workloads, {self.days} days, seed {self.seed})"

@@ -23,9 +23,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from kforecast import command
-from kforecast.config import TrainSettings, check_train_settings, plain, window_of
+from kforecast.config import TrainSettings, built, check_train_settings, plain, window_of
 from kforecast.console import short_path
 from kforecast.directory import check_writable
+from kforecast.errors import ours
 
 if TYPE_CHECKING:
     from kforecast.artifact import Artifact, EstimatorConfig
@@ -67,7 +68,7 @@ def train(cfg: DictConfig) -> float:
     try:
         result = _train(cfg, run_dir)
     except Exception as error:
-        found = command.ours(error)
+        found = ours(error)
         failure = {"status": "failed", "error": str(found or error), "seconds": time.perf_counter() - begun}
         _write_result(run_dir, failure)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -84,7 +85,7 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     artifact_dir = _artifact_dir(settings, run_dir)
     check_writable(artifact_dir)
     window = window_of(settings.window)
-    source = instantiate(cfg.source)
+    source = built(cfg.source)
 
     from kforecast.data.panel import Panel
 
@@ -107,11 +108,11 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     log.info("Seed %d; window: %s", settings.seed, window)
     estimator_config = _estimator_config(cfg, settings, panel.num_series)
     maker = ArtifactMaker(estimator_config, plain(cfg), panel, split)
-    data = _built(cfg.data, panel=panel, window=window, split=split, seed=settings.seed)
-    net = _built(cfg.model, window=window, num_series=panel.num_series)
+    data = built(cfg.data, panel=panel, window=window, split=split, seed=settings.seed)
+    net = built(cfg.model, window=window, num_series=panel.num_series)
     maker.announce(net)
 
-    loggers = [instantiate(logger) for logger in cfg.logger.values() if logger is not None]
+    loggers = [built(logger) for logger in cfg.logger.values() if logger is not None]
     writer = ArtifactWriter(lambda module: maker.make(module.net).save(artifact_dir))
     fit = _fit(cfg, data, net, loggers, writer)
     parts = _per_series(cfg, run_dir, fit, maker) if settings.artifact.per_series else {}
@@ -175,42 +176,21 @@ def _fit(cfg: DictConfig, data: Any, net: Fcnet, loggers: list[Any], *more_callb
     from kforecast.training.fit import fit
     from kforecast.training.module import ForecastModule
 
-    callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback is not None]
+    # An optimizer that refuses its settings is found now, not when training has begun.
+    built(cfg.optimizer, params=net.parameters())
+    callbacks = [built(callback) for callback in cfg.callbacks.values() if callback is not None]
     callbacks += more_callbacks
     watched_by_someone = sys.stdout.isatty()
     if watched_by_someone:
         callbacks.append(RichProgressBar(leave=False))
-    trainer = _built(
+    trainer = built(
         cfg.trainer,
         callbacks=callbacks,
         logger=loggers or False,
         enable_progress_bar=watched_by_someone,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
-    return fit(ForecastModule(net, optimizer=instantiate(cfg.optimizer)), data, trainer, cfg.monitor)
-
-
-def _built(node: DictConfig, **arguments: Any) -> Any:
-    """Make what a config node describes, with arguments that no configuration can hold.
-
-    Raises
-    ------
-    ConfigError
-        When the class refuses its arguments.
-    """
-    from hydra.errors import InstantiationException
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    from kforecast.errors import ConfigError
-
-    try:
-        # In two steps: given to instantiate() itself, our dataclasses would be turned into configs.
-        return instantiate(node, _partial_=True)(**arguments)
-    except (InstantiationException, TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
-        if command.ours(error):
-            raise
-        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        raise ConfigError(f"{node._get_full_key('')}: {str(cause).splitlines()[0]}") from error
+    return fit(ForecastModule(net, instantiate(cfg.optimizer)), data, trainer, cfg.monitor)
 
 
 def _per_series(cfg: DictConfig, run_dir: Path, fit: Fit, maker: ArtifactMaker) -> dict[str, Artifact]:
@@ -222,7 +202,7 @@ def _per_series(cfg: DictConfig, run_dir: Path, fit: Fit, maker: ArtifactMaker) 
         if OmegaConf.select(cfg, "callbacks.model_checkpoint.dirpath"):
             cfg.callbacks.model_checkpoint.dirpath = str(run_dir / "checkpoints" / "per_series")
         window, num_series = fit.data.windows.window, fit.data.panel.num_series
-        net = _built(cfg.model, window=window, num_series=num_series, shared_embedding=False)
+        net = built(cfg.model, window=window, num_series=num_series, shared_embedding=False)
         net = _fit(cfg, fit.data, net, loggers=[]).net
     return maker.single_series(net)
 
