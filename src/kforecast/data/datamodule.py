@@ -9,11 +9,8 @@ from torch.utils.data import DataLoader
 from kforecast.data.fill import Fill
 from kforecast.data.panel import Panel
 from kforecast.data.split import Split, split_windows
-from kforecast.data.windows import WindowBatch, WindowDataset, window_loader
+from kforecast.data.windows import EVALUATION_BATCH_SIZE, WindowBatch, WindowDataset, window_loader
 from kforecast.window import Window
-
-# Without gradients a batch costs little memory, so that scoring takes large ones whatever the training's.
-EVALUATION_BATCH_SIZE = 4096
 
 
 class ForecastDataModule(pl.LightningDataModule):

@@ -15,6 +15,9 @@ from kforecast.data.fill import Fill, fill_gaps
 from kforecast.data.panel import Panel
 from kforecast.window import Window
 
+# Without gradients a batch costs little memory, so that scoring takes large ones whatever the training's.
+EVALUATION_BATCH_SIZE = 4096
+
 
 class WindowBatch(NamedTuple):
     """What a network sees and what it is judged by."""

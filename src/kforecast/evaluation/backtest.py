@@ -7,11 +7,9 @@ import numpy as np
 import torch
 
 from kforecast.data.panel import Panel
-from kforecast.data.windows import WindowBatch, WindowDataset
+from kforecast.data.windows import EVALUATION_BATCH_SIZE, WindowBatch, WindowDataset
 from kforecast.evaluation.baselines import last_value, seasonal_naive
 from kforecast.evaluation.scores import Scores, score
-
-_BATCH_SIZE = 4096
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def forecast_windows(
     forecast: Callable[[WindowBatch], torch.Tensor], windows: WindowDataset, cells: np.ndarray
 ) -> np.ndarray:
     """Forecast many windows in few batches, float32 ``[windows, horizon]``."""
-    batches = torch.split(torch.from_numpy(cells), _BATCH_SIZE)
+    batches = torch.split(torch.from_numpy(cells), EVALUATION_BATCH_SIZE)
     return torch.cat([forecast(windows[batch]).cpu() for batch in batches]).numpy()
 
 
