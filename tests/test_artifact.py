@@ -154,6 +154,16 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     assert not [name for name in names_in(directory) if name.startswith(".")]
 
 
+def test_a_folder_of_others_called_per_series_stays(tmp_path: Path) -> None:
+    notes = tmp_path / "model" / "per_series" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    make_artifact().save(tmp_path / "model")
+    make_artifact().save(tmp_path / "model", {"0-a": make_artifact(series=1)})
+    assert notes.read_text() == "mine"
+    assert Artifact.load(tmp_path / "model" / "per_series" / "0-a").config.num_series == 1
+
+
 def test_the_current_directory_can_be_the_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_artifact(0.1).save(Path())

@@ -109,3 +109,24 @@ def test_an_id_beyond_the_embedding_is_refused(tmp_path: Path) -> None:
     Artifact(artifact.config, {"ns/aqps": 2}, artifact.state, {}).save(tmp_path / "model")
     with pytest.raises(ArtifactError, match="num_series"):
         Forecaster.load(tmp_path / "model")
+
+
+def test_as_consumed_fills_with_zeros_as_the_job_does(tmp_path: Path) -> None:
+    forecaster = Forecaster.load(saved(tmp_path / "model", fill="interpolate"))
+    gap, zeros = history([5, 8, np.nan, 4]), history([5, 8, 0, 4])
+    pd.testing.assert_frame_equal(forecaster.forecast(gap, as_consumed=True), forecaster.forecast(zeros))
+
+
+def test_a_series_without_any_value_is_refused(tmp_path: Path) -> None:
+    forecaster = Forecaster.load(saved(tmp_path / "model"))
+    silent = history([1, 2, 3], "ns/b").assign(value=np.nan)
+    with pytest.raises(DataError, match="no value is known of ns/b qps"):
+        forecaster.forecast(pd.concat([history([1, 2, 3, 4]), silent]))
+
+
+def test_a_mostly_missing_context_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    forecaster = Forecaster.load(saved(tmp_path / "model"))
+    forecaster.forecast(history([1, 2, np.nan, 4]))
+    assert "guess" not in caplog.text
+    forecaster.forecast(pd.concat([history([1, 2, 3, 4]), history([7], "ns/b")]))
+    assert "context of ns/b qps is missing" in caplog.text

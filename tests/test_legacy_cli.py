@@ -339,3 +339,21 @@ def test_quoting_keeps_numbers_and_words_apart() -> None:
     assert quote("4", number=True) == "4"
     assert quote("4") == "'4'"
     assert quote("few", number=True) == "'few'"
+
+
+def test_yaml_merge_keys_are_read(tmp_path):
+    path = tmp_path / "train-config.yaml"
+    path.write_text(
+        "freq: 10min\npredictionLength: 3\ncontextLength: 7\n"
+        "targets:\n"
+        "- &first {workloadNamespace: a, workloadName: b, historyLength: 48H,\n"
+        "          metrics: [{type: External, external: {metric: {name: m}}}]}\n"
+        "- <<: *first\n"
+        "  workloadName: c\n"
+    )
+    assert [target.workload for target in read_train_config(path).targets] == ["a/b", "a/c"]
+
+
+def test_a_deletion_is_an_override():
+    flags = ["-m", "~callbacks.early_stopping", "--dataset-file=f"]
+    assert translate(flags) == ["-m", "source=csv", "source.path='f'", "~callbacks.early_stopping"]

@@ -138,7 +138,15 @@ class Artifact:
         contents = self._files()
         for name, part in (parts or {}).items():
             contents |= {f"{PER_SERIES}/{name}/{file}": data for file, data in part._files().items()}
-        replace_directory(directory, contents, owned=(*TRIO, METADATA, PER_SERIES))
+        owned = [*TRIO, METADATA]
+        # A folder of that name with anything else in it is someone else's.
+        if all(path.is_dir() or path.name in owned for path in (directory / PER_SERIES).rglob("*")):
+            owned.append(PER_SERIES)
+        replace_directory(directory, contents, owned)
+
+    def size(self) -> int:
+        """Bytes of all files together, which must fit a ConfigMap to be shipped in one."""
+        return sum(map(len, self._files().values()))
 
     def _files(self) -> dict[str, bytes]:
         contents = {

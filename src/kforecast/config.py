@@ -1,7 +1,7 @@
 """Where conf/ is, and the checks of a composed configuration that need neither data nor torch."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -28,6 +28,12 @@ NO_SOURCE = """no source of traffic is given; name one of:
 
 def _canonical_frequency(text: str) -> str:
     return Frequency.parse(text).name
+
+
+def _one_device(number: int) -> int:
+    if number != 1:
+        raise ValueError(f"{number} devices: training on more than one is not built yet")
+    return number
 
 
 class _Section(BaseModel):
@@ -68,6 +74,14 @@ class TrainerSection(_Section):
     """``trainer``: the number of epochs is checked, the rest is Lightning's."""
 
     max_epochs: Annotated[int, Field(ge=1)]
+    log_every_n_steps: Annotated[int, Field(ge=1)]
+    devices: Annotated[int, AfterValidator(_one_device)]
+
+
+class ModelSection(_Section):
+    """``model``: the rest is the network's."""
+
+    shared_embedding: bool
 
 
 class EarlyStoppingSection(_Section):
@@ -102,8 +116,10 @@ class TrainSettings(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     threads: Annotated[int, Field(ge=1, le=1024)]
     artifact_dir: Annotated[str, Field(min_length=1)]
+    monitor: Literal["validation/loss", "train/loss"]
     window: WindowSection
     data: DataSection
+    model: ModelSection
     optimizer: OptimizerSection
     trainer: TrainerSection
     callbacks: CallbacksSection
@@ -125,7 +141,7 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
             f"data.validation + data.test: {settings.data.validation:g} + {settings.data.test:g} leave "
             "nothing to train on; their sum must be below 1"
         )
-    if not settings.data.validation and OmegaConf.select(cfg, "monitor") == "validation/loss":
+    if not settings.data.validation and settings.monitor == "validation/loss":
         problems.append("data.validation: 0 leaves no validation loss to watch; add monitor=train/loss")
     if problems:
         raise ConfigError(list_problems("configuration", problems))
@@ -170,7 +186,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
         When a value is missing or an interpolation leads nowhere.
     """
     missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing == ["source.path"]:
+    if missing == ["source.path"] or ("path" in cfg.source and not missing and cfg.source.path is None):
         raise ConfigError(NO_SOURCE)
     if missing:
         raise ConfigError(f"no value for {', '.join(missing)}; give it on the command line: {missing[0]}=...")

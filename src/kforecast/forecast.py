@@ -32,43 +32,55 @@ def forecast(cfg: DictConfig) -> None:
     Raises
     ------
     DataError
-        When a series is not in the artifact; the others' forecasts are written nonetheless.
+        When a series is not in the artifact or has no value; the others are forecast nonetheless.
     """
     settings = plain(cfg)
     as_consumed = settings["forecast"]["as_consumed"]
     if not isinstance(as_consumed, bool):
         raise ConfigError(f"forecast.as_consumed: {as_consumed!r} is neither true nor false")
-    output = Path(settings["output"]) if settings["output"] is not None else None
+    output = Path(str(settings["output"])) if settings["output"] is not None else None
     if output is not None:
         if output.suffix not in _FORMATS:
             raise ConfigError(f"output: {output} ends in none of {', '.join(_FORMATS)}")
         check_writable(output.parent)
+        if output.is_dir():
+            raise ConfigError(f"output: {output} is a directory")
     artifact_dir = Path(str(settings["artifact_dir"]))
     if not artifact_dir.is_dir():
         raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
     history = built(cfg.source).fetch()
 
+    import pandas as pd
+
     from kforecast.data.panel import item_key
     from kforecast.forecaster import Forecaster
 
     forecaster = Forecaster.load(artifact_dir)
-    key = history["workload"].astype(str).combine(history["metric"].astype(str), item_key)
-    known = key.isin(list(forecaster.item_ids))
-    if known.any():
-        write(forecaster.forecast(history[known], as_consumed=as_consumed), output)
-    if not known.all():
-        strangers = sorted(
-            {f"{w} {m}" for w, m in history.loc[~known, ["workload", "metric"]].drop_duplicates().values}
-        )
+    names = history[["workload", "metric"]].astype(str)
+    observed = set(names[history["value"].notna()].drop_duplicates().itertuples(index=False, name=None))
+    served, problems = [], []
+    for pair in names.drop_duplicates().itertuples(index=False, name=None):
+        if item_key(*pair) not in forecaster.item_ids:
+            problems.append(f"{' '.join(pair)} (not in the artifact: train it on this series first)")
+        elif pair not in observed:
+            problems.append(f"{' '.join(pair)} (no value is known)")
+        else:
+            served.append(pair)
+    if served:
+        chosen = history[pd.MultiIndex.from_frame(names).isin(served)]
+        write(forecaster.forecast(chosen, as_consumed=as_consumed), output)
+    if problems:
         raise DataError(
-            f"{artifact_dir} does not know {len(strangers)} of the series: {', '.join(strangers[:5])}"
-            f"{' ...' if len(strangers) > 5 else ''}; train it on them first"
-            + (" (the others are forecast)" if known.any() else "")
+            f"{len(problems)} of {len(problems) + len(served)} series cannot be forecast: "
+            f"{', '.join(problems[:5])}{' ...' if len(problems) > 5 else ''}"
+            + ("; the others are" if served else "")
         )
 
 
 def write(frame: pd.DataFrame, output: Path | None) -> None:
     """Write a forecast as CSV, JSON (a list of rows) or Parquet, by the file's ending; None is stdout."""
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
     if output is None:
         frame.to_csv(sys.stdout, index=False)
     elif output.suffix == ".parquet":

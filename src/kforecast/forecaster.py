@@ -71,10 +71,10 @@ class Forecaster:
         rows = artifact.state.get("static_embeddings.0.weight")
         if rows is None or tuple(rows.shape) != (config.num_series, config.context_length):
             raise ArtifactError(f"{directory}: the checkpoint does not fit estimator_config.yaml")
-        net = NETWORKS[config.model](config.window, config.num_series)
         try:
+            net = NETWORKS[config.model](config.window, config.num_series)
             net.load_state_dict(dict(artifact.state))
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise ArtifactError(
                 f"{directory}: the checkpoint does not fit estimator_config.yaml: {error}"
             ) from error
@@ -93,7 +93,7 @@ class Forecaster:
             Long frame with the columns of contract 3, at the artifact's frequency or finer; the context
             length is enough.
         as_consumed:
-            Forecast every series with id 0, as Kapacity's job does (contract 5).
+            Forecast as Kapacity's job does (contract 5): every series with id 0, missing bins filled with 0.
 
         Returns
         -------
@@ -103,7 +103,7 @@ class Forecaster:
         Raises
         ------
         DataError
-            When a series is not in the artifact, or there is no history.
+            When a series is not in the artifact, or none of its values is known.
         """
         panel = Panel.from_frame(history, self.window.frequency)
         unknown = self.unknown(panel.series)
@@ -113,7 +113,12 @@ class Forecaster:
                 f"not in the artifact: {names}{' ...' if len(unknown) > 5 else ''}; it knows "
                 f"{', '.join(list(self.item_ids)[:5])}{' ...' if len(self.item_ids) > 5 else ''}"
             )
-        context, origin_seconds = self._newest_context(panel)
+        silent = [" ".join(panel.series[row]) for row in np.flatnonzero(~panel.observed.any(axis=1))]
+        if silent:
+            raise DataError(
+                f"no value is known of {', '.join(silent[:5])}{' ...' if len(silent) > 5 else ''}"
+            )
+        context, origin_seconds = self._newest_context(panel, _CONSUMER_FILL if as_consumed else self.fill)
         steps = np.arange(self.window.prediction_length) * self.window.frequency.step
         horizon = origin_seconds[:, None] + steps
         ids = [0 if as_consumed else self.item_ids[item_key(*pair)] for pair in panel.series]
@@ -131,15 +136,23 @@ class Forecaster:
             }
         )
 
-    def _newest_context(self, panel: Panel) -> tuple[np.ndarray, np.ndarray]:
+    def _newest_context(self, panel: Panel, fill: Fill) -> tuple[np.ndarray, np.ndarray]:
         """Filled context ``[series, context]`` up to each series' newest bin; origins in unix seconds."""
-        filled = fill_gaps(panel.values, panel.observed, self.fill).inside
+        filled = fill_gaps(panel.values, panel.observed, fill).inside
         length = self.window.context_length
         newest = panel.num_bins - 1 - panel.observed[:, ::-1].argmax(axis=1)
         position = newest[:, None] + np.arange(1 - length, 1)
         # History that starts inside the context is extended back by the policy's own word for "before".
         context = np.take_along_axis(filled, np.maximum(position, 0), axis=1)
-        if self.fill == "zero":
+        inside = np.maximum(position, 0)
+        known = np.take_along_axis(panel.observed, inside, axis=1) & (position >= 0)
+        guessed = [" ".join(panel.series[row]) for row in np.flatnonzero(2 * known.sum(axis=1) < length)]
+        if guessed:
+            log.warning(
+                "more than half of the context of %s is missing and filled: its forecast is a guess",
+                ", ".join(guessed[:5]) + (" ..." if len(guessed) > 5 else ""),
+            )
+        if fill == "zero":
             context = np.where(position >= 0, context, np.float32(0))
         return context, panel.start + (newest.astype(np.int64) + 1) * self.window.frequency.step
 

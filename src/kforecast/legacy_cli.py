@@ -6,6 +6,7 @@ the config group ``train_config``. Both stand before the user's own overrides, w
 
 import argparse
 import re
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
@@ -97,6 +98,12 @@ def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS)) -> li
         layer = source_layer(content) if with_targets else {}
         if "--model-save-path" in flags:  # a verb that trains
             layer |= recipe_layer(content)
+            if group := next((argument for argument in rest if argument.startswith("window=")), None):
+                print(
+                    f"warning: {group} is without effect: {given.config_file} sets the whole window; change "
+                    "window.freq, window.context_length and window.prediction_length instead",
+                    file=sys.stderr,
+                )
         ConfigStore.instance().store(
             group="train_config", name="from_file", node=layer, package="_global_", provider=given.config_file
         )
@@ -125,7 +132,7 @@ def _insert(arguments: list[str], overrides: list[str]) -> list[str]:
 
 
 def _is_override(argument: str) -> bool:
-    return "=" in argument and not argument.startswith("-")
+    return ("=" in argument and not argument.startswith("-")) or argument.startswith("~")
 
 
 def quote(text: str, number: bool = False) -> str:
@@ -214,6 +221,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, (str, int, float)) and key in seen:
                 raise yaml.constructor.ConstructorError(

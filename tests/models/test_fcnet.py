@@ -66,3 +66,8 @@ def test_series_have_embeddings_of_their_own_when_not_shared() -> None:
     context, calendar = torch.rand(1, 4).expand(2, 4), torch.zeros(2, 2, 3, dtype=torch.int64)
     first, second = net(context, calendar, torch.arange(2))
     assert not torch.equal(first, second)
+
+
+def test_a_context_that_would_fill_the_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match="GiB; use at most 512"):
+        Fcnet(Window(Frequency.parse("1min"), 1440, 2), num_series=1)

@@ -207,6 +207,22 @@ def test_forecast_serves_the_others_when_one_series_is_unknown(run: SimpleNamesp
     assert pd.read_csv(run.folder / "next.csv")["workload"].unique().tolist() == ["shop/cart", "shop/search"]
 
 
+def test_forecast_names_a_series_without_values(run: SimpleNamespace) -> None:
+    history = pd.read_csv(run.folder / "traffic.csv")
+    history.loc[history["workload"] == "shop/search", "value"] = np.nan
+    history.to_csv(run.folder / "silent.csv", index=False)
+    done = run_command(
+        "kforecast-forecast",
+        "artifact_dir=model",
+        "--dataset-file=silent.csv",
+        "output=a/b.csv",
+        cwd=run.folder,
+    )
+    assert done.returncode == 2
+    assert "shop/search qps (no value is known)" in done.stderr
+    assert pd.read_csv(run.folder / "a" / "b.csv")["workload"].unique().tolist() == ["shop/cart"]
+
+
 def test_the_same_seed_gives_the_same_weights(run: SimpleNamespace) -> None:
     states = []
     for workers in (0, 2):

@@ -12,7 +12,7 @@ from kforecast.window import Frequency
 
 # A grid this empty comes from a wrong timestamp (one row in 1970), not from traffic.
 _MOST_CELLS_PER_ROW = 100
-_SMALL = 50_000_000
+_SMALL = 1_000_000
 
 
 @dataclass(frozen=True)

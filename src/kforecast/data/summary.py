@@ -84,12 +84,12 @@ def data_table(summary: pd.DataFrame, panel: Panel, split: Split) -> str:
     if split.unused:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in split.unused.items())
         lines.append(f"windows not used: {reasons}")
-    idle = summary.loc[summary["train"] == 0]
-    if len(idle):
-        names = ", ".join(f"{row.workload} {row.metric}" for row in idle.head(5).itertuples())
-        lines.append(
-            f"{len(idle):,} series yield no training window: {names}{' ...' if len(idle) > 5 else ''}"
-        )
+    for part in _PARTS:
+        idle = summary.loc[summary[part] == 0]
+        if len(idle) and summary[part].any():
+            names = ", ".join(f"{row.workload} {row.metric}" for row in idle.head(5).itertuples())
+            more = " ..." if len(idle) > 5 else ""
+            lines.append(f"{len(idle):,} of {len(summary):,} series have no {part} window: {names}{more}")
     return "\n".join(lines)
 
 

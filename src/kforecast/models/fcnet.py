@@ -12,6 +12,8 @@ from kforecast.window import CALENDAR_TABLE_SIZES, Window
 _SMALLEST_SCALE = 1e-10
 _PRE_EMPHASIS = 0.8
 _GATES = 4
+# The gates have 4 x features^2 weights: 1 GiB here.
+_MOST_FEATURES = 8192
 
 
 class Fcnet(nn.Module):
@@ -26,12 +28,23 @@ class Fcnet(nn.Module):
     shared_embedding:
         Learn one row that all series share. The consumer serves every series with row 0, so only then is
         what it serves equal to our own forecast for more than one series.
+
+    Raises
+    ------
+    ValueError
+        When the context is so long that the gates would have more than 1 GiB.
     """
 
     def __init__(self, window: Window, num_series: int, shared_embedding: bool = False) -> None:
         super().__init__()
         width, fields = window.context_length, window.frequency.calendar_fields
         features = width * (4 + 4 * len(fields))
+        if features > _MOST_FEATURES:
+            most = _MOST_FEATURES // (4 + 4 * len(fields))
+            size = 16 * features**2 / 2**30
+            raise ValueError(
+                f"a context of {width} bins makes a network of {size:.1f} GiB; use at most {most}"
+            )
         self.shared_embedding = shared_embedding
         self.num_series = num_series
         # Names and order are those of the artifact's state dict.

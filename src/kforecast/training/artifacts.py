@@ -36,7 +36,7 @@ class ArtifactMaker:
     def __init__(self, config: EstimatorConfig, settings: dict[str, Any], panel: Panel, split: Split) -> None:
         self._config, self._series, self._item_ids = config, panel.series, panel.item_ids
         step = panel.frequency.step
-        self._metadata = {
+        self._metadata: dict[str, Any] = {
             "kforecast": __version__,
             "libraries": {"python": sys.version.split()[0]} | {name: version(name) for name in _LIBRARIES},
             "seed": settings["seed"],
@@ -58,8 +58,11 @@ class ArtifactMaker:
             self._config, self._item_ids, net.artifact_state(), self._metadata | {"scores": scores or {}}
         )
 
-    def single_series(self, net: Fcnet) -> dict[str, Artifact]:
+    def single_series(self, net: Fcnet, scores: dict[str, Any]) -> dict[str, Artifact]:
         """One artifact a series, by folder name: its row of the embedding and all that is shared."""
+        settings = self._metadata["config"]
+        settings = settings | {"model": settings["model"] | {"shared_embedding": False}}
+        metadata = self._metadata | {"config": settings, "scores": scores}
         state, config = net.artifact_state(), replace(self._config, num_series=1)
         rows = state.pop(_SERIES_TABLE)
         return {
@@ -67,19 +70,19 @@ class ArtifactMaker:
                 config,
                 {item_key(*pair): 0},
                 {_SERIES_TABLE: rows[number : number + 1].clone(), **state},
-                self._metadata,
+                metadata,
             )
             for number, pair in enumerate(self._series)
         }
 
     def announce(self, net: Fcnet) -> None:
         """Say before training how large the checkpoint will be, and what its consumer will not like."""
-        size = len(checkpoint_bytes(net.artifact_state()))
-        log.info("The checkpoint will have %.0f KiB", size / 1024)
-        if size > CONFIG_MAP_LIMIT:
+        artifact = self.make(net)
+        log.info("The checkpoint will have %.0f KiB", len(checkpoint_bytes(artifact.state)) / 1024)
+        if (size := artifact.size()) > CONFIG_MAP_LIMIT:
             log.warning(
-                "The checkpoint (%.2f MiB) will not fit a ConfigMap, which holds at most 1 MiB: mount the "
-                "artifact from a volume, or make window.context_length smaller",
+                "The artifact (%.2f MiB) will not fit a ConfigMap, which holds at most 1 MiB: mount it from "
+                "a volume, or make window.context_length smaller",
                 size / (1 << 20),
             )
         if self._config.freq == "1D":

@@ -67,7 +67,7 @@ class EpochLog(Checkpoint):
                 "epoch/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             }
             for logger in trainer.loggers:
-                logger.log_metrics(speed, step=trainer.current_epoch)
+                logger.log_metrics(speed, step=trainer.global_step)
 
     def _say_progress(self, trainer: pl.Trainer) -> None:
         checkpoint = watching(trainer)

@@ -6,12 +6,13 @@ from functools import partial
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.windows import WindowBatch
-from kforecast.errors import TrainingError
+from kforecast.errors import ConfigError, TrainingError
 from kforecast.evaluation.backtest import Scoreboard, backtest, forecast_windows
 from kforecast.models.fcnet import Fcnet
 from kforecast.training.callbacks import watching
@@ -71,9 +72,12 @@ class Fit:
         part, cells = held_out
         models = {"kforecast": self.module}
         if not self.net.shared_embedding and self.data.panel.num_series > 1:
-            models["the same, as Kapacity serves it"] = partial(_as_consumed, self.module)  # type: ignore[assignment]
+            models["the same, with series id 0"] = partial(_as_consumed, self.module)  # type: ignore[assignment]
         words = {"test": "", "validation": ", which also chose the best epoch"}[part]
-        span = f"the {part} span ({len(cells):,} windows{words})"
+        series = len(torch.unique(cells // self.data.panel.num_bins))
+        total = self.data.panel.num_series
+        some = f" of {series:,} of {total:,} series" if series < total else ""
+        span = f"the {part} span ({len(cells):,} windows{some}{words})"
         return backtest(models, self.data.windows, self.data.panel, cells.numpy(), span)
 
 
@@ -89,6 +93,8 @@ def fit(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, m
     ------
     TrainingError
         When the loss is not a finite number.
+    ConfigError
+        When a callback watches what is not logged.
     KeyboardInterrupt
         When the user interrupts.
     """
@@ -99,6 +105,11 @@ def fit(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, m
         # Lightning turns Ctrl-C into exit code 1.
         if error.code == 1 and trainer.interrupted:
             raise KeyboardInterrupt from error
+        raise
+    except (MisconfigurationException, RuntimeError) as error:
+        # What EarlyStopping and ModelCheckpoint say when nothing logs what they watch.
+        if "conditioned on metric" in str(error) or "could not find the monitored key" in str(error):
+            raise ConfigError(f"callbacks: {' '.join(str(error).split())}") from error
         raise
     seconds = time.perf_counter() - begun
 
@@ -111,9 +122,14 @@ def fit(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, m
         best_epoch, score = best["epoch"] + 1, float(checkpoint.best_model_score)
     if not torch.isfinite(torch.tensor(score)):
         raise TrainingError(f"{monitor} is {score} after {epochs} epochs; try a smaller optimizer.lr")
-    stopped_by = f"trainer.max_epochs={trainer.max_epochs}"
-    if isinstance(stopping, EarlyStopping) and stopping.stopped_epoch:
+    if isinstance(stopping, EarlyStopping) and stopping.wait_count >= stopping.patience:
         stopped_by = f"early stopping: no better {stopping.monitor} in {stopping.patience} epochs"
+    elif isinstance(stopping, EarlyStopping) and stopping.stopped_epoch:
+        stopped_by = f"early stopping: {stopping.stopping_reason_message}"
+    elif epochs == trainer.max_epochs:
+        stopped_by = f"trainer.max_epochs={trainer.max_epochs}"
+    else:
+        stopped_by = "another limit of the trainer"
     module.to(trainer.strategy.root_device).eval()
     return Fit(module, data, score, epochs, best_epoch, stopped_by, seconds)
 

@@ -32,7 +32,8 @@ class ForecastModule(pl.LightningModule):
         self._make_optimizer = optimizer
 
     def forward(self, batch: WindowBatch) -> Tensor:
-        """Forecast in the series' own units, float32 [B, P]."""
+        """Forecast in the series' own units, float32 [B, P]; the batch may lie on any device."""
+        batch = WindowBatch(*(tensor.to(self.device) for tensor in batch))
         scale = self.net.scale(batch.context)
         forecast: Tensor = scale * self.net(batch.context / scale, batch.calendar, batch.series)
         return forecast

@@ -34,8 +34,11 @@ def _verdict(scoreboard: Scoreboard) -> str:
     name, skill = scoreboard.best_naive, scoreboard.skill
     if skill > 0:
         return f"The model's error is {skill:.0%} lower than that of the best naive forecast ({name})."
+    if not np.isfinite(skill):
+        return f"The naive forecast {name!r} is exact here; no model can be better."
+    above = f"{-skill:.0%} above" if skill > -10 else f"{1 - skill:.2g} times"
     return (
-        f"The model is no better than a naive forecast: its error is {-skill:.0%} above that of {name!r}. "
+        f"The model is no better than a naive forecast: its error is {above} that of {name!r}. "
         "More history, more epochs or a longer context may help; do not scale on it as it is."
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shlex
 import shutil
 import sys
@@ -27,6 +28,7 @@ from kforecast.config import TrainSettings, built, check_train_settings, plain, 
 from kforecast.console import short_path
 from kforecast.directory import check_writable
 from kforecast.errors import ours
+from kforecast.legacy_cli import quote
 
 if TYPE_CHECKING:
     from kforecast.artifact import Artifact, EstimatorConfig
@@ -57,7 +59,7 @@ class Result:
 
 
 def train(cfg: DictConfig) -> float:
-    """Train as configured; the run folder gets ``result.json``, whatever happens.
+    """Train as configured; ``result.json`` of the run folder says how far it came.
 
     Returns
     -------
@@ -65,6 +67,7 @@ def train(cfg: DictConfig) -> float:
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     begun = time.perf_counter()
+    _write_result(run_dir, {"status": "running"})
     try:
         result = _train(cfg, run_dir)
     except Exception as error:
@@ -195,16 +198,22 @@ def _fit(cfg: DictConfig, data: Any, net: Fcnet, loggers: list[Any], *more_callb
 
 def _per_series(cfg: DictConfig, run_dir: Path, fit: Fit, maker: ArtifactMaker) -> dict[str, Artifact]:
     """Artifacts of one series each, from a net with individual embeddings, trained here if need be."""
-    net = fit.net
-    if net.shared_embedding:
+    from kforecast.training.artifacts import scores_of
+    from kforecast.training.report import score_table
+
+    scoreboard = fit.scoreboard()
+    if fit.net.shared_embedding:
         log.info("Training once more, with an embedding for each series, for artifact.per_series")
         cfg = cfg.copy()
         if OmegaConf.select(cfg, "callbacks.model_checkpoint.dirpath"):
             cfg.callbacks.model_checkpoint.dirpath = str(run_dir / "checkpoints" / "per_series")
         window, num_series = fit.data.windows.window, fit.data.panel.num_series
         net = built(cfg.model, window=window, num_series=num_series, shared_embedding=False)
-        net = _fit(cfg, fit.data, net, loggers=[]).net
-    return maker.single_series(net)
+        fit = _fit(cfg, fit.data, net, loggers=[])
+        scoreboard = fit.scoreboard()
+        if scoreboard is not None:
+            log.info("How good are individual embeddings?\n%s", score_table(scoreboard))
+    return maker.single_series(fit.net, scores_of(fit, scoreboard))
 
 
 def _report(
@@ -235,7 +244,7 @@ def _report(
         "shared_embedding": fit.net.shared_embedding,
     }
     log_hyper_parameters(loggers, parameters, fit, cfg.monitor, scoreboard)
-    artifact, run = shlex.quote(short_path(artifact_dir)), shlex.quote(short_path(run_dir))
+    artifact, run = _override_value(short_path(artifact_dir)), shlex.quote(short_path(run_dir))
     values = {
         "best epoch": f"{fit.best_epoch} of {fit.epochs} ({cfg.monitor} {fit.score:.6g})",
         "stopped by": fit.stopped_by,
@@ -245,7 +254,9 @@ def _report(
         "figure": short_path(figure) if drawn else "",
         "checkpoints": short_path(run_dir / "checkpoints") if (run_dir / "checkpoints").exists() else "",
         "log file": short_path(run_dir / f"{HydraConfig.get().job.name}.log"),
-        "TensorBoard": f"{_typed('tensorboard')} --logdir {run}" if loggers else "",
+        "TensorBoard": f"{_typed('tensorboard')} --logdir {run}"
+        if (run_dir / "tensorboard").exists()
+        else "",
         "forecast": f"{_typed('kforecast-forecast')} artifact_dir={artifact} {_source(cfg)}",
     }
     log.info("Done\n%s", facts("Training is done; next, type the command in the last line", values))
@@ -261,7 +272,13 @@ def _source(cfg: DictConfig) -> str:
     path = OmegaConf.select(cfg, "source.path")
     if path is not None:
         return f"--dataset-file={shlex.quote(str(path))}"
-    return f"source={HydraConfig.get().runtime.choices['source']}"
+    chosen = [override for override in HydraConfig.get().overrides.task if override.startswith("source.")]
+    return shlex.join([f"source={HydraConfig.get().runtime.choices['source']}", *chosen])
+
+
+def _override_value(text: str) -> str:
+    """A value as it is typed after ``key=``: quoted for Hydra and for the shell where it must be."""
+    return text if re.fullmatch(r"[\w./-]+", text) else shlex.quote(quote(text))
 
 
 def _quieten() -> None:
