@@ -144,9 +144,9 @@ class Artifact:
             owned.append(PER_SERIES)
         replace_directory(directory, contents, owned)
 
-    def size(self) -> int:
-        """Bytes of all files together, which must fit a ConfigMap to be shipped in one."""
-        return sum(map(len, self._files().values()))
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file; together they must fit a ConfigMap to be shipped in one."""
+        return {name: len(content) for name, content in self._files().items()}
 
     def _files(self) -> dict[str, bytes]:
         contents = {
@@ -191,7 +191,7 @@ class Artifact:
 
 
 def checkpoint_bytes(state: Mapping[str, Tensor]) -> bytes:
-    """The bytes of ``checkpoint.pth``; their number is the size that must fit a ConfigMap."""
+    """The bytes of ``checkpoint.pth``."""
     buffer = io.BytesIO()
     # A plain dict of tensors: nothing but what weights_only=True and torch 2.0 read.
     torch.save(dict(state), buffer)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from kforecast.data.fill import Fill
 from kforecast.errors import ConfigError, ours
 from kforecast.validation import list_problems, problems_of, validate
-from kforecast.window import Frequency, Window
+from kforecast.window import Frequency, Window, canonical_frequency
 
 _PACKAGE = Path(__file__).resolve().parent
 # Inside the package in a wheel, at the top of the repository in a checkout.
@@ -24,10 +24,6 @@ NO_SOURCE = """no source of traffic is given; name one of:
   --dataset-file=FILE  or  source=csv source.path=FILE     a CSV, .csv.gz or Parquet file
   --metrics-server-addr=HOST:PORT with --config-file=FILE  Kapacity's metrics provider
   source=synthetic                                         built-in traffic, to try things out"""
-
-
-def _canonical_frequency(text: str) -> str:
-    return Frequency.parse(text).name
 
 
 def _one_device(number: int) -> int:
@@ -44,7 +40,7 @@ class _Section(BaseModel):
 class WindowSection(_Section):
     """``window``: grid and shape."""
 
-    freq: Annotated[str, AfterValidator(_canonical_frequency)]
+    freq: Annotated[str, AfterValidator(canonical_frequency)]
     context_length: Annotated[int, Field(ge=1, le=10_000)]
     prediction_length: Annotated[int, Field(ge=1, le=10_000)]
 

@@ -3,6 +3,8 @@
 0 success, 2 bad input, 3 something we depend on failed, 130 and 143 interrupted.
 """
 
+from collections.abc import Sequence
+
 
 class KforecastError(Exception):
     """An error that is explained by its message alone; commands print it without a traceback."""
@@ -40,3 +42,8 @@ def ours(error: BaseException) -> KforecastError | None:
             return current
         current = current.__cause__
     return None
+
+
+def few(names: Sequence[str]) -> str:
+    """Names for a message: the first five, and a sign that there are more."""
+    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from kforecast import command
 from kforecast.config import built, plain
 from kforecast.directory import check_writable
-from kforecast.errors import ConfigError, DataError
+from kforecast.errors import ConfigError, DataError, few
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,15 +52,16 @@ def forecast(cfg: DictConfig) -> None:
 
     import pandas as pd
 
-    from kforecast.data.panel import item_key
     from kforecast.forecaster import Forecaster
 
     forecaster = Forecaster.load(artifact_dir)
     names = history[["workload", "metric"]].astype(str)
     observed = set(names[history["value"].notna()].drop_duplicates().itertuples(index=False, name=None))
     served, problems = [], []
-    for pair in names.drop_duplicates().itertuples(index=False, name=None):
-        if item_key(*pair) not in forecaster.item_ids:
+    pairs = list(names.drop_duplicates().itertuples(index=False, name=None))
+    unknown = set(forecaster.unknown(pairs))
+    for pair in pairs:
+        if pair in unknown:
             problems.append(f"{' '.join(pair)} (not in the artifact: train it on this series first)")
         elif pair not in observed:
             problems.append(f"{' '.join(pair)} (no value is known)")
@@ -71,19 +72,18 @@ def forecast(cfg: DictConfig) -> None:
         write(forecaster.forecast(chosen, as_consumed=as_consumed), output)
     if problems:
         raise DataError(
-            f"{len(problems)} of {len(problems) + len(served)} series cannot be forecast: "
-            f"{', '.join(problems[:5])}{' ...' if len(problems) > 5 else ''}"
+            f"{len(problems)} of {len(pairs)} series cannot be forecast: {few(problems)}"
             + ("; the others are" if served else "")
         )
 
 
 def write(frame: pd.DataFrame, output: Path | None) -> None:
     """Write a forecast as CSV, JSON (a list of rows) or Parquet, by the file's ending; None is stdout."""
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
     if output is None:
         frame.to_csv(sys.stdout, index=False)
-    elif output.suffix == ".parquet":
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix == ".parquet":
         frame.to_parquet(output, index=False)
     elif output.suffix == ".json":
         rows = json.dumps(frame.to_dict("records"), ensure_ascii=False, indent=1)

@@ -1,6 +1,7 @@
 """Forecaster: an artifact, ours or one made elsewhere, as a function from history to forecast."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from kforecast.artifact import METADATA, Artifact
 from kforecast.data.calendar import calendar_fields
 from kforecast.data.fill import FILLS, Fill, fill_gaps
 from kforecast.data.panel import Panel, item_key
-from kforecast.errors import ArtifactError, DataError
+from kforecast.errors import ArtifactError, DataError, few
 from kforecast.models import NETWORKS
 from kforecast.models.fcnet import Fcnet
 from kforecast.window import Window
@@ -80,7 +81,7 @@ class Forecaster:
             ) from error
         return cls(config.window, dict(artifact.item_ids), fill, net.eval())
 
-    def unknown(self, series: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
+    def unknown(self, series: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """Those of the series that the artifact has no id for."""
         return [pair for pair in series if item_key(*pair) not in self.item_ids]
 
@@ -108,16 +109,11 @@ class Forecaster:
         panel = Panel.from_frame(history, self.window.frequency)
         unknown = self.unknown(panel.series)
         if unknown:
-            names = ", ".join(f"{workload} {metric}" for workload, metric in unknown[:5])
-            raise DataError(
-                f"not in the artifact: {names}{' ...' if len(unknown) > 5 else ''}; it knows "
-                f"{', '.join(list(self.item_ids)[:5])}{' ...' if len(self.item_ids) > 5 else ''}"
-            )
+            names = few([" ".join(pair) for pair in unknown])
+            raise DataError(f"not in the artifact: {names}; it knows {few(list(self.item_ids))}")
         silent = [" ".join(panel.series[row]) for row in np.flatnonzero(~panel.observed.any(axis=1))]
         if silent:
-            raise DataError(
-                f"no value is known of {', '.join(silent[:5])}{' ...' if len(silent) > 5 else ''}"
-            )
+            raise DataError(f"no value is known of {few(silent)}")
         context, origin_seconds = self._newest_context(panel, _CONSUMER_FILL if as_consumed else self.fill)
         steps = np.arange(self.window.prediction_length) * self.window.frequency.step
         horizon = origin_seconds[:, None] + steps
@@ -143,17 +139,17 @@ class Forecaster:
         newest = panel.num_bins - 1 - panel.observed[:, ::-1].argmax(axis=1)
         position = newest[:, None] + np.arange(1 - length, 1)
         # History that starts inside the context is extended back by the policy's own word for "before".
-        context = np.take_along_axis(filled, np.maximum(position, 0), axis=1)
         inside = np.maximum(position, 0)
+        context = np.take_along_axis(filled, inside, axis=1)
+        if fill == "zero":
+            context = np.where(position >= 0, context, np.float32(0))
         known = np.take_along_axis(panel.observed, inside, axis=1) & (position >= 0)
         guessed = [" ".join(panel.series[row]) for row in np.flatnonzero(2 * known.sum(axis=1) < length)]
         if guessed:
             log.warning(
                 "more than half of the context of %s is missing and filled: its forecast is a guess",
-                ", ".join(guessed[:5]) + (" ..." if len(guessed) > 5 else ""),
+                few(guessed),
             )
-        if fill == "zero":
-            context = np.where(position >= 0, context, np.float32(0))
         return context, panel.start + (newest.astype(np.int64) + 1) * self.window.frequency.step
 
     @torch.inference_mode()

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from kforecast.errors import ConfigError
 from kforecast.metrics.spec import Targets
 from kforecast.validation import validate
-from kforecast.window import Frequency
+from kforecast.window import canonical_frequency
 
 FLAGS = {
     "--config-file": "the train-config.yaml: targets, window and hyper-parameters",
@@ -27,10 +27,6 @@ FLAGS = {
     "--model-save-path": "directory for the artifact; created if missing",
     "--dataloader-num-workers": "worker processes of the data loader (0)",
 }
-
-
-def _canonical_frequency(text: str) -> str:
-    return Frequency.parse(text).name
 
 
 def _not_bool(value: object) -> object:
@@ -60,7 +56,7 @@ class TrainConfigFile(_Words):
     """The whole train-config.yaml, both generations."""
 
     targets: Targets = []
-    freq: Annotated[str, AfterValidator(_canonical_frequency)]
+    freq: Annotated[str, AfterValidator(canonical_frequency)]
     predictionLength: Annotated[Int, Field(le=10_000)]  # noqa: N815
     contextLength: Annotated[Int, Field(le=10_000)]  # noqa: N815
     hyperParams: HyperParams = HyperParams()  # noqa: N815

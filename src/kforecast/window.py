@@ -62,6 +62,11 @@ FREQUENCIES = {
 _ALIASES = {"min": "1min", "H": "1H", "1h": "1H", "h": "1H", "D": "1D", "1d": "1D", "d": "1D"}
 
 
+def canonical_frequency(text: str) -> str:
+    """The canonical spelling of a frequency; raises as :meth:`Frequency.parse` does."""
+    return Frequency.parse(text).name
+
+
 @dataclass(frozen=True)
 class Window:
     """The bins one forecast is made from and the bins it forecasts.

@@ -9,6 +9,7 @@ import pandas as pd
 from kforecast.console import table
 from kforecast.data.panel import Panel
 from kforecast.data.split import Split
+from kforecast.errors import few
 
 # With more series than this the worst are shown.
 _MOST_ROWS = 10
@@ -87,9 +88,8 @@ def data_table(summary: pd.DataFrame, panel: Panel, split: Split) -> str:
     for part in _PARTS:
         idle = summary.loc[summary[part] == 0]
         if len(idle) and summary[part].any():
-            names = ", ".join(f"{row.workload} {row.metric}" for row in idle.head(5).itertuples())
-            more = " ..." if len(idle) > 5 else ""
-            lines.append(f"{len(idle):,} of {len(summary):,} series have no {part} window: {names}{more}")
+            names = few([*(idle["workload"] + " " + idle["metric"])])
+            lines.append(f"{len(idle):,} of {len(summary):,} series have no {part} window: {names}")
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from kforecast.window import parse_duration
 
@@ -168,7 +168,7 @@ class Target(_Words):
         return f"{self.workloadNamespace}/{name}"
 
 
-def check_series_keys_differ(targets: list[Target], _info: ValidationInfo | None = None) -> list[Target]:
+def check_series_keys_differ(targets: list[Target]) -> list[Target]:
     """Refuse two metrics whose series would be one and the same item of an artifact (contract 5).
 
     Raises

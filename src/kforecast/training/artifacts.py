@@ -7,10 +7,9 @@ from importlib.metadata import version
 from typing import Any
 
 from kforecast import __version__
-from kforecast.artifact import CONFIG_MAP_LIMIT, Artifact, EstimatorConfig, checkpoint_bytes, folder_name
+from kforecast.artifact import CHECKPOINT, CONFIG_MAP_LIMIT, Artifact, EstimatorConfig, folder_name
 from kforecast.data.panel import Panel, item_key
 from kforecast.data.split import Split
-from kforecast.evaluation.backtest import Scoreboard
 from kforecast.models.fcnet import Fcnet
 from kforecast.training.fit import Fit
 
@@ -77,9 +76,9 @@ class ArtifactMaker:
 
     def announce(self, net: Fcnet) -> None:
         """Say before training how large the checkpoint will be, and what its consumer will not like."""
-        artifact = self.make(net)
-        log.info("The checkpoint will have %.0f KiB", len(checkpoint_bytes(artifact.state)) / 1024)
-        if (size := artifact.size()) > CONFIG_MAP_LIMIT:
+        sizes = self.make(net).sizes()
+        log.info("The checkpoint will have %.0f KiB", sizes[CHECKPOINT] / 1024)
+        if (size := sum(sizes.values())) > CONFIG_MAP_LIMIT:
             log.warning(
                 "The artifact (%.2f MiB) will not fit a ConfigMap, which holds at most 1 MiB: mount it from "
                 "a volume, or make window.context_length smaller",
@@ -96,7 +95,7 @@ class ArtifactMaker:
             )
 
 
-def scores_of(fit: Fit, scoreboard: Scoreboard | None) -> dict[str, Any]:
+def scores_of(fit: Fit) -> dict[str, Any]:
     """What metadata.json says of a finished training."""
     scores: dict[str, Any] = {"best": fit.score, "best_epoch": fit.best_epoch, "epochs": fit.epochs}
-    return scores | ({"scoreboard": scoreboard.as_dict()} if scoreboard is not None else {})
+    return scores | ({"scoreboard": fit.scoreboard.as_dict()} if fit.scoreboard is not None else {})

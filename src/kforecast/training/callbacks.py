@@ -154,7 +154,7 @@ class ForecastFigures(Callback):
             titles=[data.title(int(cells[i])) for i in spread],
         )
         for board in boards:
-            board.experiment.add_figure(f"forecast/{part}", figure, global_step=epoch)
+            board.experiment.add_figure(f"forecast/{part}", figure, global_step=trainer.global_step)
 
 
 def watching(trainer: pl.Trainer) -> ModelCheckpoint | None:

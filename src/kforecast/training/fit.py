@@ -2,9 +2,10 @@
 
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
@@ -13,7 +14,7 @@ from torch import Tensor
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.windows import WindowBatch
 from kforecast.errors import ConfigError, TrainingError
-from kforecast.evaluation.backtest import Scoreboard, backtest, forecast_windows
+from kforecast.evaluation.backtest import Scoreboard, backtest
 from kforecast.models.fcnet import Fcnet
 from kforecast.training.callbacks import watching
 from kforecast.training.module import ForecastModule
@@ -52,18 +53,15 @@ class Fit:
         """The network with the best weights."""
         return self.module.net
 
-    def held_out(self) -> tuple[str, Tensor] | None:
-        """The part to score on, test before validation, and its windows; None when nothing was held out."""
+    def held_out(self) -> tuple[str, np.ndarray] | None:
+        """The part to score on, test before validation, and its cells; None when nothing was held out."""
         split = self.data.split
         for part, cells in (("test", split.test), ("validation", split.validation)):
             if cells.size:
-                return part, torch.from_numpy(cells)
+                return part, cells
         return None
 
-    def forecast(self, cells: Tensor) -> Tensor:
-        """Forecast windows (int64 ``[windows]``) in the series' units, float32 ``[windows, horizon]``."""
-        return torch.from_numpy(forecast_windows(self.module, self.data.windows, cells.numpy()))
-
+    @cached_property
     def scoreboard(self) -> Scoreboard | None:
         """The model beside naive forecasts on what was held out; None when nothing was."""
         held_out = self.held_out()
@@ -74,11 +72,11 @@ class Fit:
         if not self.net.shared_embedding and self.data.panel.num_series > 1:
             models["the same, with series id 0"] = partial(_as_consumed, self.module)  # type: ignore[assignment]
         words = {"test": "", "validation": ", which also chose the best epoch"}[part]
-        series = len(torch.unique(cells // self.data.panel.num_bins))
+        series = len(np.unique(cells // self.data.panel.num_bins))
         total = self.data.panel.num_series
         some = f" of {series:,} of {total:,} series" if series < total else ""
         span = f"the {part} span ({len(cells):,} windows{some}{words})"
-        return backtest(models, self.data.windows, self.data.panel, cells.numpy(), span)
+        return backtest(models, self.data.windows, self.data.panel, cells, span)
 
 
 def fit(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, monitor: str) -> Fit:

@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from kforecast.console import table
-from kforecast.evaluation.backtest import Scoreboard
+from kforecast.evaluation.backtest import Scoreboard, forecast_windows
 from kforecast.training.figures import span_figure
 from kforecast.training.fit import Fit
 
@@ -55,7 +54,7 @@ def draw_forecasts(fit: Fit, path: Path) -> bool:
     if held_out is None:
         return False
     panel, steps = fit.data.panel, fit.data.windows.window.prediction_length
-    cells = held_out[1].numpy()
+    _, cells = held_out
     drawn_bins = max(_DRAWN_SECONDS // panel.frequency.step, 3 * steps)
     series = np.unique(cells // panel.num_bins)
     series = series[np.unique(np.linspace(0, len(series) - 1, _MOST_SERIES).round().astype(int))]
@@ -67,7 +66,7 @@ def draw_forecasts(fit: Fit, path: Path) -> bool:
         bins = own % panel.num_bins + steps - 1
         span = np.arange(bins[0], bins[-1] + 1)
         line = np.full(len(span), np.nan)
-        line[bins - bins[0]] = fit.forecast(torch.from_numpy(own))[:, -1]
+        line[bins - bins[0]] = forecast_windows(fit.module, fit.data.windows, own)[:, -1]
         times.append(panel.timestamps[span].astype("datetime64[s]"))
         actual.append(np.where(panel.observed[row, span], panel.values[row, span], np.nan))
         forecast.append(line)
@@ -77,12 +76,10 @@ def draw_forecasts(fit: Fit, path: Path) -> bool:
     return True
 
 
-def log_hyper_parameters(
-    loggers: list[Logger], parameters: dict[str, Any], fit: Fit, monitor: str, scoreboard: Scoreboard | None
-) -> None:
+def log_hyper_parameters(loggers: list[Logger], parameters: dict[str, Any], fit: Fit, monitor: str) -> None:
     """Give TensorBoard's HParams page this run's settings and its real scores."""
     metrics = {f"score/{monitor.replace('/', '_')}": fit.score}
-    if scoreboard is not None:
+    if (scoreboard := fit.scoreboard) is not None:
         metrics |= {
             "score/skill": scoreboard.skill,
             "score/wape": next(iter(scoreboard.scores.values())).wape,

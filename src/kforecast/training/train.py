@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from kforecast.artifact import Artifact, EstimatorConfig
     from kforecast.data.panel import Panel
     from kforecast.data.split import Split
-    from kforecast.evaluation.backtest import Scoreboard
     from kforecast.models.fcnet import Fcnet
     from kforecast.training.artifacts import ArtifactMaker
     from kforecast.training.fit import Fit
@@ -119,9 +118,8 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     writer = ArtifactWriter(lambda module: maker.make(module.net).save(artifact_dir))
     fit = _fit(cfg, data, net, loggers, writer)
     parts = _per_series(cfg, run_dir, fit, maker) if settings.artifact.per_series else {}
-    scoreboard = fit.scoreboard()
-    maker.make(fit.net, scores_of(fit, scoreboard)).save(artifact_dir, parts)
-    _report(cfg, settings, run_dir, artifact_dir, fit, scoreboard, loggers)
+    maker.make(fit.net, scores_of(fit)).save(artifact_dir, parts)
+    _report(cfg, settings, run_dir, artifact_dir, fit, loggers)
     return Result(fit.score, fit.epochs, fit.best_epoch, str(artifact_dir))
 
 
@@ -201,7 +199,6 @@ def _per_series(cfg: DictConfig, run_dir: Path, fit: Fit, maker: ArtifactMaker) 
     from kforecast.training.artifacts import scores_of
     from kforecast.training.report import score_table
 
-    scoreboard = fit.scoreboard()
     if fit.net.shared_embedding:
         log.info("Training once more, with an embedding for each series, for artifact.per_series")
         cfg = cfg.copy()
@@ -210,10 +207,9 @@ def _per_series(cfg: DictConfig, run_dir: Path, fit: Fit, maker: ArtifactMaker) 
         window, num_series = fit.data.windows.window, fit.data.panel.num_series
         net = built(cfg.model, window=window, num_series=num_series, shared_embedding=False)
         fit = _fit(cfg, fit.data, net, loggers=[])
-        scoreboard = fit.scoreboard()
-        if scoreboard is not None:
-            log.info("How good are individual embeddings?\n%s", score_table(scoreboard))
-    return maker.single_series(fit.net, scores_of(fit, scoreboard))
+        if fit.scoreboard is not None:
+            log.info("How good are individual embeddings?\n%s", score_table(fit.scoreboard))
+    return maker.single_series(fit.net, scores_of(fit))
 
 
 def _report(
@@ -222,14 +218,13 @@ def _report(
     run_dir: Path,
     artifact_dir: Path,
     fit: Fit,
-    scoreboard: Scoreboard | None,
     loggers: list[Any],
 ) -> None:
     """Say and show what came of it."""
     from kforecast.training.report import draw_forecasts, facts, log_hyper_parameters, score_table
 
-    if scoreboard is not None:
-        log.info("How good is it?\n%s", score_table(scoreboard))
+    if fit.scoreboard is not None:
+        log.info("How good is it?\n%s", score_table(fit.scoreboard))
     else:
         log.info("Not scored: nothing was held out (data.validation=0, data.test=0)")
     figure = run_dir / "forecasts.png"
@@ -243,7 +238,7 @@ def _report(
         "series": fit.data.panel.num_series,
         "shared_embedding": fit.net.shared_embedding,
     }
-    log_hyper_parameters(loggers, parameters, fit, cfg.monitor, scoreboard)
+    log_hyper_parameters(loggers, parameters, fit, cfg.monitor)
     artifact, run = _override_value(short_path(artifact_dir)), shlex.quote(short_path(run_dir))
     values = {
         "best epoch": f"{fit.best_epoch} of {fit.epochs} ({cfg.monitor} {fit.score:.6g})",
