@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help train test test-all check format tensorboard clean
+.PHONY: help train test test-all check format proto tensorboard clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make test-all     the same with the long proofs (marked slow)"
 	@echo "make check        ruff, format check, mypy"
 	@echo "make format       let ruff mend style"
+	@echo "make proto        generate code from src/kforecast/metrics/proto/provider.proto"
 	@echo "make tensorboard  look at every run under outputs/"
 	@echo "make clean        remove .venv, caches and build output (outputs/ stays)"
 
@@ -40,6 +41,10 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+proto: $(INSTALLED)
+	@cd src && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \
+	  kforecast/metrics/proto/provider.proto
 
 tensorboard: $(INSTALLED)
 	@$(BIN)/tensorboard --logdir outputs

@@ -2,9 +2,12 @@
 
 import math
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,9 +41,42 @@ def run_command(
     )
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(*arguments: str, address: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """``kforecast-serve-metrics`` as a process of its own, ready to be asked."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    command = [str(BIN / "kforecast-serve-metrics"), *arguments]
+    with (cwd / "provider.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log, text=True)
+    try:
+        with grpc.insecure_channel(address) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            request = health_pb2.HealthCheckRequest(service="io.kapacitystack.metric.ProviderService")
+            for _ in range(300):
+                assert process.poll() is None, (cwd / "provider.log").read_text()
+                try:
+                    assert stub.Check(request, timeout=1).status == health_pb2.HealthCheckResponse.SERVING
+                    break
+                except grpc.RpcError:
+                    time.sleep(0.1)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
 def composed(*arguments: str, name: str = "train", conf: Path = CONF_DIR) -> DictConfig:
     """What the verb gets for a command line, flags included; interpolations can be resolved."""
-    overrides = [argument for argument in translate(list(arguments)) if argument != "-m"]
+    overrides = [argument for argument in translate(list(arguments), verb=name) if argument != "-m"]
     with initialize_config_dir(str(conf), version_base="1.3"):
         cfg = compose(name, overrides, return_hydra_config=True)
     with open_dict(cfg):

@@ -307,10 +307,10 @@ OVERRIDES = [
     override("trainer.accelerator=nonsense", "trainer", "nonsense"),
     Case("source: none", [], ["no source", "--dataset-file", "--metrics-server-addr", "source=synthetic"]),
     Case(
-        "source: kapacity",
+        "source: kapacity without targets",
         ["--config-file=config.yaml", "--metrics-server-addr=localhost:9090"],
-        ["source=kapacity", "not built yet", "--dataset-file"],
-        {"config.yaml": config()},
+        ["source.targets: empty", "--config-file"],
+        {"config.yaml": config(targets=None)},
     ),
     Case("flag: without a value", ["--dataset-file"], ["--dataset-file", "expected one argument"]),
     Case("flag: unknown", ["--dataset-fil=traffic.csv"], ["--dataset-fil;", "did you mean --dataset-file"]),

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,8 +25,11 @@ PRIMARIES = [file.removesuffix(".yaml") for file in FILES if "/" not in file]
 # Values that only the user knows.
 NEEDED = {
     "train": ["source.path=traffic.csv"],
+    "fetch": ["source.path=traffic.csv"],
     "forecast": ["source.path=traffic.csv", "artifact_dir=model"],
+    "serve_metrics": ["source.path=traffic.csv"],
     "source/kapacity.yaml": ["source.address=localhost:9090"],
+    "source/prometheus.yaml": ["source.url=http://localhost:9090"],
     "source/synthetic.yaml": [],
     "data/kapacity.yaml": ["source.path=traffic.csv", "monitor=train/loss"],
 }
@@ -208,25 +212,27 @@ def test_help_of_train(tmp_path: Path) -> None:
 def test_help_of_forecast(tmp_path: Path) -> None:
     done = run_command("kforecast-forecast", "--help", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "source: csv, kapacity, synthetic" in done.stdout
+    assert "source: csv, kapacity, prometheus, synthetic" in done.stdout
     assert "--dataset-file" in done.stdout
     assert "--model-save-path" not in done.stdout
     assert len(examples(done.stdout)) == 3
 
 
 def examples(text: str) -> list[str]:
-    return re.findall(r"^  (kforecast-\w+ .*)$", text, flags=re.MULTILINE)
+    return re.findall(r"^  (kforecast-[\w-]+ .*)$", text.replace("\\\n", ""), flags=re.MULTILINE)
 
 
 def test_examples_of_help_compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "train-config.yaml").write_text("freq: 1H\npredictionLength: 2\ncontextLength: 5\n")
     monkeypatch.chdir(tmp_path)
-    for command in ("train", "forecast"):
-        done = run_command(f"kforecast-{command}", "--help", cwd=tmp_path)
-        for line in examples(done.stdout):
+    for verb in PRIMARIES:
+        done = run_command(f"kforecast-{verb.replace('_', '-')}", "--help", cwd=tmp_path)
+        lines = examples(done.stdout)
+        assert len(lines) >= 2
+        for line in lines:
             # A sweep's values are taken one by one.
-            arguments = [word.partition(",")[0] for word in line.split()[1:]]
-            assert plain(composed(*arguments, name=command))
+            arguments = [word.partition(",")[0] for word in shlex.split(line)[1:]]
+            assert plain(composed(*arguments, name=verb))
 
 
 @pytest.mark.parametrize(

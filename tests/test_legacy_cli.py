@@ -290,7 +290,7 @@ def test_the_file_is_validated_whole_even_with_a_dataset(tmp_path: Path) -> None
 
 def test_a_verb_that_does_not_train_takes_no_recipe_from_the_file(tmp_path: Path) -> None:
     flags = ["--config-file", "--dataset-file", "--metrics-server-addr"]
-    overrides = translate([written(tmp_path, FIRST_GENERATION), "--dataset-file=t.csv"], flags)
+    overrides = translate([written(tmp_path, FIRST_GENERATION), "--dataset-file=t.csv"], flags, "forecast")
     cfg = composed(*overrides, "artifact_dir=model", name="forecast")
     assert "window" not in cfg
     assert cfg.source.path == "t.csv"
@@ -312,6 +312,7 @@ TEXT = st.one_of(
 @example(model="\\${a}", dataset="\\\\${a}'")
 @example(model="${oc.env:HOME}", dataset="${")
 @example(model="-m", dataset="null")
+@example(model="", dataset="--")
 def test_any_path_arrives_as_it_was_typed(model: str, dataset: str) -> None:
     assume("???" not in (model, dataset))  # omegaconf's word for "no value", as an override too
     cfg = composed(f"--model-save-path={model}", f"--dataset-file={dataset}")

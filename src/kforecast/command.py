@@ -45,7 +45,7 @@ def run(task: Callable[[DictConfig], object], config_name: str, flags: Collectio
     if "COMP_LINE" in os.environ:  # the shell asks for completions of it
         os.environ["COMP_LINE"] = without_flags(os.environ["COMP_LINE"])
     try:
-        sys.argv[1:] = translate(sys.argv[1:], flags)
+        sys.argv[1:] = translate(sys.argv[1:], flags, config_name)
         _check_flags(sys.argv[1:], flags)
         failure = _run_hydra(task, config_name)
         if failure is not None:

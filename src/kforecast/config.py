@@ -23,6 +23,7 @@ CONF_DIR = next(
 NO_SOURCE = """no source of traffic is given; name one of:
   --dataset-file=FILE  or  source=csv source.path=FILE     a CSV, .csv.gz or Parquet file
   --metrics-server-addr=HOST:PORT with --config-file=FILE  Kapacity's metrics provider
+  source=prometheus source.url=URL source.queries=[...]    Prometheus itself
   source=synthetic                                         built-in traffic, to try things out"""
 
 
@@ -173,6 +174,22 @@ def window_of(section: WindowSection) -> Window:
     return Window(Frequency.parse(section.freq), section.context_length, section.prediction_length)
 
 
+def check_step(source: Any, window: Window) -> None:
+    """Refuse a source whose rows are coarser than the bins they are averaged into.
+
+    Raises
+    ------
+    ConfigError
+        Naming both.
+    """
+    step = getattr(source, "step", None)
+    if step is not None and step > window.frequency.step:
+        raise ConfigError(
+            f"source.step: {step} s is coarser than the bins of {window.frequency.name} (window.freq), so "
+            f"that most would stay empty; at most {window.frequency.step} s"
+        )
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, interpolations resolved.
 
@@ -192,3 +209,11 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError(str(error).splitlines()[0]) from error
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
+
+
+def recorded(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as an artifact keeps it: plain, but what the source takes from elsewhere only named.
+
+    A value like ``${oc.env:TOKEN}`` may be a secret.
+    """
+    return plain(cfg) | {"source": OmegaConf.to_container(cfg.source, resolve=False)}

@@ -30,6 +30,10 @@ class ArtifactError(KforecastError):
     exit_code = 2
 
 
+class SourceError(KforecastError):
+    """A metrics server cannot be reached, refuses, or answers with nothing that can be used."""
+
+
 class TrainingError(KforecastError):
     """Training itself failed: numbers that are not finite, a disk that is full."""
 

@@ -62,7 +62,16 @@ class TrainConfigFile(_Words):
     hyperParams: HyperParams = HyperParams()  # noqa: N815
 
 
-def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS)) -> list[str]:
+# The sections of our own tree that each verb takes from the config file.
+SECTIONS = {
+    "train": ("window", "data", "optimizer", "trainer", "source"),
+    "fetch": ("window", "source"),
+    "forecast": ("source",),
+    "serve_metrics": ("serve",),
+}
+
+
+def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS), verb: str = "train") -> list[str]:
     """Turn a command line with our flags into one that is all Hydra's.
 
     Parameters
@@ -71,6 +80,8 @@ def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS)) -> li
         As typed, without the program's name.
     flags:
         Those of :data:`FLAGS` that the verb takes.
+    verb:
+        Its primary config's name: one of :data:`SECTIONS`.
 
     Raises
     ------
@@ -84,22 +95,24 @@ def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS)) -> li
         given, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise ConfigError(str(error)) from error
-    given = argparse.Namespace(**{flag[2:].replace("-", "_"): None for flag in FLAGS} | vars(given))
+    # argparse makes an empty list of the value "--".
+    values = {name: "--" if value == [] else value for name, value in vars(given).items()}
+    given = argparse.Namespace(**{flag[2:].replace("-", "_"): None for flag in FLAGS} | values)
     overrides = []
     if given.config_file is not None:
         content = read_train_config(Path(given.config_file))
         chosen = [argument.partition("=")[2] for argument in rest if argument.startswith("source=")]
         from_server = given.metrics_server_addr is not None and given.dataset_file is None
         with_targets = (chosen or ["kapacity" if from_server else ""])[-1] == "kapacity"
-        layer = source_layer(content) if with_targets else {}
-        if "--model-save-path" in flags:  # a verb that trains
-            layer |= recipe_layer(content)
-            if group := next((argument for argument in rest if argument.startswith("window=")), None):
-                print(
-                    f"warning: {group} is without effect: {given.config_file} sets the whole window; change "
-                    "window.freq, window.context_length and window.prediction_length instead",
-                    file=sys.stderr,
-                )
+        tree = file_tree(content)
+        layer = {name: tree[name] for name in SECTIONS[verb] if name != "source" or with_targets}
+        group = next((argument for argument in rest if argument.startswith("window=")), None)
+        if group is not None and "window" in SECTIONS[verb]:
+            print(
+                f"warning: {group} is without effect: {given.config_file} sets the whole window; change "
+                "window.freq, window.context_length and window.prediction_length instead",
+                file=sys.stderr,
+            )
         ConfigStore.instance().store(
             group="train_config", name="from_file", node=layer, package="_global_", provider=given.config_file
         )
@@ -174,9 +187,13 @@ def read_train_config(path: Path) -> TrainConfigFile:
     return validate(TrainConfigFile, {k: v for k, v in content.items() if v is not None}, str(path))
 
 
-def recipe_layer(content: TrainConfigFile) -> dict[str, Any]:
-    """How to train, in our own tree: the one table from the file's names to ours."""
+def file_tree(content: TrainConfigFile) -> dict[str, dict[str, Any]]:
+    """The file in our own tree, by section: the one table from its names to ours.
+
+    The targets stay in the user's words.
+    """
     hyper = content.hyperParams
+    targets = [target.model_dump(exclude_none=True, exclude_unset=True) for target in content.targets]
     return {
         "window": {
             "freq": content.freq,
@@ -186,13 +203,9 @@ def recipe_layer(content: TrainConfigFile) -> dict[str, Any]:
         "data": {"batch_size": hyper.batchSize},
         "optimizer": {"lr": hyper.learningRate},
         "trainer": {"max_epochs": hyper.epochs},
+        "source": {"targets": _escape(targets)},
+        "serve": {"targets": _escape(targets)},
     }
-
-
-def source_layer(content: TrainConfigFile) -> dict[str, Any]:
-    """What to train on, in our own tree; the targets stay in the user's words."""
-    targets = [target.model_dump(exclude_none=True, exclude_unset=True) for target in content.targets]
-    return {"source": {"targets": _escape(targets)}}
 
 
 def _escape(value: Any) -> Any:

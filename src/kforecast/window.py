@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 # Rows of the embedding table of each calendar field (contract 5).
 CALENDAR_TABLE_SIZES = {"minute": 60, "hour": 24, "day_of_week": 8, "day_of_month": 32}
@@ -104,3 +105,26 @@ def parse_duration(text: str) -> int:
     if match is None:
         raise ValueError(f"{text!r} is not a duration; write a positive integer and min, H or D, like 48H")
     return int(match[1]) * _UNIT_SECONDS[match[2].lower()]
+
+
+def parse_instant(text: str | int | float) -> int:
+    """Read a moment, unix seconds or ISO 8601 (UTC without a zone), as unix seconds.
+
+    Raises
+    ------
+    ValueError
+        When it is neither, or not between 1970 and 5138 (where milliseconds would be).
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(str(text))
+        except ValueError as error:
+            raise ValueError(
+                f"{text!r} is not a time; write unix seconds or ISO 8601, like 2026-01-31T12:00:00Z"
+            ) from error
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not 0 <= seconds < 1e11:
+        raise ValueError(f"{text!r} is not in unix seconds")
+    return int(seconds)

@@ -5,7 +5,7 @@ import yaml
 
 from kforecast.errors import ConfigError
 from kforecast.legacy_cli import read_train_config
-from kforecast.metrics.spec import MetricSpec, Target, WorkloadRef
+from kforecast.metrics.spec import MetricSpec, Target, api_group
 from kforecast.validation import validate
 
 REF = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "nginx"}
@@ -224,7 +224,7 @@ def test_the_same_metric_of_two_workloads_does_not_collide(tmp_path):
     ],
 )
 def test_the_group_is_what_stands_before_the_slash(version, group):
-    assert WorkloadRef(apiVersion=version, kind="X", name="x").group == group
+    assert api_group(version) == group
 
 
 def test_defaults_of_what_may_be_absent():

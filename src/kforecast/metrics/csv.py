@@ -26,6 +26,8 @@ class CsvSource:
         ``.csv``, ``.csv.gz`` (any compression pyarrow knows by its ending) or ``.parquet``.
     """
 
+    repeatable = True
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
@@ -40,7 +42,17 @@ class CsvSource:
         DataError
             When it is missing, unreadable, or not what contract 3 describes.
         """
-        parquet = self.path.suffix == ".parquet"
+        # Row numbers as an editor shows them: a CSV has its header in line 1.
+        return check_frame(self.read(), str(self.path), first_row=1 if self._is_parquet else 2)
+
+    def read(self) -> pd.DataFrame:
+        """Read the file without judging its rows: a report on them wants to see what is wrong.
+
+        Raises
+        ------
+        DataError
+            When it is missing, unreadable, or has not the columns of contract 3.
+        """
         try:
             if not self.path.exists():
                 raise DataError(f"{self.path}: no such file")
@@ -48,11 +60,15 @@ class CsvSource:
                 raise DataError(f"{self.path}: is a directory, not a CSV or Parquet file")
             if self.path.stat().st_size == 0:
                 raise DataError(f"{self.path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
-            table = self._read_parquet() if parquet else self._read_csv()
+            table = self._read_parquet() if self._is_parquet else self._read_csv()
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: cannot be read: {_first_line(error)}") from error
-        # Row numbers as an editor shows them: a CSV has its header in line 1.
-        return check_frame(table.to_pandas(), str(self.path), first_row=1 if parquet else 2)
+        frame: pd.DataFrame = table.to_pandas()
+        return frame
+
+    @property
+    def _is_parquet(self) -> bool:
+        return self.path.suffix == ".parquet"
 
     def _read_csv(self) -> pa.Table:
         with pa.input_stream(str(self.path)) as stream:

@@ -1,27 +1,281 @@
-"""``source=kapacity``: the gRPC metrics provider (contract 4). Its place is here; it is not built yet."""
+"""``source=kapacity``: the gRPC metrics provider (contract 4)."""
 
-from typing import Any
+import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
 
-import pandas as pd
+# gRPC logs handshakes and the like past our messages; it reads this when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from kforecast.errors import ConfigError
+import grpc
+import grpc.aio
+import numpy as np
+from google.protobuf.message import DecodeError
+from pydantic import AfterValidator, Field
+
+from kforecast.errors import ConfigError, SourceError
+from kforecast.metrics.access import is_loopback
+from kforecast.metrics.fetching import Ask, PassingError, Question, Series, TooLargeError
+from kforecast.metrics.proto import provider_pb2 as pb
+from kforecast.metrics.remote import ServerSource
+from kforecast.metrics.selector import selector_text
+from kforecast.metrics.spec import MetricIdentifier, MetricSpec, Target, Targets, api_group
+from kforecast.metrics.timerange import TimeRange
+from kforecast.window import parse_duration
+
+QUERY_METHOD = "/io.kapacitystack.metric.ProviderService/Query"
+# A series of 11,000 points has 200 KB, so this holds some three hundred of them.
+MOST_BYTES = 64 * 2**20
+
+# The provider says UNKNOWN to everything, so that its words must tell what may pass.
+_FOR_GOOD = re.compile(r"bad_data|parse error|invalid|unsupported|not found|no query template", re.IGNORECASE)
+_PASSING = re.compile(
+    r"prom\w* query \w*\s?failed|connection (refused|reset)|broken pipe|\beof\b|time[d ]?\s?out|"
+    r"deadline exceeded|unavailable|server_error|too many|\b50[0234]\b",
+    re.IGNORECASE,
+)
+_UNREACHABLE = re.compile(
+    r"last error: \w+: \S+: (?:Failed to connect to remote host: )?(.+)$|"
+    r"address lookup failed for \S+ (.+?)\]"
+)
+_UNTRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([^:]+)|(Hostname Verification Check failed)")
 
 
-class KapacitySource:
-    """The targets of a train-config.yaml, to be asked from the provider at ``address``."""
+def _check_address(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if "//" in address or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ValueError(f"{address!r} is not HOST:PORT, like localhost:9090")
+    return address
 
-    def __init__(self, *, address: str, targets: list[dict[str, Any]]) -> None:
-        self.address, self.targets = address, targets
 
-    def fetch(self) -> pd.DataFrame:
-        """Refuse: fetching over gRPC comes with the next version.
+class KapacitySource(ServerSource):
+    """The targets of a train-config.yaml, asked from the provider at ``address``."""
+
+    address: Annotated[str, AfterValidator(_check_address)]
+    """``HOST:PORT``."""
+    targets: Targets = Field(default=[])
+    """As in train-config.yaml (contract 2)."""
+
+    def __str__(self) -> str:
+        return f"the metrics of {len(self.targets):,} targets from {self.address}"
+
+    @property
+    def server(self) -> str:
+        """The address."""
+        return self.address
+
+    @property
+    def is_plain_text(self) -> bool:
+        """Whether there is no TLS, and the provider is not on this machine."""
+        return not self.tls.wanted and not is_loopback(self.address.rpartition(":")[0])
+
+    def questions(self, now: float) -> list[Question[pb.Query]]:
+        """One question for every metric of every target.
 
         Raises
         ------
         ConfigError
-            Always, with the way that works today.
+            When there are no targets.
         """
-        raise ConfigError(
-            "source=kapacity (--metrics-server-addr) is not built yet in this version; export the metrics "
-            "to a CSV and name it with --dataset-file=FILE or source=csv source.path=FILE"
+        if not self.targets:
+            raise ConfigError(
+                "source.targets: empty, so there is nothing to ask the metrics provider for; name a "
+                "train-config.yaml that has targets: --config-file=FILE"
+            )
+        return [
+            Question(
+                target.workload,
+                metric.series_name,
+                in_words(metric),
+                TimeRange.ending(now, parse_duration(target.historyLength), self.step),
+                query_of(target, metric),
+            )
+            for target in self.targets
+            for metric in target.metrics
+        ]
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Ask[pb.Query]]:
+        """Open one channel for all requests."""
+        options: list[tuple[str, int | str]] = [
+            ("grpc.max_receive_message_length", MOST_BYTES),
+            # A server that comes back is noticed between two attempts, not after gRPC's own minutes.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+        ]
+        if self.tls.server_name is not None:
+            options.append(("grpc.ssl_target_name_override", self.tls.server_name))
+        token = self.token()
+        metadata = [("authorization", f"Bearer {token}")] if token is not None else None
+        if self.tls.wanted:
+            ca, key, cert = map(_bytes_of, (self.tls.ca, self.tls.key, self.tls.cert))
+            credentials = grpc.ssl_channel_credentials(ca, key, cert)
+            channel = grpc.aio.secure_channel(self.address, credentials, options)
+        else:
+            channel = grpc.aio.insecure_channel(self.address, options)
+        async with channel:
+            # Bytes come back: the stub would hand out an answer that was cut short as if it were whole.
+            query: grpc.aio.UnaryUnaryMultiCallable[pb.QueryRequest, bytes] = channel.unary_unary(
+                QUERY_METHOD, request_serializer=pb.QueryRequest.SerializeToString
+            )
+
+            async def ask(asked: pb.Query, chunk: TimeRange) -> list[Series]:
+                request = pb.QueryRequest(query=asked)
+                request.start.FromSeconds(chunk.start)
+                request.end.FromSeconds(chunk.end)
+                request.step.FromSeconds(chunk.step)
+                try:
+                    answer = await query(request, timeout=self.deadline, metadata=metadata)
+                except grpc.aio.AioRpcError as error:
+                    raise self._explained(error) from error
+                return series_of(answer)
+
+            yield ask
+
+    def _explained(self, error: grpc.aio.AioRpcError) -> Exception:
+        """What an RPC's failure means: may it pass, is the answer too large, or is it for good?"""
+        code, said = error.code(), " ".join((error.details() or "no reason given").split())
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in said:
+            return TooLargeError(said)
+        if untrusted := _UNTRUSTED.search(said):
+            return SourceError(
+                f"{self.address}: the server's certificate is refused: {untrusted[1] or untrusted[2]} "
+                "(source.tls.ca, source.tls.server_name)"
+            )
+        if "WRONG_VERSION_NUMBER" in said:
+            return SourceError(f"{self.address}: the server does not speak TLS; leave source.tls out")
+        text = f"{code.name}: {said}"
+        if code is grpc.StatusCode.UNAVAILABLE:
+            if unreachable := _UNREACHABLE.search(said):
+                text = f"cannot be reached: {unreachable[1] or unreachable[2]}"
+            if "Socket closed" in said:
+                # A server that restarts closes its sockets too, so this is tried again.
+                hint = (
+                    "does it demand a certificate of ours (source.tls.cert, source.tls.key)?"
+                    if self.tls.wanted
+                    else "does it speak TLS (source.tls.ca=FILE)?"
+                )
+                text = f"{text}; {hint}"
+            return PassingError(text)
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return PassingError(f"no answer within {self.deadline:g} s")
+        if code is grpc.StatusCode.UNKNOWN and _PASSING.search(said) and not _FOR_GOOD.search(said):
+            return PassingError(text)
+        if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            text += " (source.token_file or source.token_env names a bearer token)"
+        return SourceError(f"{self.address}: {text}")
+
+
+def query_of(target: Target, metric: MetricSpec) -> pb.Query:
+    """The query for a metric of a target (contract 4, "How metric types map to queries")."""
+    namespace = target.workloadNamespace
+    if metric.type == "Object":
+        assert metric.object is not None
+        described = metric.object.describedObject
+        return pb.Query(
+            type=pb.OBJECT,
+            object=pb.ObjectQuery(
+                group_kind=_group_kind(described.apiVersion, described.kind),
+                namespace=namespace,
+                name=described.name,
+                metric=_identifier(metric.object.metric),
+            ),
         )
+    if metric.type == "External":
+        assert metric.external is not None
+        return pb.Query(
+            type=pb.EXTERNAL,
+            external=pb.ExternalQuery(namespace=namespace, metric=_identifier(metric.external.metric)),
+        )
+    assert target.workloadRef is not None  # Target sees to it
+    group_kind = _group_kind(target.workloadRef.apiVersion, target.workloadRef.kind)
+    name = target.workloadRef.name
+    if metric.type == "Pods":
+        assert metric.pods is not None
+        return pb.Query(
+            type=pb.WORKLOAD_EXTERNAL,
+            workload_external=pb.WorkloadExternalQuery(
+                group_kind=group_kind,
+                namespace=namespace,
+                name=name,
+                metric=_identifier(metric.pods.metric),
+            ),
+        )
+    if metric.type == "Resource":
+        assert metric.resource is not None
+        return pb.Query(
+            type=pb.WORKLOAD_RESOURCE,
+            workload_resource=pb.WorkloadResourceQuery(
+                group_kind=group_kind,
+                namespace=namespace,
+                name=name,
+                resource_name=metric.resource.name,
+                ready_pods_only=True,
+            ),
+        )
+    assert metric.containerResource is not None
+    return pb.Query(
+        type=pb.WORKLOAD_CONTAINER_RESOURCE,
+        workload_container_resource=pb.WorkloadContainerResourceQuery(
+            group_kind=group_kind,
+            namespace=namespace,
+            name=name,
+            resource_name=metric.containerResource.name,
+            container_name=metric.containerResource.container,
+            ready_pods_only=True,
+        ),
+    )
+
+
+def _group_kind(api_version: str, kind: str) -> pb.GroupKind:
+    return pb.GroupKind(group=api_group(api_version), kind=kind)
+
+
+def _identifier(metric: MetricIdentifier) -> pb.MetricIdentifier:
+    selector = selector_text(metric.selector) or None if metric.selector is not None else None
+    return pb.MetricIdentifier(name=metric.name, selector=selector)
+
+
+def in_words(metric: MetricSpec) -> str:
+    """A metric as messages describe it: type, name, object or container, selector."""
+    block = getattr(metric, metric.BLOCKS[metric.type])
+    queried = getattr(block, "metric", None)
+    text = f"{metric.type} {queried.name if queried is not None else block.name}"
+    if metric.object is not None and metric.type == "Object":
+        text += f" of {metric.object.describedObject.kind}/{metric.object.describedObject.name}"
+    if metric.containerResource is not None and metric.type == "ContainerResource":
+        text += f" of the container {metric.containerResource.container}"
+    if queried is not None and queried.selector is not None:
+        text += f", selector {selector_text(queried.selector)}"
+    return text
+
+
+def series_of(answer: bytes) -> list[Series]:
+    """Decode a ``QueryResponse``.
+
+    Raises
+    ------
+    PassingError
+        When the answer was cut short.
+    """
+    try:
+        response = pb.QueryResponse.FromString(answer)
+    except DecodeError as error:
+        raise PassingError("the answer was cut short") from error
+    return [_series(series) for series in response.series]
+
+
+def _series(series: pb.Series) -> Series:
+    points, length = series.points, len(series.points)
+    milliseconds = np.fromiter((point.timestamp for point in points), np.int64, length)
+    values = np.fromiter((point.value for point in points), np.float64, length)
+    whole = not (milliseconds % 1000).any()
+    return Series(dict(series.labels), milliseconds // 1000 if whole else milliseconds / 1000, values)
+
+
+def _bytes_of(path: str | None) -> bytes | None:
+    return None if path is None else Path(path).read_bytes()

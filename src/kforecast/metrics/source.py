@@ -1,6 +1,6 @@
 """The MetricSource protocol and the checks every source's frame passes."""
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ _LARGEST = 1e35
 
 class MetricSource(Protocol):
     """Something that answers with history."""
+
+    repeatable: ClassVar[bool]
+    """Whether fetching again gives the same; history that cannot be had again is kept with the run."""
 
     def fetch(self) -> pd.DataFrame:
         """Return the history as a long frame.

@@ -1,5 +1,6 @@
 """Targets and metrics in the user's words, validated with the path of each field (contract 2)."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -16,6 +17,12 @@ Name = Annotated[str, Field(min_length=1)]
 Duration = Annotated[str, AfterValidator(_check_duration)]
 
 
+def api_group(api_version: str) -> str:
+    """The API group: what stands before the slash, empty for the core group."""
+    group, slash, _ = api_version.partition("/")
+    return group if slash else ""
+
+
 class _Words(BaseModel):
     """Keys as the user writes them; a key we do not know is an error, so that no typo passes."""
 
@@ -28,12 +35,6 @@ class WorkloadRef(_Words):
     apiVersion: Name  # noqa: N815
     kind: Name
     name: Name
-
-    @property
-    def group(self) -> str:
-        """The API group: what stands before the slash, empty for the core group."""
-        group, slash, _ = self.apiVersion.partition("/")
-        return group if slash else ""
 
 
 class LabelSelectorRequirement(_Words):
@@ -168,8 +169,13 @@ class Target(_Words):
         return f"{self.workloadNamespace}/{name}"
 
 
-def check_series_keys_differ(targets: list[Target]) -> list[Target]:
-    """Refuse two metrics whose series would be one and the same item of an artifact (contract 5).
+def check_keys_differ(series: Iterable[tuple[str, str, str]]) -> None:
+    """Refuse two series that would be one and the same item of an artifact (contract 5).
+
+    Parameters
+    ----------
+    series:
+        The place each is written at, its workload and its metric.
 
     Raises
     ------
@@ -177,15 +183,22 @@ def check_series_keys_differ(targets: list[Target]) -> list[Target]:
         Naming both places.
     """
     seen: dict[str, str] = {}
-    for i, target in enumerate(targets):
-        for j, metric in enumerate(target.metrics):
-            key, place = target.workload + metric.series_name, f"targets[{i}].metrics[{j}]"
-            if key in seen:
-                raise ValueError(
-                    f"{seen[key]} and {place} have the same series key {key!r}; give one another name"
-                )
-            seen[key] = place
+    for place, workload, metric in series:
+        key = workload + metric
+        if key in seen:
+            raise ValueError(
+                f"{seen[key]} and {place} have the same series key {key!r}; give one another name"
+            )
+        seen[key] = place
+
+
+def _check_targets(targets: list[Target]) -> list[Target]:
+    check_keys_differ(
+        (f"targets[{i}].metrics[{j}]", target.workload, metric.series_name)
+        for i, target in enumerate(targets)
+        for j, metric in enumerate(target.metrics)
+    )
     return targets
 
 
-Targets = Annotated[list[Target], AfterValidator(check_series_keys_differ)]
+Targets = Annotated[list[Target], AfterValidator(_check_targets)]

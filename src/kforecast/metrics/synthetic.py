@@ -1,6 +1,6 @@
 """``source=synthetic``: seeded traffic that looks like web services', to try things out without a cluster."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,8 @@ class SyntheticSource(BaseModel):
     """Several workloads with daily and hourly cycles, weekday effect, trend, noise, spikes and gaps."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    repeatable: ClassVar[bool] = True
 
     workloads: Annotated[int, Field(ge=1)]
     """How many series."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -24,22 +25,27 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from kforecast import command
-from kforecast.config import TrainSettings, built, check_train_settings, plain, window_of
+from kforecast.config import TrainSettings, built, check_step, check_train_settings, recorded, window_of
 from kforecast.console import short_path
 from kforecast.directory import check_writable
-from kforecast.errors import ours
+from kforecast.errors import SourceError, ours
 from kforecast.legacy_cli import quote
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from kforecast.artifact import Artifact, EstimatorConfig
     from kforecast.data.panel import Panel
     from kforecast.data.split import Split
+    from kforecast.metrics.source import MetricSource
     from kforecast.models.fcnet import Fcnet
     from kforecast.training.artifacts import ArtifactMaker
     from kforecast.training.fit import Fit
     from kforecast.window import Window
 
 log = logging.getLogger(__name__)
+
+HISTORY = "history.parquet"
 
 
 def main() -> None:
@@ -88,11 +94,11 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     check_writable(artifact_dir)
     window = window_of(settings.window)
     source = built(cfg.source)
+    check_step(source, window)
 
     from kforecast.data.panel import Panel
 
-    log.info("Reading %s", source)
-    panel = Panel.from_frame(source.fetch(), window.frequency)
+    panel = Panel.from_frame(_history(source, run_dir), window.frequency)
     split = _split(panel, window, settings, run_dir)
 
     # From here on everything needs torch.
@@ -109,7 +115,7 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     seed_everything(settings.seed, workers=True, verbose=False)
     log.info("Seed %d; window: %s", settings.seed, window)
     estimator_config = _estimator_config(cfg, settings, panel.num_series)
-    maker = ArtifactMaker(estimator_config, plain(cfg), panel, split)
+    maker = ArtifactMaker(estimator_config, recorded(cfg), panel, split)
     data = built(cfg.data, panel=panel, window=window, split=split, seed=settings.seed)
     net = built(cfg.model, window=window, num_series=panel.num_series)
     maker.announce(net)
@@ -129,6 +135,40 @@ def _artifact_dir(settings: TrainSettings, run_dir: Path) -> Path:
         # Jobs of a sweep that share one directory would overwrite each other's artifact.
         return directory / str(HydraConfig.get().job.num)
     return directory
+
+
+def _history(source: MetricSource, run_dir: Path) -> pd.DataFrame:
+    """The source's rows; those that could not be had again are kept in the run folder.
+
+    Of several processes of one run, which share its folder, only the first fetches.
+    """
+    from kforecast.metrics.csv import CsvSource
+    from kforecast.output import write_frame
+
+    kept = run_dir / HISTORY
+    if source.repeatable:
+        log.info("Reading %s", source)
+        return source.fetch()
+    if _process_number() > 0:
+        patience = time.monotonic() + getattr(source, "timeout", 600.0)
+        while not kept.exists():
+            if time.monotonic() > patience:
+                raise SourceError(f"{kept}: the first process of this run has not fetched it in time")
+            time.sleep(0.1)
+        return CsvSource(kept).fetch()
+    log.info("Reading %s", source)
+    frame = source.fetch()
+    write_frame(frame, kept)
+    log.info("Kept in %s; to repeat the run: source=csv source.path=%s", *[short_path(kept)] * 2)
+    return frame
+
+
+def _process_number() -> int:
+    """Which process of a run on several devices this is, as its launcher says."""
+    for variable in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if (number := os.environ.get(variable, "")).isdecimal():
+            return int(number)
+    return 0
 
 
 def _split(panel: Panel, window: Window, settings: TrainSettings, run_dir: Path) -> Split:
@@ -252,7 +292,7 @@ def _report(
         "TensorBoard": f"{_typed('tensorboard')} --logdir {run}"
         if (run_dir / "tensorboard").exists()
         else "",
-        "forecast": f"{_typed('kforecast-forecast')} artifact_dir={artifact} {_source(cfg)}",
+        "forecast": f"{_typed('kforecast-forecast')} artifact_dir={artifact} {_source(cfg, run_dir)}",
     }
     log.info("Done\n%s", facts("Training is done; next, type the command in the last line", values))
 
@@ -262,9 +302,11 @@ def _typed(name: str) -> str:
     return name if shutil.which(name) else shlex.quote(short_path(Path(sys.executable).with_name(name)))
 
 
-def _source(cfg: DictConfig) -> str:
+def _source(cfg: DictConfig, run_dir: Path) -> str:
     """The source as typed for the forecast command."""
     path = OmegaConf.select(cfg, "source.path")
+    if (run_dir / HISTORY).exists():
+        path = short_path(run_dir / HISTORY)
     if path is not None:
         return f"--dataset-file={shlex.quote(str(path))}"
     chosen = [override for override in HydraConfig.get().overrides.task if override.startswith("source.")]

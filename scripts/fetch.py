@@ -1,0 +1,10 @@
+"""Fetch history into a file, and say what is wrong with it.
+
+python scripts/fetch.py --config-file=train-config.yaml --metrics-server-addr=localhost:9090 output=h.parquet
+python scripts/fetch.py source=csv source.path=traffic.csv
+"""
+
+from kforecast.fetch import main
+
+if __name__ == "__main__":
+    main()

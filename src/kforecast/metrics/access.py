@@ -1,0 +1,113 @@
+"""TLS and credentials of the sources that are servers.
+
+Secrets are named, never given: a file or an environment variable holds them, so that no configuration, log,
+checkpoint or metadata can show them.
+"""
+
+import ipaddress
+import os
+import ssl
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+
+
+def read_secret(file: str | None, variable: str | None) -> str | None:
+    """The secret in a file or an environment variable; None when neither is named.
+
+    Raises
+    ------
+    ValueError
+        When there is nothing in it, or it is more than one line.
+    """
+    if file is not None:
+        try:
+            secret = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file}: cannot be read: {_reason(error)}") from error
+        named = file
+    elif variable is not None:
+        secret, named = os.environ.get(variable, "").strip(), f"the environment variable {variable}"
+    else:
+        return None
+    if not secret or not secret.isprintable():
+        raise ValueError(f"{named} {'holds no secret' if not secret else 'is not one line of text'}")
+    return secret
+
+
+def _check_file(path: str) -> str:
+    try:
+        with Path(path).open("rb"):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {_reason(error)}") from error
+    return path
+
+
+def _check_variable(name: str) -> str:
+    read_secret(None, name)
+    return name
+
+
+def _check_secret_file(path: str) -> str:
+    read_secret(path, None)
+    return path
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+PemFile = Annotated[str, AfterValidator(_check_file)]
+SecretFile = Annotated[str, AfterValidator(_check_secret_file)]
+SecretVariable = Annotated[str, AfterValidator(_check_variable)]
+
+
+class Tls(BaseModel):
+    """How to trust a server, and how to be trusted by it; files in PEM."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    enabled: bool = False
+    """TLS with the authorities that gRPC or the system knows; any other key switches it on too."""
+    ca: PemFile | None = None
+    """The certificate authority to trust instead."""
+    cert: PemFile | None = None
+    """Our own certificate, where the server demands one (mutual TLS), with its key."""
+    key: PemFile | None = None
+    server_name: str | None = None
+    """The name in the server's certificate, where it is not the one in the address."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether to use TLS at all."""
+        return self.enabled or any((self.ca, self.cert, self.key, self.server_name))
+
+    def context(self) -> ssl.SSLContext:
+        """The same as Python's own TLS knows it."""
+        context = ssl.create_default_context(cafile=self.ca)
+        if self.cert is not None:
+            context.load_cert_chain(self.cert, self.key)
+        return context
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> "Tls":
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key go together: give both, or neither")
+        try:
+            self.context()
+        except ssl.SSLError as error:
+            files = " or ".join(filter(None, (self.ca, self.cert, self.key)))
+            raise ValueError(f"{files}: not what is needed in PEM, or not a pair: {error.reason}") from error
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether traffic to a host stays on this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,247 @@
+"""``source=prometheus``: PromQL asked from the HTTP API of Prometheus, or of a server that speaks it.
+
+https://prometheus.io/docs/prometheus/latest/querying/api/#range-queries
+"""
+
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from kforecast.errors import ConfigError, SourceError
+from kforecast.metrics.access import SecretFile, SecretVariable, is_loopback, read_secret
+from kforecast.metrics.fetching import Ask, PassingError, Question, Series, TooLargeError
+from kforecast.metrics.remote import ServerSource
+from kforecast.metrics.spec import Duration, check_keys_differ
+from kforecast.metrics.timerange import TimeRange
+from kforecast.window import parse_duration
+
+# An answer of this size is a query gone wrong; 11,000 points of one series have 300 KB.
+MOST_BYTES = 256 * 2**20
+_PASSING = {408, 425, 429, 500, 502, 503, 504}
+_SECRET_HEADER = re.compile(
+    r"authori[sz]ation|cookie|token|secret|password|api-?key|credential", re.IGNORECASE
+)
+
+
+class PromQuery(BaseModel):
+    """One series: its identity, and the PromQL that makes it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    workload: Annotated[str, Field(min_length=1)]
+    metric: Annotated[str, Field(min_length=1)]
+    query: Annotated[str, Field(min_length=1)]
+
+
+def _check_queries(queries: list[PromQuery]) -> list[PromQuery]:
+    check_keys_differ((f"queries[{i}]", query.workload, query.metric) for i, query in enumerate(queries))
+    return queries
+
+
+def _check_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is not a URL like http://localhost:9090")
+    if parts.username or parts.password:
+        raise ValueError("holds a user or password; give them as username and password_file or password_env")
+    return url.rstrip("/")
+
+
+def _check_headers(headers: dict[str, str]) -> dict[str, str]:
+    for name in headers:
+        if _SECRET_HEADER.search(name):
+            raise ValueError(
+                f"{name} looks like a secret, which does not belong into a configuration; name an "
+                f"environment variable that holds it, secret_headers={{{name}: VARIABLE}}, or use token_file"
+            )
+    return headers
+
+
+class PrometheusSource(ServerSource):
+    """A list of PromQL queries, asked from the server at ``url``."""
+
+    url: Annotated[str, AfterValidator(_check_url)]
+    """Where the API's ``/api/v1`` is found, path prefix included."""
+    queries: Annotated[list[PromQuery], AfterValidator(_check_queries)] = Field(default=[])
+    """``{workload, metric, query}`` of each series."""
+    history: Duration = "14D"
+    """How far to look back: an integer and min, H or D."""
+    headers: Annotated[dict[str, str], AfterValidator(_check_headers)] | None = None
+    """Sent with every request; nothing secret."""
+    secret_headers: dict[str, SecretVariable] | None = None
+    """Header -> environment variable with its value."""
+    username: str | None = None
+    """Of basic authentication; its password is in ``password_file`` or ``password_env``."""
+    password_file: SecretFile | None = None
+    """A file with the password."""
+    password_env: SecretVariable | None = None
+    """An environment variable with the password."""
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> "PrometheusSource":
+        password = self.password_file is not None or self.password_env is not None
+        if password and self.username is None:
+            raise ValueError("a password without username; basic authentication needs both")
+        if self.username is not None and not password:
+            raise ValueError("username without a password; name password_file or password_env")
+        if self.username is not None and (self.token_file is not None or self.token_env is not None):
+            raise ValueError("username and a token cannot both be sent; choose one")
+        return self
+
+    def __str__(self) -> str:
+        return f"{len(self.queries):,} queries to {self.url}"
+
+    @property
+    def server(self) -> str:
+        """The URL."""
+        return self.url
+
+    @property
+    def is_plain_text(self) -> bool:
+        """Whether the URL is http, and the server is not on this machine."""
+        parts = urlsplit(self.url)
+        return parts.scheme == "http" and not is_loopback(parts.hostname or "")
+
+    def questions(self, now: float) -> list[Question[str]]:
+        """One question for every query.
+
+        Raises
+        ------
+        ConfigError
+            When there are no queries.
+        """
+        if not self.queries:
+            raise ConfigError(
+                "source.queries: empty, so there is nothing to ask Prometheus for; list "
+                "{workload: ..., metric: ..., query: PROMQL}"
+            )
+        asked = TimeRange.ending(now, parse_duration(self.history), self.step)
+        return [Question(one.workload, one.metric, one.query, asked, one.query) for one in self.queries]
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Ask[str]]:
+        """Open one session for all requests."""
+        async with self.session() as call:
+
+            async def ask(query: str, chunk: TimeRange) -> list[Series]:
+                parameters = {
+                    "query": query,
+                    "start": str(chunk.start),
+                    "end": str(chunk.end),
+                    "step": str(chunk.step),
+                    # What Thanos and VictoriaMetrics call "no partial answers"; Prometheus has none.
+                    "partial_response": "false",
+                    "deny_partial_response": "1",
+                }
+                answer = await call("query_range", parameters)
+                for warning in [*answer.get("warnings", ()), *answer.get("infos", ())]:
+                    self.warn(str(warning))
+                return [_series(series) for series in answer["data"]["result"]]
+
+            yield ask
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Callable[[str, dict[str, str]], Awaitable[dict[str, Any]]]]:
+        """A session whose calls take an endpoint below ``/api/v1`` and its parameters.
+
+        A call raises as :func:`kforecast.metrics.fetching.fetch` wants it.
+        """
+        if self.tls.wanted or self.url.startswith("https:"):
+            tls: Any = self.tls.context()
+        else:
+            tls = True
+        connector = aiohttp.TCPConnector(limit=self.concurrency, ssl=tls)
+        timeout = aiohttp.ClientTimeout(total=self.deadline)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            headers, method = self._headers(), "POST"
+
+            async def call(endpoint: str, parameters: dict[str, str]) -> dict[str, Any]:
+                nonlocal method
+                # POST, because a query may be longer than a URL; some proxies let only GET through.
+                sent = {"data": parameters} if method == "POST" else {"params": parameters}
+                try:
+                    async with session.request(
+                        method,
+                        f"{self.url}/api/v1/{endpoint}",
+                        headers=headers,
+                        server_hostname=self.tls.server_name,
+                        allow_redirects=False,
+                        **sent,  # type: ignore[arg-type]
+                    ) as response:
+                        if response.status in (405, 501) and method == "POST":
+                            method = "GET"
+                            return await call(endpoint, parameters)
+                        body = bytearray()
+                        async for part in response.content.iter_any():
+                            body += part
+                            if len(body) > MOST_BYTES:
+                                raise TooLargeError(f"more than {MOST_BYTES:,} bytes")
+                except aiohttp.ClientConnectorCertificateError as error:
+                    raise SourceError(
+                        f"{self.url}: the server's certificate is refused: {error.certificate_error} "
+                        "(source.tls.ca, source.tls.server_name)"
+                    ) from error
+                except aiohttp.ClientError as error:
+                    raise PassingError(f"cannot be reached: {str(error) or type(error).__name__}") from error
+                return self._read(response.status, bytes(body), parameters["query"])
+
+            yield call
+
+    def _headers(self) -> dict[str, str]:
+        headers = dict(self.headers or {})
+        try:
+            for name, variable in (self.secret_headers or {}).items():
+                headers[name] = read_secret(None, variable) or ""
+            token = read_secret(self.token_file, self.token_env)
+            password = read_secret(self.password_file, self.password_env)
+        except ValueError as error:
+            raise ConfigError(f"source: {error}") from error
+        if self.username is not None:
+            headers["Authorization"] = aiohttp.BasicAuth(self.username, password or "", "utf-8").encode()
+        elif token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        return headers
+
+    def _read(self, status: int, body: bytes, query: str) -> dict[str, Any]:
+        """The answer of a call, or the error that it is."""
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            answer = None
+        if status == 200 and isinstance(answer, dict) and answer.get("status") == "success":
+            if answer.get("isPartial"):
+                raise SourceError(
+                    f"{self.url}: the answer is partial (some storage did not answer), so it is not used"
+                )
+            return answer
+        said = answer.get("error") if isinstance(answer, dict) else None
+        text = " ".join(str(said or body[:200].decode(errors="replace") or "no reason given").split())
+        if status in _PASSING:
+            raise PassingError(f"HTTP {status}: {text}")
+        if status in (401, 403):
+            raise SourceError(
+                f"{self.url}: HTTP {status}: {text} (credentials: source.token_file, source.token_env, or "
+                "source.username with source.password_file or source.password_env)"
+            )
+        if said is not None:
+            raise SourceError(f"{self.url}: {text} (HTTP {status}, query: {query})")
+        raise SourceError(
+            f"{self.url}: HTTP {status} is not the answer of a Prometheus; is its API below "
+            f"{self.url}/api/v1? It says: {text}"
+        )
+
+
+def _series(series: dict[str, Any]) -> Series:
+    pairs = series.get("values", [])
+    timestamps = np.array([pair[0] for pair in pairs], dtype=np.float64)
+    # Numbers come as text, which may be NaN, +Inf and -Inf.
+    values = np.array([pair[1] for pair in pairs], dtype=np.str_).astype(np.float64)
+    whole = not (timestamps % 1).any()
+    return Series(series.get("metric", {}), timestamps.astype(np.int64) if whole else timestamps, values)

@@ -1,0 +1,332 @@
+"""The metrics provider (contract 4) over a frame or in front of a Prometheus, for laptops and tests."""
+
+import asyncio
+import contextlib
+import logging
+import re
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+import numpy as np
+import pandas as pd
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from kforecast.errors import ConfigError, SourceError
+from kforecast.metrics.fetching import Ask, PassingError, Series, TooLargeError
+from kforecast.metrics.kapacity import query_of
+from kforecast.metrics.prometheus import PrometheusSource
+from kforecast.metrics.proto import provider_pb2 as pb
+from kforecast.metrics.proto import provider_pb2_grpc as pb_grpc
+from kforecast.metrics.selector import parse_selector, promql_matchers, quoted
+from kforecast.metrics.spec import Target
+from kforecast.metrics.timerange import MOST_POINTS, TimeRange
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+SERVICE = "io.kapacitystack.metric.ProviderService"
+# How far back the newest sample may lie: what Prometheus calls its lookback.
+_LOOKBACK = 300
+_GRACE = 5.0
+
+
+class Backend(Protocol):
+    """What the provider answers from."""
+
+    def connect(self) -> AbstractAsyncContextManager[Ask[pb.Query]]:
+        """Make ready; what it yields answers a query for a range."""
+        ...
+
+
+class Asked:
+    """A query's names, whatever its type.
+
+    Attributes
+    ----------
+    names:
+        ``namespace``, ``name`` (of the workload or object), ``kind``, ``metric`` (or resource),
+        ``container`` and ``selector`` (in its string form); empty where the query has none.
+    """
+
+    def __init__(self, query: pb.Query) -> None:
+        self.type = pb.QueryType.Name(query.type)
+        chosen = query.WhichOneof("query")
+        if chosen is None or chosen.upper() != self.type:
+            raise ValueError(f"the query's type is {self.type}, but its content is {chosen or 'missing'}")
+        if "pod" in chosen or chosen == "container_resource":
+            raise ValueError(f"{self.type} queries are not served here, only those of workloads and objects")
+        content = getattr(query, chosen)
+        identifier = getattr(content, "metric", None)
+        self.names = {
+            "namespace": content.namespace,
+            "name": getattr(content, "name", ""),
+            "kind": content.group_kind.kind if hasattr(content, "group_kind") else "",
+            "metric": identifier.name if identifier is not None else content.resource_name,
+            "container": getattr(content, "container_name", ""),
+            "selector": identifier.selector if identifier is not None else "",
+        }
+
+    def __str__(self) -> str:
+        said = " ".join(f"{name}={value}" for name, value in self.names.items() if value)
+        return f"{self.type} {said}"
+
+
+class FrameBackend:
+    """Answers from a long frame.
+
+    A query of ``targets`` is answered with the series of that target and metric. Any other is answered by
+    name: the metric's name, in the namespace that stands before the slash of the workload, and the workload's
+    name where the query has one; with several such series all of them come, and a selector may choose by the
+    labels ``namespace``, ``workload`` and ``metric``.
+
+    Parameters
+    ----------
+    frame:
+        As contract 3 describes it.
+    targets:
+        Those of a train-config.yaml.
+    shift:
+        Seconds to add to every timestamp.
+    """
+
+    def __init__(self, frame: pd.DataFrame, targets: Sequence[Target] = (), shift: int = 0) -> None:
+        known = frame[frame["value"].notna()].sort_values("timestamp", kind="stable")
+        self.series = {
+            (str(workload), str(metric)): (
+                rows["timestamp"].to_numpy(dtype=np.float64) + shift,
+                rows["value"].to_numpy(dtype=np.float64),
+            )
+            for (workload, metric), rows in known.groupby(["workload", "metric"], observed=True)
+        }
+        self.exactly = {
+            query_of(target, metric).SerializeToString(deterministic=True): (
+                target.workload,
+                metric.series_name,
+            )
+            for target in targets
+            for metric in target.metrics
+        }
+
+    def find(self, query: pb.Query) -> list[tuple[str, str]]:
+        """The series that answer a query; raises ValueError when it cannot be understood."""
+        exact = self.exactly.get(query.SerializeToString(deterministic=True))
+        if exact in self.series:
+            return [exact]
+        names = Asked(query).names
+        requirements = parse_selector(names["selector"])
+        found = [
+            key
+            for key in self.series
+            if key[1] == names["metric"]
+            and key[0].partition("/")[0] == names["namespace"]
+            and all(requirement.holds(_labels(key)) for requirement in requirements)
+        ]
+        same_name = [key for key in found if key[0] == f"{names['namespace']}/{names['name']}"]
+        if same_name or (names["name"] and query.type != pb.OBJECT):
+            return same_name
+        return found
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Ask[pb.Query]]:
+        """Nothing needs to be made ready."""
+
+        async def ask(query: pb.Query, asked: TimeRange) -> list[Series]:
+            return [_on_grid(_labels(key), *self.series[key], asked) for key in self.find(query)]
+
+        yield ask
+
+
+def _labels(key: tuple[str, str]) -> dict[str, str]:
+    namespace, _, name = key[0].partition("/")
+    return {"namespace": namespace, "workload": name, "metric": key[1]}
+
+
+def _on_grid(labels: dict[str, str], timestamps: np.ndarray, values: np.ndarray, asked: TimeRange) -> Series:
+    """Each moment's value is the mean of the rows of the step that ends there: nothing is known earlier."""
+    begin = np.searchsorted(timestamps, asked.start - asked.step, side="right")
+    end = np.searchsorted(timestamps, asked.end, side="right")
+    position = np.ceil((timestamps[begin:end] - asked.start) / asked.step).astype(np.int64)
+    inside = position < asked.num_points
+    count = np.bincount(position[inside], minlength=asked.num_points)
+    total = np.bincount(position[inside], weights=values[begin:end][inside], minlength=asked.num_points)
+    known = np.flatnonzero(count)
+    return Series(labels, asked.start + known * asked.step, total[known] / count[known])
+
+
+class PrometheusBackend:
+    """Answers from a Prometheus, with a PromQL template per metric.
+
+    Parameters
+    ----------
+    source:
+        Where the Prometheus is and how to get in; its own queries are not used.
+    templates:
+        PromQL by name of metric or resource; ``<<namespace>>``, ``<<name>>``, ``<<kind>>``, ``<<metric>>``,
+        ``<<container>>`` and ``<<selector>>`` (as label matchers) stand for what is asked.
+
+    Raises
+    ------
+    ConfigError
+        When there is no template, or one has a placeholder that nothing stands for.
+    """
+
+    PLACEHOLDERS = ("namespace", "name", "kind", "metric", "container", "selector")
+
+    def __init__(self, source: PrometheusSource, templates: Mapping[str, str]) -> None:
+        if not templates:
+            raise ConfigError(
+                "serve.templates: empty; give a PromQL template for every metric to serve, like "
+                "serve.templates={qps: 'sum(rate(http_requests_total{namespace=\"<<namespace>>\"}[5m]))'}"
+            )
+        for metric, template in templates.items():
+            for placeholder in re.findall(r"<<(.*?)>>", template):
+                if placeholder not in self.PLACEHOLDERS:
+                    known = ", ".join(f"<<{name}>>" for name in self.PLACEHOLDERS)
+                    raise ConfigError(
+                        f"serve.templates.{metric}: unknown placeholder <<{placeholder}>>; known: {known}"
+                    )
+        self.source, self.templates = source, templates
+
+    def promql(self, query: pb.Query) -> str:
+        """The PromQL for a query; raises ValueError when there is none."""
+        asked = Asked(query)
+        template = self.templates.get(asked.names["metric"])
+        if template is None:
+            raise ValueError(
+                f"no query template for the metric {asked.names['metric']!r}; "
+                f"known: {', '.join(self.templates)}"
+            )
+        values = {name: quoted(value)[1:-1] for name, value in asked.names.items()}
+        values["selector"] = promql_matchers(parse_selector(asked.names["selector"]))
+        return re.sub(r"<<(\w+)>>", lambda match: values[match[1]], template)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Ask[pb.Query]]:
+        """Open one session to the Prometheus."""
+        async with self.source.connect() as ask_promql:
+
+            async def ask(query: pb.Query, asked: TimeRange) -> list[Series]:
+                promql = self.promql(query)
+                by_labels: dict[tuple[tuple[str, str], ...], list[Series]] = {}
+                for chunk in asked.chunks(MOST_POINTS):
+                    for series in await ask_promql(promql, chunk):
+                        by_labels.setdefault(tuple(sorted(series.labels.items())), []).append(series)
+                return [
+                    Series(
+                        dict(labels),
+                        np.concatenate([one.timestamps for one in parts]),
+                        np.concatenate([one.values for one in parts]),
+                    )
+                    for labels, parts in by_labels.items()
+                ]
+
+            yield ask
+
+
+class ProviderService(pb_grpc.ProviderServiceServicer):
+    """The service; like the real one it answers every failure with the status UNKNOWN and a text."""
+
+    def __init__(self, ask: Ask[pb.Query]) -> None:
+        self.ask = ask
+
+    async def Query(  # noqa: N802
+        self, request: pb.QueryRequest, context: Context
+    ) -> pb.QueryResponse:
+        """One series per label set over a range."""
+        step = request.step.ToMilliseconds() // 1000
+        asked = TimeRange(request.start.ToSeconds(), request.end.ToSeconds(), step)
+        if step < 1 or asked.end < asked.start:
+            await context.abort(
+                grpc.StatusCode.UNKNOWN, f"invalid range: {asked} every {step} s; start <= end, step >= 1 s"
+            )
+        answer = pb.QueryResponse()
+        for series in await self._series(request.query, asked, context):
+            answer.series.add(labels=dict(series.labels)).points.extend(_points(series))
+        return answer
+
+    async def QueryLatest(  # noqa: N802
+        self, request: pb.QueryLatestRequest, context: Context
+    ) -> pb.QueryLatestResponse:
+        """The newest sample of each label set, if it is younger than five minutes."""
+        answer = pb.QueryLatestResponse()
+        recent = TimeRange.ending(time.time(), _LOOKBACK, 60)
+        for series in await self._series(request.query, recent, context):
+            if points := _points(series)[-1:]:
+                answer.samples.add(labels=dict(series.labels), point=points[0])
+        return answer
+
+    async def _series(self, query: pb.Query, asked: TimeRange, context: Context) -> Sequence[Series]:
+        begun = time.monotonic()
+        try:
+            series = await self.ask(query, asked)
+        except (PassingError, TooLargeError, TimeoutError) as error:
+            failure = f"prom query range failed: {error}"
+        except (SourceError, ValueError) as error:
+            failure = str(error)
+        else:
+            said = f"{len(series)} series, {sum(len(one.values) for one in series):,} points"
+            log.info("%s, %s: %s, %.0f ms", Asked(query), asked, said, 1000 * (time.monotonic() - begun))
+            return series
+        log.warning("refused: %s", failure)
+        await context.abort(grpc.StatusCode.UNKNOWN, failure)
+        raise AssertionError("abort raises")
+
+
+def _points(series: Series) -> list[pb.Point]:
+    milliseconds = (np.asarray(series.timestamps) * 1000).astype(np.int64).tolist()
+    return [
+        pb.Point(timestamp=moment, value=value)
+        for moment, value in zip(milliseconds, series.values.tolist(), strict=True)
+    ]
+
+
+async def serve(backend: Backend, address: str) -> signal.Signals:
+    """Serve until SIGINT or SIGTERM, then let requests under way finish (five seconds at most).
+
+    Returns
+    -------
+    The signal that came.
+
+    Raises
+    ------
+    SourceError
+        When the address cannot be listened at.
+    """
+    stopped: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
+
+    def stop(number: signal.Signals) -> None:
+        if not stopped.done():
+            stopped.set_result(number)
+
+    async with backend.connect() as ask:
+        # Without reuse, a port that is taken is an error instead of a share of someone else's requests.
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        pb_grpc.add_ProviderServiceServicer_to_server(ProviderService(ask), server)
+        healthy = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+        for service in ("", SERVICE):
+            await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise SourceError(
+                f"cannot listen at {address}: is the port taken? Choose another: serve.address=HOST:PORT"
+            ) from error
+        await server.start()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop, number)
+        log.info("Serving at %s:%d; stop with Ctrl-C", address.rpartition(":")[0], port)
+        try:
+            return await stopped
+        finally:
+            await healthy.enter_graceful_shutdown()
+            with contextlib.suppress(asyncio.CancelledError):
+                await server.stop(_GRACE)
