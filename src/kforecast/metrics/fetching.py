@@ -291,7 +291,7 @@ class _Fetch(Generic[Asked]):
         self, ask: Ask[Asked], question: Question[Asked], chunk: TimeRange, piece: _Piece
     ) -> Sequence[Series]:
         begun = 0.0
-        pause = wait_exponential_jitter(initial=FIRST_PAUSE, max=_LONGEST_PAUSE, jitter=FIRST_PAUSE)
+        pause = wait_exponential_jitter(multiplier=FIRST_PAUSE, max=_LONGEST_PAUSE, jitter=FIRST_PAUSE)
 
         def rest_of_pause(state: RetryCallState) -> float:
             # An attempt that took long has already given the server its pause.
