@@ -14,6 +14,8 @@ from kforecast.config import check_train_settings
 from kforecast.errors import ConfigError
 from kforecast.legacy_cli import FLAGS, quote, read_train_config, translate
 
+EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "train-config.yaml"
+
 FIRST_GENERATION = """
 targets:
 - workloadNamespace: kapacity-test
@@ -358,3 +360,10 @@ def test_yaml_merge_keys_are_read(tmp_path):
 def test_a_deletion_is_an_override():
     flags = ["-m", "~callbacks.early_stopping", "--dataset-file=f"]
     assert translate(flags) == ["-m", "source=csv", "source.path='f'", "~callbacks.early_stopping"]
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="not a checkout")
+def test_the_example_of_the_readme_is_a_train_config() -> None:
+    content = read_train_config(EXAMPLE)
+    assert [target.workload for target in content.targets] == ["shop/cart", "shop/checkout", "shop/search"]
+    assert composed(f"--config-file={EXAMPLE}", "--metrics-server-addr=localhost:9090").source.targets
