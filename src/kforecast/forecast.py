@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from kforecast import command
-from kforecast.config import built, plain
+from kforecast.config import built, check_step, plain
 from kforecast.errors import ConfigError, DataError, few
 from kforecast.output import check_output, write_frame
 
@@ -37,13 +37,18 @@ def forecast(cfg: DictConfig) -> None:
     artifact_dir = Path(str(settings["artifact_dir"]))
     if not artifact_dir.is_dir():
         raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
-    history = built(cfg.source).fetch()
+    source = built(cfg.source)
+    # A file answers at once; a server is asked when all else is known to be right.
+    history = source.fetch() if source.repeatable else None
 
     import pandas as pd
 
     from kforecast.forecaster import Forecaster
 
     forecaster = Forecaster.load(artifact_dir)
+    check_step(source, forecaster.window)
+    if history is None:
+        history = source.fetch()
     names = history[["workload", "metric"]].astype(str)
     observed = set(names[history["value"].notna()].drop_duplicates().itertuples(index=False, name=None))
     served, problems = [], []

@@ -88,7 +88,8 @@ class Tls(BaseModel):
         """The same as Python's own TLS knows it."""
         context = ssl.create_default_context(cafile=self.ca)
         if self.cert is not None:
-            context.load_cert_chain(self.cert, self.key)
+            # With a password, even a wrong one, nobody is asked for it at the terminal.
+            context.load_cert_chain(self.cert, self.key, password="")
         return context
 
     @model_validator(mode="after")

@@ -60,7 +60,8 @@ class KapacitySource(ServerSource):
     """As in train-config.yaml (contract 2)."""
 
     def __str__(self) -> str:
-        return f"the metrics of {len(self.targets):,} targets from {self.address}"
+        count = len(self.targets)
+        return f"the metrics of {count:,} {'target' if count == 1 else 'targets'} from {self.address}"
 
     @property
     def server(self) -> str:

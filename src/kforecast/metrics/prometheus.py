@@ -96,7 +96,7 @@ class PrometheusSource(ServerSource):
         return self
 
     def __str__(self) -> str:
-        return f"{len(self.queries):,} queries to {self.url}"
+        return f"{len(self.queries):,} {'query' if len(self.queries) == 1 else 'queries'} to {self.url}"
 
     @property
     def server(self) -> str:
