@@ -3,6 +3,7 @@
 https://prometheus.io/docs/prometheus/latest/querying/api/#range-queries
 """
 
+import base64
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -204,7 +205,8 @@ class PrometheusSource(ServerSource):
         except ValueError as error:
             raise ConfigError(f"source: {error}") from error
         if self.username is not None:
-            headers["Authorization"] = aiohttp.BasicAuth(self.username, password or "", "utf-8").encode()
+            pair = base64.b64encode(f"{self.username}:{password}".encode()).decode()
+            headers["Authorization"] = f"Basic {pair}"
         elif token is not None:
             headers["Authorization"] = f"Bearer {token}"
         return headers
