@@ -409,8 +409,10 @@ def test_what_is_for_good_is_asked_once(code: grpc.StatusCode, text: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("fault", ["unavailable", "unknown", "cut"])
-def test_what_may_pass_is_tried_as_often_as_allowed(fault: str) -> None:
+@pytest.mark.parametrize(
+    "fault", ["unavailable", "unknown", "cut", (grpc.StatusCode.CANCELLED, "going down")], ids=str
+)
+def test_what_may_pass_is_tried_as_often_as_allowed(fault: Any) -> None:
     provider = Provider(faults={fault: 1.0})
     with provider.serve() as address, pytest.raises(SourceError, match="4 attempts") as caught:
         source(address, attempts=4).fetch()

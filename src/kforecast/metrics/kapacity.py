@@ -164,6 +164,9 @@ class KapacitySource(ServerSource):
             return PassingError(text)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return PassingError(f"no answer within {self.deadline:g} s")
+        if code is grpc.StatusCode.CANCELLED or (code is grpc.StatusCode.INTERNAL and "RST_STREAM" in said):
+            # We cancel nothing that we wait for: the server broke off, as it does when it is stopped.
+            return PassingError(f"the server broke off ({text})")
         if code is grpc.StatusCode.UNKNOWN and _PASSING.search(said) and not _FOR_GOOD.search(said):
             return PassingError(text)
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
