@@ -44,7 +44,7 @@ server.wait_for_termination()
 
 
 def main() -> None:
-    stages: dict[str, Callable[[], None]] = {"fetch": fetch, "memory": memory}
+    stages: dict[str, Callable[[], None]] = {"fetch": fetch, "memory": memory, "backtest": backtest}
     parser = argparse.ArgumentParser(description="Measure stages of the project side by side.")
     parser.add_argument("stage", nargs="*", help=f"{', '.join(stages)}; all without any")
     chosen = parser.parse_args().stage or [*stages]
@@ -164,6 +164,55 @@ print(len(frame), grown, exact and frame["workload"].nunique() == 20)
     points, grown, exact = done.stdout.split()
     print("memory: 60 days x 20 series at 60 s")
     print(f"  {int(points):,} points, exact: {exact}; resident memory grew by {int(grown) / 1024:.0f} MB")
+
+
+def backtest() -> None:
+    """50 origins x 20 series x 12 steps: one batched pass, a loop over origins, and the whole command."""
+    import numpy as np
+    import torch
+
+    from kforecast.artifact import Artifact, EstimatorConfig
+    from kforecast.data.panel import Panel
+    from kforecast.evaluation.backtest import backtest as batched
+    from kforecast.forecaster import Forecaster
+    from kforecast.metrics.synthetic import SyntheticSource
+    from kforecast.models.fcnet import Fcnet
+
+    traffic = {"workloads": 20, "days": 28, "step": 600, "start": 1_704_067_200, "seed": 0}
+    shape = {"hourly": 0.25, "weekend": 0.6, "trend": 0.2, "noise": 0.08, "spikes": 1.5, "gaps": 0.0}
+    rows = SyntheticSource(**(traffic | shape)).fetch()
+    config = EstimatorConfig(freq="10min", prediction_length=12, context_length=12, num_series=20)
+    torch.manual_seed(0)
+    panel = Panel.from_frame(rows, config.window.frequency)
+    artifact = Artifact(config, panel.item_ids, Fcnet(config.window, 20).artifact_state(), {"fill": "zero"})
+    forecaster = Forecaster.of(artifact, "model")
+    begin = panel.num_bins - 50 - 11
+    origins = np.arange(begin, begin + 50)
+    histories = [rows[rows["timestamp"] < panel.timestamps[origin]] for origin in origins]
+
+    def loop() -> np.ndarray:
+        made = [forecaster.forecast(history)["value"].to_numpy().reshape(20, 12) for history in histories]
+        return np.stack(made, axis=1).reshape(-1, 12)  # by series, then origin
+
+    one = batched(forecaster, panel, begin, panel.num_bins)
+    looped = loop()
+    difference = np.abs(one.forecasts["kforecast"] / looped - 1).max()
+    times = {
+        "batched": [seconds(lambda: batched(forecaster, panel, begin, panel.num_bins)) for _ in range(5)],
+        "loop": [seconds(loop) for _ in range(3)],
+    }
+    mine, other = statistics.median(times["batched"]), statistics.median(times["loop"])
+    print("backtest: 50 origins x 20 series x 12 steps")
+    print(f"  {one.forecasts['kforecast'].shape[0]} windows; largest relative difference {difference:.1e}")
+    print(f"  loop: {other:.2f} s; one pass, with 5 baselines: {mine:.3f} s; ratio {other / mine:.0f}")
+    with tempfile.TemporaryDirectory() as folder:
+        artifact.save(Path(folder) / "model")
+        rows.to_csv(Path(folder) / "traffic.csv", index=False)
+        start = f"evaluate.start={int(panel.timestamps[begin])}"
+        program = Path(sys.executable).with_name("kforecast-evaluate")
+        command = [program, "artifact_dir=model", "--dataset-file=traffic.csv", start, "hydra.run.dir=run"]
+        whole = seconds(lambda: subprocess.run(command, cwd=folder, capture_output=True, check=True))
+    print(f"  kforecast-evaluate as a whole, start-up and report included: {whole:.1f} s")
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -291,6 +291,13 @@ OVERRIDES = [
         ["data.validation", "data.test", "0.6", "0.4", "below 1"],
     ),
     override("data.validation=0", "data.validation", "monitor=train/loss"),
+    override("gate.require_skill=1", "gate.require_skill"),
+    Case(
+        "override: a gate without unseen data",
+        ["--dataset-file=traffic.csv", "gate.require_skill=0", "data.test=0"],
+        ["gate.require_skill", "never seen", "data.test above 0"],
+    ),
+    override("capacity.lead_time=-1", "capacity.lead_time: -1 is wrong"),
     override("seed=???"),
     override("seed=${nowhere}", "nowhere"),
     override("sede=1", "sede", "did you mean seed"),
@@ -374,11 +381,47 @@ FORECAST = [
             {},
         ),
         (
+            "quantiles out of reach",
+            ["artifact_dir=model", "--dataset-file=traffic.csv", "forecast.quantiles=[0.5,1.0,text]"],
+            ["forecast.quantiles", "1.0, text", "between 0.005 and 0.995"],
+            {},
+        ),
+        (
             "unknown key",
             ["artifact_dir=model", "--dataset-file=traffic.csv", "outptu=x.csv"],
             ["outptu", "did you mean output"],
             {},
         ),
+    ]
+]
+
+ARTIFACT = ["artifact_dir=model", "--dataset-file=traffic.csv"]
+EVALUATE = [
+    Case(f"evaluate: {name}", arguments, words, command="kforecast-evaluate")
+    for name, arguments, words in [
+        ("no artifact", ["--dataset-file=traffic.csv"], ["artifact_dir"]),
+        ("no such artifact", ["artifact_dir=nowhere", "--dataset-file=traffic.csv"], ["nowhere"]),
+        ("a damaged artifact", ARTIFACT, ["model", "metadata.json"]),
+        ("no source", ["artifact_dir=model"], ["no source of traffic"]),
+        ("a start that is no time", [*ARTIFACT, "evaluate.start=soon"], ["evaluate.start", "'soon'"]),
+        (
+            "an end before the start",
+            [*ARTIFACT, "evaluate.start=2024-01-02", "evaluate.end=2024-01-01T12:00"],
+            ["evaluate.end: 1704110400 is before evaluate.start, 1704153600"],
+        ),
+        (
+            "several problems",
+            [*ARTIFACT, "evaluate.stride=0", "evaluate.as_consumed=maybe", "evaluate.require_skill=1"],
+            ["3 problems", "evaluate.stride", "evaluate.as_consumed", "evaluate.require_skill"],
+        ),
+        ("quantiles", [*ARTIFACT, "evaluate.quantiles=[0.1,0.1]"], ["evaluate.quantiles", "twice"]),
+        ("capacity", [*ARTIFACT, "capacity.cost_over=0"], ["capacity.cost_over: 0 is wrong"]),
+        (
+            "more replicas at least than at most",
+            [*ARTIFACT, "capacity.min_replicas=5", "capacity.max_replicas=4"],
+            ["capacity", "min_replicas", "max_replicas"],
+        ),
+        ("unknown key", [*ARTIFACT, "evaluate.strides=2"], ["strides"]),
     ]
 ]
 
@@ -416,7 +459,9 @@ def assert_refused(
     assert not missing, f"{missing} not said{said}"
 
 
-@pytest.mark.parametrize("case", [*CONFIG_FILES, *DATA, *OVERRIDES, *FORECAST], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [*CONFIG_FILES, *DATA, *OVERRIDES, *FORECAST, *EVALUATE], ids=lambda case: case.name
+)
 def test_refused(case: Case, tmp_path: Path, model: Path, traffic_csv: Callable[..., Path]) -> None:
     traffic_csv()
     for name, content in case.files.items():

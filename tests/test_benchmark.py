@@ -26,4 +26,4 @@ def test_an_unknown_stage_is_refused() -> None:
     command = [sys.executable, str(SCRIPT), "fetsh"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert "unknown stage fetsh; known: fetch, memory" in done.stderr
+    assert "unknown stage fetsh; known: fetch, memory, backtest" in done.stderr

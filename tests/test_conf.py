@@ -27,6 +27,7 @@ NEEDED = {
     "train": ["source.path=traffic.csv"],
     "fetch": ["source.path=traffic.csv"],
     "forecast": ["source.path=traffic.csv", "artifact_dir=model"],
+    "evaluate": ["source.path=traffic.csv", "artifact_dir=model"],
     "serve_metrics": ["source.path=traffic.csv"],
     "source/kapacity.yaml": ["source.address=localhost:9090"],
     "source/prometheus.yaml": ["source.url=http://localhost:9090"],
@@ -100,7 +101,7 @@ def test_every_key_is_an_argument_of_what_it_configures(file: str) -> None:
 
 
 # The keys of loggers and experiments are explained where they come from.
-EXPLAINED = re.compile(r"(window|data|source|model|optimizer|trainer|callbacks)/|[^/]+$")
+EXPLAINED = re.compile(r"(window|data|source|model|optimizer|trainer|callbacks|capacity)/|[^/]+$")
 
 
 @pytest.mark.parametrize("file", list(filter(EXPLAINED.match, FILES)))
@@ -231,7 +232,8 @@ def test_examples_of_help_compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert len(lines) >= 2
         for line in lines:
             # A sweep's values are taken one by one.
-            arguments = [word.partition(",")[0] for word in shlex.split(line)[1:]]
+            words = shlex.split(line)[1:]
+            arguments = [word.partition(",")[0] for word in words] if "-m" in words else words
             assert plain(composed(*arguments, name=verb))
 
 

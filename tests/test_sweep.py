@@ -28,7 +28,7 @@ def test_a_sweep_with_failing_jobs(tmp_path: Path, traffic_csv: Callable[..., Pa
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
-        "error: 2 of 6 jobs failed; see their logs in sweep"
+        "error: of 6 jobs 2 failed; see their logs in sweep"
     ]
 
     results = pd.read_csv(tmp_path / "sweep" / "results.csv")

@@ -49,23 +49,30 @@ def test_any_text_is_a_frequency_or_a_value_error(text):
 
 
 @pytest.mark.parametrize(
-    "name, step, fields, bins_in_season",
+    "name, step, fields, day, week, season",
     [
-        ("1min", 60, ("minute", "hour", "day_of_week"), 24 * 60),
-        ("10min", 600, ("minute", "hour", "day_of_week", "day_of_month"), 24 * 6),
-        ("1H", 3600, ("hour", "day_of_week", "day_of_month"), 24),
-        ("1D", 86_400, ("day_of_week", "day_of_month"), 7),
+        ("1min", 60, ("minute", "hour", "day_of_week"), 1440, 10_080, 1440),
+        ("10min", 600, ("minute", "hour", "day_of_week", "day_of_month"), 144, 1008, 144),
+        ("1H", 3600, ("hour", "day_of_week", "day_of_month"), 24, 168, 24),
+        ("1D", 86_400, ("day_of_week", "day_of_month"), 1, 7, 7),
     ],
 )
-def test_the_facts_of_each_frequency(name, step, fields, bins_in_season):
+def test_the_facts_of_each_frequency(name, step, fields, day, week, season):
     frequency = Frequency.parse(name)
-    assert (frequency.step, frequency.calendar_fields, frequency.season) == (step, fields, bins_in_season)
+    assert (frequency.name, frequency.step, frequency.calendar_fields) == (name, step, fields)
+    assert (frequency.day, frequency.week, frequency.season) == (day, week, season)
     assert all(field in CALENDAR_TABLE_SIZES for field in fields)
 
 
 def test_a_season_is_a_day_or_a_week():
     spans = {name: frequency.season * frequency.step for name, frequency in FREQUENCIES.items()}
     assert spans == {"1min": 86_400, "10min": 86_400, "1H": 86_400, "1D": 7 * 86_400}
+
+
+def test_days_and_weeks_are_whole_bins():
+    for frequency in FREQUENCIES.values():
+        assert frequency.day * frequency.step == 86_400
+        assert frequency.week * frequency.step == 7 * 86_400
 
 
 def test_a_window_knows_its_length_and_says_its_shape():

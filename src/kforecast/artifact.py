@@ -1,4 +1,4 @@
-"""The artifact directory: Kapacity's three files (contract 5), and metadata.json beside them.
+"""The artifact directory: Kapacity's three files (contract 5), metadata.json and intervals.json beside them.
 
 A directory is written as a whole or not at all (:mod:`kforecast.directory`).
 """
@@ -18,12 +18,15 @@ from torch import Tensor
 
 from kforecast.directory import replace_directory
 from kforecast.errors import ArtifactError
+from kforecast.intervals import Intervals
+from kforecast.output import replace_file
 from kforecast.window import Frequency, Window
 
 CHECKPOINT = "checkpoint.pth"
 CONFIG = "estimator_config.yaml"
 ITEM_IDS = "item2id.json"
 METADATA = "metadata.json"
+INTERVALS = "intervals.json"
 TRIO = (CHECKPOINT, CONFIG, ITEM_IDS)
 PER_SERIES = "per_series"
 
@@ -113,12 +116,15 @@ class Artifact:
     metadata:
         ``metadata.json``; None for an artifact made elsewhere. ``sha256`` of the three files is added on
         saving.
+    intervals:
+        ``intervals.json``: what makes quantiles of forecasts; None when they were not calibrated.
     """
 
     config: EstimatorConfig
     item_ids: Mapping[str, int]
     state: Mapping[str, Tensor]
     metadata: dict[str, Any] | None = field(default=None, compare=False)
+    intervals: Intervals | None = field(default=None, compare=False)
 
     def save(self, directory: Path, parts: Mapping[str, "Artifact"] | None = None) -> None:
         """Make ``directory`` hold this artifact, replacing one that is there as a whole.
@@ -138,7 +144,7 @@ class Artifact:
         contents = self._files()
         for name, part in (parts or {}).items():
             contents |= {f"{PER_SERIES}/{name}/{file}": data for file, data in part._files().items()}
-        owned = [*TRIO, METADATA]
+        owned = [*TRIO, METADATA, INTERVALS]
         # A folder of that name with anything else in it is someone else's.
         if all(path.is_dir() or path.name in owned for path in (directory / PER_SERIES).rglob("*")):
             owned.append(PER_SERIES)
@@ -156,7 +162,10 @@ class Artifact:
         }
         sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         metadata = dict(self.metadata or {}) | {"sha256": sha256}
-        return contents | {METADATA: json.dumps(metadata, ensure_ascii=False, indent=1).encode()}
+        contents[METADATA] = json.dumps(metadata, ensure_ascii=False, indent=1).encode()
+        if self.intervals is not None:
+            contents[INTERVALS] = self.intervals.to_json(sha256[CHECKPOINT]).encode()
+        return contents
 
     @classmethod
     def load(cls, directory: Path | str) -> "Artifact":
@@ -179,6 +188,8 @@ class Artifact:
             contents = {name: (directory / name).read_bytes() for name in TRIO}
             metadata_file = directory / METADATA
             metadata = json.loads(metadata_file.read_bytes()) if metadata_file.is_file() else None
+            intervals_file = directory / INTERVALS
+            intervals = intervals_file.read_bytes() if intervals_file.is_file() else None
         except (OSError, ValueError) as error:
             raise ArtifactError(f"{directory}: cannot be read: {error}") from error
         _check_hashes(directory, contents, metadata)
@@ -187,7 +198,30 @@ class Artifact:
             config = EstimatorConfig.from_yaml(contents[CONFIG].decode())
         except ValueError as error:
             raise ArtifactError(f"{directory / CONFIG}: {error}") from error
-        return cls(config, _read_item_ids(directory, contents), _read_state(directory, contents), metadata)
+        return cls(
+            config,
+            _read_item_ids(directory, contents),
+            _read_state(directory, contents),
+            metadata,
+            _read_intervals(intervals_file, intervals, contents, config),
+        )
+
+
+def save_intervals(directory: Path, intervals: Intervals) -> Path:
+    """Put intervals beside the checkpoint of an artifact that is there; return the file.
+
+    Raises
+    ------
+    OSError
+        When the file system refuses; what was there is still there.
+    """
+    text = intervals.to_json(hashlib.sha256((directory / CHECKPOINT).read_bytes()).hexdigest())
+
+    def write(staged: Path) -> None:
+        staged.write_text(text, encoding="utf-8")
+
+    replace_file(directory / INTERVALS, write)
+    return directory / INTERVALS
 
 
 def checkpoint_bytes(state: Mapping[str, Tensor]) -> bytes:
@@ -238,3 +272,15 @@ def _read_state(directory: Path, contents: dict[str, bytes]) -> dict[str, Tensor
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ArtifactError(f"{directory / CHECKPOINT}: not a state dict of tensors")
     return dict(state)
+
+
+def _read_intervals(
+    file: Path, text: bytes | None, contents: dict[str, bytes], config: EstimatorConfig
+) -> Intervals | None:
+    if text is None:
+        return None
+    checkpoint = hashlib.sha256(contents[CHECKPOINT]).hexdigest()
+    try:
+        return Intervals.from_json(text, checkpoint, config.prediction_length)
+    except ValueError as error:
+        raise ArtifactError(f"{file}: {error}") from error

@@ -7,12 +7,13 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kforecast.data.fill import Fill
 from kforecast.errors import ConfigError, ours
+from kforecast.intervals import check_levels
 from kforecast.validation import list_problems, problems_of, validate
-from kforecast.window import Frequency, Window, canonical_frequency
+from kforecast.window import Frequency, Window, canonical_frequency, parse_instant
 
 _PACKAGE = Path(__file__).resolve().parent
 # Inside the package in a wheel, at the top of the repository in a checkout.
@@ -31,6 +32,19 @@ def _one_device(number: int) -> int:
     if number != 1:
         raise ValueError(f"{number} devices: training on more than one is not built yet")
     return number
+
+
+def _instant(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{value!r} is not a time")
+    return parse_instant(value)
+
+
+Instant = Annotated[int | None, BeforeValidator(_instant)]
+# No model has a skill of 1: its error would be 0.
+RequiredSkill = Annotated[float, Field(lt=1, allow_inf_nan=False)] | None
 
 
 class _Section(BaseModel):
@@ -107,6 +121,32 @@ class ArtifactSection(_Section):
     per_series: bool
 
 
+class GateSection(_Section):
+    """``gate``: how good a model must be to become the artifact."""
+
+    require_skill: RequiredSkill
+
+
+class EvaluateSection(_Section):
+    """``evaluate``: what an artifact is judged on."""
+
+    start: Instant
+    end: Instant
+    stride: Annotated[int, Field(ge=1)]
+    as_consumed: bool
+    quantiles: Annotated[list[float], BeforeValidator(check_levels)]
+    save_intervals: bool
+    require_skill: RequiredSkill
+
+
+class EvaluateSettings(_Section):
+    """The parts of ``evaluate.yaml`` that we own."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    artifact_dir: Annotated[str, Field(min_length=1)]
+    evaluate: EvaluateSection
+
+
 class TrainSettings(_Section):
     """The parts of ``train.yaml`` that we own."""
 
@@ -121,6 +161,7 @@ class TrainSettings(_Section):
     trainer: TrainerSection
     callbacks: CallbacksSection
     artifact: ArtifactSection
+    gate: GateSection
 
 
 def check_train_settings(cfg: DictConfig) -> TrainSettings:
@@ -140,8 +181,28 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
         )
     if not settings.data.validation and settings.monitor == "validation/loss":
         problems.append("data.validation: 0 leaves no validation loss to watch; add monitor=train/loss")
+    if settings.gate.require_skill is not None and not settings.data.test:
+        problems.append(
+            f"gate.require_skill: {settings.gate.require_skill:g} needs data that the model has never seen; "
+            "set data.test above 0"
+        )
     if problems:
         raise ConfigError(list_problems("configuration", problems))
+    return settings
+
+
+def check_evaluate_settings(cfg: DictConfig) -> EvaluateSettings:
+    """Check a composed evaluate configuration.
+
+    Raises
+    ------
+    ConfigError
+        All problems at once.
+    """
+    settings = validate(EvaluateSettings, plain(cfg), "configuration")
+    start, end = settings.evaluate.start, settings.evaluate.end
+    if start is not None and end is not None and end < start:
+        raise ConfigError(f"configuration: evaluate.end: {end} is before evaluate.start, {start}")
     return settings
 
 

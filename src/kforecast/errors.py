@@ -1,6 +1,6 @@
 """The errors a user can cause or meet, each with the exit code a command ends with.
 
-0 success, 2 bad input, 3 something we depend on failed, 130 and 143 interrupted.
+0 success, 2 bad input, 3 something we depend on failed, 4 gate not passed, 130 and 143 interrupted.
 """
 
 from collections.abc import Sequence
@@ -36,6 +36,12 @@ class SourceError(KforecastError):
 
 class TrainingError(KforecastError):
     """Training itself failed: numbers that are not finite, a disk that is full."""
+
+
+class GateError(KforecastError):
+    """A model is not better than the baselines by as much as was required."""
+
+    exit_code = 4
 
 
 def ours(error: BaseException) -> KforecastError | None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from kforecast import command
 from kforecast.config import built, check_step, plain
 from kforecast.errors import ConfigError, DataError, few
+from kforecast.intervals import check_levels, missing
 from kforecast.output import check_output, write_frame
 
 _FORMATS = (".csv", ".json", ".parquet")
@@ -33,6 +34,11 @@ def forecast(cfg: DictConfig) -> None:
     as_consumed = settings["forecast"]["as_consumed"]
     if not isinstance(as_consumed, bool):
         raise ConfigError(f"forecast.as_consumed: {as_consumed!r} is neither true nor false")
+    quantiles = settings["forecast"]["quantiles"] or []
+    try:
+        levels = check_levels(quantiles if isinstance(quantiles, list) else [quantiles])
+    except ValueError as error:
+        raise ConfigError(f"forecast.quantiles: {error}") from error
     output = check_output(settings["output"], _FORMATS)
     artifact_dir = Path(str(settings["artifact_dir"]))
     if not artifact_dir.is_dir():
@@ -46,6 +52,8 @@ def forecast(cfg: DictConfig) -> None:
     from kforecast.forecaster import Forecaster
 
     forecaster = Forecaster.load(artifact_dir)
+    if levels and forecaster.intervals is None:
+        raise missing(artifact_dir)
     check_step(source, forecaster.window)
     if history is None:
         history = source.fetch()
@@ -63,7 +71,7 @@ def forecast(cfg: DictConfig) -> None:
             served.append(pair)
     if served:
         chosen = history[pd.MultiIndex.from_frame(names).isin(served)]
-        forecasts = forecaster.forecast(chosen, as_consumed=as_consumed)
+        forecasts = forecaster.forecast(chosen, quantiles=levels, as_consumed=as_consumed)
         if output is None:
             forecasts.to_csv(sys.stdout, index=False)
         else:

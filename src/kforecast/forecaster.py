@@ -1,19 +1,22 @@
 """Forecaster: an artifact, ours or one made elsewhere, as a function from history to forecast."""
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
 from kforecast.artifact import METADATA, Artifact
-from kforecast.data.calendar import calendar_fields
-from kforecast.data.fill import FILLS, Fill, fill_gaps
+from kforecast.data.fill import FILLS, Fill
 from kforecast.data.panel import Panel, item_key
+from kforecast.data.split import cells_between
+from kforecast.data.windows import EVALUATION_BATCH_SIZE, WindowDataset
 from kforecast.errors import ArtifactError, DataError, few
+from kforecast.intervals import Intervals, calibrate, check_levels, column, missing
 from kforecast.models import NETWORKS
 from kforecast.models.fcnet import Fcnet
 from kforecast.window import Window
@@ -24,9 +27,18 @@ log = logging.getLogger(__name__)
 _CONSUMER_FILL: Fill = "zero"
 
 
+class WindowForecasts(NamedTuple):
+    """Forecasts from many origins."""
+
+    values: np.ndarray
+    """float32 ``[windows, horizon]``."""
+    level: np.ndarray
+    """float32 ``[windows]``: mean absolute value of each context."""
+
+
 @dataclass(frozen=True)
 class Forecaster:
-    """A loaded artifact. Make one with :meth:`load`.
+    """A network and all that is needed to forecast with it. Make one of an artifact with :meth:`load`.
 
     Attributes
     ----------
@@ -38,12 +50,18 @@ class Forecaster:
         How unobserved bins of a context are filled.
     net:
         The network, in evaluation mode.
+    intervals:
+        What makes quantiles of its forecasts; None when they were not calibrated.
+    name:
+        What messages call it.
     """
 
     window: Window
     item_ids: dict[str, int]
     fill: Fill
     net: Fcnet
+    intervals: Intervals | None = None
+    name: str = "the artifact"
 
     @classmethod
     def load(cls, directory: Path | str) -> "Forecaster":
@@ -54,38 +72,44 @@ class Forecaster:
         ArtifactError
             When the directory does not hold an artifact that belongs together.
         """
-        artifact = Artifact.load(directory)
+        return cls.of(Artifact.load(directory), str(directory))
+
+    @classmethod
+    def of(cls, artifact: Artifact, name: str) -> "Forecaster":
+        """The forecaster in an artifact that is already in memory; see :meth:`load`."""
         if artifact.metadata is None:
-            log.warning("%s has no %s: made elsewhere, its files are not verified", directory, METADATA)
+            log.warning("%s has no %s: made elsewhere, its files are not verified", name, METADATA)
         config = artifact.config
         if config.model not in NETWORKS:
-            raise ArtifactError(f"{directory}: unknown model {config.model!r}; known: {', '.join(NETWORKS)}")
+            raise ArtifactError(f"{name}: unknown model {config.model!r}; known: {', '.join(NETWORKS)}")
         fill = (artifact.metadata or {}).get("fill", _CONSUMER_FILL)
         if fill not in FILLS:
-            raise ArtifactError(f"{directory}: unknown fill {fill!r} in {METADATA}")
+            raise ArtifactError(f"{name}: unknown fill {fill!r} in {METADATA}")
         outside = [key for key, number in artifact.item_ids.items() if not 0 <= number < config.num_series]
         if outside:
             raise ArtifactError(
-                f"{directory}: the id of {outside[0]!r} is not below num_series {config.num_series}"
+                f"{name}: the id of {outside[0]!r} is not below num_series {config.num_series}"
             )
         # The checkpoint's shapes are checked before a network of the size the config claims is built.
         rows = artifact.state.get("static_embeddings.0.weight")
         if rows is None or tuple(rows.shape) != (config.num_series, config.context_length):
-            raise ArtifactError(f"{directory}: the checkpoint does not fit estimator_config.yaml")
+            raise ArtifactError(f"{name}: the checkpoint does not fit estimator_config.yaml")
         try:
             net = NETWORKS[config.model](config.window, config.num_series)
             net.load_state_dict(dict(artifact.state))
         except (RuntimeError, ValueError) as error:
             raise ArtifactError(
-                f"{directory}: the checkpoint does not fit estimator_config.yaml: {error}"
+                f"{name}: the checkpoint does not fit estimator_config.yaml: {error}"
             ) from error
-        return cls(config.window, dict(artifact.item_ids), fill, net.eval())
+        return cls(config.window, dict(artifact.item_ids), fill, net.eval(), artifact.intervals, name)
 
     def unknown(self, series: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """Those of the series that the artifact has no id for."""
         return [pair for pair in series if item_key(*pair) not in self.item_ids]
 
-    def forecast(self, history: pd.DataFrame, *, as_consumed: bool = False) -> pd.DataFrame:
+    def forecast(
+        self, history: pd.DataFrame, *, quantiles: Sequence[float] = (), as_consumed: bool = False
+    ) -> pd.DataFrame:
         """Forecast the bins after each series' newest one.
 
         Parameters
@@ -93,19 +117,26 @@ class Forecaster:
         history:
             Long frame with the columns of contract 3, at the artifact's frequency or finer; the context
             length is enough.
+        quantiles:
+            Levels between 0.005 and 0.995 to forecast besides: ``[0.1, 0.9]`` for an interval of 80 %.
         as_consumed:
             Forecast as Kapacity's job does (contract 5): every series with id 0, missing bins filled with 0.
 
         Returns
         -------
-        DataFrame ``timestamp`` (unix seconds of the bin's start), ``workload, metric, value``: one row per
-        series and horizon step.
+        DataFrame ``timestamp`` (unix seconds of the bin's start), ``workload, metric, value`` and a column
+        like ``q0.9`` for each quantile: one row per series and horizon step.
 
         Raises
         ------
         DataError
             When a series is not in the artifact, or none of its values is known.
+        ArtifactError
+            When quantiles are asked for and the artifact has no intervals.
+        ValueError
+            When a quantile is not between 0.005 and 0.995.
         """
+        levels = check_levels(quantiles)
         panel = Panel.from_frame(history, self.window.frequency)
         unknown = self.unknown(panel.series)
         if unknown:
@@ -114,46 +145,105 @@ class Forecaster:
         silent = [" ".join(panel.series[row]) for row in np.flatnonzero(~panel.observed.any(axis=1))]
         if silent:
             raise DataError(f"no value is known of {few(silent)}")
-        context, origin_seconds = self._newest_context(panel, _CONSUMER_FILL if as_consumed else self.fill)
-        steps = np.arange(self.window.prediction_length) * self.window.frequency.step
-        horizon = origin_seconds[:, None] + steps
-        ids = [0 if as_consumed else self.item_ids[item_key(*pair)] for pair in panel.series]
-        values = self._run(
-            torch.from_numpy(context),
-            torch.from_numpy(calendar_fields(horizon, self.window.frequency)),
-            torch.tensor(ids, dtype=torch.int64),
-        )
-        return pd.DataFrame(
+        origin = panel.num_bins - panel.observed[:, ::-1].argmax(axis=1)
+        self._say_guesses(panel, origin)
+        series = np.arange(panel.num_series)
+        made = self.forecast_windows(panel, series, origin, as_consumed=as_consumed)
+        steps = np.arange(self.window.prediction_length)
+        second = panel.start + (origin[:, None] + steps) * self.window.frequency.step
+        frame = pd.DataFrame(
             {
-                "timestamp": horizon.reshape(-1),
+                "timestamp": second.reshape(-1),
                 "workload": [workload for workload, _ in panel.series for _ in steps],
                 "metric": [metric for _, metric in panel.series for _ in steps],
-                "value": values.reshape(-1),
+                "value": made.values.reshape(-1),
             }
         )
+        if levels:
+            found = self.quantiles(panel, series, made, levels)
+            for number, level in enumerate(levels):
+                frame[column(level)] = found[..., number].reshape(-1)
+        return frame
 
-    def _newest_context(self, panel: Panel, fill: Fill) -> tuple[np.ndarray, np.ndarray]:
-        """Filled context ``[series, context]`` up to each series' newest bin; origins in unix seconds."""
-        filled = fill_gaps(panel.values, panel.observed, fill).inside
+    @torch.inference_mode()
+    def forecast_windows(
+        self, panel: Panel, series: np.ndarray, origin: np.ndarray, *, as_consumed: bool = False
+    ) -> WindowForecasts:
+        """Forecast from many origins of a panel at once, each from what lies before it.
+
+        Parameters
+        ----------
+        panel:
+            At the artifact's frequency; all its series are known.
+        series, origin:
+            Row of the panel and index of the first forecast bin, int64 ``[windows]``; an origin may stand
+            right behind the panel's last bin, and its context may reach back beyond the first.
+        as_consumed:
+            See :meth:`forecast`.
+        """
+        context, horizon = self.window.context_length, self.window.prediction_length
+        padded = panel.padded(context, horizon)
+        windows = WindowDataset(padded, self.window, _CONSUMER_FILL if as_consumed else self.fill)
+        ids = torch.tensor([0 if as_consumed else self.item_ids[item_key(*pair)] for pair in panel.series])
+        device = next(self.net.parameters()).device
+        cells = torch.from_numpy(series * padded.num_bins + origin + context)
+        values, levels = [], []
+        for chosen in torch.split(cells, EVALUATION_BATCH_SIZE):
+            batch = windows[chosen]
+            context_BC = batch.context.to(device)  # noqa: N806
+            scale = self.net.scale(context_BC)
+            forecast = self.net(context_BC / scale, batch.calendar.to(device), ids[batch.series].to(device))
+            values.append((scale * forecast).cpu())
+            levels.append(scale[:, 0].cpu())
+        return WindowForecasts(torch.cat(values).numpy(), torch.cat(levels).numpy())
+
+    def quantiles(
+        self, panel: Panel, series: np.ndarray, made: WindowForecasts, levels: Sequence[float]
+    ) -> np.ndarray:
+        """Quantiles of forecasts that were made, float32 ``[windows, horizon, level]``.
+
+        Raises
+        ------
+        ArtifactError
+            When the artifact has no intervals.
+        """
+        if self.intervals is None:
+            raise missing(self.name)
+        keys = [item_key(*pair) for pair in panel.series]
+        return self.intervals.quantiles(made.values, made.level, keys, series, levels)
+
+    def calibrated(self, panel: Panel, begin: int, stop: int, *, as_consumed: bool = False) -> "Forecaster":
+        """This forecaster with intervals made of its errors on the targets in the bins ``[begin, stop)``.
+
+        They should be bins that the network was not fitted to. Without enough windows there it is returned
+        without intervals.
+        """
+        horizon = self.window.prediction_length
+        series, origin = np.divmod(cells_between(panel, self.window, begin, stop), panel.num_bins)
+        if not len(series):
+            return replace(self, intervals=None)
+        made = self.forecast_windows(panel, series, origin, as_consumed=as_consumed)
+        at = (series[:, None], origin[:, None] + np.arange(horizon))
+        error = np.where(panel.observed[at], panel.values[at] - made.values, np.nan)
+        seen, value = panel.observed[:, :stop], panel.values[:, :stop]
+        count = np.maximum(seen.sum(axis=1), 1)
+        intervals = calibrate(
+            error.astype(np.float64),
+            made.level,
+            [item_key(*pair) for pair in panel.series],
+            series,
+            mean_level=np.abs(value).sum(axis=1, where=seen, dtype=np.float64) / count,
+            nonnegative=value.min(axis=1, where=seen, initial=0.0) >= 0,
+        )
+        return replace(self, intervals=intervals)
+
+    def _say_guesses(self, panel: Panel, origin: np.ndarray) -> None:
         length = self.window.context_length
-        newest = panel.num_bins - 1 - panel.observed[:, ::-1].argmax(axis=1)
-        position = newest[:, None] + np.arange(1 - length, 1)
-        # History that starts inside the context is extended back by the policy's own word for "before".
-        inside = np.maximum(position, 0)
-        context = np.take_along_axis(filled, inside, axis=1)
-        if fill == "zero":
-            context = np.where(position >= 0, context, np.float32(0))
-        known = np.take_along_axis(panel.observed, inside, axis=1) & (position >= 0)
+        position = origin[:, None] + np.arange(-length, 0)
+        known = np.take_along_axis(panel.observed, np.maximum(position, 0), axis=1) & (position >= 0)
         guessed = [" ".join(panel.series[row]) for row in np.flatnonzero(2 * known.sum(axis=1) < length)]
         if guessed:
             log.warning(
                 "more than half of the context of %s is missing and filled: its forecast is a guess",
                 few(guessed),
             )
-        return context, panel.start + (newest.astype(np.int64) + 1) * self.window.frequency.step
-
-    @torch.inference_mode()
-    def _run(self, context: torch.Tensor, calendar: torch.Tensor, ids: torch.Tensor) -> np.ndarray:
-        scale = self.net.scale(context)
-        forecast: np.ndarray = (scale * self.net(context / scale, calendar, ids)).numpy()
-        return forecast

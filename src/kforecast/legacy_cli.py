@@ -67,6 +67,7 @@ SECTIONS = {
     "train": ("window", "data", "optimizer", "trainer", "source"),
     "fetch": ("window", "source"),
     "forecast": ("source",),
+    "evaluate": ("source",),
     "serve_metrics": ("serve",),
 }
 

@@ -22,17 +22,26 @@ class Frequency:
         Bin width in seconds.
     calendar_fields:
         The fields the network embeds, in the order of contract 5.
-    season:
-        Bins in the season of the seasonal naive forecast: a day, or a week where a bin is a day.
-    season_name:
-        That forecast's name in words.
     """
 
     name: str
     step: int
     calendar_fields: tuple[str, ...]
-    season: int
-    season_name: str
+
+    @property
+    def day(self) -> int:
+        """Bins of a day."""
+        return _DAY // self.step
+
+    @property
+    def week(self) -> int:
+        """Bins of a week."""
+        return 7 * _DAY // self.step
+
+    @property
+    def season(self) -> int:
+        """Bins of the season that errors are scaled by: a day, or a week where a bin is a day."""
+        return self.day if self.day > 1 else self.week
 
     @classmethod
     def parse(cls, text: str) -> "Frequency":
@@ -52,12 +61,10 @@ class Frequency:
 FREQUENCIES = {
     frequency.name: frequency
     for frequency in (
-        Frequency("1min", 60, ("minute", "hour", "day_of_week"), 1440, "same time yesterday"),
-        Frequency(
-            "10min", 600, ("minute", "hour", "day_of_week", "day_of_month"), 144, "same time yesterday"
-        ),
-        Frequency("1H", 3600, ("hour", "day_of_week", "day_of_month"), 24, "same time yesterday"),
-        Frequency("1D", _DAY, ("day_of_week", "day_of_month"), 7, "same day last week"),
+        Frequency("1min", 60, ("minute", "hour", "day_of_week")),
+        Frequency("10min", 600, ("minute", "hour", "day_of_week", "day_of_month")),
+        Frequency("1H", 3600, ("hour", "day_of_week", "day_of_month")),
+        Frequency("1D", _DAY, ("day_of_week", "day_of_month")),
     )
 }
 _ALIASES = {"min": "1min", "H": "1H", "1h": "1H", "h": "1H", "D": "1D", "1d": "1D", "d": "1D"}

@@ -226,6 +226,54 @@ def _panel(
     return Panel(values, np.broadcast_to(observed, values.shape), start, frequency, series)
 
 
+def test_a_padded_panel_has_unobserved_bins_at_its_ends():
+    panel = _panel(observed=np.array([[True, False], [True, True]]), start=36_000)
+    padded = panel.padded(3, 1)
+    assert padded.values.tolist() == [[0, 0, 0, 1, 2, 0], [0, 0, 0, 3, 4, 0]]
+    assert padded.observed.tolist() == [
+        [False, False, False, True, False, False],
+        [False, False, False, True, True, False],
+    ]
+    assert padded.values.dtype == np.float32
+    assert padded.observed.dtype == bool
+    # What was there keeps its time.
+    assert padded.timestamps.tolist() == [36_000 + 3600 * bin_ for bin_ in range(-3, 3)]
+    assert (padded.frequency, padded.series, padded.report) == (panel.frequency, panel.series, panel.report)
+    assert (panel.num_bins, panel.start) == (2, 36_000)
+
+
+def test_a_panel_padded_by_nothing_is_the_same():
+    assert _panel().padded(0, 0).fingerprint() == _panel().fingerprint()
+    twice = _panel().padded(1, 0).padded(2, 5)
+    assert twice.fingerprint() == _panel().padded(3, 5).fingerprint()
+
+
+def test_some_series_of_a_panel_are_a_panel():
+    panel = _panel(
+        values=((1, 2), (3, 4), (5, 6)),
+        observed=np.array([[True, False], [True, True], [False, True]]),
+        start=7200,
+        series=(("a", "m"), ("b", "m"), ("c", "m")),
+    )
+    chosen = panel.rows([0, 2])
+    assert chosen.series == (("a", "m"), ("c", "m"))
+    assert chosen.values.tolist() == [[1, 2], [5, 6]]
+    assert chosen.observed.tolist() == [[True, False], [False, True]]
+    assert chosen.item_ids == {"am": 0, "cm": 1}
+    assert (chosen.start, chosen.frequency, chosen.report) == (7200, panel.frequency, panel.report)
+    assert (chosen.num_series, chosen.num_bins) == (2, 2)
+    # Of row numbers as numpy has them too, and of all.
+    assert panel.rows(np.array([1])).series == (("b", "m"),)
+    assert panel.rows(range(3)).fingerprint() == panel.fingerprint()
+
+
+def test_a_panel_of_some_series_is_a_copy():
+    panel = _panel(observed=np.ones((2, 2), dtype=bool))
+    chosen = panel.rows([1])
+    chosen.values[:], chosen.observed[:] = 9, False
+    assert panel.fingerprint() == _panel().fingerprint()
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from kforecast.data.panel import Panel
-from kforecast.data.split import split_windows
+from kforecast.data.split import cells_between, split_windows
 from kforecast.errors import DataError
 from kforecast.window import Frequency, Window
 
@@ -214,3 +214,36 @@ def test_a_part_where_nothing_was_observed_is_refused(part, settings):
     )
     assert f"no window in the {part} part (25% of the time range)" in message
     assert f"set data.{part}=0" in message
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=200)
+def test_cells_between_are_those_of_a_loop_over_all_origins(data):
+    shape = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 40)))
+    observed = data.draw(
+        st.sampled_from([np.ones(shape, bool)]) | npst.arrays(bool, shape, fill=st.nothing())
+    )
+    panel = _panel(np.zeros(shape), observed)  # zeros are traffic too: only what was observed counts
+    window = Window(HOUR, data.draw(st.integers(1, 9)), data.draw(st.integers(1, 4)))
+    begin, stop = sorted(data.draw(st.tuples(*[st.integers(0, shape[1])] * 2)))
+    stride = data.draw(st.integers(1, 5))
+    expected = []
+    for row in range(shape[0]):
+        for origin in range(begin, stop, stride):
+            # Bins before the panel's first are not observed.
+            seen = sum(
+                observed[row, bin_] for bin_ in range(origin - window.context_length, origin) if bin_ >= 0
+            )
+            if origin + window.prediction_length <= stop and seen >= window.context_length / 2:
+                expected.append(row * shape[1] + origin)
+    cells = cells_between(panel, window, begin, stop, stride)
+    assert cells.dtype == np.int64
+    assert cells.tolist() == expected
+
+
+def test_cells_between_reach_back_before_the_begin_and_the_panel_but_not_beyond_the_stop():
+    panel, window = _full(20), Window(HOUR, 6, 2)
+    assert cells_between(panel, window, 10, 15).tolist() == [10, 11, 12, 13]
+    assert cells_between(panel, window, 0, 6).tolist() == [3, 4]  # from half of a context on
+    assert cells_between(panel, window, 15, 20, stride=3).tolist() == [15, 18]
+    assert cells_between(panel, window, 10, 11).size == 0

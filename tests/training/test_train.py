@@ -32,6 +32,11 @@ hyperParams: {learningRate: 0.002, epochs: 3, batchSize: 64}
 """
 
 
+BASELINES = {
+    *("last value", "moving average", "same time yesterday", "same time last week", "mean by time of week")
+}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """One training of the documented command line, with a few overrides mixed in."""
@@ -66,6 +71,8 @@ def test_succeeds_and_says_what_it_did(run: SimpleNamespace) -> None:
         "shop/cart",
         "last value",
         "same time yesterday",
+        "perfect knowledge",
+        "Intervals: of the targets lie",
         "best epoch",
         "kforecast-forecast",
         "Seed 42",
@@ -120,11 +127,10 @@ def test_metadata_tells_how_it_was_made(run: SimpleNamespace) -> None:
     assert metadata["config"]["window"] == {"freq": "10min", "context_length": 7, "prediction_length": 3}
     assert metadata["libraries"]["torch"] == torch.__version__
     assert len(metadata["data"]["fingerprint"]) == 64
-    assert set(metadata["scores"]["scoreboard"]["scores"]) == {
-        "kforecast",
-        "last value",
-        "same time yesterday",
-    }
+    scoreboard = metadata["scores"]["scoreboard"]
+    assert set(scoreboard["baselines"]) == BASELINES
+    assert 0 < scoreboard["overall"]["wape"] < 10
+    assert scoreboard["skill"]["best_baseline"] in BASELINES
     assert set(metadata["sha256"]) == {"checkpoint.pth", "estimator_config.yaml", "item2id.json"}
 
 
@@ -149,6 +155,51 @@ def test_per_series_trios_have_embeddings_of_their_own(run: SimpleNamespace) -> 
     assert not torch.equal(rows["cart"], rows["search"])
 
 
+def test_the_scoreboard_is_that_of_the_evaluate_command(run: SimpleNamespace) -> None:
+    """Same origins, same numbers: one judges the network in memory, the other the artifact."""
+    data = Artifact.load(run.model).metadata["data"]
+    done = run_command(
+        "kforecast-evaluate",
+        "artifact_dir=model",
+        "--dataset-file=traffic.csv",
+        f"evaluate.start={data['validation_end']}",
+        "hydra.run.dir=judged",
+        cwd=run.folder,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("scores.csv", "forecasts.csv"):
+        trained = pd.read_csv(run.run / "evaluation" / name)
+        pd.testing.assert_frame_equal(trained, pd.read_csv(run.folder / "judged" / name), rtol=1e-4)
+    of_train, of_evaluate = (
+        json.loads((folder / "report.json").read_text())
+        for folder in (run.run / "evaluation", run.folder / "judged")
+    )
+    assert of_train["overall"] == pytest.approx(of_evaluate["overall"], rel=1e-4)
+    assert of_train["skill"]["low"] == pytest.approx(of_evaluate["skill"]["low"], rel=1e-3)
+
+
+def test_intervals_are_calibrated_for_the_whole_and_for_each_series(run: SimpleNamespace) -> None:
+    history = pd.read_csv(run.folder / "traffic.csv")
+    levels = [0.05, 0.5, 0.95]
+    whole = Forecaster.load(run.model).forecast(history, quantiles=levels)
+    assert (whole["q0.05"] < whole["q0.95"]).all()
+    alone = Forecaster.load(run.model / "per_series" / "0-shop-cart-qps")
+    cart = alone.forecast(history[history["workload"] == "shop/cart"], quantiles=levels)
+    assert (cart["q0.05"] < cart["q0.95"]).all()
+
+
+def test_forecast_command_with_quantiles(run: SimpleNamespace) -> None:
+    done = run_command(
+        "kforecast-forecast",
+        "artifact_dir=model",
+        "--dataset-file=traffic.csv",
+        "forecast.quantiles=[0.9,0.1]",
+        cwd=run.folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "timestamp,workload,metric,value,q0.9,q0.1"
+
+
 def test_data_summary_counts_what_is_there(run: SimpleNamespace) -> None:
     summary = pd.read_csv(run.run / "data_summary.csv").set_index("workload")
     history = pd.read_csv(run.folder / "traffic.csv")
@@ -171,7 +222,8 @@ def test_tensorboard_has_curves_figure_and_the_real_score(run: SimpleNamespace) 
         "score/validation_loss",
     } <= set(tags["scalars"])
     assert len(events.Scalars("validation/loss")) == 4
-    assert tags["images"] == ["forecast/validation"]
+    pictures = {"forecasts", "steps", "baselines", "replicas", "cost", "calibration"}
+    assert {"forecast/validation", *(f"evaluation/{name}" for name in pictures)} <= set(tags["images"])
     score = json.loads((run.run / "result.json").read_text())["score"]
     assert events.Scalars("score/validation_loss")[0].value == pytest.approx(score)
     assert score == pytest.approx(min(event.value for event in events.Scalars("validation/loss")))

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -83,6 +83,20 @@ class Panel:
     def item_ids(self) -> dict[str, int]:
         """``item2id.json`` of the artifact: the id of each item key (contract 5)."""
         return {item_key(*pair): number for number, pair in enumerate(self.series)}
+
+    def padded(self, before: int, after: int) -> "Panel":
+        """The panel with that many unobserved bins at its ends."""
+        width = ((0, 0), (before, after))
+        start = self.start - before * self.frequency.step
+        return replace(
+            self, values=np.pad(self.values, width), observed=np.pad(self.observed, width), start=start
+        )
+
+    def rows(self, chosen: Sequence[int]) -> "Panel":
+        """The panel of some series, by row number in ascending order."""
+        picked = list(chosen)
+        series = tuple(self.series[row] for row in picked)
+        return replace(self, values=self.values[picked], observed=self.observed[picked], series=series)
 
     def fingerprint(self) -> str:
         """A sha256 over grid, names, mask and values: equal for equal data, whatever file it came from."""

@@ -91,6 +91,23 @@ def split_windows(
     return split
 
 
+def cells_between(panel: Panel, window: Window, begin: int, stop: int, stride: int = 1) -> np.ndarray:
+    """Every window to judge a forecaster by: all its targets lie in the bins ``[begin, stop)``.
+
+    There is one every ``stride`` bins. An origin counts when at least half of its context is observed; bins
+    before the panel's first are not.
+
+    Returns
+    -------
+    Flat cells ``series * num_bins + origin``, sorted, int64 ``[windows]``.
+    """
+    origins = np.arange(begin, stop - window.prediction_length + 1, stride, dtype=np.int64)
+    known = _running_sum(panel.observed)
+    seen = known[:, origins] - known[:, np.maximum(origins - window.context_length, 0)]
+    row, column = np.nonzero(2 * seen >= window.context_length)
+    return row.astype(np.int64) * panel.num_bins + origins[column]
+
+
 def _usable(
     panel: Panel, window: Window, end: int, max_missing: float, mask_gaps: bool, skip_zero_context: bool
 ) -> tuple[np.ndarray, dict[str, int]]:

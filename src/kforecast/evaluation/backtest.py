@@ -1,99 +1,164 @@
-"""A model beside naive forecasts on the same windows of a panel."""
+"""Rolling origins: what a forecaster and the baselines would have said at every moment of a span."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import torch
 
 from kforecast.data.panel import Panel
-from kforecast.data.windows import EVALUATION_BATCH_SIZE, WindowBatch, WindowDataset
-from kforecast.evaluation.baselines import last_value, seasonal_naive
-from kforecast.evaluation.scores import Scores, score
+from kforecast.data.split import cells_between
+from kforecast.errors import DataError
+from kforecast.evaluation.baselines import baselines
+from kforecast.forecaster import Forecaster, WindowForecasts
+from kforecast.intervals import check_levels
+
+MODEL = "kforecast"
+AS_CONSUMED = "the same, with series id 0"
+_NOTHING = (
+    "nothing to score: in the chosen span no origin has half of its context and a target observed; choose "
+    "another or a longer one"
+)
 
 
 @dataclass(frozen=True)
-class Scoreboard:
-    """Scores by forecaster on the same targets, models first.
+class Backtest:
+    """Forecasts from the same origins for the same targets.
 
     Attributes
     ----------
-    span:
-        The words for these targets.
-    windows:
-        How many windows.
-    scores:
-        By forecaster; the first is the model that the verdict is about.
-    naive:
-        Which of the forecasters are naive.
+    panel:
+        The history, whole.
+    begin, stop:
+        The judged bins ``[begin, stop)``.
+    stride:
+        Bins between origins.
+    cells:
+        Windows as flat cells ``series * num_bins + origin``, sorted, int64 ``[windows]``.
+    forecasts:
+        By forecaster, float32 ``[windows, horizon]``; the models first, of which the first is the one that is
+        judged, then the baselines.
+    models:
+        How many of them are models.
+    forecaster, made:
+        Who made the judged forecasts, and what it made.
+    levels:
+        Quantiles that are judged too; none for a forecaster without intervals.
     """
 
-    span: str
-    windows: int
-    scores: dict[str, Scores]
-    naive: tuple[str, ...]
+    panel: Panel
+    begin: int
+    stop: int
+    stride: int
+    cells: np.ndarray
+    forecasts: dict[str, np.ndarray]
+    models: int
+    forecaster: Forecaster
+    made: WindowForecasts
+    levels: tuple[float, ...] = ()
 
     @property
-    def best_naive(self) -> str:
-        """The naive forecast with the lowest WAPE."""
-        return min(self.naive, key=lambda name: self.scores[name].wape)
+    def model(self) -> str:
+        """The name of the forecaster that is judged."""
+        return next(iter(self.forecasts))
 
     @property
-    def skill(self) -> float:
-        """1 - model's WAPE / best naive forecast's: above 0 the model is worth having."""
-        model = next(iter(self.scores.values()))
-        best = self.scores[self.best_naive].wape
-        return 1 - model.wape / best if best > 0 else float("nan")
+    def baselines(self) -> tuple[str, ...]:
+        """The names of those it must beat."""
+        return tuple(self.forecasts)[self.models :]
 
-    def as_dict(self) -> dict[str, object]:
-        """Plain values for metadata and reports."""
-        scores = {
-            name: {score: _finite(value) for score, value in asdict(values).items()}
-            for name, values in self.scores.items()
-        }
-        return {"span": self.span, "windows": self.windows, "scores": scores, "skill": _finite(self.skill)}
+    @property
+    def horizon(self) -> int:
+        """Steps of a forecast."""
+        return int(self.forecasts[self.model].shape[1])
 
+    @cached_property
+    def series(self) -> np.ndarray:
+        """Row of the panel of each window, int64 ``[windows]``."""
+        return self.cells // self.panel.num_bins
 
-def _finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if np.isfinite(value) else None
+    @cached_property
+    def origin(self) -> np.ndarray:
+        """Index of the first target of each window, int64 ``[windows]``."""
+        return self.cells % self.panel.num_bins
 
+    @cached_property
+    def target(self) -> np.ndarray:
+        """Bin of each target, int64 ``[windows, horizon]``."""
+        return self.origin[:, None] + np.arange(self.horizon)
 
-@torch.inference_mode()
-def forecast_windows(
-    forecast: Callable[[WindowBatch], torch.Tensor], windows: WindowDataset, cells: np.ndarray
-) -> np.ndarray:
-    """Forecast many windows in few batches, float32 ``[windows, horizon]``."""
-    batches = torch.split(torch.from_numpy(cells), EVALUATION_BATCH_SIZE)
-    return torch.cat([forecast(windows[batch]).cpu() for batch in batches]).numpy()
+    @cached_property
+    def observed(self) -> np.ndarray:
+        """Which targets count, bool ``[windows, horizon]``."""
+        observed: np.ndarray = self.panel.observed[self.series[:, None], self.target]
+        return observed
+
+    @cached_property
+    def actual(self) -> np.ndarray:
+        """What came, float64 ``[windows, horizon]``, NaN where it was not observed."""
+        values = self.panel.values[self.series[:, None], self.target].astype(np.float64)
+        return np.where(self.observed, values, np.nan)
+
+    @cached_property
+    def quantiles(self) -> np.ndarray:
+        """Quantiles at the judged levels, float32 ``[windows, horizon, level]``."""
+        return self.quantiles_at(self.levels)
+
+    def quantiles_at(self, levels: Sequence[float]) -> np.ndarray:
+        """Quantiles at any levels, float32 ``[windows, horizon, level]``."""
+        return self.forecaster.quantiles(self.panel, self.series, self.made, levels)
+
+    @property
+    def scored_series(self) -> np.ndarray:
+        """Rows of the panel that have an observed target, ascending."""
+        return np.unique(self.series[self.observed.any(axis=1)])
 
 
 def backtest(
-    models: Mapping[str, Callable[[WindowBatch], torch.Tensor]],
-    windows: WindowDataset,
+    forecaster: Forecaster,
     panel: Panel,
-    cells: np.ndarray,
-    span: str,
-) -> Scoreboard:
-    """Score models and the naive forecasts on the windows ``cells`` (int64 ``[windows]``).
+    begin: int,
+    stop: int,
+    *,
+    stride: int = 1,
+    as_consumed: bool = False,
+    beside_as_consumed: bool = False,
+    levels: Sequence[float] = (),
+) -> Backtest:
+    """Forecast from every origin of the bins ``[begin, stop)`` in one batched pass.
 
     Parameters
     ----------
-    models:
-        By name, from a batch to its forecast in the series' units.
-    span:
-        The words for these windows in a table.
+    panel:
+        At the forecaster's frequency; it knows all the series.
+    stride:
+        Bins between origins.
+    as_consumed:
+        Judge what Kapacity's job would serve: every series with id 0, missing bins as zeros.
+    beside_as_consumed:
+        Show what it would serve with series id 0 beside the model.
+    levels:
+        Quantiles, for a forecaster that has intervals.
+
+    Raises
+    ------
+    DataError
+        When there is no origin with half of its context and a target observed.
     """
-    length = windows.window.prediction_length
+    window = forecaster.window
+    cells = cells_between(panel, window, begin, stop, stride)
+    if not len(cells):
+        raise DataError(_NOTHING)
     series, origin = np.divmod(cells, panel.num_bins)
-    target = origin[:, None] + np.arange(length)
-    actual, observed = panel.values[series[:, None], target], panel.observed[series[:, None], target]
-    naive = {
-        "last value": last_value(panel, cells, length),
-        panel.frequency.season_name: seasonal_naive(panel, cells, length),
-    }
-    forecasts = {
-        name: forecast_windows(forecast, windows, cells) for name, forecast in models.items()
-    } | naive
-    scores = {name: score(values, actual, observed, series) for name, values in forecasts.items()}
-    return Scoreboard(span, len(cells), scores, tuple(naive))
+    made = forecaster.forecast_windows(panel, series, origin, as_consumed=as_consumed)
+    forecasts = {MODEL: made.values}
+    if beside_as_consumed:
+        consumed = forecaster.forecast_windows(panel, series, origin, as_consumed=True)
+        forecasts[AS_CONSUMED] = consumed.values
+    models = len(forecasts)
+    forecasts |= baselines(panel, cells, window, begin)
+    checked = tuple(check_levels(levels)) if forecaster.intervals is not None else ()
+    found = Backtest(panel, begin, stop, stride, cells, forecasts, models, forecaster, made, checked)
+    if not found.observed.any():
+        raise DataError(_NOTHING)
+    return found

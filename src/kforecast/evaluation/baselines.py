@@ -1,46 +1,80 @@
-"""Naive forecasts that a model must beat; they look at nothing but observed bins before each origin."""
+"""Forecasts that cost nothing and that a model must beat.
+
+They look at nothing but observed bins before each origin. All take windows as flat cells
+``series * num_bins + origin`` (int64 ``[windows]``) and return float32 ``[windows, prediction_length]``.
+"""
 
 import numpy as np
 
 from kforecast.data.panel import Panel
+from kforecast.window import Window
+
+LAST_VALUE = "last value"
 
 
-def last_value(panel: Panel, cells: np.ndarray, prediction_length: int) -> np.ndarray:
-    """Repeat the newest observed value.
+def baselines(panel: Panel, cells: np.ndarray, window: Window, begin: int) -> dict[str, np.ndarray]:
+    """Every baseline by its name, from the same origins.
 
     Parameters
     ----------
-    cells:
-        Windows as flat cells ``series * num_bins + origin``, int64 ``[windows]``.
-
-    Returns
-    -------
-    float32 ``[windows, prediction_length]``; 0 where the series has no value before the origin.
+    begin:
+        The first bin that is judged: what needs a history of its own takes it from before there.
     """
-    held = _hold_last(panel.values, panel.observed)
+    horizon, frequency = window.prediction_length, panel.frequency
+    return {
+        LAST_VALUE: last_value(panel, cells, horizon),
+        "moving average": moving_average(panel, cells, horizon, window.context_length),
+        "same time yesterday": seasonal_naive(panel, cells, horizon, frequency.day),
+        "same time last week": seasonal_naive(panel, cells, horizon, frequency.week, frequency.day),
+        "mean by time of week": time_of_week_mean(panel, cells, horizon, begin),
+    }
+
+
+def last_value(panel: Panel, cells: np.ndarray, prediction_length: int) -> np.ndarray:
+    """Repeat the newest observed value; 0 where the series has none before the origin."""
+    held = hold_last(panel.values, panel.observed)
     series, origin = np.divmod(cells, panel.num_bins)
     newest = np.where(origin > 0, held[series, origin - 1], np.float32(0))
     return np.repeat(newest[:, None], prediction_length, axis=1)
 
 
-def seasonal_naive(panel: Panel, cells: np.ndarray, prediction_length: int) -> np.ndarray:
-    """Repeat the value one season ago: same time yesterday, or same day last week at ``1D``.
+def moving_average(
+    panel: Panel, cells: np.ndarray, prediction_length: int, context_length: int
+) -> np.ndarray:
+    """Repeat the mean of the observed bins of the context; without any, the last value."""
+    series, origin = np.divmod(cells, panel.num_bins)
+    total = _running_sum(np.where(panel.observed, panel.values, 0).astype(np.float64))
+    count = _running_sum(panel.observed.astype(np.int64))
+    first = np.maximum(origin - context_length, 0)
+    seen = count[series, origin] - count[series, first]
+    mean = (total[series, origin] - total[series, first]) / np.maximum(seen, 1)
+    averaged = np.repeat(mean.astype(np.float32)[:, None], prediction_length, axis=1)
+    return np.where(seen[:, None] > 0, averaged, last_value(panel, cells, prediction_length))
 
-    Where that bin was not observed the season before it is taken, and so on; where no season was, the
-    last value. Parameters and shape as in :func:`last_value`
-    (Hyndman & Athanasopoulos, Forecasting: Principles and Practice, 5.2).
+
+def seasonal_naive(panel: Panel, cells: np.ndarray, prediction_length: int, *seasons: int) -> np.ndarray:
+    """Repeat the value one season ago (Hyndman & Athanasopoulos, Forecasting: Principles and Practice, 5.2).
+
+    Where that bin was not observed the season before it is taken, and so on; where no season was, the same
+    with the next of the given seasons; after all of them the last value.
+
+    Parameters
+    ----------
+    seasons:
+        Bins of a season.
     """
-    season, num_bins = panel.frequency.season, panel.num_bins
-    seasons = -(-num_bins // season)
-    padding = ((0, 0), (0, seasons * season - num_bins))
+    season, *others = seasons
+    num_bins = panel.num_bins
+    count = -(-num_bins // season)
+    padding = ((0, 0), (0, count * season - num_bins))
 
     def by_season(array: np.ndarray) -> np.ndarray:
         """[series, time of season, season], so that holding the last value goes along the same time."""
-        folded = np.pad(array, padding).reshape(panel.num_series, seasons, season)
-        return folded.transpose(0, 2, 1).reshape(panel.num_series * season, seasons)
+        folded = np.pad(array, padding).reshape(panel.num_series, count, season)
+        return folded.transpose(0, 2, 1).reshape(panel.num_series * season, count)
 
     observed = by_season(panel.observed)
-    held = _hold_last(by_season(panel.values), observed)
+    held = hold_last(by_season(panel.values), observed)
     ever = np.maximum.accumulate(observed, axis=1)
     series, origin = np.divmod(cells, num_bins)
     target = origin[:, None] + np.arange(prediction_length)
@@ -49,11 +83,43 @@ def seasonal_naive(panel: Panel, cells: np.ndarray, prediction_length: int) -> n
     row = series[:, None] * season + np.maximum(source, 0) % season
     column = np.maximum(source, 0) // season
     known = (source >= 0) & ever[row, column]
-    return np.where(known, held[row, column], last_value(panel, cells, prediction_length))
+    if others:
+        otherwise = seasonal_naive(panel, cells, prediction_length, *others)
+    else:
+        otherwise = last_value(panel, cells, prediction_length)
+    return np.where(known, held[row, column], otherwise)
 
 
-def _hold_last(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
+def time_of_week_mean(panel: Panel, cells: np.ndarray, prediction_length: int, stop: int) -> np.ndarray:
+    """The mean of all observed bins before ``stop`` at the same time of the week.
+
+    Without any, the mean at the same time of the day, or of the series; for a series without any value there
+    the last value. Every origin must be at or after ``stop``.
+    """
+    series, origin = np.divmod(cells, panel.num_bins)
+    # Bins count from 1970, so that a time of the week has the same number in every week.
+    clock = panel.start // panel.frequency.step + np.arange(panel.num_bins + prediction_length)
+    target = origin[:, None] + np.arange(prediction_length)
+    forecast = last_value(panel, cells, prediction_length).astype(np.float64)
+    for season in (1, panel.frequency.day, panel.frequency.week):
+        row, bins = np.nonzero(panel.observed[:, :stop])
+        slot = row * season + clock[bins] % season
+        size = panel.num_series * season
+        count = np.bincount(slot, minlength=size)
+        total = np.bincount(slot, panel.values[row, bins].astype(np.float64), minlength=size)
+        wanted = series[:, None] * season + clock[target] % season
+        mean = total[wanted] / np.maximum(count[wanted], 1)
+        forecast = np.where(count[wanted] > 0, mean, forecast)
+    return forecast.astype(np.float32)
+
+
+def hold_last(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """The newest observed value at or before each column, 0 before the first; ``[rows, columns]``."""
     newest = np.maximum.accumulate(np.where(observed, np.arange(values.shape[1]), -1), axis=1)
     held = np.take_along_axis(values, np.maximum(newest, 0), axis=1)
     return np.where(newest >= 0, held, np.float32(0))
+
+
+def _running_sum(values: np.ndarray) -> np.ndarray:
+    """Sum before each column, ``[rows, columns + 1]``."""
+    return np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))

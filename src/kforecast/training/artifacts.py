@@ -10,6 +10,8 @@ from kforecast import __version__
 from kforecast.artifact import CHECKPOINT, CONFIG_MAP_LIMIT, Artifact, EstimatorConfig, folder_name
 from kforecast.data.panel import Panel, item_key
 from kforecast.data.split import Split
+from kforecast.evaluation.scoreboard import Scoreboard
+from kforecast.intervals import Intervals
 from kforecast.models.fcnet import Fcnet
 from kforecast.training.fit import Fit
 
@@ -51,13 +53,16 @@ class ArtifactMaker:
             },
         }
 
-    def make(self, net: Fcnet, scores: dict[str, Any] | None = None) -> Artifact:
-        """The artifact of a network, with the scores known so far."""
-        return Artifact(
-            self._config, self._item_ids, net.artifact_state(), self._metadata | {"scores": scores or {}}
-        )
+    def make(
+        self, net: Fcnet, scores: dict[str, Any] | None = None, intervals: Intervals | None = None
+    ) -> Artifact:
+        """The artifact of a network, with what is known of it so far."""
+        metadata = self._metadata | {"scores": scores or {}}
+        return Artifact(self._config, self._item_ids, net.artifact_state(), metadata, intervals)
 
-    def single_series(self, net: Fcnet, scores: dict[str, Any]) -> dict[str, Artifact]:
+    def single_series(
+        self, net: Fcnet, scores: dict[str, Any], intervals: Intervals | None
+    ) -> dict[str, Artifact]:
         """One artifact a series, by folder name: its row of the embedding and all that is shared."""
         settings = self._metadata["config"]
         settings = settings | {"model": settings["model"] | {"shared_embedding": False}}
@@ -70,6 +75,7 @@ class ArtifactMaker:
                 {item_key(*pair): 0},
                 {_SERIES_TABLE: rows[number : number + 1].clone(), **state},
                 metadata,
+                intervals.only(item_key(*pair)) if intervals is not None else None,
             )
             for number, pair in enumerate(self._series)
         }
@@ -95,7 +101,10 @@ class ArtifactMaker:
             )
 
 
-def scores_of(fit: Fit) -> dict[str, Any]:
+def scores_of(fit: Fit, scoreboard: Scoreboard | None) -> dict[str, Any]:
     """What metadata.json says of a finished training."""
     scores: dict[str, Any] = {"best": fit.score, "best_epoch": fit.best_epoch, "epochs": fit.epochs}
-    return scores | ({"scoreboard": fit.scoreboard.as_dict()} if fit.scoreboard is not None else {})
+    if scoreboard is None:
+        return scores
+    found = scoreboard.as_dict()
+    return scores | {"scoreboard": {name: found[name] for name in ("span", "overall", "baselines", "skill")}}

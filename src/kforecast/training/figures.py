@@ -1,7 +1,6 @@
-"""Pictures of forecasts."""
+"""The picture of a few windows that a training draws into TensorBoard."""
 
 import numpy as np
-from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 
 
@@ -42,40 +41,4 @@ def forecast_figure(
     for axis in axes.flat[count:]:
         axis.set_visible(False)
     axes.flat[0].legend(fontsize=8)
-    return figure
-
-
-def span_figure(
-    times: list[np.ndarray],
-    actual: list[np.ndarray],
-    forecast: list[np.ndarray],
-    titles: list[str],
-    label: str,
-) -> Figure:
-    """Draw series over time: what came, and what had been forecast for the same bins.
-
-    Parameters
-    ----------
-    times:
-        For each series the bins' starts, datetime64 ``[bins]``.
-    actual, forecast:
-        For each series ``[bins]``; NaN where there is none.
-    titles:
-        One for each series.
-    label:
-        Which forecast it is.
-    """
-    figure = Figure(figsize=(10, 2.3 * len(titles)), layout="constrained")
-    axes = figure.subplots(len(titles), 1, squeeze=False)[:, 0]
-    for number, (axis, title) in enumerate(zip(axes, titles, strict=True)):
-        axis.plot(times[number], actual[number], color="0.45", linewidth=1.5, label="actual")
-        axis.plot(times[number], forecast[number], color="tab:orange", linewidth=1.2, label=label)
-        axis.set_title(title, fontsize=9, loc="left")
-        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
-        axis.margins(x=0)
-        axis.grid(color="0.93")
-        axis.tick_params(labelsize=8)
-        formatter = ConciseDateFormatter(axis.xaxis.get_major_locator())  # type: ignore[no-untyped-call]
-        axis.xaxis.set_major_formatter(formatter)
-    axes[0].legend(fontsize=8, loc="upper right", ncols=2)
     return figure

@@ -2,19 +2,14 @@
 
 import time
 from dataclasses import dataclass
-from functools import cached_property, partial
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
-from torch import Tensor
 
 from kforecast.data.datamodule import ForecastDataModule
-from kforecast.data.windows import WindowBatch
 from kforecast.errors import ConfigError, TrainingError
-from kforecast.evaluation.backtest import Scoreboard, backtest
 from kforecast.models.fcnet import Fcnet
 from kforecast.training.callbacks import watching
 from kforecast.training.module import ForecastModule
@@ -52,31 +47,6 @@ class Fit:
     def net(self) -> Fcnet:
         """The network with the best weights."""
         return self.module.net
-
-    def held_out(self) -> tuple[str, np.ndarray] | None:
-        """The part to score on, test before validation, and its cells; None when nothing was held out."""
-        split = self.data.split
-        for part, cells in (("test", split.test), ("validation", split.validation)):
-            if cells.size:
-                return part, cells
-        return None
-
-    @cached_property
-    def scoreboard(self) -> Scoreboard | None:
-        """The model beside naive forecasts on what was held out; None when nothing was."""
-        held_out = self.held_out()
-        if held_out is None:
-            return None
-        part, cells = held_out
-        models = {"kforecast": self.module}
-        if not self.net.shared_embedding and self.data.panel.num_series > 1:
-            models["the same, with series id 0"] = partial(_as_consumed, self.module)  # type: ignore[assignment]
-        words = {"test": "", "validation": ", which also chose the best epoch"}[part]
-        series = len(np.unique(cells // self.data.panel.num_bins))
-        total = self.data.panel.num_series
-        some = f" of {series:,} of {total:,} series" if series < total else ""
-        span = f"the {part} span ({len(cells):,} windows{some}{words})"
-        return backtest(models, self.data.windows, self.data.panel, cells, span)
 
 
 def fit(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, monitor: str) -> Fit:
@@ -130,9 +100,3 @@ def fit(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, m
         stopped_by = "another limit of the trainer"
     module.to(trainer.strategy.root_device).eval()
     return Fit(module, data, score, epochs, best_epoch, stopped_by, seconds)
-
-
-def _as_consumed(module: ForecastModule, batch: WindowBatch) -> Tensor:
-    """Forecast every series with id 0, as Kapacity's job does (contract 5)."""
-    forecast: Tensor = module(batch._replace(series=torch.zeros_like(batch.series)))
-    return forecast

@@ -31,16 +31,17 @@ class SweepResults(Callback):
             return
         results.to_csv(folder / "results.csv", index=False)
         print(f"\n{ranking_table(results)}\nranking: {folder / 'results.csv'}")
-        failed = int((results["status"] != "done").sum())
-        if failed:
-            print(
-                f"error: {failed} of {len(results)} jobs failed; see their logs in {folder}", file=sys.stderr
-            )
+        rejected = int((results["status"] == "rejected").sum())
+        failed = int((results["status"] != "done").sum()) - rejected
+        if failed or rejected:
+            counts = [(failed, "failed"), (rejected, "did not pass the gate")]
+            said = " and ".join(f"{count} {how}" for count, how in counts if count)
+            print(f"error: of {len(results)} jobs {said}; see their logs in {folder}", file=sys.stderr)
             raise SystemExit(_SOME_JOB_FAILED)
 
 
 def collect(folder: Path) -> pd.DataFrame:
-    """The jobs of a sweep folder, best first, failed last.
+    """The jobs of a sweep folder, best first, then those that a gate rejected, then the failed ones.
 
     Returns
     -------
@@ -59,23 +60,28 @@ def collect(folder: Path) -> pd.DataFrame:
     if frame.empty:
         return frame
     frame["epochs"] = frame["epochs"].astype("Int64")
-    return frame.sort_values("score", na_position="last", ignore_index=True)
+    place = frame["status"].map({"done": 0, "rejected": 1}).fillna(2)
+    order = frame.assign(place=place).sort_values(["place", "score"], na_position="last", ignore_index=True)
+    return order.drop(columns="place")
 
 
 def ranking_table(results: pd.DataFrame) -> str:
     """The ranking as text."""
     varied = [name for name in results.columns[6:] if results[name].nunique(dropna=False) > 1]
     rows = results.to_dict("records")
-    done = [row["status"] == "done" for row in rows]
+    finished = [row["status"] in ("done", "rejected") for row in rows]
 
-    def column(name: str, form: Callable[[Any], str], otherwise: str = "") -> list[str]:
-        return [form(row[name]) if fine else otherwise for row, fine in zip(rows, done, strict=True)]
+    def column(name: str, form: Callable[[Any], str]) -> list[str]:
+        return [form(row[name]) if known else "" for row, known in zip(rows, finished, strict=True)]
 
     columns = (
         {"job": [str(row["job"]) for row in rows]}
         | {name: [str(row[name]) for row in rows] for name in varied}
         | {
-            "score": column("score", "{:.6f}".format, otherwise="failed"),
+            "score": [
+                score if row["status"] == "done" else f"{row['status']} {score}".strip()
+                for row, score in zip(rows, column("score", "{:.6f}".format), strict=True)
+            ],
             "epochs": column("epochs", str),
             "seconds": column("seconds", "{:.1f}".format),
             "artifact": column("artifact_dir", lambda path: short_path(Path(path))),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shlex
 import shutil
@@ -28,24 +27,22 @@ from kforecast import command
 from kforecast.config import TrainSettings, built, check_step, check_train_settings, recorded, window_of
 from kforecast.console import short_path
 from kforecast.directory import check_writable
-from kforecast.errors import SourceError, ours
+from kforecast.errors import GateError, ours
+from kforecast.history import HISTORY, fetch_history
 from kforecast.legacy_cli import quote
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from kforecast.artifact import Artifact, EstimatorConfig
     from kforecast.data.panel import Panel
     from kforecast.data.split import Split
-    from kforecast.metrics.source import MetricSource
+    from kforecast.evaluation.capacity import Capacity
+    from kforecast.evaluation.scoreboard import Scoreboard
     from kforecast.models.fcnet import Fcnet
     from kforecast.training.artifacts import ArtifactMaker
     from kforecast.training.fit import Fit
     from kforecast.window import Window
 
 log = logging.getLogger(__name__)
-
-HISTORY = "history.parquet"
 
 
 def main() -> None:
@@ -61,6 +58,8 @@ class Result:
     epochs: int
     best_epoch: int
     artifact_dir: str
+    rejected: str | None = None
+    """Why the gate did not let the model pass."""
 
 
 def train(cfg: DictConfig) -> float:
@@ -69,6 +68,11 @@ def train(cfg: DictConfig) -> float:
     Returns
     -------
     The best score of the watched loss, which a sweeper minimises; NaN when a job of a sweep failed.
+
+    Raises
+    ------
+    GateError
+        When the gate does not let the model pass; the earlier artifact is left as it was.
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     begun = time.perf_counter()
@@ -84,7 +88,12 @@ def train(cfg: DictConfig) -> float:
             log.error("job failed: %s", found or error, exc_info=found is None)
             return float("nan")
         raise
-    _write_result(run_dir, {"status": "done"} | asdict(result) | {"seconds": time.perf_counter() - begun})
+    status = "done" if result.rejected is None else "rejected"
+    _write_result(run_dir, {"status": status} | asdict(result) | {"seconds": time.perf_counter() - begun})
+    if result.rejected is not None:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise GateError(result.rejected)
+        log.error("job rejected: %s", result.rejected)
     return result.score
 
 
@@ -94,11 +103,12 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     check_writable(artifact_dir)
     window = window_of(settings.window)
     source = built(cfg.source)
+    capacity = built(cfg.capacity)
     check_step(source, window)
 
     from kforecast.data.panel import Panel
 
-    panel = Panel.from_frame(_history(source, run_dir), window.frequency)
+    panel = Panel.from_frame(fetch_history(source, run_dir), window.frequency)
     split = _split(panel, window, settings, run_dir)
 
     # From here on everything needs torch.
@@ -121,12 +131,43 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     maker.announce(net)
 
     loggers = [built(logger) for logger in cfg.logger.values() if logger is not None]
-    writer = ArtifactWriter(lambda module: maker.make(module.net).save(artifact_dir))
+    # With a gate nothing replaces the earlier artifact before the model has passed it.
+    gated = settings.gate.require_skill is not None
+    candidate_dir = run_dir / "candidate" if gated else artifact_dir
+    writer = ArtifactWriter(lambda module: maker.make(module.net).save(candidate_dir))
     fit = _fit(cfg, data, net, loggers, writer)
-    parts = _per_series(cfg, run_dir, fit, maker) if settings.artifact.per_series else {}
-    maker.make(fit.net, scores_of(fit)).save(artifact_dir, parts)
-    _report(cfg, settings, run_dir, artifact_dir, fit, loggers)
-    return Result(fit.score, fit.epochs, fit.best_epoch, str(artifact_dir))
+
+    from kforecast.training.holdout import forecaster_of, judge_held_out
+
+    forecaster = forecaster_of(fit, settings.data.fill)
+    scoreboard = judge_held_out(fit, forecaster, capacity, settings.seed)
+    parts = _per_series(cfg, run_dir, fit, maker, capacity) if settings.artifact.per_series else {}
+    artifact = maker.make(fit.net, scores_of(fit, scoreboard), forecaster.intervals)
+    artifact.save(candidate_dir, parts)
+    rejected = _rejection(settings, scoreboard, candidate_dir, artifact_dir)
+    if gated and rejected is None:
+        artifact.save(artifact_dir, parts)
+        shutil.rmtree(candidate_dir)
+        candidate_dir = artifact_dir
+    _report(cfg, settings, run_dir, candidate_dir, fit, scoreboard, loggers)
+    return Result(fit.score, fit.epochs, fit.best_epoch, str(candidate_dir), rejected)
+
+
+def _rejection(
+    settings: TrainSettings, scoreboard: Scoreboard | None, candidate_dir: Path, artifact_dir: Path
+) -> str | None:
+    """Why the gate does not let the model pass; None when it does, or there is no gate."""
+    from kforecast.evaluation.summary import shortfall
+
+    if settings.gate.require_skill is None:
+        return None
+    reason = shortfall(scoreboard, settings.gate.require_skill)
+    if reason is None:
+        return None
+    return (
+        f"gate not passed (gate.require_skill={settings.gate.require_skill:g}): {reason}; "
+        f"{short_path(artifact_dir)} is left as it was, the model is in {short_path(candidate_dir)}"
+    )
 
 
 def _artifact_dir(settings: TrainSettings, run_dir: Path) -> Path:
@@ -135,40 +176,6 @@ def _artifact_dir(settings: TrainSettings, run_dir: Path) -> Path:
         # Jobs of a sweep that share one directory would overwrite each other's artifact.
         return directory / str(HydraConfig.get().job.num)
     return directory
-
-
-def _history(source: MetricSource, run_dir: Path) -> pd.DataFrame:
-    """The source's rows; those that could not be had again are kept in the run folder.
-
-    Of several processes of one run, which share its folder, only the first fetches.
-    """
-    from kforecast.metrics.csv import CsvSource
-    from kforecast.output import write_frame
-
-    kept = run_dir / HISTORY
-    if source.repeatable:
-        log.info("Reading %s", source)
-        return source.fetch()
-    if _process_number() > 0:
-        patience = time.monotonic() + getattr(source, "timeout", 600.0)
-        while not kept.exists():
-            if time.monotonic() > patience:
-                raise SourceError(f"{kept}: the first process of this run has not fetched it in time")
-            time.sleep(0.1)
-        return CsvSource(kept).fetch()
-    log.info("Reading %s", source)
-    frame = source.fetch()
-    write_frame(frame, kept)
-    log.info("Kept in %s; to repeat the run: source=csv source.path=%s", *[short_path(kept)] * 2)
-    return frame
-
-
-def _process_number() -> int:
-    """Which process of a run on several devices this is, as its launcher says."""
-    for variable in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if (number := os.environ.get(variable, "")).isdecimal():
-            return int(number)
-    return 0
 
 
 def _split(panel: Panel, window: Window, settings: TrainSettings, run_dir: Path) -> Split:
@@ -234,12 +241,16 @@ def _fit(cfg: DictConfig, data: Any, net: Fcnet, loggers: list[Any], *more_callb
     return fit(ForecastModule(net, instantiate(cfg.optimizer)), data, trainer, cfg.monitor)
 
 
-def _per_series(cfg: DictConfig, run_dir: Path, fit: Fit, maker: ArtifactMaker) -> dict[str, Artifact]:
+def _per_series(
+    cfg: DictConfig, run_dir: Path, fit: Fit, maker: ArtifactMaker, capacity: Capacity
+) -> dict[str, Artifact]:
     """Artifacts of one series each, from a net with individual embeddings, trained here if need be."""
+    from kforecast.evaluation.summary import scores_table
     from kforecast.training.artifacts import scores_of
-    from kforecast.training.report import score_table
+    from kforecast.training.holdout import forecaster_of, judge_held_out
 
-    if fit.net.shared_embedding:
+    trained_here = fit.net.shared_embedding
+    if trained_here:
         log.info("Training once more, with an embedding for each series, for artifact.per_series")
         cfg = cfg.copy()
         if OmegaConf.select(cfg, "callbacks.model_checkpoint.dirpath"):
@@ -247,9 +258,11 @@ def _per_series(cfg: DictConfig, run_dir: Path, fit: Fit, maker: ArtifactMaker) 
         window, num_series = fit.data.windows.window, fit.data.panel.num_series
         net = built(cfg.model, window=window, num_series=num_series, shared_embedding=False)
         fit = _fit(cfg, fit.data, net, loggers=[])
-        if fit.scoreboard is not None:
-            log.info("How good are individual embeddings?\n%s", score_table(fit.scoreboard))
-    return maker.single_series(fit.net, scores_of(fit))
+    forecaster = forecaster_of(fit, cfg.data.fill)
+    scoreboard = judge_held_out(fit, forecaster, capacity, cfg.seed)
+    if trained_here and scoreboard is not None:
+        log.info("How good are individual embeddings?\n%s", scores_table(scoreboard))
+    return maker.single_series(fit.net, scores_of(fit, scoreboard), forecaster.intervals)
 
 
 def _report(
@@ -258,17 +271,21 @@ def _report(
     run_dir: Path,
     artifact_dir: Path,
     fit: Fit,
+    scoreboard: Scoreboard | None,
     loggers: list[Any],
 ) -> None:
     """Say and show what came of it."""
-    from kforecast.training.report import draw_forecasts, facts, log_hyper_parameters, score_table
+    from kforecast.training.report import facts, log_figures, log_hyper_parameters
 
-    if fit.scoreboard is not None:
-        log.info("How good is it?\n%s", score_table(fit.scoreboard))
-    else:
-        log.info("Not scored: nothing was held out (data.validation=0, data.test=0)")
-    figure = run_dir / "forecasts.png"
-    drawn = draw_forecasts(fit, figure)
+    report_dir = run_dir / "evaluation"
+    if scoreboard is not None:
+        from kforecast.evaluation.publish import publish
+        from kforecast.evaluation.summary import summary
+
+        log.info("How good is it?\n%s", summary(scoreboard))
+        artifact_name, source = short_path(artifact_dir), str(built(cfg.source))
+        figures = publish(scoreboard, report_dir, artifact=artifact_name, source=source, seed=settings.seed)
+        log_figures(loggers, figures)
     # Without prefixes: the page sorts by name and ticks the first ones.
     parameters = settings.window.model_dump() | {
         "batch_size": settings.data.batch_size,
@@ -278,7 +295,7 @@ def _report(
         "series": fit.data.panel.num_series,
         "shared_embedding": fit.net.shared_embedding,
     }
-    log_hyper_parameters(loggers, parameters, fit, cfg.monitor)
+    log_hyper_parameters(loggers, parameters, fit, scoreboard, cfg.monitor)
     artifact, run = _override_value(short_path(artifact_dir)), shlex.quote(short_path(run_dir))
     values = {
         "best epoch": f"{fit.best_epoch} of {fit.epochs} ({cfg.monitor} {fit.score:.6g})",
@@ -286,7 +303,7 @@ def _report(
         "trained in": f"{fit.seconds:.1f} s",
         "artifact": short_path(artifact_dir),
         "per series": short_path(artifact_dir / "per_series") if settings.artifact.per_series else "",
-        "figure": short_path(figure) if drawn else "",
+        "report": short_path(report_dir / "report.html") if scoreboard is not None else "",
         "checkpoints": short_path(run_dir / "checkpoints") if (run_dir / "checkpoints").exists() else "",
         "log file": short_path(run_dir / f"{HydraConfig.get().job.name}.log"),
         "TensorBoard": f"{_typed('tensorboard')} --logdir {run}"

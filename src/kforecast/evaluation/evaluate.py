@@ -1,0 +1,172 @@
+"""``kforecast-evaluate``: a rolling backtest of an artifact beside baselines, a report and a verdict."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from kforecast import command
+from kforecast.config import EvaluateSection, built, check_evaluate_settings, check_step
+from kforecast.console import short_path
+from kforecast.directory import check_writable
+from kforecast.errors import ConfigError, DataError, GateError, few
+from kforecast.history import fetch_history
+
+if TYPE_CHECKING:
+    from kforecast.data.panel import Panel
+    from kforecast.forecaster import Forecaster
+
+log = logging.getLogger(__name__)
+
+# Without a start, and without knowledge of the training data, the newest fifth is judged; what calibrates
+# intervals is the fifth before it.
+_SHARE = 0.2
+
+
+def main() -> None:
+    """Run the command."""
+    flags = ("--config-file", "--dataset-file", "--metrics-server-addr")
+    sys.exit(command.run(evaluate, config_name="evaluate", flags=flags))
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Evaluate as configured: say what came of it, and write the report into the run folder.
+
+    Raises
+    ------
+    GateError
+        When ``evaluate.require_skill`` is not reached; the report is written nonetheless.
+    """
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    settings = check_evaluate_settings(cfg)
+    chosen = settings.evaluate
+    artifact_dir = Path(settings.artifact_dir)
+    if not artifact_dir.is_dir():
+        raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
+    if chosen.save_intervals:
+        check_writable(artifact_dir)
+    capacity = built(cfg.capacity)
+    source = built(cfg.source)
+    # A file answers at once; a server is asked when all else is known to be right.
+    history = fetch_history(source, run_dir) if source.repeatable else None
+
+    from kforecast.artifact import Artifact, save_intervals
+    from kforecast.data.panel import Panel
+    from kforecast.evaluation.publish import publish
+    from kforecast.evaluation.scoreboard import judge
+    from kforecast.evaluation.summary import shortfall, summary
+    from kforecast.forecaster import Forecaster
+
+    artifact = Artifact.load(artifact_dir)
+    forecaster = Forecaster.of(artifact, str(artifact_dir))
+    check_step(source, forecaster.window)
+    if history is None:
+        history = fetch_history(source, run_dir)
+    panel = _known_series(Panel.from_frame(history, forecaster.window.frequency), forecaster)
+    trained_until, used_until = _training_span(artifact.metadata)
+    begin, stop = _span(panel, forecaster, chosen, used_until)
+    step = panel.frequency.step
+    warnings = []
+    if used_until is not None and panel.start + begin * step < used_until:
+        warnings.append("A part of the span was used in training: the scores flatter the model.")
+    if forecaster.intervals is None or chosen.save_intervals:
+        before = max(0, begin - round(_SHARE * panel.num_bins))
+        forecaster = forecaster.calibrated(panel, before, begin, as_consumed=chosen.as_consumed)
+        if forecaster.intervals is None:
+            warnings.append("No intervals: the history before the span is too short to calibrate them on.")
+        elif used_until is not None and panel.start + before * step < used_until:
+            warnings.append("The intervals are calibrated on data of the training, and may be too narrow.")
+    for warning in warnings:
+        log.warning(warning)
+    board = judge(
+        forecaster,
+        panel,
+        begin,
+        stop,
+        capacity,
+        stride=chosen.stride,
+        as_consumed=chosen.as_consumed,
+        levels=chosen.quantiles,
+        trained_until=trained_until,
+        seed=settings.seed,
+    )
+    publish(
+        board,
+        run_dir,
+        artifact=short_path(artifact_dir),
+        source=str(source),
+        seed=settings.seed,
+        warnings=tuple(warnings),
+    )
+    print(summary(board))
+    print(f"report: {short_path(run_dir / 'report.html')}")
+    if chosen.save_intervals and forecaster.intervals is not None:
+        print(f"intervals: {short_path(save_intervals(artifact_dir, forecaster.intervals))}")
+    if chosen.require_skill is not None:
+        reason = shortfall(board, chosen.require_skill)
+        if reason is not None:
+            raise GateError(f"gate not passed (evaluate.require_skill={chosen.require_skill:g}): {reason}")
+
+
+def _known_series(panel: Panel, forecaster: Forecaster) -> Panel:
+    """The series that the artifact has an id for; the others are said."""
+    unknown = forecaster.unknown(panel.series)
+    if not unknown:
+        return panel
+    names = few([" ".join(pair) for pair in unknown])
+    if len(unknown) == panel.num_series:
+        raise DataError(
+            f"none of the series is in the artifact: {names}; it knows {few(list(forecaster.item_ids))}"
+        )
+    log.warning("%d of %d series are not in the artifact: %s", len(unknown), panel.num_series, names)
+    return panel.rows([row for row, pair in enumerate(panel.series) if pair not in set(unknown)])
+
+
+def _training_span(metadata: dict[str, Any] | None) -> tuple[int | None, int | None]:
+    """Unix seconds at which the data ends that weights were fitted to, and that training used at all."""
+    data = (metadata or {}).get("data")
+    found = [data.get(name) if isinstance(data, dict) else None for name in ("train_end", "validation_end")]
+    fitted, used = (second if type(second) is int else None for second in found)
+    return fitted, used
+
+
+def _span(
+    panel: Panel, forecaster: Forecaster, chosen: EvaluateSection, used_until: int | None
+) -> tuple[int, int]:
+    """The judged bins ``[begin, stop)``."""
+    step, first, last = panel.frequency.step, int(panel.timestamps[0]), int(panel.timestamps[-1])
+    has = f"the history has bins of {panel.frequency.name} from {_utc(first)} to {_utc(last)}"
+    start = used_until if chosen.start is None else chosen.start
+    if start is None:
+        start = first + round((1 - _SHARE) * panel.num_bins) * step
+    if start > last:
+        used = "evaluate.start" if chosen.start is not None else "the end of what training used"
+        remedy = "" if chosen.start is not None else "; give newer history, or name an evaluate.start"
+        raise DataError(f"nothing to judge: {used} is {_utc(start)}, but {has}{remedy}")
+    end = last if chosen.end is None else chosen.end
+    if end < first:
+        raise DataError(f"nothing to judge: evaluate.end is {_utc(end)}, but {has}")
+    # The first bin that begins at or after the start, and the last that begins at or before the end.
+    begin = max(-(-(start - first) // step), 0)
+    stop = min((end - first) // step + 1, panel.num_bins)
+    if stop - begin < forecaster.window.prediction_length:
+        raise DataError(
+            f"nothing to judge: {max(stop - begin, 0)} bins from {_utc(start)} to {_utc(end)} are less than "
+            f"a horizon of {forecaster.window.prediction_length}; {has}"
+        )
+    return begin, stop
+
+
+def _utc(second: int) -> str:
+    from kforecast.metrics.timerange import utc
+
+    return utc(second)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""Scoreboard: everything that is known about how good a forecaster is, from one backtest."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kforecast.data.panel import Panel
+from kforecast.evaluation.backtest import Backtest, backtest
+from kforecast.evaluation.baselines import hold_last
+from kforecast.evaluation.capacity import (
+    Capacity,
+    Simulation,
+    Timeline,
+    headroom_curve,
+    per_replica,
+    simulate,
+)
+from kforecast.evaluation.scores import ALL_SERIES, ALL_STEPS, overall, score
+from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, Skill, aged_at, by_age, skill
+from kforecast.forecaster import Forecaster
+from kforecast.intervals import LEVELS
+
+# Of the intervals of 80, 90 and 95 %, and the median.
+QUANTILES = (0.025, 0.05, 0.1, 0.5, 0.9, 0.95, 0.975)
+HEADROOMS = tuple(round(0.05 * n, 2) for n in range(21))
+ORDER_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What the forecasts would have ordered.
+
+    Attributes
+    ----------
+    settings, timeline, simulation:
+        The rules, the load, and what came of them.
+    by_headroom:
+        Cost at each of :data:`HEADROOMS`, by forecaster.
+    by_quantile:
+        Cost of ordering for the model's quantile at each of :data:`ORDER_LEVELS`; none without intervals.
+    """
+
+    settings: Capacity
+    timeline: Timeline
+    simulation: Simulation
+    by_headroom: dict[str, np.ndarray]
+    by_quantile: np.ndarray
+
+    def best_headroom(self, policy: str) -> float:
+        """The headroom that would have cost least."""
+        return HEADROOMS[int(np.argmin(self.by_headroom[policy]))]
+
+    @property
+    def best_level(self) -> float | None:
+        """The quantile that would have cost least to order for; None without intervals."""
+        return ORDER_LEVELS[int(np.argmin(self.by_quantile))] if len(self.by_quantile) else None
+
+
+@dataclass(frozen=True)
+class Scoreboard:
+    """How good a forecaster is.
+
+    Attributes
+    ----------
+    backtest:
+        The forecasts.
+    scores:
+        See :func:`kforecast.evaluation.scores.score`.
+    skill:
+        Over the best baseline.
+    ages:
+        See :func:`kforecast.evaluation.skill.by_age`.
+    age_known:
+        Whether ages count from the end of the training data; else from the begin of the judged span.
+    orders:
+        What it would have ordered.
+    as_consumed:
+        Whether it was judged as Kapacity's job serves it.
+    part:
+        The words for the judged span.
+    """
+
+    backtest: Backtest
+    scores: pd.DataFrame
+    skill: Skill
+    ages: pd.DataFrame
+    age_known: bool
+    orders: Orders
+    as_consumed: bool
+    part: str
+
+    @property
+    def model(self) -> dict[str, float]:
+        """The judged model's scores over all series and steps."""
+        return overall(self.scores, self.backtest.model)
+
+    @property
+    def origins(self) -> int:
+        """Different moments that forecasts were made at."""
+        return len(np.unique(self.backtest.origin))
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Unix seconds of the first and the last judged bin."""
+        panel = self.backtest.panel
+        step = panel.frequency.step
+        return panel.start + self.backtest.begin * step, panel.start + (self.backtest.stop - 1) * step
+
+    def coverages(self) -> dict[str, float]:
+        """Share of targets inside each interval, by its nominal share in percent."""
+        named = {name: value for name, value in self.model.items() if name.startswith("coverage_")}
+        return {name.removeprefix("coverage_"): value for name, value in named.items()}
+
+    def series_scores(self, model: str | None = None) -> pd.DataFrame:
+        """A forecaster's scores of each series over all steps; of the judged model if none is named."""
+        scores = self.scores
+        chosen = (scores["model"] == (model or self.backtest.model)) & (scores["workload"] != ALL_SERIES)
+        return scores[chosen & (scores["step"] == ALL_STEPS)].drop(columns=["model", "step"])
+
+    def step_scores(self, model: str) -> pd.DataFrame:
+        """A forecaster's scores of each step over all series."""
+        scores = self.scores
+        chosen = (scores["model"] == model) & (scores["workload"] == ALL_SERIES)
+        return scores[chosen & (scores["step"] != ALL_STEPS)].drop(columns=["model", "workload", "metric"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values, for JSON."""
+        found, orders, panel = self.backtest, self.orders, self.backtest.panel
+        start, end = self.bounds
+        names = {row: panel.series[row] for row in found.scored_series}
+        by_series = orders.simulation.series
+        return {
+            "span": {
+                "part": self.part,
+                "start": start,
+                "end": end,
+                "stride": found.stride,
+                "origins": self.origins,
+                "windows": len(found.cells),
+                "series": len(names),
+            },
+            "window": {
+                "freq": panel.frequency.name,
+                "context_length": found.forecaster.window.context_length,
+                "prediction_length": found.horizon,
+            },
+            "as_consumed": self.as_consumed,
+            "overall": _plain(self.model),
+            "series": _records(self.series_scores()),
+            "steps": _records(self.step_scores(found.model)),
+            "baselines": {name: _plain(overall(self.scores, name)) for name in found.baselines},
+            "skill": {
+                "value": _plain(self.skill.value),
+                "low": _plain(self.skill.low),
+                "high": _plain(self.skill.high),
+                "confidence": CONFIDENCE,
+                "score": "wape",
+                "best_baseline": self.skill.best_baseline,
+                "block_bins": self.skill.block,
+                "blocks": self.skill.blocks,
+                "resamples": RESAMPLES,
+            },
+            "age": {
+                "counted_from": "the end of the training data" if self.age_known else "the begin of the span",
+                "aged_at": aged_at(self.ages),
+                "steps": _records(self.ages),
+            },
+            "capacity": {
+                "settings": orders.settings.model_dump(),
+                "policies": {
+                    str(row.pop("policy")): row for row in _records(orders.simulation.outcomes.reset_index())
+                },
+                "series": [
+                    {"workload": names[row["series"]][0], "metric": names[row["series"]][1]}
+                    | {key: value for key, value in row.items() if key != "series"}
+                    for row in _records(by_series[by_series["series"].isin(list(names))])
+                ],
+                "headroom": {
+                    "headrooms": list(HEADROOMS),
+                    "cost": {name: _plain(cost.tolist()) for name, cost in orders.by_headroom.items()},
+                    "best": {name: orders.best_headroom(name) for name in orders.by_headroom},
+                },
+                "quantile": {
+                    "levels": list(ORDER_LEVELS) if len(orders.by_quantile) else [],
+                    "cost": _plain(orders.by_quantile.tolist()),
+                    "best": orders.best_level,
+                    "newsvendor": orders.settings.best_quantile,
+                },
+            },
+        }
+
+
+def judge(
+    forecaster: Forecaster,
+    panel: Panel,
+    begin: int,
+    stop: int,
+    capacity: Capacity,
+    *,
+    stride: int = 1,
+    as_consumed: bool = False,
+    beside_as_consumed: bool = False,
+    levels: Sequence[float] = QUANTILES,
+    trained_until: int | None = None,
+    part: str = "",
+    seed: int = 0,
+) -> Scoreboard:
+    """Backtest a forecaster over the bins ``[begin, stop)`` of a panel and score it beside the baselines.
+
+    Parameters
+    ----------
+    stride, as_consumed, beside_as_consumed, levels:
+        See :func:`kforecast.evaluation.backtest.backtest`.
+    trained_until:
+        Unix seconds of the end of the training data, where it is known.
+    part:
+        The words for the span.
+    seed:
+        Of the bootstrap.
+
+    Raises
+    ------
+    DataError
+        When there is nothing to score.
+    """
+    found = backtest(
+        forecaster,
+        panel,
+        begin,
+        stop,
+        stride=stride,
+        as_consumed=as_consumed,
+        beside_as_consumed=beside_as_consumed,
+        levels=levels,
+    )
+    over_best = skill(found, seed)
+    since = panel.start + begin * panel.frequency.step if trained_until is None else trained_until
+    return Scoreboard(
+        backtest=found,
+        scores=score(found),
+        skill=over_best,
+        ages=by_age(found, since, over_best.best_baseline),
+        age_known=trained_until is not None,
+        orders=order(found, capacity),
+        as_consumed=as_consumed,
+        part=part,
+    )
+
+
+def order(found: Backtest, settings: Capacity) -> Orders:
+    """Let every forecaster of a backtest order replicas."""
+    panel, bins = found.panel, slice(found.begin, found.stop)
+    observed, values = panel.observed, panel.values.astype(np.float64)
+    seen = observed[:, : found.begin]
+    level = np.where(seen, np.abs(values[:, : found.begin]), 0.0).sum(axis=1)
+    ever = np.maximum.accumulate(observed, axis=1)
+    before = np.arange(found.begin, found.stop) - 1
+    known = ever[:, np.maximum(before, 0)] & (before >= 0)
+    timeline = Timeline(
+        load=np.where(observed, values, np.nan)[:, bins],
+        last=np.where(known, hold_last(values, observed)[:, np.maximum(before, 0)], np.nan),
+        per_replica=per_replica(settings, level / np.maximum(seen.sum(axis=1), 1)),
+        step=panel.frequency.step,
+        stride=found.stride,
+    )
+    forecasts = {name: _dense(found, made) for name, made in found.forecasts.items()}
+    policies, by_level = dict(forecasts), []
+    if found.levels:
+        best = float(np.clip(settings.best_quantile, LEVELS[0], LEVELS[-1]))
+        quantiles = found.quantiles_at([best, *ORDER_LEVELS])
+        at_best, *by_level = [_dense(found, quantile) for quantile in np.moveaxis(quantiles, -1, 0)]
+        model = policies.pop(found.model)
+        policies = {found.model: model, quantile_policy(found.model, settings): at_best} | policies
+    simulation = simulate(settings, timeline, policies)
+    counted = simulation.counted
+    by_headroom = {
+        name: headroom_curve(settings, timeline, forecast, HEADROOMS, counted)
+        for name, forecast in forecasts.items()
+    }
+    by_quantile = [headroom_curve(settings, timeline, level, [0.0], counted)[0] for level in by_level]
+    return Orders(settings, timeline, simulation, by_headroom, np.array(by_quantile))
+
+
+def quantile_policy(model: str, settings: Capacity) -> str:
+    """The name of ordering for the quantile that suits the costs."""
+    return f"{model} at quantile {settings.best_quantile:.3g}"
+
+
+def _dense(found: Backtest, forecast: np.ndarray) -> np.ndarray:
+    """Forecasts ``[windows, horizon]`` as ``[series, bins, horizon]``, NaN where none was made."""
+    dense = np.full((found.panel.num_series, found.stop - found.begin, found.horizon), np.nan, np.float32)
+    dense[found.series, found.origin - found.begin] = forecast
+    return dense
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): _plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it, which knows no NaN."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,155 @@
+"""Skill over the best baseline: how sure we are of it, and how it fades with the age of the model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from kforecast.evaluation.backtest import Backtest
+from kforecast.evaluation.scores import mean_of_known, ratio
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+# With fewer blocks than this their spread says nothing.
+_FEWEST_BLOCKS = 5
+_SOME_BLOCKS = 20
+# Ages are told apart in at most so many steps, each one of these lengths in seconds.
+_MOST_AGES = 10
+_AGE_STEPS = (3600, 3 * 3600, 6 * 3600, 12 * 3600, *(86_400 * days for days in (1, 2, 7, 14, 28, 91, 365)))
+# A model counts as aged when its error beside the best baseline's has grown by this share.
+_AGED = 0.1
+_FEWEST_AGED = 2
+
+
+@dataclass(frozen=True)
+class Skill:
+    """Skill ``1 - WAPE / WAPE of the best baseline``, above 0 when the model is better.
+
+    Attributes
+    ----------
+    value:
+        NaN where the best baseline has no error, or there is no traffic.
+    low, high:
+        Interval of 95 %; NaN where there are too few origins for one.
+    best_baseline:
+        The baseline with the lowest WAPE.
+    block:
+        Bins in a block of the bootstrap.
+    blocks:
+        How many there are.
+    """
+
+    value: float
+    low: float
+    high: float
+    best_baseline: str
+    block: int
+    blocks: int
+
+    def above(self, required: float) -> bool:
+        """Whether the whole interval lies above what is required; never so without an interval."""
+        return bool(self.low > required)
+
+
+def skill(backtest: Backtest, seed: int = 0) -> Skill:
+    """Skill of the judged model with a block bootstrap over origins (Carlstein 1986; Künsch 1989).
+
+    The span is cut into blocks of time, long enough that forecasts with common targets mostly share one: up
+    to a season, at least two horizons, about twenty blocks where the span is short. Blocks are drawn with
+    replacement, all series together, because a bad hour is bad for many of them at once. In each draw the
+    model is held against the baseline that is best in that draw, so that the choice of the best is paid for.
+    """
+    length = backtest.stop - backtest.begin
+    block = max(
+        2 * backtest.horizon, backtest.stride, min(backtest.panel.frequency.season, length // _SOME_BLOCKS)
+    )
+    number = (backtest.origin - backtest.begin) // block
+    present, number = np.unique(number, return_inverse=True)
+    level, errors = _sums(backtest, number, len(present))
+    wape = {name: _wape(error.sum(axis=0), level.sum(axis=0)) for name, error in errors.items()}
+    best = min(backtest.baselines, key=lambda name: (np.isnan(wape[name]), wape[name]))
+    value = _skill(wape[backtest.model], wape[best])
+    if len(present) < _FEWEST_BLOCKS:
+        return Skill(float(value), np.nan, np.nan, best, block, len(present))
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(present), np.full(len(present), 1 / len(present)), size=RESAMPLES)
+    levels = drawn @ level
+    drawn_wape = {name: _wape(drawn @ error, levels) for name, error in errors.items()}
+    best_drawn = np.min([drawn_wape[name] for name in backtest.baselines], axis=0)
+    outcomes = _skill(drawn_wape[backtest.model], best_drawn)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.nanquantile(outcomes, [tail, 1 - tail]) if np.isfinite(outcomes).any() else (np.nan,) * 2
+    return Skill(float(value), float(low), float(high), best, block, len(present))
+
+
+def by_age(backtest: Backtest, trained_until: int, best_baseline: str) -> pd.DataFrame:
+    """Error by age of the model: the time from the end of its training data to the origin.
+
+    Parameters
+    ----------
+    trained_until:
+        Unix seconds of the end of the training data.
+
+    Returns
+    -------
+    DataFrame, one row per step of age: ``age`` (seconds, where it begins), ``windows``, ``wape``,
+    ``baseline_wape`` (of the best baseline) and ``relative`` (the first over the second).
+    """
+    step = backtest.panel.frequency.step
+    age = backtest.panel.start + backtest.origin * step - trained_until
+    reach = age.max() - min(age.min(), 0)
+    width = next((width for width in _AGE_STEPS if reach < _MOST_AGES * width), _AGE_STEPS[-1])
+    width = max(width, step)
+    begins, number = np.unique(age // width, return_inverse=True)
+    level, errors = _sums(backtest, number, len(begins))
+    wape = _wape(errors[backtest.model], level)
+    baseline = _wape(errors[best_baseline], level)
+    frame = pd.DataFrame(
+        {
+            "age": begins * width,
+            "windows": np.bincount(number, minlength=len(begins)),
+            "wape": wape,
+            "baseline_wape": baseline,
+            "relative": ratio(wape, baseline),
+        }
+    )
+    # A step with a handful of windows says nothing.
+    return frame[frame["windows"] * 4 >= frame["windows"].median()].reset_index(drop=True)
+
+
+def aged_at(ages: pd.DataFrame) -> int | None:
+    """The age in seconds from which on the model is a tenth worse, beside the baseline, than when younger.
+
+    None when that is not seen: one bad step is not enough, and it must stay so. The baseline is beside it
+    because some days are hard for everyone.
+    """
+    relative = ages["relative"].to_numpy()
+    for first in range(1, len(relative) - _FEWEST_AGED + 1):
+        if (relative[first:] > (1 + _AGED) * np.median(relative[:first])).all():
+            return int(ages["age"].iloc[first])
+    return None
+
+
+def _sums(backtest: Backtest, number: np.ndarray, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Sums of |y|, and of |y - f| by forecaster, ``[group, series]``, of windows in numbered groups."""
+    series = backtest.panel.num_series
+
+    def grouped(values: np.ndarray) -> np.ndarray:
+        of_windows = np.where(backtest.observed, values, 0.0).sum(axis=1)
+        return np.bincount(number * series + backtest.series, of_windows, minlength=count * series).reshape(
+            count, series
+        )
+
+    errors = {
+        name: grouped(np.abs(forecast - backtest.actual)) for name, forecast in backtest.forecasts.items()
+    }
+    return grouped(np.abs(backtest.actual)), errors
+
+
+def _wape(error: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """Mean over series (the last axis) of each one's WAPE; series without traffic are left out."""
+    return mean_of_known(np.moveaxis(ratio(error, level), -1, 0))
+
+
+def _skill(model: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    return 1 - ratio(np.asarray(model), np.asarray(baseline))

@@ -1,0 +1,178 @@
+"""A scoreboard in words that fit one screen, and the verdict."""
+
+import math
+from datetime import UTC, datetime
+from typing import Literal
+
+import pandas as pd
+
+from kforecast.console import table
+from kforecast.evaluation.baselines import LAST_VALUE
+from kforecast.evaluation.capacity import Capacity
+from kforecast.evaluation.scoreboard import Orders, Scoreboard
+from kforecast.evaluation.scores import overall
+from kforecast.evaluation.skill import aged_at
+
+Tone = Literal["good", "unsure", "bad"]
+
+
+def verdict(board: Scoreboard) -> tuple[Tone, str]:
+    """Whether the model deserves to scale production."""
+    skill, best = board.skill, board.skill.best_baseline
+    if math.isnan(skill.value):
+        if overall(board.scores, best)["wape"] == 0:
+            return "bad", f"The baseline '{best}' is exact here; no model can be better."
+        return "unsure", "No verdict: there was no traffic to forecast."
+    lower_by = f"its error is {skill.value:.0%} lower than that of the best baseline ({best})"
+    if math.isnan(skill.low):
+        return "unsure", (
+            f"No verdict: {lower_by}, but {board.origins:,} origins are too few to tell that from chance; "
+            "judge it on a longer span."
+        )
+    interval = f"95% interval of the skill {skill.low:.1%} to {skill.high:.1%}"
+    if skill.low > 0:
+        return "good", f"Worth scaling on: {lower_by}; {interval}."
+    if skill.high < 0:
+        above = f"{-skill.value:.0%} above" if skill.value > -10 else f"{1 - skill.value:.2g} times"
+        return "bad", (
+            f"Do not scale on it: its error is {above} that of '{best}', which costs nothing; {interval}. "
+            "More history, more epochs or a longer context may help."
+        )
+    return "unsure", (
+        f"Not proven: its error is {abs(skill.value):.1%} {'lower' if skill.value > 0 else 'higher'} than "
+        f"that of the best baseline ({best}), which may be chance; {interval}. More history, more epochs or "
+        "a longer context may help, or a longer span to judge it on."
+    )
+
+
+def shortfall(board: Scoreboard | None, required: float) -> str | None:
+    """Why a model is not good enough for a gate; None when it is."""
+    if board is None:
+        return "nothing to judge the model on"
+    skill = board.skill
+    if skill.above(required):
+        return None
+    over = f"over the best baseline ({skill.best_baseline})"
+    if math.isnan(skill.value):
+        return f"there is no skill {over}, which is exact or has no traffic to forecast"
+    if math.isnan(skill.low):
+        return f"the skill {over} is {skill.value:.1%}, but {board.origins:,} origins are too few to be sure"
+    return (
+        f"the skill {over} is {skill.value:.1%}, and its 95% interval, {skill.low:.1%} to {skill.high:.1%}, "
+        f"is not clear of {required:.0%}"
+    )
+
+
+def summary(board: Scoreboard) -> str:
+    """The scoreboard on one screen: a table, and a line each for capacity, intervals and age."""
+    lines = [scores_table(board), verdict(board)[1], capacity_words(board)]
+    lines += [words for words in (intervals_words(board), age_words(board)) if words]
+    return "\n".join(lines)
+
+
+def span_words(board: Scoreboard) -> str:
+    """What was judged."""
+    first, last = (f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M}" for second in board.bounds)
+    found = board.backtest
+    scored, total = len(found.scored_series), found.panel.num_series
+    series = f"{scored:,} series" if scored == total else f"{scored:,} of {total:,} series"
+    every = f", every {found.stride} bins" if found.stride > 1 else ""
+    return f"{board.part or 'the span'}: {series}, {board.origins:,} origins{every}, {first} to {last} UTC"
+
+
+def scores_table(board: Scoreboard) -> str:
+    """Forecasters by their errors and by the replicas that they would have ordered."""
+    policies = board.orders.simulation.outcomes
+    rows: list[tuple[str, dict[str, float], pd.Series]] = []
+    for name in policies.index:
+        if name == "reactive" and policies.loc[name].equals(policies.loc[LAST_VALUE]):
+            continue  # scaling on the last value is that rule
+        scores = overall(board.scores, name) if name in board.backtest.forecasts else {}
+        rows.append((_LABELS.get(name, name), scores, policies.loc[name]))
+
+    def scored(key: str, form: str) -> list[str]:
+        return [
+            form.format(scores[key]) if math.isfinite(scores.get(key, math.nan)) else ""
+            for _, scores, _ in rows
+        ]
+
+    def ordered(key: str, form: str) -> list[str]:
+        return [form.format(policy[key]) for _, _, policy in rows]
+
+    return table(
+        f"Forecast error, and replicas ordered by it, on {span_words(board)}",
+        {
+            "forecast": [name for name, _, _ in rows],
+            "MAE": scored("mae", "{:.4g}"),
+            "WAPE": scored("wape", "{:.2%}"),
+            "MASE": scored("mase", "{:.3f}"),
+            "bias": scored("relative_bias", "{:+.1%}"),
+            "too few": [f"{policy['under_minutes'] / 60:,.1f} h" for _, _, policy in rows],
+            "unserved": ordered("unserved_share", "{:.2%}"),
+            "idle": ordered("over_share", "{:.1%}"),
+            "scalings": ordered("scalings", "{:,.0f}"),
+            "replica-h": ordered("replica_hours", "{:,.0f}"),
+            "cost": ordered("cost", "{:,.0f}"),
+        },
+        left=("forecast",),
+        spare=("scalings", "MASE", "bias", "idle"),
+        bold=0,
+    )
+
+
+_LABELS = {LAST_VALUE: "last value (reactive)", "reactive": "reactive rule", "perfect": "perfect knowledge"}
+
+
+def capacity_words(board: Scoreboard) -> str:
+    """The rules of the simulation, and the setting that would have cost least."""
+    return f"Replicas: {rules_words(board.orders.settings)}. {best_words(board.orders, board.backtest.model)}"
+
+
+def rules_words(settings: Capacity) -> str:
+    """The rules of the simulation."""
+    if settings.per_replica is None:
+        one = f"a service's mean load needs {settings.mean_replicas:g}"
+    else:
+        one = f"one serves {settings.per_replica:g}"
+    headroom = f", headroom {settings.headroom:.0%}" if settings.headroom else ""
+    return (
+        f"{one}, {settings.min_replicas} to {settings.max_replicas}, {settings.lead_time} s to start"
+        f"{headroom}; cost = {settings.cost_under:g} x unserved + {settings.cost_over:g} x idle replica-hours"
+    )
+
+
+def best_words(orders: Orders, model: str) -> str:
+    """The setting that would have cost least on this span."""
+    headroom = f"Cheapest here: {orders.best_headroom(model):.0%} headroom"
+    if orders.best_level is None:
+        return f"{headroom}."
+    theory = orders.settings.best_quantile
+    return f"{headroom}, or ordering for quantile {orders.best_level:g} (the costs suggest {theory:.3g})."
+
+
+def intervals_words(board: Scoreboard) -> str:
+    """Nominal and actual coverage; nothing without intervals."""
+    parts = [f"{actual:.1%} in that of {share}%" for share, actual in board.coverages().items()]
+    return f"Intervals: of the targets lie {', '.join(parts)}." if parts else ""
+
+
+def age_words(board: Scoreboard) -> str:
+    """How the error grew with the age of the model; nothing where one age was seen only."""
+    ages = board.ages
+    if len(ages) < 2:
+        return ""
+    first, last, at = ages.iloc[0], ages.iloc[-1], aged_at(ages)
+    since = "after its training data" if board.age_known else "into the span"
+    grown = (
+        f"beside the baseline it is a tenth worse from {_age(at)} on: retrain before that"
+        if at is not None
+        else "no ageing beside the baseline"
+    )
+    return (
+        f"Age: WAPE {first['wape']:.2%} at {_age(first['age'])} and {last['wape']:.2%} at "
+        f"{_age(last['age'])} {since}; {grown}."
+    )
+
+
+def _age(seconds: float) -> str:
+    return f"{seconds / 86_400:g} days" if seconds >= 2 * 86_400 else f"{seconds / 3600:g} h"

@@ -1,0 +1,282 @@
+"""Forecast intervals for any point forecaster, by split conformal prediction.
+
+On data that the network was not fitted to, the errors of its forecasts are ranked; the ranks become offsets
+that are added to later forecasts (Vovk, Gammerman & Shafer 2005; Lei et al. 2018, "Distribution-free
+predictive inference for regression"). Errors are taken relative to the level of their window, so that
+intervals grow and shrink with the traffic.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kforecast.errors import ArtifactError
+
+# Offsets are kept at these levels; between them they are interpolated.
+LEVELS = (0.005, 0.01, 0.025, 0.05, *(round(0.1 * n, 1) for n in range(1, 10)), 0.95, 0.975, 0.99, 0.995)
+# With so many windows or more a series has offsets of its own, else those of all series together.
+OWN_WINDOWS = 300
+# With fewer the outer levels would be guesses.
+FEWEST_WINDOWS = 20
+# A window's level counts as at least this share of its series' mean: an error at night is not a catastrophe.
+_LEAST_LEVEL = 0.1
+
+
+@dataclass(frozen=True)
+class SeriesIntervals:
+    """What intervals know of one series.
+
+    Attributes
+    ----------
+    floor:
+        The least level errors are relative to, in the series' units.
+    nonnegative:
+        Whether the series was never seen below zero, so that no quantile of it may be.
+    windows:
+        How many were calibrated on.
+    offsets:
+        ``[horizon, level]``, relative to the level; None: those of all series together.
+    """
+
+    floor: float
+    nonnegative: bool
+    windows: int
+    offsets: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Calibrated offsets. Make them with :func:`calibrate` or :meth:`from_json`.
+
+    Attributes
+    ----------
+    pooled:
+        Offsets of all series together, float64 ``[horizon, level]``, ascending along the levels.
+    series:
+        By item key.
+    """
+
+    pooled: np.ndarray
+    series: Mapping[str, SeriesIntervals]
+
+    @property
+    def windows(self) -> int:
+        """How many windows were calibrated on."""
+        return sum(own.windows for own in self.series.values())
+
+    def quantiles(
+        self,
+        forecast: np.ndarray,
+        level: np.ndarray,
+        keys: Sequence[str],
+        series: np.ndarray,
+        levels: Sequence[float],
+    ) -> np.ndarray:
+        """Quantiles around point forecasts.
+
+        Parameters
+        ----------
+        forecast:
+            ``[windows, horizon]``.
+        level:
+            Mean absolute value of each window's context, ``[windows]``.
+        keys, series:
+            Item key of every series, and for each window which of them it is (int ``[windows]``).
+        levels:
+            Between 0.005 and 0.995, in any order; see :func:`check_levels`.
+
+        Returns
+        -------
+        float32 ``[windows, horizon, level]``; they never cross, and are never negative for a series that
+        never was.
+        """
+        own = [self.series.get(key) or _unknown() for key in keys]
+        offsets = np.stack([self.pooled if one.offsets is None else one.offsets for one in own])
+        table = _at_levels(offsets, np.asarray(levels, dtype=np.float64))
+        floor = np.array([one.floor for one in own])[series]
+        lowest = np.where([one.nonnegative for one in own], 0.0, -np.inf)[series]
+        scale = np.maximum(level, floor)[:, None, None]
+        found = np.maximum(forecast[:, :, None] + scale * table[series], lowest[:, None, None])
+        quantiles: np.ndarray = found.astype(np.float32)
+        return quantiles
+
+    def only(self, key: str) -> "Intervals":
+        """The intervals of one series."""
+        return Intervals(self.pooled, {key: self.series[key]})
+
+    def to_json(self, checkpoint_sha256: str) -> str:
+        """The text of ``intervals.json``, bound to the checkpoint it was calibrated for."""
+        series = {
+            key: {
+                "floor": own.floor,
+                "nonnegative": own.nonnegative,
+                "windows": own.windows,
+                "offsets": None if own.offsets is None else own.offsets.tolist(),
+            }
+            for key, own in self.series.items()
+        }
+        content = {
+            "checkpoint_sha256": checkpoint_sha256,
+            "levels": list(LEVELS),
+            "offsets": self.pooled.tolist(),
+            "series": series,
+        }
+        return json.dumps(content, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, checkpoint_sha256: str, prediction_length: int) -> "Intervals":
+        """Read the text of ``intervals.json``.
+
+        Raises
+        ------
+        ValueError
+            When it is damaged or belongs to another checkpoint.
+        """
+        content = json.loads(text)
+        try:
+            if content["checkpoint_sha256"] != checkpoint_sha256:
+                raise ValueError("it was calibrated for another checkpoint; remove it, or calibrate again")
+            if tuple(content["levels"]) != LEVELS:
+                raise ValueError("its levels are not those this version knows")
+            series = {
+                str(key): SeriesIntervals(
+                    floor=float(own["floor"]),
+                    nonnegative=bool(own["nonnegative"]),
+                    windows=int(own["windows"]),
+                    offsets=None if own["offsets"] is None else _table(own["offsets"], prediction_length),
+                )
+                for key, own in content["series"].items()
+            }
+            if not all(np.isfinite(own.floor) and own.floor > 0 for own in series.values()):
+                raise ValueError("a floor is not a positive number")
+            return cls(_table(content["offsets"], prediction_length), series)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"it is not what is expected ({type(error).__name__}: {error})") from error
+
+
+def calibrate(
+    error: np.ndarray,
+    level: np.ndarray,
+    keys: Sequence[str],
+    series: np.ndarray,
+    mean_level: np.ndarray,
+    nonnegative: np.ndarray,
+) -> Intervals | None:
+    """Make offsets of errors on data that the network was not fitted to.
+
+    Parameters
+    ----------
+    error:
+        Actual minus forecast, ``[windows, horizon]``, NaN where not observed.
+    level:
+        Mean absolute value of each window's context, ``[windows]``.
+    keys, series:
+        Item key of every series, and for each window which of them it is (int ``[windows]``).
+    mean_level:
+        Mean absolute value of each series, ``[series]``.
+    nonnegative:
+        Whether a series was never seen below zero, bool ``[series]``.
+
+    Returns
+    -------
+    None when there are too few windows to say anything.
+    """
+    floor = _LEAST_LEVEL * mean_level
+    floor = np.where(np.isfinite(floor) & (floor > 0), floor, 1.0)
+    relative = error / np.maximum(level, floor[series])[:, None]
+    if _count(relative) < FEWEST_WINDOWS:
+        return None
+    own = {}
+    for number, key in enumerate(keys):
+        mine = relative[series == number]
+        count = _count(mine)
+        own[key] = SeriesIntervals(
+            floor=_rounded(floor[number]).item(),
+            nonnegative=bool(nonnegative[number]),
+            windows=count,
+            offsets=_offsets(mine) if count >= OWN_WINDOWS else None,
+        )
+    return Intervals(_offsets(relative), own)
+
+
+def check_levels(levels: Sequence[Any]) -> list[float]:
+    """Quantile levels as asked for, found fit to be served.
+
+    Raises
+    ------
+    ValueError
+        Naming those that are not.
+    """
+    lowest, highest = LEVELS[0], LEVELS[-1]
+    wrong = [
+        level
+        for level in levels
+        if isinstance(level, bool) or not isinstance(level, int | float) or not lowest <= level <= highest
+    ]
+    if wrong or len({*levels}) < len(levels):
+        said = ", ".join(map(str, wrong)) or "one stands twice"
+        raise ValueError(f"{said}: quantiles are different numbers between {lowest} and {highest}")
+    return [float(level) for level in levels]
+
+
+def column(level: float) -> str:
+    """The column of a quantile in a file: ``q0.9``."""
+    return f"q{level:g}"
+
+
+def missing(name: object) -> ArtifactError:
+    """What to say when quantiles are asked of an artifact that has none."""
+    return ArtifactError(
+        f"{name}: no intervals.json, so no quantiles: train with data.validation above 0, or let "
+        "kforecast-evaluate make it from a history: evaluate.save_intervals=true"
+    )
+
+
+def _offsets(relative: np.ndarray) -> np.ndarray:
+    """Conformal quantiles of the errors of each step, ``[horizon, level]``."""
+    ranked = np.sort(relative, axis=0)  # NaN last
+    count = np.isfinite(relative).sum(axis=0)[:, None]
+    levels = np.array(LEVELS)
+    # Rounded away from the middle: with n errors, a new one is below the k-th smallest with probability
+    # k / (n + 1).
+    rank = np.where(levels < 0.5, np.floor(levels * (count + 1)), np.ceil(levels * (count + 1) - 1e-9))
+    rank = np.clip(rank, 1, np.maximum(count, 1)).astype(np.int64)
+    return _rounded(np.take_along_axis(ranked, rank.T - 1, axis=0).T)
+
+
+def _count(relative: np.ndarray) -> int:
+    """Errors of the step that has the fewest."""
+    return int(np.isfinite(relative).sum(axis=0).min()) if len(relative) else 0
+
+
+def _at_levels(offsets: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Interpolate ``[series, horizon, LEVELS]`` to other levels."""
+    known = np.array(LEVELS)
+    above = np.clip(np.searchsorted(known, levels), 1, len(known) - 1)
+    share = (levels - known[above - 1]) / (known[above] - known[above - 1])
+    low, high = offsets[..., above - 1], offsets[..., above]
+    between: np.ndarray = low + share * (high - low)
+    return between
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """Six significant digits: more would say nothing and fill the file."""
+    rounded: np.ndarray = np.vectorize(lambda value: float(f"{value:.6g}"), otypes=[np.float64])(values)
+    return rounded
+
+
+def _table(content: Any, prediction_length: int) -> np.ndarray:
+    table = np.array(content, dtype=np.float64)
+    if table.shape != (prediction_length, len(LEVELS)):
+        raise ValueError(f"offsets of the shape {table.shape}, not {(prediction_length, len(LEVELS))}")
+    if not np.isfinite(table).all() or (np.diff(table, axis=1) < 0).any():
+        raise ValueError("its offsets are not finite and ascending")
+    return table
+
+
+def _unknown() -> SeriesIntervals:
+    """A series that was not calibrated: the offsets of all series together."""
+    return SeriesIntervals(floor=1e-10, nonnegative=False, windows=0, offsets=None)

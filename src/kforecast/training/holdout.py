@@ -1,0 +1,54 @@
+"""What was held out of a training: the validation part calibrates intervals, the test part judges."""
+
+import logging
+
+from kforecast.data.fill import Fill
+from kforecast.errors import DataError
+from kforecast.evaluation.capacity import Capacity
+from kforecast.evaluation.scoreboard import QUANTILES, Scoreboard, judge
+from kforecast.forecaster import Forecaster
+from kforecast.training.fit import Fit
+
+log = logging.getLogger(__name__)
+
+
+def forecaster_of(fit: Fit, fill: Fill) -> Forecaster:
+    """The trained network as it will be served, with intervals where there is a validation part."""
+    panel, split = fit.data.panel, fit.data.split
+    forecaster = Forecaster(fit.data.windows.window, panel.item_ids, fill, fit.net)
+    if not split.validation.size:
+        return forecaster
+    forecaster = forecaster.calibrated(panel, split.train_end, split.validation_end)
+    if forecaster.intervals is None:
+        log.warning("No intervals: the validation part has too few windows to calibrate them on")
+    return forecaster
+
+
+def judge_held_out(fit: Fit, forecaster: Forecaster, capacity: Capacity, seed: int) -> Scoreboard | None:
+    """Judge on the test part, or the validation part where there is none; None when nothing was held out."""
+    panel, split = fit.data.panel, fit.data.split
+    begin, stop, part = split.validation_end, split.end, "the test span"
+    levels: tuple[float, ...] = QUANTILES
+    if not split.test.size:
+        begin, stop = split.train_end, split.validation_end
+        # What intervals were calibrated on they cover by construction.
+        part, levels = "the validation span, which also chose the best epoch", ()
+        if not split.validation.size:
+            log.info("Not judged: nothing was held out (data.validation=0, data.test=0)")
+            return None
+    try:
+        return judge(
+            forecaster,
+            panel,
+            begin,
+            stop,
+            capacity,
+            beside_as_consumed=not fit.net.shared_embedding and panel.num_series > 1,
+            levels=levels,
+            trained_until=panel.start + split.train_end * panel.frequency.step,
+            part=part,
+            seed=seed,
+        )
+    except DataError as error:
+        log.warning("Not judged: %s", error)
+        return None

@@ -1,0 +1,360 @@
+"""The evaluate command and the gate of the train command as their user runs them."""
+
+import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import START, run_command
+from kforecast.artifact import INTERVALS, METADATA, TRIO, Artifact
+from kforecast.data.panel import Panel
+from kforecast.data.split import cells_between
+from kforecast.forecaster import Forecaster
+from kforecast.metrics.synthetic import SyntheticSource
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+STEP = 600
+DAYS = 28
+SMALL = ["trainer.max_epochs=20", "optimizer.lr=0.005", "logger=none"]
+
+
+def seasonal(seed: int) -> pd.DataFrame:
+    """Two services with a daily and an hourly rhythm, growing, whose level wanders."""
+    shape = {"hourly": 0.25, "weekend": 0.6, "trend": 0.2, "noise": 0.08, "spikes": 0.0, "gaps": 0.0}
+    return SyntheticSource(workloads=2, days=DAYS, step=60, start=START, seed=seed, **shape).fetch()
+
+
+def random_walks(seed: int, days: int = DAYS) -> pd.DataFrame:
+    """Two services of which nobody can know what comes next.
+
+    One row a bin: the means of a finer walk's bins would not be a random walk.
+    """
+    rng, count = np.random.default_rng(seed), days * 86_400 // STEP
+    rows = {"timestamp": START + STEP * np.arange(count), "metric": "qps"}
+    walks = {
+        name: 100 * np.exp(np.cumsum(0.02 * rng.standard_normal(count))) for name in ("cart", "checkout")
+    }
+    return pd.concat([pd.DataFrame(rows | {"value": w, "workload": f"shop/{n}"}) for n, w in walks.items()])
+
+
+def train(folder: Path, rows: pd.DataFrame, *arguments: str) -> subprocess.CompletedProcess[str]:
+    rows.to_csv(folder / "traffic.csv", index=False)
+    return run_command("kforecast-train", "--dataset-file=traffic.csv", *SMALL, *arguments, cwd=folder)
+
+
+def evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_command("kforecast-evaluate", *arguments, cwd=folder)
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A model of seasonal traffic that its gate has let pass, and the folder of everything."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = train(folder, seasonal(0), "gate.require_skill=0.0", "artifact_dir=model", "hydra.run.dir=run")
+    return SimpleNamespace(folder=folder, done=done)
+
+
+def test_seasonal_traffic_passes_the_gate(trained: SimpleNamespace) -> None:
+    assert trained.done.returncode == 0, trained.done.stdout + trained.done.stderr
+    assert "Worth scaling on" in trained.done.stdout
+    assert {path.name for path in (trained.folder / "model").iterdir()} == {*TRIO, METADATA, INTERVALS}
+    assert not (trained.folder / "run" / "candidate").exists()
+    result = json.loads((trained.folder / "run" / "result.json").read_text())
+    assert (result["status"], result["artifact_dir"], result["rejected"]) == ("done", "model", None)
+
+
+def test_a_random_walk_does_not_and_the_earlier_artifact_stays(
+    tmp_path: Path, trained: SimpleNamespace
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name, content in files(trained.folder / "model").items():
+        (model / name).write_bytes(content)
+    before = files(model)
+    done = train(
+        tmp_path, random_walks(0), "gate.require_skill=0.0", "artifact_dir=model", "hydra.run.dir=run"
+    )
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert done.stderr.startswith("error: gate not passed (gate.require_skill=0): the skill over")
+    assert len(done.stderr.splitlines()) == 1
+    assert "model is left as it was, the model is in run/candidate" in done.stderr
+    assert files(model) == before
+    assert Forecaster.load(tmp_path / "run" / "candidate").item_ids == {
+        "shop/cartqps": 0,
+        "shop/checkoutqps": 1,
+    }
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "rejected"
+    assert Path(result["artifact_dir"]) == tmp_path / "run" / "candidate"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_the_gate_tells_random_walks_from_seasonal_traffic(seed: int, tmp_path: Path) -> None:
+    for make, code in ((random_walks, 4), (seasonal, 0)):
+        folder = tmp_path / make.__name__
+        folder.mkdir()
+        done = train(folder, make(seed), "gate.require_skill=0.0", "artifact_dir=model", f"seed={seed}")
+        assert done.returncode == code, done.stdout + done.stderr
+        assert (folder / "model").exists() == (code == 0)
+
+
+def test_a_rejected_job_of_a_sweep_is_in_the_table(tmp_path: Path) -> None:
+    random_walks(1, days=5).to_csv(tmp_path / "traffic.csv", index=False)
+    overrides = ["seed=1,2", "gate.require_skill=0.0", "artifact_dir=model", "hydra.sweep.dir=sweep"]
+    done = run_command(
+        "kforecast-train", "-m", "--dataset-file=traffic.csv", *SMALL, *overrides, cwd=tmp_path
+    )
+    assert done.returncode == 3, done.stdout + done.stderr
+    results = pd.read_csv(tmp_path / "sweep" / "results.csv")
+    assert list(results["status"]) == ["rejected"] * 2
+    assert results["score"].notna().all()
+    assert "rejected" in done.stdout
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.fixture(scope="module")
+def judged(trained: SimpleNamespace) -> SimpleNamespace:
+    """That model on the last two days, every third bin."""
+    start = START + STEP * 144 * (DAYS - 2)
+    done = evaluate(
+        trained.folder,
+        "artifact_dir=model",
+        "--dataset-file=traffic.csv",
+        f"evaluate.start={start}",
+        "evaluate.stride=3",
+        "evaluate.require_skill=0.1",
+        "hydra.run.dir=judged",
+    )
+    return SimpleNamespace(folder=trained.folder, out=trained.folder / "judged", done=done, start=start)
+
+
+def test_the_summary_fits_one_screen_and_the_verdict_is_clear(judged: SimpleNamespace) -> None:
+    assert judged.done.returncode == 0, judged.done.stderr
+    lines = judged.done.stdout.splitlines()
+    assert len(lines) <= 20
+    assert "Worth scaling on" in judged.done.stdout
+    assert lines[-1] == "report: judged/report.html"
+
+
+def test_every_file_is_there(judged: SimpleNamespace) -> None:
+    names = {path.relative_to(judged.out).as_posix() for path in judged.out.rglob("*") if path.is_file()}
+    pictures = {"forecasts", "steps", "baselines", "replicas", "cost", "calibration"}
+    expected = {"report.html", "report.json", "scores.csv", "forecasts.csv", ".hydra/config.yaml"}
+    assert expected | {f"figures/{name}.png" for name in pictures} <= names
+
+
+def test_forecasts_are_those_of_the_origins_asked_for(judged: SimpleNamespace) -> None:
+    frame = pd.read_csv(judged.out / "forecasts.csv")
+    quantiles = [f"q{level:g}" for level in (0.025, 0.05, 0.1, 0.5, 0.9, 0.95, 0.975)]
+    assert list(frame.columns) == [
+        *("workload", "metric", "origin", "step", "timestamp", "value", "actual"),
+        *quantiles,
+    ]
+    # All targets lie in the span; the origin is the bin just before the first of them.
+    last = START + STEP * (144 * DAYS - 1)
+    origins = np.arange(judged.start - STEP, last - 3 * STEP + 1, 3 * STEP)
+    assert sorted(frame["origin"].unique()) == origins.tolist()
+    assert (frame["timestamp"] == frame["origin"] + STEP * frame["step"]).all()
+    assert len(frame) == 2 * 3 * len(origins)
+    assert (np.diff(frame[quantiles], axis=1) >= 0).all()
+    assert (frame[quantiles] >= 0).all(axis=None)
+    history = pd.read_csv(judged.folder / "traffic.csv")
+    bins = history.assign(timestamp=history["timestamp"] // STEP * STEP)
+    seen = bins.groupby(["workload", "metric", "timestamp"])["value"].mean().rename("seen").reset_index()
+    both = frame.merge(seen, on=["workload", "metric", "timestamp"])
+    assert len(both) == len(frame)
+    np.testing.assert_allclose(both["actual"], both["seen"], rtol=1e-5)
+    # One of them by hand.
+    origin = origins[7]
+    alone = Forecaster.load(judged.folder / "model").forecast(history[history["timestamp"] < origin + STEP])
+    chosen = frame[frame["origin"] == origin]
+    np.testing.assert_allclose(chosen["value"], alone["value"], rtol=1e-5)
+
+
+def test_report_json_and_scores_agree_with_the_forecasts(judged: SimpleNamespace) -> None:
+    report = json.loads((judged.out / "report.json").read_text())
+    frame = pd.read_csv(judged.out / "forecasts.csv")
+    error = (frame["value"] - frame["actual"]).abs()
+    by_series = error.groupby(frame["workload"]).sum() / frame["actual"].groupby(frame["workload"]).sum()
+    assert report["overall"]["wape"] == pytest.approx(by_series.mean(), rel=1e-5)
+    assert {row["workload"]: row["wape"] for row in report["series"]} == pytest.approx(
+        by_series.to_dict(), rel=1e-5
+    )
+    scores = pd.read_csv(judged.out / "scores.csv")
+    assert list(scores.columns[:9]) == [
+        *("model", "workload", "metric", "step", "mae", "rmse", "wape", "mase", "bias"),
+    ]
+    row = scores[(scores["model"] == "kforecast") & (scores["workload"] == "*") & (scores["step"] == "all")]
+    assert row["wape"].item() == pytest.approx(report["overall"]["wape"])
+    assert report["skill"]["low"] > 0.1
+    assert report["verdict"]["tone"] == "good"
+    assert report["span"]["stride"] == 3
+    policies = report["capacity"]["policies"]
+    assert policies["perfect"]["cost"] <= policies["kforecast"]["cost"] < policies["reactive"]["cost"]
+
+
+def test_without_a_start_the_span_begins_after_what_training_used(trained: SimpleNamespace) -> None:
+    done = evaluate(trained.folder, "artifact_dir=model", "--dataset-file=traffic.csv", "hydra.run.dir=after")
+    assert done.returncode == 0, done.stderr
+    metadata = Artifact.load(trained.folder / "model").metadata
+    assert metadata is not None
+    report = json.loads((trained.folder / "after" / "report.json").read_text())
+    assert report["span"]["start"] == metadata["data"]["validation_end"]
+    assert report["age"]["counted_from"] == "the end of the training data"
+
+
+def test_a_span_that_was_trained_on_is_said(trained: SimpleNamespace) -> None:
+    done = evaluate(
+        trained.folder,
+        "artifact_dir=model",
+        "--dataset-file=traffic.csv",
+        "evaluate.start=2024-01-04",
+        "evaluate.end=2024-01-04T23:50:00Z",
+        "hydra.run.dir=flattered",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "used in training" in done.stderr
+    report = json.loads((trained.folder / "flattered" / "report.json").read_text())
+    assert report["span"]["start"] == START + 3 * 86_400
+    assert report["span"]["end"] == START + 4 * 86_400 - STEP
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["evaluate.start=2030-01-01"], ["evaluate.start is 2030-01-01 00:00:00", "2024-01-28 23:50:00"]),
+        (["evaluate.end=2020-01-01"], ["evaluate.end is 2020-01-01 00:00:00"]),
+        (["evaluate.start=2024-01-28T23:40"], ["2 bins", "less than a horizon of 3"]),
+    ],
+)
+def test_an_empty_span_is_bad_input(arguments: list[str], words: list[str], trained: SimpleNamespace) -> None:
+    done = evaluate(
+        trained.folder, "artifact_dir=model", "--dataset-file=traffic.csv", "hydra.run.dir=empty", *arguments
+    )
+    assert done.returncode == 2, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_too_high_a_demand_is_exit_code_4_and_the_report_is_there(trained: SimpleNamespace) -> None:
+    done = evaluate(
+        trained.folder,
+        "artifact_dir=model",
+        "--dataset-file=traffic.csv",
+        "evaluate.require_skill=0.95",
+        "hydra.run.dir=demanding",
+    )
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: gate not passed (evaluate.require_skill=0.95)")
+    assert (trained.folder / "demanding" / "report.html").exists()
+
+
+def test_series_that_the_artifact_does_not_know_are_left_out_and_said(trained: SimpleNamespace) -> None:
+    known = pd.read_csv(trained.folder / "traffic.csv")
+    more = pd.concat([known, known.assign(workload=known["workload"].astype(str) + ", new café")])
+    more.to_csv(trained.folder / "more.csv", index=False)
+    done = evaluate(trained.folder, "artifact_dir=model", "--dataset-file=more.csv", "hydra.run.dir=more")
+    assert done.returncode == 0, done.stderr
+    assert "2 of 4 series are not in the artifact: shop/cart, new café qps" in done.stderr
+    report = json.loads((trained.folder / "more" / "report.json").read_text())
+    assert [row["workload"] for row in report["series"]] == ["shop/cart", "shop/checkout"]
+    strangers = more[more["workload"].str.contains("new")]
+    strangers.to_csv(trained.folder / "strangers.csv", index=False)
+    done = evaluate(trained.folder, "artifact_dir=model", "--dataset-file=strangers.csv")
+    assert done.returncode == 2
+    assert "none of the series is in the artifact" in done.stderr
+
+
+def made_elsewhere(folder: Path) -> tuple[Path, Path]:
+    """A trio without metadata, and a history of its series that is long enough to judge it on."""
+    model = folder / "model"
+    model.mkdir(parents=True)
+    for name in TRIO:
+        (model / name).write_bytes((GOLDEN / "trio_1min" / "model" / name).read_bytes())
+    pairs = pd.read_csv(GOLDEN / "trio_1min" / "history.csv")[["workload", "metric"]].drop_duplicates()
+    rng, time = np.random.default_rng(3), np.arange(2000)
+    frames = [
+        pd.DataFrame({"timestamp": START + 60 * time, "value": 100 + rng.normal(0, 10, 2000)}).assign(
+            workload=pair.workload, metric=pair.metric
+        )
+        for pair in pairs.itertuples()
+    ]
+    history = folder / "history.csv"
+    pd.concat(frames).to_csv(history, index=False)
+    return model, history
+
+
+def test_a_trio_made_elsewhere(tmp_path: Path) -> None:
+    model, history = made_elsewhere(tmp_path)
+    done = evaluate(
+        tmp_path, "artifact_dir=model", "source=csv", f"source.path={history}", "hydra.run.dir=own"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "made elsewhere" in done.stderr
+    report = json.loads((tmp_path / "own" / "report.json").read_text())
+    # The last fifth; intervals come from the fifth before it.
+    assert report["span"]["start"] == START + 60 * 1600
+    assert report["overall"]["coverage_80"] == pytest.approx(0.8, abs=0.06)
+    assert report["age"]["counted_from"] == "the begin of the span"
+    assert not (model / INTERVALS).exists()
+
+
+def test_as_consumed_is_what_the_job_would_serve(tmp_path: Path) -> None:
+    model, history = made_elsewhere(tmp_path)
+    for name in ("own", "consumed"):
+        done = evaluate(
+            tmp_path,
+            "artifact_dir=model",
+            f"--dataset-file={history}",
+            f"evaluate.as_consumed={str(name == 'consumed').lower()}",
+            f"hydra.run.dir={name}",
+        )
+        assert done.returncode == 0, done.stderr
+    own, consumed = (pd.read_csv(tmp_path / name / "forecasts.csv") for name in ("own", "consumed"))
+    forecaster = Forecaster.load(model)
+    panel = Panel.from_frame(pd.read_csv(history), forecaster.window.frequency)
+    cells = cells_between(panel, forecaster.window, 1600, 2000)
+    series, origin = np.divmod(cells, panel.num_bins)
+    served = forecaster.forecast_windows(panel, series, origin, as_consumed=True)
+    np.testing.assert_allclose(consumed["value"], served.values.reshape(-1), rtol=1e-5)
+    # Series 0 is served with its own embedding; the others are not.
+    first = own["workload"] + own["metric"] == next(key for key, n in forecaster.item_ids.items() if n == 0)
+    np.testing.assert_allclose(consumed["value"][first], own["value"][first], rtol=1e-5)
+    if not first.all():
+        assert not np.allclose(consumed["value"][~first], own["value"][~first], rtol=1e-3)
+
+
+def test_intervals_are_kept_beside_a_trio_on_request(tmp_path: Path) -> None:
+    model, history = made_elsewhere(tmp_path)
+    before = files(model)
+    refused = run_command(
+        *("kforecast-forecast", "artifact_dir=model", f"--dataset-file={history}"),
+        "forecast.quantiles=[0.1,0.9]",
+        cwd=tmp_path,
+    )
+    assert refused.returncode == 2
+    assert "evaluate.save_intervals=true" in refused.stderr
+    done = evaluate(
+        tmp_path, "artifact_dir=model", f"--dataset-file={history}", "evaluate.save_intervals=true"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "intervals: model/intervals.json"
+    assert {name: content for name, content in files(model).items() if name != INTERVALS} == before
+    served = run_command(
+        *("kforecast-forecast", "artifact_dir=model", f"--dataset-file={history}"),
+        "forecast.quantiles=[0.1,0.9]",
+        cwd=tmp_path,
+    )
+    assert served.returncode == 0, served.stderr
+    assert served.stdout.splitlines()[0].endswith(",value,q0.1,q0.9")
