@@ -268,20 +268,25 @@ def order(found: Backtest, settings: Capacity) -> Orders:
         stride=found.stride,
     )
     forecasts = {name: _dense(found, made) for name, made in found.forecasts.items()}
-    policies, by_level = dict(forecasts), []
+    policies, order_levels = forecasts, ORDER_LEVELS if found.levels else ()
     if found.levels:
         best = float(np.clip(settings.best_quantile, LEVELS[0], LEVELS[-1]))
-        quantiles = found.quantiles_at([best, *ORDER_LEVELS])
-        at_best, *by_level = [_dense(found, quantile) for quantile in np.moveaxis(quantiles, -1, 0)]
-        model = policies.pop(found.model)
-        policies = {found.model: model, quantile_policy(found.model, settings): at_best} | policies
+        own = {
+            found.model: forecasts[found.model],
+            quantile_policy(found.model, settings): _dense_quantile(found, best),
+        }
+        policies = own | forecasts
     simulation = simulate(settings, timeline, policies)
     counted = simulation.counted
     by_headroom = {
         name: headroom_curve(settings, timeline, forecast, HEADROOMS, counted)
         for name, forecast in forecasts.items()
     }
-    by_quantile = [headroom_curve(settings, timeline, level, [0.0], counted)[0] for level in by_level]
+    # One level at a time: each is as large as all of the model's forecasts.
+    by_quantile = [
+        headroom_curve(settings, timeline, _dense_quantile(found, level), [0.0], counted)[0]
+        for level in order_levels
+    ]
     return Orders(settings, timeline, simulation, by_headroom, np.array(by_quantile))
 
 
@@ -295,6 +300,10 @@ def _dense(found: Backtest, forecast: np.ndarray) -> np.ndarray:
     dense = np.full((found.panel.num_series, found.stop - found.begin, found.horizon), np.nan, np.float32)
     dense[found.series, found.origin - found.begin] = forecast
     return dense
+
+
+def _dense_quantile(found: Backtest, level: float) -> np.ndarray:
+    return _dense(found, found.quantiles_at([level])[..., 0])
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -131,12 +131,12 @@ def capacity_words(board: Scoreboard) -> str:
 def rules_words(settings: Capacity) -> str:
     """The rules of the simulation."""
     if settings.per_replica is None:
-        one = f"a service's mean load needs {settings.mean_replicas:g}"
+        one = f"{settings.mean_replicas:g} for a service's mean load"
     else:
         one = f"one serves {settings.per_replica:g}"
     headroom = f", headroom {settings.headroom:.0%}" if settings.headroom else ""
     return (
-        f"{one}, {settings.min_replicas} to {settings.max_replicas}, {settings.lead_time} s to start"
+        f"{one} ({settings.min_replicas} to {settings.max_replicas}), {settings.lead_time} s to start"
         f"{headroom}; cost = {settings.cost_under:g} x unserved + {settings.cost_over:g} x idle replica-hours"
     )
 
