@@ -19,18 +19,8 @@ from kforecast.config import CONF_DIR
 from kforecast.data.panel import Panel
 from kforecast.evaluation import report
 from kforecast.evaluation.capacity import Capacity
-from kforecast.evaluation.figures import (
-    COLOURS,
-    NAMES,
-    duration,
-    figures,
-    middle,
-    model_policy,
-    notable,
-    percent,
-    reached,
-    short_name,
-)
+from kforecast.evaluation.drawing import COLOURS, duration, percent
+from kforecast.evaluation.figures import NAMES, figures, middle, model_policy, notable, reached, short_name
 from kforecast.evaluation.report import ReportContext, forecasts_frame, write_report
 from kforecast.evaluation.scoreboard import judge
 from kforecast.evaluation.scores import overall

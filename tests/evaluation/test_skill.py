@@ -346,10 +346,11 @@ def test_steps_of_age_are_as_fine_as_ten_of_them_allow(bins, before, hours):
 
 def test_a_step_is_at_least_a_bin():
     day = Frequency.parse("1D")
-    test = _backtest(np.full((1, 8), 10.0), {"kforecast": 1.0}, {"only": 2.0}, frequency=day)
-    ages = by_age(test, START, "only")
-    assert ages["age"].tolist() == [86_400 * number for number in range(8)]
-    assert ages["windows"].tolist() == [1] * 8
+    test = _backtest(np.full((1, 3), 10.0), {"kforecast": 1.0}, {"only": 2.0}, frequency=day)
+    ages = by_age(test, START - 12 * 3600, "only")
+    # Half a day, one and a half, two and a half: of 6 hours there would be steps between.
+    assert ages["age"].tolist() == [0, 86_400, 2 * 86_400]
+    assert ages["windows"].tolist() == [1, 1, 1]
 
 
 def test_an_origin_before_the_end_of_the_training_data_has_an_age_below_nothing():

@@ -97,19 +97,25 @@ def time_of_week_mean(panel: Panel, cells: np.ndarray, prediction_length: int, s
     the last value. Every origin must be at or after ``stop``.
     """
     series, origin = np.divmod(cells, panel.num_bins)
+    day, week = panel.frequency.day, panel.frequency.week
     # Bins count from 1970, so that a time of the week has the same number in every week.
-    clock = panel.start // panel.frequency.step + np.arange(panel.num_bins + prediction_length)
-    target = origin[:, None] + np.arange(prediction_length)
+    first = panel.start // panel.frequency.step
+    target = first + origin[:, None] + np.arange(prediction_length)
+    width = ((0, 0), (first % week, -(first + stop) % week))
+
+    def by_time_of_week(array: np.ndarray) -> np.ndarray:
+        """Sums over weeks, ``[series, time of week]``."""
+        sums: np.ndarray = np.pad(array[:, :stop], width).reshape(len(array), -1, week).sum(axis=1)
+        return sums
+
+    counts = by_time_of_week(panel.observed.astype(np.int64))
+    totals = by_time_of_week(np.where(panel.observed, panel.values, 0).astype(np.float64))
     forecast = last_value(panel, cells, prediction_length).astype(np.float64)
-    for season in (1, panel.frequency.day, panel.frequency.week):
-        row, bins = np.nonzero(panel.observed[:, :stop])
-        slot = row * season + clock[bins] % season
-        size = panel.num_series * season
-        count = np.bincount(slot, minlength=size)
-        total = np.bincount(slot, panel.values[row, bins].astype(np.float64), minlength=size)
-        wanted = series[:, None] * season + clock[target] % season
-        mean = total[wanted] / np.maximum(count[wanted], 1)
-        forecast = np.where(count[wanted] > 0, mean, forecast)
+    for season in (1, day, week):
+        count = counts.reshape(len(counts), -1, season).sum(axis=1)
+        total = totals.reshape(len(totals), -1, season).sum(axis=1)
+        at = (series[:, None], target % season)
+        forecast = np.where(count[at] > 0, total[at] / np.maximum(count[at], 1), forecast)
     return forecast.astype(np.float32)
 
 

@@ -1,24 +1,42 @@
-"""Figures of an evaluation, to look at alone (PNG) and within a page (SVG, light and dark)."""
+"""What the figures of an evaluation show; how they look is in :mod:`kforecast.evaluation.drawing`."""
 
-import re
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from html import escape
-from io import StringIO
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.font_manager import get_font_names
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from kforecast.evaluation.baselines import LAST_VALUE
 from kforecast.evaluation.capacity import Simulation
+from kforecast.evaluation.drawing import (
+    BAD,
+    BAND,
+    BASELINE,
+    FULL,
+    HALF,
+    INK,
+    LINE,
+    MODEL,
+    MUTED,
+    ON_MODEL,
+    OTHER,
+    PERCENT,
+    SECOND,
+    SHADE,
+    WIDE,
+    WIDE_BAND,
+    canvas,
+    date_axis,
+    duration,
+    from_zero,
+    largest,
+    legend,
+    line,
+    percent,
+    style,
+)
 from kforecast.evaluation.scoreboard import HEADROOMS, ORDER_LEVELS, Scoreboard, quantile_policy
 from kforecast.evaluation.scores import mean_of_known, overall, ratio
 from kforecast.evaluation.skill import aged_at
@@ -27,43 +45,12 @@ from kforecast.intervals import LEVELS
 # In the order of the page.
 NAMES = ("forecasts", "steps", "baselines", "replicas", "cost", "calibration", "age")
 
-# By name the colour on a light and on a dark page. Figures are drawn in the light ones, which stand for the
-# name: within a page it is looked up there.
-COLOURS = {
-    "ink": ("#1f2328", "#e6edf3"),
-    "muted": ("#59636e", "#9aa4af"),
-    "grid": ("#e1e5e9", "#2b323b"),
-    "shade": ("#d8dde3", "#39424d"),
-    "model": ("#1d6fd1", "#5aa2f7"),
-    "on-model": ("#ffffff", "#0d1117"),
-    "model-band": ("#a9cbf5", "#24508a"),
-    "model-band-wide": ("#d6e7fb", "#1a3253"),
-    "second": ("#0f8f84", "#3fbfb2"),
-    "baseline": ("#c8620c", "#f0954a"),
-    "other": ("#8a5cc7", "#b48df0"),
-    "bad": ("#cf222e", "#ff7b72"),
-}
-INK, MUTED, GRID, SHADE, MODEL, ON_MODEL, BAND, WIDE_BAND, SECOND, BASELINE, OTHER, BAD = (
-    light for light, _ in COLOURS.values()
-)
-
-# Inches. A page gives each inch as many pixels, so that texts of all figures are of one size.
-_FULL, _HALF, _WIDE = 11.0, 5.4, 7.2
-_LEFT, _RIGHT = 0.58, 0.26
-_LINE = 0.19
-_DPI = 110
-
 _DRAWN_SECONDS = 3 * 86_400
 _FEWEST_BINS, _MOST_BINS = 48, 432
 _FEWEST_ORIGINS = 24
 _LONGEST_NAME = 64
 # Curves are cut off at so many times what matters, or one bad forecaster would flatten all others.
 _CUT = 4.0
-# Names may be of any script. Those of these that are installed draw what the first cannot.
-_FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "PingFang SC", "Microsoft YaHei")
-_COLOUR = re.compile("(?<=: )(" + "|".join(light for light, _ in COLOURS.values()) + ')(?=[;"])')
-_PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.4g} %".replace("-", "−"))
-_FONT = re.compile(r"'DejaVu Sans'(, '[^']*')*")
 
 
 class Drawn(NamedTuple):
@@ -76,7 +63,7 @@ class Drawn(NamedTuple):
 
 def figures(board: Scoreboard) -> dict[str, Figure]:
     """Draw a scoreboard: those of :data:`NAMES` that there is something to show of."""
-    with _style():
+    with style():
         drawn = {
             "forecasts": _forecasts(board),
             "steps": _steps(board),
@@ -87,42 +74,6 @@ def figures(board: Scoreboard) -> dict[str, Figure]:
             "age": _age(board),
         }
     return {name: figure for name, figure in drawn.items() if figure is not None}
-
-
-def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure on a light background."""
-    with _style():
-        figure.savefig(path, format="png", dpi=_DPI)
-
-
-def inline_svg(figure: Figure, name: str, label: str) -> str:
-    """A figure as an element for a page that sets ``--<name>`` for all of :data:`COLOURS`, and ``--sans``.
-
-    Parameters
-    ----------
-    name:
-        Different for each figure of a page.
-    label:
-        What it shows, for those who do not see it.
-    """
-    text = StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with _style(salt=name):
-        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    # Its groups' ids are the same in every figure; nothing refers to them.
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    names = {light: colour for colour, (light, _) in COLOURS.items()}
-    svg = _COLOUR.sub(lambda found: f"var(--{names[found[1]]})", svg)
-    svg = _FONT.sub("var(--sans)", svg)
-    width, height = figure.get_size_inches() * 72
-    opening = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
-        f'aria-label="{escape(label)}" viewBox="0 0 {width:g} {height:g}" '
-        f'style="min-width: {width * 0.85:g}px; max-width: {width * 1.5:g}px">'
-    )
-    return opening + svg[svg.index(">") + 1 :].strip()
 
 
 def notable(board: Scoreboard) -> list[Drawn]:
@@ -171,27 +122,10 @@ def short_name(board: Scoreboard, row: int) -> str:
     return f"{name[:half]}…{name[-half:]}"
 
 
-def percent(value: float, digits: int = 1) -> str:
-    """A share as people write it."""
-    if not np.isfinite(value):
-        return "–"
-    return f"{100 * value:,.{digits}f}\N{NO-BREAK SPACE}%".replace("-", "−")
-
-
-def duration(seconds: int) -> str:
-    """A length of time as people write it: ``1 h 30 min``."""
-    parts = []
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s")):
-        count, seconds = divmod(seconds, size)
-        if count:
-            parts.append(f"{count:,} {unit}")
-    return " ".join(parts) or "0 s"
-
-
 def _forecasts(board: Scoreboard) -> Figure:
     found, panel = board.backtest, board.backtest.panel
     drawn = notable(board)
-    figure, axes = _canvas(_FULL, 0.35 + 2.0 * len(drawn), len(drawn), top=0.58, bottom=0.36, between=0.58)
+    figure, axes = canvas(FULL, 0.35 + 2.0 * len(drawn), len(drawn), top=0.58, bottom=0.36, between=0.58)
     bands = _bands(found.levels)
     for axis, series in zip(axes[:, 0], drawn, strict=True):
         first, stop = _shown(board, series.row)
@@ -202,16 +136,16 @@ def _forecasts(board: Scoreboard) -> Figure:
             axis.fill_between(
                 _times(board, grid), quantiles[:, low], quantiles[:, high], color=colour, lw=0, label=label
             )
-        _line(axis, _times(board, span), actual, INK, "actual", width=1.1)
+        line(axis, _times(board, span), actual, INK, "actual", width=1.1)
         label = f"forecast made {duration(found.horizon * panel.frequency.step)} ahead"
-        _line(axis, _times(board, grid), forecast, MODEL, label, width=1.3)
+        line(axis, _times(board, grid), forecast, MODEL, label, width=1.3)
         place = f"{series.place}: " if series.place else ""
         axis.set_title(f"{place}{short_name(board, series.row)}, WAPE {percent(series.wape)}")
         # Not so far that a wide interval flattens what it is about.
-        peak = _largest(actual, forecast)
-        _from_zero(axis, peak, _largest(*quantiles.T), cut=1.7)
-        _date_axis(axis, board, first, stop)
-    _legend(figure, axes[0, 0], reverse=True)
+        peak = largest(actual, forecast)
+        from_zero(axis, peak, largest(*quantiles.T), cut=1.7)
+        date_axis(axis, *_times(board, np.array([first, stop])))
+    legend(figure, axes[0, 0], reverse=True)
     return figure
 
 
@@ -225,21 +159,21 @@ def _steps(board: Scoreboard) -> Figure | None:
     if found.model not in wape:
         return None
     rows = -(-len(wape) // 2)
-    figure, axes = _canvas(_HALF, 2.7 + _LINE * rows, bottom=0.5 + _LINE * rows)
+    figure, axes = canvas(HALF, 2.7 + LINE * rows, bottom=0.5 + LINE * rows)
     axis = axes[0, 0]
     styles = _styles(board)
     beside = [found.model, board.skill.best_baseline]
-    most = _CUT * _largest(*(wape[name] for name in beside if name in wape))
+    most = _CUT * largest(*(wape[name] for name in beside if name in wape))
     for name, values in wape.items():
         colour, dashes, width = styles[name]
         off = "" if np.nanmin(values) <= most else f" ({percent(np.nanmin(values), 0)} and more)"
-        _line(axis, steps, values, colour, name + off, width, dashes, marker=found.horizon <= 30)
+        line(axis, steps, values, colour, name + off, width, dashes, marker=found.horizon <= 30)
     axis.set_title("WAPE by step of the horizon")
     axis.set_xlabel(f"step (of {duration(found.panel.frequency.step)})")
     axis.set_xticks(np.unique(np.linspace(1, found.horizon, 8).round()))
     axis.set_xlim(1 - 0.03 * found.horizon, found.horizon * 1.03)
-    _from_zero(axis, min(most, _largest(*wape.values())), form="percent")
-    _legend(figure, axis, below=rows)
+    from_zero(axis, min(most, largest(*wape.values())), form="percent")
+    legend(figure, axis, below=rows)
     return figure
 
 
@@ -249,7 +183,7 @@ def _baselines(board: Scoreboard) -> Figure | None:
     order = sorted((name for name in wape if np.isfinite(wape[name])), key=wape.__getitem__)
     if len(order) < 2:
         return None
-    figure, axes = _canvas(_HALF, 0.5 + 0.4 * len(order), left=0.2 + 0.076 * max(map(len, order)), top=0.34)
+    figure, axes = canvas(HALF, 0.5 + 0.4 * len(order), left=0.2 + 0.076 * max(map(len, order)), top=0.34)
     axis, styles = axes[0, 0], _styles(board)
     models = list(found.forecasts)[: found.models]
     at = np.arange(len(order))
@@ -285,7 +219,7 @@ def _replicas(board: Scoreboard) -> Figure | None:
     }
     if not np.isfinite(count[policy]).any():
         return None
-    figure, axes = _canvas(_FULL, 2.75, top=0.58, bottom=0.36)
+    figure, axes = canvas(FULL, 2.75, top=0.58, bottom=0.36)
     axis = axes[0, 0]
     edges = _times(board, np.repeat(np.arange(first, stop + 1), 2)[1:-1])
     both = {name: np.repeat(values, 2) for name, values in count.items()}
@@ -294,14 +228,14 @@ def _replicas(board: Scoreboard) -> Figure | None:
     short = needed > both[policy]
     label = "not served by the model"
     axis.fill_between(edges, both[policy], needed, where=short, color=BAD, alpha=0.55, lw=0, label=label)
-    _line(axis, edges, needed, INK, "load, in replicas", width=0.9)
-    _line(axis, edges, both["reactive"], OTHER, "reactive: orders for the last value", 1.1, (3, 1.5))
-    _line(axis, edges, both[policy], MODEL, policy, width=1.4)
+    line(axis, edges, needed, INK, "load, in replicas", width=0.9)
+    line(axis, edges, both["reactive"], OTHER, "reactive: orders for the last value", 1.1, (3, 1.5))
+    line(axis, edges, both[policy], MODEL, policy, width=1.4)
     place = f"{series.place} series by WAPE: " if series.place else ""
     axis.set_title(f"{place}{short_name(board, series.row)}")
-    _from_zero(axis, _largest(needed, *both.values()), form="whole")
-    _date_axis(axis, board, first, stop)
-    _legend(figure, axis)
+    from_zero(axis, largest(needed, *both.values()), form="whole")
+    date_axis(axis, *_times(board, np.array([first, stop])))
+    legend(figure, axis)
     return figure
 
 
@@ -314,8 +248,8 @@ def _cost(board: Scoreboard) -> Figure | None:
     curves = {name: orders.by_headroom[name] for name in dict.fromkeys((model, best_baseline, LAST_VALUE))}
     looks = {best_baseline: (BASELINE, (), 1.4), LAST_VALUE: (OTHER, (3, 1.5), 1.4), model: (MODEL, (), 1.8)}
     lines = max(len(curves), 2)
-    width = _FULL if with_levels else _HALF
-    figure, axes = _canvas(width, 2.75 + _LINE * lines, 1, 1 + with_levels, bottom=0.5 + _LINE * lines)
+    width = FULL if with_levels else HALF
+    figure, axes = canvas(width, 2.75 + LINE * lines, 1, 1 + with_levels, bottom=0.5 + LINE * lines)
     axis = axes[0, 0]
     lowest = {name: float(curve.min()) for name, curve in curves.items()}
     for name, curve in curves.items():
@@ -323,17 +257,17 @@ def _cost(board: Scoreboard) -> Figure | None:
         known_as = "reactive (last value)" if name == LAST_VALUE else name
         headroom = orders.best_headroom(name)
         label = f"{known_as}: cheapest at {percent(headroom, 0)}, {lowest[name]:,.0f}"
-        _line(axis, np.array(HEADROOMS), curve, colour, label, thickness, dashes)
+        line(axis, np.array(HEADROOMS), curve, colour, label, thickness, dashes)
         axis.plot(headroom, lowest[name], "o", color=colour, ms=5.5, zorder=4)
     most = max(2.5 * lowest[model], 1.3 * max(lowest.values()))
-    _from_zero(axis, min(most, _largest(*curves.values())))
+    from_zero(axis, min(most, largest(*curves.values())))
     # Not far beyond where all are cut off.
     below = np.flatnonzero(np.min([*curves.values()], axis=0) <= most)
     axis.set_xlim(-0.01, HEADROOMS[min(int(below[-1]) + 1, len(HEADROOMS) - 1)] + 0.01)
     axis.set_title("Cost by headroom added to the forecast")
     axis.set_xlabel("headroom")
-    axis.xaxis.set_major_formatter(_PERCENT)
-    _legend(figure, axis, below=lines, columns=1)
+    axis.xaxis.set_major_formatter(PERCENT)
+    legend(figure, axis, below=lines, columns=1)
     if with_levels:
         _cost_by_level(figure, axes[0, 1], board, lines)
     return figure
@@ -346,7 +280,7 @@ def _cost_by_level(figure: Figure, axis: Axes, board: Scoreboard, lines: int) ->
     # Evenly spread: what happens between 0.9 and 0.99 is what matters.
     at = np.arange(len(ORDER_LEVELS), dtype=np.float64)
     label = f"{board.backtest.model}: cheapest at {cheapest:g}, {lowest:,.0f}"
-    _line(axis, at, orders.by_quantile, MODEL, label, width=1.8)
+    line(axis, at, orders.by_quantile, MODEL, label, width=1.8)
     axis.plot(int(np.argmin(orders.by_quantile)), lowest, "o", color=MODEL, ms=5.5, zorder=4)
     if ORDER_LEVELS[0] <= newsvendor <= ORDER_LEVELS[-1]:
         place = float(np.interp(newsvendor, ORDER_LEVELS, at))
@@ -356,8 +290,8 @@ def _cost_by_level(figure: Figure, axis: Axes, board: Scoreboard, lines: int) ->
     axis.set_xlabel("quantile of the load")
     axis.set_xticks(at, [f"{level:g}" for level in ORDER_LEVELS])
     axis.set_xlim(-0.2, len(at) - 0.8)
-    _from_zero(axis, min(_largest(orders.by_quantile), 2.5 * lowest))
-    _legend(figure, axis, below=lines, columns=1)
+    from_zero(axis, min(largest(orders.by_quantile), 2.5 * lowest))
+    legend(figure, axis, below=lines, columns=1)
 
 
 def _calibration(board: Scoreboard) -> Figure | None:
@@ -366,16 +300,16 @@ def _calibration(board: Scoreboard) -> Figure | None:
         return None
     shares = reached(board)
     coverages = {float(name): share for name, share in board.coverages().items() if np.isfinite(share)}
-    figure, axes = _canvas(_WIDE, 3.2, 1, 1 + bool(coverages), top=0.34, bottom=0.52, widths=(1.05, 1))
+    figure, axes = canvas(WIDE, 3.2, 1, 1 + bool(coverages), top=0.34, bottom=0.52, widths=(1.05, 1))
     axis = axes[0, 0]
-    _line(axis, np.array([0.0, 1.0]), np.array([0.0, 1.0]), MUTED, "", 1.0, (3, 2))
-    _line(axis, np.array(LEVELS), shares, MODEL, "", 1.6, marker=True)
+    line(axis, np.array([0.0, 1.0]), np.array([0.0, 1.0]), MUTED, "", 1.0, (3, 2))
+    line(axis, np.array(LEVELS), shares, MODEL, "", 1.6, marker=True)
     axis.set_title("Actual values at or below each quantile")
     axis.set_xlabel("level of the quantile")
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=np.arange(0, 1.01, 0.2))
     axis.set_yticks(np.arange(0, 1.01, 0.2))
     for both in (axis.xaxis, axis.yaxis):
-        both.set_major_formatter(_PERCENT)
+        both.set_major_formatter(PERCENT)
     axis.text(1, 0.03, "dashed: as it should be", ha="right", color=MUTED)
     if coverages:
         _coverages(axes[0, 1], coverages)
@@ -407,7 +341,7 @@ def _coverages(axis: Axes, coverages: dict[float, float]) -> None:
     axis.set_yticks([])
     axis.set_ylim(len(at) - 0.45, -0.55)
     axis.set_xlim(0, 1)
-    axis.xaxis.set_major_formatter(_PERCENT)
+    axis.xaxis.set_major_formatter(PERCENT)
     axis.grid(visible=False, axis="y")
     axis.grid(visible=True, axis="x")
 
@@ -429,12 +363,12 @@ def _age(board: Scoreboard) -> Figure | None:
     if len(ages) < 2 or not np.isfinite(ages["wape"]).any():
         return None
     unit, seconds = ("days", 86_400) if ages["age"].abs().max() >= 2 * 86_400 else ("hours", 3600)
-    figure, axes = _canvas(_WIDE, 2.9, bottom=0.5 + _LINE)
+    figure, axes = canvas(WIDE, 2.9, bottom=0.5 + LINE)
     axis = axes[0, 0]
     age = ages["age"].to_numpy() / seconds
     model, baseline = ages["wape"].to_numpy(), ages["baseline_wape"].to_numpy()
-    _line(axis, age, model, MODEL, board.backtest.model, 1.8, marker=True)
-    _line(axis, age, baseline, BASELINE, board.skill.best_baseline, 1.4, marker=True)
+    line(axis, age, model, MODEL, board.backtest.model, 1.8, marker=True)
+    line(axis, age, baseline, BASELINE, board.skill.best_baseline, 1.4, marker=True)
     when = aged_at(ages)
     if when is not None:
         label = "aged: a tenth worse than when younger"
@@ -443,136 +377,9 @@ def _age(board: Scoreboard) -> Figure | None:
     axis.set_title("WAPE by age of the model" if known else "WAPE by time into the judged span")
     axis.set_xlabel(f"{unit} after the {'end of the training data' if known else 'begin of the judged span'}")
     axis.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    _from_zero(axis, _largest(model, baseline), form="percent")
-    _legend(figure, axis, below=1, columns=3)
+    from_zero(axis, largest(model, baseline), form="percent")
+    legend(figure, axis, below=1, columns=3)
     return figure
-
-
-@contextmanager
-def _style(salt: str = "kforecast") -> Iterator[None]:
-    known = set(get_font_names())
-    settings: dict[Any, Any] = {
-        "font.family": [_FONTS[0], *(name for name in _FONTS[1:] if name in known)],
-        "font.size": 8,
-        "timezone": "UTC",
-        # Names may hold dollar signs.
-        "text.parse_math": False,
-        "text.color": INK,
-        "figure.facecolor": "white",
-        "axes.edgecolor": GRID,
-        "axes.labelcolor": MUTED,
-        "axes.labelsize": 8,
-        "axes.titlesize": 9,
-        "axes.titlelocation": "left",
-        "axes.titlecolor": INK,
-        "axes.titlepad": 6,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.spines.left": False,
-        "axes.axisbelow": True,
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        "grid.color": GRID,
-        "grid.linewidth": 0.7,
-        "xtick.color": MUTED,
-        "ytick.color": MUTED,
-        "xtick.major.size": 0,
-        "ytick.major.size": 0,
-        # Clear of the lowest label of the other axis.
-        "xtick.major.pad": 5.5,
-        "legend.frameon": False,
-        "legend.fontsize": 8,
-        "legend.labelcolor": INK,
-        "lines.solid_capstyle": "butt",
-        "svg.fonttype": "none",
-        "svg.hashsalt": salt,
-    }
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        # Not the user's own style, which may have dark backgrounds, other margins or another time zone.
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(settings)
-        # A sign that no font has: a box in the PNG; in a page the browser finds one.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield
-
-
-def _canvas(
-    width: float,
-    height: float,
-    rows: int = 1,
-    columns: int = 1,
-    *,
-    left: float = _LEFT,
-    top: float = 0.3,
-    bottom: float = 0.12,
-    between: float = 0.3,
-    widths: Sequence[float] | None = None,
-) -> tuple[Figure, np.ndarray]:
-    """A figure with margins in inches: constrained layout would draw everything twice to find them."""
-    # A Figure of its own, not pyplot's: no global state, no window, no leak.
-    figure = Figure(figsize=(width, height))
-    each = (height - top - bottom - (rows - 1) * between) / rows
-    across = (width - left - _RIGHT - (columns - 1) * left) / columns
-    axes = figure.subplots(
-        rows,
-        columns,
-        squeeze=False,
-        width_ratios=widths if columns > 1 else None,
-        gridspec_kw={
-            "left": left / width,
-            "right": 1 - _RIGHT / width,
-            "top": 1 - top / height,
-            "bottom": bottom / height,
-            "hspace": between / each,
-            "wspace": left / across,
-        },
-    )
-    return figure, axes
-
-
-def _legend(figure: Figure, axis: Axes, *, below: int = 0, columns: int = 2, reverse: bool = False) -> None:
-    """The legend of an axis: in a line above all, or in so many lines at the bottom, never on the data."""
-    handles, labels = axis.get_legend_handles_labels()
-    if reverse:
-        handles, labels = handles[::-1], labels[::-1]
-    height = figure.get_size_inches()[1]
-    top = (0.04 + _LINE * below) / height if below else 1 - 0.06 / height
-    figure.legend(
-        handles,
-        labels,
-        loc="upper left",
-        bbox_to_anchor=(axis.get_position().x0, top),
-        ncols=columns if below else len(labels),
-        borderaxespad=0,
-        borderpad=0,
-        handlelength=2.4,
-        columnspacing=1.6,
-        labelspacing=0.35,
-    )
-
-
-def _line(
-    axis: Axes,
-    x: np.ndarray,
-    y: np.ndarray,
-    colour: str,
-    label: str,
-    width: float = 1.2,
-    dashes: tuple[float, ...] = (),
-    marker: bool = False,
-) -> None:
-    """A line that NaN break; points between two of them are dots, because no line passes through them."""
-    sign = "o" if marker else ""
-    # The model before all others.
-    above = 3 if colour == MODEL else 2
-    (line,) = axis.plot(x, y, color=colour, lw=width, label=label or "_", marker=sign, ms=3.5, zorder=above)
-    if dashes:
-        line.set_dashes(dashes)
-    known = np.isfinite(y)
-    beside = np.pad(known, 1)
-    alone = known & ~beside[:-2] & ~beside[2:]
-    if alone.any() and not marker:
-        axis.plot(x[alone], y[alone], "o", color=colour, ms=2.2)
 
 
 def _styles(board: Scoreboard) -> dict[str, tuple[str, tuple[float, ...], float]]:
@@ -586,41 +393,6 @@ def _styles(board: Scoreboard) -> dict[str, tuple[str, tuple[float, ...], float]
         else:
             styles[name] = (BASELINE, (), 1.6) if name == best else (*next(left, (MUTED, (1.0, 1.0))), 1.2)
     return styles
-
-
-def _from_zero(axis: Axes, most: float, wide: float = 0.0, *, cut: float = 1.0, form: str = "") -> None:
-    """From zero (or the least that is drawn) to a little more than ``most``, or up to ``cut`` times that."""
-    if not most > 0:
-        most = 1.0 if form != "percent" else 0.01
-    top = max(most, min(wide, cut * most)) * 1.06
-    lowest = axis.dataLim.y0
-    bottom = min(0.0, lowest * 1.06) if np.isfinite(lowest) else 0.0
-    axis.set_ylim(bottom, top)
-    axis.margins(x=0.01)
-    if form == "percent":
-        axis.yaxis.set_major_locator(MaxNLocator(5))
-        axis.yaxis.set_major_formatter(_PERCENT)
-    else:
-        axis.yaxis.set_major_locator(MaxNLocator(4, integer=form == "whole"))
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_number(value, top)))
-
-
-def _date_axis(axis: Axes, board: Scoreboard, first: int, stop: int) -> None:
-    low, high = _times(board, np.array([first, stop]))
-    # Without the midnight that ends a span, whose label would stand over the edge.
-    axis.set_xlim(low, high - np.timedelta64(1, "s"))
-    locator = AutoDateLocator(minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
-    axis.xaxis.set_major_locator(locator)
-    # At the right below the axis: what the labels leave out. Midnights name the day, if there are any.
-    of_hours = "%Y, UTC" if high - low > np.timedelta64(1, "D") else "%d %b %Y, UTC"
-    formatter = ConciseDateFormatter(  # type: ignore[no-untyped-call]
-        locator,
-        formats=["%Y", "%b", "%d %b", "%H:%M", "%H:%M", "%S.%f"],
-        zero_formats=["", "%Y", "%b", "%d %b", "%H:%M", "%H:%M"],
-        offset_formats=["", "", "%Y", of_hours, "%d %b %Y, UTC", "%d %b %Y %H:%M, UTC"],
-    )
-    axis.xaxis.set_major_formatter(formatter)
-    axis.xaxis.get_offset_text().set(size=8, color=MUTED)
 
 
 def _times(board: Scoreboard, bins: np.ndarray) -> np.ndarray:
@@ -674,19 +446,3 @@ def _counts(simulation: Simulation, policy: str, row: int) -> np.ndarray:
     """Replicas in force, NaN where no order is."""
     count = simulation.replicas[policy][row]
     return np.where(count >= 0, count.astype(np.float64), np.nan)
-
-
-def _largest(*values: np.ndarray) -> float:
-    """The largest finite number; 0 when there is none."""
-    known = np.concatenate([np.ravel(array) for array in values]) if values else np.zeros(0)
-    known = known[np.isfinite(known)]
-    return float(known.max()) if len(known) else 0.0
-
-
-def _short_number(value: float, top: float) -> str:
-    """A tick's label, a few signs wide, on an axis up to ``top``."""
-    scale, sign = next(
-        ((scale, sign) for scale, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if top >= 10 * scale),
-        (1.0, ""),
-    )
-    return f"{value / scale:,.10g}{sign if value else ''}".replace("-", "−")

@@ -15,20 +15,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from kforecast.evaluation.capacity import Capacity
-from kforecast.evaluation.figures import (
-    COLOURS,
-    NAMES,
-    duration,
-    figures,
-    inline_svg,
-    middle,
-    model_policy,
-    notable,
-    often_seen,
-    percent,
-    save_png,
-    short_name,
-)
+from kforecast.evaluation.drawing import COLOURS, duration, inline_svg, percent, save_png
+from kforecast.evaluation.figures import NAMES, figures, middle, model_policy, notable, often_seen, short_name
 from kforecast.evaluation.scoreboard import HEADROOMS, Scoreboard
 from kforecast.evaluation.scores import overall
 from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, aged_at

@@ -257,12 +257,13 @@ def order(found: Backtest, settings: Capacity) -> Orders:
     observed, values = panel.observed, panel.values.astype(np.float64)
     seen = observed[:, : found.begin]
     level = np.where(seen, np.abs(values[:, : found.begin]), 0.0).sum(axis=1)
-    ever = np.maximum.accumulate(observed, axis=1)
-    before = np.arange(found.begin, found.stop) - 1
-    known = ever[:, np.maximum(before, 0)] & (before >= 0)
+    # A reactive rule decides at the same moments as all others, from the newest value before.
+    newest = np.full((panel.num_series, found.stop - found.begin), np.nan)
+    held = hold_last(values, observed)[found.series, found.origin - 1]
+    newest[found.series, found.origin - found.begin] = held
     timeline = Timeline(
         load=np.where(observed, values, np.nan)[:, bins],
-        last=np.where(known, hold_last(values, observed)[:, np.maximum(before, 0)], np.nan),
+        last=newest,
         per_replica=per_replica(settings, level / np.maximum(seen.sum(axis=1), 1)),
         step=panel.frequency.step,
         stride=found.stride,
