@@ -144,7 +144,7 @@ class Intervals:
             series = {
                 str(key): SeriesIntervals(
                     floor=float(own["floor"]),
-                    nonnegative=bool(own["nonnegative"]),
+                    nonnegative=own["nonnegative"] is True,
                     windows=int(own["windows"]),
                     offsets=None if own["offsets"] is None else _table(own["offsets"], prediction_length),
                 )
@@ -153,7 +153,7 @@ class Intervals:
             if not all(np.isfinite(own.floor) and own.floor > 0 for own in series.values()):
                 raise ValueError("a floor is not a positive number")
             return cls(_table(content["offsets"], prediction_length), series)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"it is not what is expected ({type(error).__name__}: {error})") from error
 
 
@@ -212,11 +212,9 @@ def check_levels(levels: Sequence[Any]) -> list[float]:
     """
     lowest, highest = LEVELS[0], LEVELS[-1]
     wrong = [
-        level
-        for level in levels
-        if isinstance(level, bool) or not isinstance(level, int | float) or not lowest <= level <= highest
+        level for level in levels if not isinstance(level, int | float) or not lowest <= level <= highest
     ]
-    if wrong or len({*levels}) < len(levels):
+    if wrong or len({column(level) for level in levels}) < len(levels):
         said = ", ".join(map(str, wrong)) or "one stands twice"
         raise ValueError(f"{said}: quantiles are different numbers between {lowest} and {highest}")
     return [float(level) for level in levels]
@@ -258,7 +256,8 @@ def _at_levels(offsets: np.ndarray, levels: np.ndarray) -> np.ndarray:
     above = np.clip(np.searchsorted(known, levels), 1, len(known) - 1)
     share = (levels - known[above - 1]) / (known[above] - known[above - 1])
     low, high = offsets[..., above - 1], offsets[..., above]
-    between: np.ndarray = low + share * (high - low)
+    # Rounding may lead past the upper one, and quantiles must not cross.
+    between: np.ndarray = np.minimum(low + share * (high - low), high)
     return between
 
 

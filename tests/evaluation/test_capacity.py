@@ -81,8 +81,8 @@ def _hand():
     timeline = _timeline(load, serves=[10, 2], before=[8, NAN])
     forecast = np.full((2, 8, 4), NAN)
     forecast[0, 0] = [99, 99, 20, 16]  # 20 and a quarter: 2.5 replicas, so 3
-    forecast[0, 2] = [99, 99, 30, 44]  # 55 would need 6: 5
-    forecast[0, 6] = [99, 99, 99, 99]  # decision 4 repeats: 5
+    forecast[0, 4] = [99, 99, 30, 44]  # 55 would need 6: 5; decision 2 repeats 3
+    forecast[0, 6] = [99, 99, 99, 99]  # too late
     forecast[1, 2] = [9, 9, 3, 3.2]  # exactly 2; decision 0 orders nothing
     forecast[1, 4] = [9, 9, 0, 0]  # the fewest: 1
     return timeline, forecast
@@ -94,7 +94,7 @@ def test_a_case_by_hand():
 
     none = -1
     assert result.replicas["model"].tolist() == [
-        [none, none, 3, 3, 5, 5, 5, 5],
+        [none, none, 3, 3, 3, 3, 5, 5],
         [none, none, none, none, 2, 2, 1, 1],
     ]
     assert result.replicas["reactive"].tolist() == [
@@ -114,8 +114,8 @@ def test_a_case_by_hand():
     # Load in replicas: 2.5, 3.1, 4, 7, 2 (18.6 together) and 2, 2, 2; a bin is a sixth of an hour.
     series = pd.DataFrame(
         [
-            # 3, 3, 5, 5, 5: misses 0.1 and 2, idles 0.5, 1 and 3.
-            ("model", 0, 20, 2.1 / 6, 2.1 / 18.6, 21 / 6, 4.5 / 6, 4.5 / 21, 1, 10 * 2.1 / 6 + 4.5 / 6),
+            # 3, 3, 3, 5, 5: misses 0.1, 1 and 2, idles 0.5 and 3.
+            ("model", 0, 30, 3.1 / 6, 3.1 / 18.6, 19 / 6, 3.5 / 6, 3.5 / 19, 1, 10 * 3.1 / 6 + 3.5 / 6),
             # 2, 2, 1: misses 1.
             ("model", 1, 10, 1 / 6, 1 / 6, 5 / 6, 0, 0, 1, 10 / 6),
             # 1, 1, 3, 4, 4: misses 1.5, 2.1, 1, 3, idles 2.
@@ -131,7 +131,7 @@ def test_a_case_by_hand():
     _assert_close(result.series, series)
     outcomes = pd.DataFrame(
         [
-            (30, 3.1 / 6, 3.1 / 24.6, 26 / 6, 4.5 / 6, 4.5 / 26, 2, 31 / 6 + 4.5 / 6),
+            (40, 4.1 / 6, 4.1 / 24.6, 24 / 6, 3.5 / 6, 3.5 / 24, 2, 41 / 6 + 3.5 / 6),
             (40, 7.6 / 6, 7.6 / 24.6, 19 / 6, 2 / 6, 2 / 19, 2, 13),
             (10, 2 / 6, 2 / 24.6, 28 / 6, 5.4 / 6, 5.4 / 28, 1, 25.4 / 6),
         ],
@@ -159,11 +159,16 @@ def _loop(capacity, timeline, wanted, first=-1):
     num_series, num_bins = timeline.load.shape
     replicas = np.full(timeline.load.shape, -1)
     for series in range(num_series):
-        order = first
-        for decision in range(0, num_bins, interval):
-            start = decision + lead
-            new = wanted(series, decision, start, start + interval)
-            order = order if new is None else new
+        starts = range(lead, num_bins, interval)
+        new = [wanted(series, start - lead, start, start + interval) for start in starts]
+        if first != -1 and new and new[0] is None:
+            new[0] = first
+        # After the last decision that there is, nothing is in force any more.
+        while new and new[-1] is None:
+            new.pop()
+        order = -1
+        for start, count in zip(starts, new, strict=False):
+            order = order if count is None else count
             for bin_ in range(start, min(start + interval, num_bins)):
                 replicas[series, bin_] = order
     return replicas

@@ -109,6 +109,22 @@ def test_the_gate_tells_random_walks_from_seasonal_traffic(seed: int, tmp_path: 
         assert (folder / "model").exists() == (code == 0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_intervals_hold_what_they_promise_on_stationary_traffic(seed: int, tmp_path: Path) -> None:
+    stationary = ["source.days=56", "source.trend=0", "source.weekend=1", "source.spikes=0"]
+    done = run_command(
+        *("kforecast-train", "source=synthetic", f"source.seed={seed}", *stationary, "logger=none"),
+        "hydra.run.dir=run",
+        cwd=tmp_path,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    overall = json.loads((tmp_path / "run" / "evaluation" / "report.json").read_text())["overall"]
+    for promised in (80, 90, 95):
+        assert overall[f"coverage_{promised}"] == pytest.approx(promised / 100, abs=0.03)
+
+
 def test_a_rejected_job_of_a_sweep_is_in_the_table(tmp_path: Path) -> None:
     random_walks(1, days=5).to_csv(tmp_path / "traffic.csv", index=False)
     overrides = ["seed=1,2", "gate.require_skill=0.0", "artifact_dir=model", "hydra.sweep.dir=sweep"]

@@ -14,7 +14,7 @@ from kforecast.data.panel import Panel
 from kforecast.errors import DataError
 from kforecast.evaluation.backtest import AS_CONSUMED, MODEL
 from kforecast.evaluation.capacity import Capacity
-from kforecast.evaluation.scoreboard import HEADROOMS, ORDER_LEVELS, QUANTILES, Scoreboard, judge
+from kforecast.evaluation.scoreboard import HEADROOMS, ORDER_LEVELS, QUANTILES, Scoreboard, judge, order
 from kforecast.evaluation.scores import score
 from kforecast.evaluation.skill import aged_at, skill
 from kforecast.forecaster import Forecaster
@@ -282,6 +282,18 @@ def test_what_a_replica_serves_comes_from_before_the_span():
     np.testing.assert_allclose(timeline.per_replica, [one.mean() / 10 for one in seen], rtol=1e-6)
     fixed = _judge(panel, capacity=_capacity(per_replica=7.0)).orders.timeline
     assert fixed.per_replica.tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("horizon, lead_time", [(1, 0), (2, 300), (3, 300), (24, 300), (24, 7200)])
+def test_a_right_forecast_orders_as_the_perfect_rule_does(horizon, lead_time):
+    found = _judge(_panel(), _forecaster(horizon)).backtest
+    right = replace(found, forecasts=found.forecasts | {MODEL: found.actual.astype(np.float32)})
+    simulation = order(right, _capacity(lead_time=lead_time)).simulation
+    counted = simulation.counted
+    assert counted.any()
+    np.testing.assert_array_equal(
+        simulation.replicas[MODEL][counted], simulation.replicas["perfect"][counted]
+    )
 
 
 def test_the_load_is_what_came_and_the_reactive_rule_sees_the_newest_before_each_origin():

@@ -8,7 +8,7 @@ import numpy as np
 
 from kforecast.data.panel import Panel
 from kforecast.data.split import cells_between
-from kforecast.errors import DataError
+from kforecast.errors import ArtifactError, DataError
 from kforecast.evaluation.baselines import baselines
 from kforecast.forecaster import Forecaster, WindowForecasts
 from kforecast.intervals import check_levels
@@ -144,6 +144,8 @@ def backtest(
     ------
     DataError
         When there is no origin with half of its context and a target observed.
+    ArtifactError
+        When a forecast is not a finite number.
     """
     window = forecaster.window
     cells = cells_between(panel, window, begin, stop, stride)
@@ -151,6 +153,8 @@ def backtest(
         raise DataError(_NOTHING)
     series, origin = np.divmod(cells, panel.num_bins)
     made = forecaster.forecast_windows(panel, series, origin, as_consumed=as_consumed)
+    if not np.isfinite(made.values).all():
+        raise ArtifactError(f"{forecaster.name}: its forecasts are not finite numbers")
     forecasts = {MODEL: made.values}
     if beside_as_consumed:
         consumed = forecaster.forecast_windows(panel, series, origin, as_consumed=True)

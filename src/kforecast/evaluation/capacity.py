@@ -116,8 +116,8 @@ class Simulation:
     replicas:
         By policy the count in force, int64 ``[series, bins]``; -1 where no order is.
     counted:
-        Bins that all policies are judged on, bool ``[series, bins]``: observed, and every policy has had its
-        first order.
+        Bins that all policies are judged on, bool ``[series, bins]``: observed, and with an order of every
+        policy in force.
     """
 
     outcomes: pd.DataFrame
@@ -144,8 +144,9 @@ def simulate(settings: Capacity, timeline: Timeline, forecasts: Mapping[str, np.
 
     With a lead of L bins and k bins between decisions, the order of bin t is in force in the bins from t + L
     to before t + L + k, and is sized for the largest load forecast for them. A decision without a forecast
-    repeats the order before. Scaling down takes effect at the same moment as scaling up. ``reactive`` equals
-    a last-value forecast. ``perfect`` knows the load of the bins that it orders for, and has no headroom.
+    repeats the order before; after a series' last one there are no more orders. Scaling down takes effect at
+    the same moment as scaling up. ``reactive`` equals a last-value forecast. ``perfect`` knows the load of
+    the bins that it orders for, and has no headroom.
 
     Parameters
     ----------
@@ -259,8 +260,12 @@ def _in_force(settings: Capacity, timeline: Timeline, peak: np.ndarray, headroom
     lead, interval = _timing(settings, timeline)
     needed = np.ceil(peak * (1 + headroom) / timeline.per_replica[:, None] - _TOLERANCE)
     order = np.clip(needed, settings.min_replicas, settings.max_replicas)
-    newest = np.maximum.accumulate(np.where(np.isnan(peak), -1, np.arange(peak.shape[1])), axis=1)
-    held = np.where(newest >= 0, np.take_along_axis(order, np.maximum(newest, 0), axis=1), -1)
+    decided = np.where(np.isnan(peak), -1, np.arange(peak.shape[1]))
+    newest = np.maximum.accumulate(decided, axis=1)
+    # At the end of a span no forecast is made any more, and orders must not grow stale there.
+    ended = np.arange(peak.shape[1]) > decided.max(axis=1, initial=-1, keepdims=True)
+    known = (newest >= 0) & ~ended
+    held = np.where(known, np.take_along_axis(order, np.maximum(newest, 0), axis=1), -1)
     replicas = np.full(timeline.load.shape, -1, dtype=np.int64)
     served = replicas[:, lead:]
     served[:] = np.repeat(held, interval, axis=1)[:, : served.shape[1]]

@@ -53,7 +53,7 @@ def evaluate(cfg: DictConfig) -> None:
     capacity = built(cfg.capacity)
     source = built(cfg.source)
     # A file answers at once; a server is asked when all else is known to be right.
-    history = fetch_history(source, run_dir) if source.repeatable else None
+    history = source.fetch() if source.repeatable else None
 
     from kforecast.artifact import Artifact, save_intervals
     from kforecast.data.panel import Panel

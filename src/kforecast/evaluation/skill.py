@@ -123,6 +123,7 @@ def aged_at(ages: pd.DataFrame) -> int | None:
     None when that is not seen: one bad step is not enough, and it must stay so. The baseline is beside it
     because some days are hard for everyone.
     """
+    ages = ages.dropna(subset=["relative"])
     relative = ages["relative"].to_numpy()
     for first in range(1, len(relative) - _FEWEST_AGED + 1):
         if (relative[first:] > (1 + _AGED) * np.median(relative[:first])).all():
