@@ -401,7 +401,7 @@ EVALUATE = [
     for name, arguments, words in [
         ("no artifact", ["--dataset-file=traffic.csv"], ["artifact_dir"]),
         ("no such artifact", ["artifact_dir=nowhere", "--dataset-file=traffic.csv"], ["nowhere"]),
-        ("a damaged artifact", ARTIFACT, ["model", "metadata.json"]),
+        ("a damaged artifact", ARTIFACT, ["model", "cannot be read"]),
         ("no source", ["artifact_dir=model"], ["no source of traffic"]),
         ("a start that is no time", [*ARTIFACT, "evaluate.start=soon"], ["evaluate.start", "'soon'"]),
         (

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import START, run_command
 from kforecast.artifact import INTERVALS, METADATA, TRIO, Artifact
@@ -168,6 +169,9 @@ def test_every_file_is_there(judged: SimpleNamespace) -> None:
     pictures = {"forecasts", "steps", "baselines", "replicas", "cost", "calibration"}
     expected = {"report.html", "report.json", "scores.csv", "forecasts.csv", ".hydra/config.yaml"}
     assert expected | {f"figures/{name}.png" for name in pictures} <= names
+    events = EventAccumulator(str(judged.out / "tensorboard"))
+    events.Reload()
+    assert {f"evaluation/{name}" for name in pictures} <= set(events.Tags()["images"])
 
 
 def test_forecasts_are_those_of_the_origins_asked_for(judged: SimpleNamespace) -> None:

@@ -55,6 +55,8 @@ def evaluate(cfg: DictConfig) -> None:
     # A file answers at once; a server is asked when all else is known to be right.
     history = source.fetch() if source.repeatable else None
 
+    from torch.utils.tensorboard import SummaryWriter
+
     from kforecast.artifact import Artifact, save_intervals
     from kforecast.data.panel import Panel
     from kforecast.evaluation.publish import publish
@@ -95,7 +97,7 @@ def evaluate(cfg: DictConfig) -> None:
         trained_until=trained_until,
         seed=settings.seed,
     )
-    publish(
+    figures = publish(
         board,
         run_dir,
         artifact=short_path(artifact_dir),
@@ -103,6 +105,9 @@ def evaluate(cfg: DictConfig) -> None:
         seed=settings.seed,
         warnings=tuple(warnings),
     )
+    with SummaryWriter(str(run_dir / "tensorboard")) as events:
+        for name, figure in figures.items():
+            events.add_figure(f"evaluation/{name}", figure)
     print(summary(board))
     print(f"report: {short_path(run_dir / 'report.html')}")
     if chosen.save_intervals and forecaster.intervals is not None:

@@ -39,7 +39,7 @@ def publish(
     facts = {
         "artifact": artifact,
         "source": source,
-        "judged": span_words(board) + (", as Kapacity's job serves it" if board.as_consumed else ""),
+        "judged": span_words(board),
         "window": str(board.backtest.forecaster.window),
         "kforecast": __version__,
     }

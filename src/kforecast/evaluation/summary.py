@@ -77,7 +77,9 @@ def span_words(board: Scoreboard) -> str:
     scored, total = len(found.scored_series), found.panel.num_series
     series = f"{scored:,} series" if scored == total else f"{scored:,} of {total:,} series"
     every = f", every {found.stride} bins" if found.stride > 1 else ""
-    return f"{board.part or 'the span'}: {series}, {board.origins:,} origins{every}, {first} to {last} UTC"
+    served = ", as Kapacity's job serves it" if board.as_consumed else ""
+    span = board.part or "the span"
+    return f"{span}: {series}, {board.origins:,} origins{every}, {first} to {last} UTC{served}"
 
 
 def scores_table(board: Scoreboard) -> str:
@@ -107,7 +109,7 @@ def scores_table(board: Scoreboard) -> str:
             "WAPE": scored("wape", "{:.2%}"),
             "MASE": scored("mase", "{:.3f}"),
             "bias": scored("relative_bias", "{:+.1%}"),
-            "too few": [f"{policy['under_minutes'] / 60:,.1f} h" for _, _, policy in rows],
+            "too few": [_hours(policy["under_minutes"] / 60) for _, _, policy in rows],
             "unserved": ordered("unserved_share", "{:.2%}"),
             "idle": ordered("over_share", "{:.1%}"),
             "scalings": ordered("scalings", "{:,.0f}"),
@@ -166,12 +168,16 @@ def age_words(board: Scoreboard) -> str:
     grown = (
         f"beside the baseline it is a tenth worse from {_age(at)} on: retrain before that"
         if at is not None
-        else "no ageing beside the baseline"
+        else "no lasting ageing beside the baseline"
     )
     return (
         f"Age: WAPE {first['wape']:.2%} at {_age(first['age'])} and {last['wape']:.2%} at "
         f"{_age(last['age'])} {since}; {grown}."
     )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"
 
 
 def _age(seconds: float) -> str:
