@@ -240,7 +240,8 @@ def _offsets(relative: np.ndarray) -> np.ndarray:
     levels = np.array(LEVELS)
     # Rounded away from the middle: with n errors, a new one is below the k-th smallest with probability
     # k / (n + 1).
-    rank = np.where(levels < 0.5, np.floor(levels * (count + 1)), np.ceil(levels * (count + 1) - 1e-9))
+    exact = levels * (count + 1)
+    rank = np.where(levels < 0.5, np.floor(exact + 1e-9), np.ceil(exact - 1e-9))
     rank = np.clip(rank, 1, np.maximum(count, 1)).astype(np.int64)
     return _rounded(np.take_along_axis(ranked, rank.T - 1, axis=0).T)
 
