@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -207,10 +208,17 @@ def test_a_level_counts_as_at_least_a_tenth_of_the_mean():
 
 
 @pytest.mark.parametrize("mean_level", [0.0, NAN])
-def test_a_series_without_traffic_is_scaled_by_one(mean_level):
-    intervals = _of_one(np.arange(40.0)[:, None], level=0, mean_level=mean_level)
-    assert intervals.series["a"].floor == 1
-    np.testing.assert_array_equal(intervals.pooled, _of_one(np.arange(40.0)[:, None]).pooled)
+def test_a_series_without_traffic_does_not_narrow_the_intervals_of_others(mean_level):
+    rng, series = np.random.default_rng(1), np.repeat([0, 1], [400, 400])
+    error = np.where(series == 0, rng.normal(0, 1, 800), 0.0)[:, None]
+    level = np.where(series == 0, 1.0, 0.0)
+    both = calibrate(error, level, "ab", series, np.array([1.0, mean_level]), np.array([False, True]))
+    np.testing.assert_array_equal(both.pooled, _of_one(error[:400]).pooled)
+    assert both.series["b"].offsets is None
+    # Where nothing came, nothing is expected.
+    quiet = both.quantiles(np.zeros((1, 1)), np.zeros(1), "ab", np.array([1]), [0.1, 0.9])
+    assert (np.abs(quiet) < 1e-9).all()
+    assert _of_one(np.zeros((40, 1)), level=0, mean_level=mean_level) is None
 
 
 # Series
@@ -231,7 +239,7 @@ def test_with_300_windows_a_series_has_offsets_of_its_own():
     intervals, error, series = _of_two(OWN_WINDOWS, OWN_WINDOWS - 1)
     assert OWN_WINDOWS == 300
     own, pooled = intervals.series["a"], intervals.series["b"]
-    assert (own.windows, pooled.windows, intervals.windows) == (300, 299, 599)
+    assert (own.windows, pooled.windows) == (300, 299)
     assert pooled.offsets is None
     np.testing.assert_array_equal(own.offsets, _of_one(error[series == 0]).pooled)
     np.testing.assert_array_equal(intervals.pooled, _of_one(error).pooled)
@@ -268,7 +276,7 @@ def test_a_series_that_was_not_calibrated_has_the_offsets_of_all():
 
 def test_a_series_without_windows_has_the_offsets_of_all_too():
     intervals, *_ = _of_two(60, 0)
-    assert intervals.series["b"].windows == 0
+    assert list(intervals.series) == ["a"]
     found = _quantiles(intervals, [0.6, 0.9], level=2, forecast=50, key="b")
     np.testing.assert_array_equal(found, _quantiles(intervals, [0.6, 0.9], level=2, forecast=50, key="new"))
 
@@ -288,11 +296,20 @@ def test_only_one_series():
     intervals, *_ = _of_two(300, 40)
     alone = intervals.only("a")
     assert list(alone.series) == ["a"]
-    assert alone.windows == 300
+    assert intervals.only("c").series == {}
     np.testing.assert_array_equal(_quantiles(alone, LEVELS, level=3), _quantiles(intervals, LEVELS, level=3))
     np.testing.assert_array_equal(
         _quantiles(alone, LEVELS, key="b", forecast=99), _quantiles(intervals, LEVELS, key="new", forecast=99)
     )
+
+
+def test_newer_ones_of_some_series_leave_those_of_the_others():
+    older, *_ = _of_two(300, 300)
+    newer = Intervals(2 * older.pooled, {"a": replace(older.series["a"], floor=7.0)})
+    mixed = older.updated(newer)
+    assert (mixed.series["a"].floor, mixed.series["b"]) == (7.0, older.series["b"])
+    np.testing.assert_array_equal(mixed.pooled, older.pooled)
+    assert newer.updated(older) is older
 
 
 # The file
@@ -384,12 +401,12 @@ RISING = list(np.linspace(-1, 1, len(LEVELS)))
         (_set("offsets", [RISING]), r"shape \(1, 17\), not \(2, 17\)"),
         (_set("offsets", [RISING[1:], RISING[1:]]), r"shape \(2, 16\), not \(2, 17\)"),
         (_set("offsets", RISING), r"shape \(17,\)"),
-        (_set("offsets", [RISING, RISING[1:]]), "shape"),
+        (_set("offsets", [RISING, RISING[1:]]), "not a table of numbers"),
         (_set("offsets", [RISING, RISING[::-1]]), "not finite and ascending"),
         (_set("offsets", [RISING, [*RISING[:-1], NAN]]), "not finite and ascending"),
         (_set("offsets", [RISING, [*RISING[:-1], math.inf]]), "not finite and ascending"),
         (_set("offsets", [RISING, [*RISING[:-1], None]]), "not finite and ascending"),
-        (_set("offsets", [RISING, [*RISING[:-1], "high"]]), "high"),
+        (_set("offsets", [RISING, [*RISING[:-1], "high"]]), "not a table of numbers"),
         (_set("offsets", None), "shape"),
         (_set("series", "a", "offsets", [RISING]), "shape"),
         (_set("series", "a", "offsets", [RISING, RISING[::-1]]), "not finite and ascending"),

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -145,8 +146,7 @@ class Artifact:
         for name, part in (parts or {}).items():
             contents |= {f"{PER_SERIES}/{name}/{file}": data for file, data in part._files().items()}
         owned = [*TRIO, METADATA, INTERVALS]
-        # A folder of that name with anything else in it is someone else's.
-        if all(path.is_dir() or path.name in owned for path in (directory / PER_SERIES).rglob("*")):
+        if _only_artifacts(directory / PER_SERIES):
             owned.append(PER_SERIES)
         replace_directory(directory, contents, owned)
 
@@ -207,6 +207,16 @@ class Artifact:
         )
 
 
+def discard(directory: Path) -> None:
+    """Remove an artifact, and its directory where nothing else lies in it."""
+    for name in (*TRIO, METADATA, INTERVALS):
+        (directory / name).unlink(missing_ok=True)
+    if _only_artifacts(directory / PER_SERIES):
+        shutil.rmtree(directory / PER_SERIES, ignore_errors=True)
+    if directory.is_dir() and not any(directory.iterdir()):
+        directory.rmdir()
+
+
 def save_intervals(directory: Path, intervals: Intervals) -> Path:
     """Put intervals beside the checkpoint of an artifact that is there; return the file.
 
@@ -236,6 +246,12 @@ def folder_name(number: int, workload: str, metric: str) -> str:
     """A folder for one series: its id, and of its names what is safe in any file system."""
     words = re.sub(r"[^A-Za-z0-9._]+", "-", f"{workload}-{metric}").strip("-.")
     return f"{number}-{words[:80]}".rstrip("-.")
+
+
+def _only_artifacts(directory: Path) -> bool:
+    """Whether a folder is ours: one with anything else in it is someone else's."""
+    ours = (*TRIO, METADATA, INTERVALS)
+    return all(path.is_dir() or path.name in ours for path in directory.rglob("*"))
 
 
 def _check_hashes(directory: Path, contents: dict[str, bytes], metadata: Any) -> None:

@@ -203,6 +203,11 @@ def check_evaluate_settings(cfg: DictConfig) -> EvaluateSettings:
     start, end = settings.evaluate.start, settings.evaluate.end
     if start is not None and end is not None and end < start:
         raise ConfigError(f"configuration: evaluate.end: {end} is before evaluate.start, {start}")
+    if settings.evaluate.save_intervals and settings.evaluate.as_consumed:
+        raise ConfigError(
+            "configuration: evaluate.save_intervals: intervals of what Kapacity's job serves are not the "
+            "artifact's own; leave out evaluate.as_consumed"
+        )
     return settings
 
 

@@ -34,9 +34,8 @@ def forecast(cfg: DictConfig) -> None:
     as_consumed = settings["forecast"]["as_consumed"]
     if not isinstance(as_consumed, bool):
         raise ConfigError(f"forecast.as_consumed: {as_consumed!r} is neither true nor false")
-    quantiles = settings["forecast"]["quantiles"] or []
     try:
-        levels = check_levels(quantiles if isinstance(quantiles, list) else [quantiles])
+        levels = check_levels(settings["forecast"]["quantiles"])
     except ValueError as error:
         raise ConfigError(f"forecast.quantiles: {error}") from error
     output = check_output(settings["output"], _FORMATS)

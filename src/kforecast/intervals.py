@@ -23,6 +23,8 @@ OWN_WINDOWS = 300
 FEWEST_WINDOWS = 20
 # A window's level counts as at least this share of its series' mean: an error at night is not a catastrophe.
 _LEAST_LEVEL = 0.1
+# The level of a series that never had any traffic: nothing is relative to it.
+_NO_LEVEL = 1e-10
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,6 @@ class Intervals:
     pooled: np.ndarray
     series: Mapping[str, SeriesIntervals]
 
-    @property
-    def windows(self) -> int:
-        """How many windows were calibrated on."""
-        return sum(own.windows for own in self.series.values())
-
     def quantiles(
         self,
         forecast: np.ndarray,
@@ -103,9 +100,15 @@ class Intervals:
         quantiles: np.ndarray = found.astype(np.float32)
         return quantiles
 
+    def updated(self, newer: "Intervals") -> "Intervals":
+        """These with those of the series that ``newer`` has; all of it when it has every series."""
+        if set(newer.series) >= set(self.series):
+            return newer
+        return Intervals(self.pooled, {**self.series, **newer.series})
+
     def only(self, key: str) -> "Intervals":
         """The intervals of one series."""
-        return Intervals(self.pooled, {key: self.series[key]})
+        return Intervals(self.pooled, {name: own for name, own in self.series.items() if name == key})
 
     def to_json(self, checkpoint_sha256: str) -> str:
         """The text of ``intervals.json``, bound to the checkpoint it was calibrated for."""
@@ -184,32 +187,36 @@ def calibrate(
     -------
     None when there are too few windows to say anything.
     """
-    floor = _LEAST_LEVEL * mean_level
-    floor = np.where(np.isfinite(floor) & (floor > 0), floor, 1.0)
+    busy = mean_level > 0
+    floor = np.where(busy, _LEAST_LEVEL * mean_level, _NO_LEVEL)
     relative = error / np.maximum(level, floor[series])[:, None]
-    if _count(relative) < FEWEST_WINDOWS:
+    # A series without traffic is forecast exactly, and would make the intervals of all others too narrow.
+    pool = relative[busy[series]]
+    if _count(pool) < FEWEST_WINDOWS:
         return None
     own = {}
-    for number, key in enumerate(keys):
+    # A series that nothing is known of yet has no entry.
+    for number in np.unique(series):
         mine = relative[series == number]
         count = _count(mine)
-        own[key] = SeriesIntervals(
+        own[keys[number]] = SeriesIntervals(
             floor=_rounded(floor[number]).item(),
             nonnegative=bool(nonnegative[number]),
             windows=count,
-            offsets=_offsets(mine) if count >= OWN_WINDOWS else None,
+            offsets=_offsets(mine) if busy[number] and count >= OWN_WINDOWS else None,
         )
-    return Intervals(_offsets(relative), own)
+    return Intervals(_offsets(pool), own)
 
 
-def check_levels(levels: Sequence[Any]) -> list[float]:
-    """Quantile levels as asked for, found fit to be served.
+def check_levels(asked: Any) -> list[float]:
+    """Quantile levels as asked for (a list, one number, or none), found fit to be served.
 
     Raises
     ------
     ValueError
         Naming those that are not.
     """
+    levels = [] if asked is None else [*asked] if isinstance(asked, list | tuple) else [asked]
     lowest, highest = LEVELS[0], LEVELS[-1]
     wrong = [
         level for level in levels if not isinstance(level, int | float) or not lowest <= level <= highest
@@ -269,7 +276,10 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 def _table(content: Any, prediction_length: int) -> np.ndarray:
-    table = np.array(content, dtype=np.float64)
+    try:
+        table = np.array(content, dtype=np.float64)
+    except ValueError as error:
+        raise ValueError("its offsets are not a table of numbers") from error
     if table.shape != (prediction_length, len(LEVELS)):
         raise ValueError(f"offsets of the shape {table.shape}, not {(prediction_length, len(LEVELS))}")
     if not np.isfinite(table).all() or (np.diff(table, axis=1) < 0).any():
@@ -279,4 +289,4 @@ def _table(content: Any, prediction_length: int) -> np.ndarray:
 
 def _unknown() -> SeriesIntervals:
     """A series that was not calibrated: the offsets of all series together."""
-    return SeriesIntervals(floor=1e-10, nonnegative=False, windows=0, offsets=None)
+    return SeriesIntervals(floor=_NO_LEVEL, nonnegative=False, windows=0, offsets=None)

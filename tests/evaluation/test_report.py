@@ -344,11 +344,11 @@ def test_the_page_says_what_was_found(board, written):
     assert f"{100 * model['wape']:.1f} %" in text
     assert f"best baseline, “{best}”: {100 * overall(board.scores, best)['wape']:.1f} %" in text
     assert f"95 % interval: {percent(board.skill.low)}".replace("\N{NO-BREAK SPACE}", " ") in text
-    assert "5 min before they serve" in text
+    assert "1 h before they serve (5 min, rounded up to whole bins)" in text
     assert "10 / (10 + 1) = 0.909" in text
     assert f"quantile {board.orders.best_level:g}" in text
     assert "2,000 draws" in text
-    for policy in board.orders.simulation.outcomes.index.drop("last value"):
+    for policy in board.orders.simulation.outcomes.index.drop("reactive"):
         assert policy in text
 
 
@@ -366,7 +366,7 @@ def test_without_intervals_the_page_says_so(without_figures, tmp_path):
     board = _board(intervals=False)
     write_report(board, CONTEXT, tmp_path, {})
     text = _text(tmp_path)
-    assert "The artifact has no intervals" in text
+    assert "the artifact has no intervals" in text
     assert "newsvendor's" not in text
     assert "with a headroom of" in text
 

@@ -189,9 +189,36 @@ def test_age_counts_from_the_end_of_the_training_data_where_it_is_known(plain):
     assert known.age_known
     content = _strict(known)["age"]
     assert content["counted_from"] == "the end of the training data"
-    # From 24 to 121 hours, in steps of a day; the last one has too few origins.
-    assert [step["age"] for step in content["steps"]] == [86_400 * day for day in range(1, 5)]
+    # From 24 to 121 hours, in steps of half a day; the last one has too few origins.
+    assert [step["age"] for step in content["steps"]] == [43_200 * half for half in range(2, 10)]
     assert content["aged_at"] == aged_at(known.ages)
+
+
+def test_inside_its_training_data_a_model_has_no_age():
+    board = _judge(trained_until=START + 3600 * (BEGIN + 10))
+    assert not board.age_known
+    assert board.ages["age"].iloc[0] == 0
+
+
+def test_replicas_of_a_series_without_traffic_before_the_span_are_sized_by_the_span():
+    panel = _panel()
+    plain = _judge(panel)
+    assert plain.orders.notes == ()
+    panel = _panel()
+    panel.observed[1, :BEGIN] = False
+    board = _judge(panel)
+    load = board.orders.timeline.load
+    assert board.orders.timeline.per_replica[1] == pytest.approx(np.nanmean(np.abs(load[1])) / 10)
+    assert board.orders.timeline.per_replica[0] == pytest.approx(plain.orders.timeline.per_replica[0])
+    (note,) = board.orders.notes
+    assert note.startswith("1 of 3 series have no traffic before the span")
+    assert _judge(panel, capacity=_capacity(per_replica=5)).orders.notes == ()
+
+
+def test_orders_beyond_the_horizon_are_said():
+    (note,) = _judge(stride=3).orders.notes
+    assert note.startswith("Orders are made for up to 4 bins ahead")
+    assert "forecasts reach 3" in note
 
 
 def test_coverage_is_told_by_share(plain, board):
@@ -230,7 +257,7 @@ def test_ordering_for_a_quantile_costs_what_the_curve_says():
     assert found.by_quantile[ORDER_LEVELS.index(0.9)] == pytest.approx(policy)
     # Quantiles beyond those that are known are the outermost.
     extreme = _judge(panel, forecaster, _capacity(cost_under=1e9)).orders.simulation
-    assert "kforecast at quantile 1" in extreme.outcomes.index
+    assert "kforecast at quantile 0.995" in extreme.outcomes.index
 
 
 @pytest.mark.parametrize("headroom", [0.0, 0.25])

@@ -102,7 +102,7 @@ def cells_between(panel: Panel, window: Window, begin: int, stop: int, stride: i
     Flat cells ``series * num_bins + origin``, sorted, int64 ``[windows]``.
     """
     origins = np.arange(begin, stop - window.prediction_length + 1, stride, dtype=np.int64)
-    known = _running_sum(panel.observed)
+    known = running_sum(panel.observed)
     seen = known[:, origins] - known[:, np.maximum(origins - window.context_length, 0)]
     row, column = np.nonzero(2 * seen >= window.context_length)
     return row.astype(np.int64) * panel.num_bins + origins[column]
@@ -116,7 +116,7 @@ def _usable(
     count = max(0, end - window.length + 1)
     if count == 0:
         return np.zeros((panel.num_series, 0), dtype=bool), {}
-    known = _running_sum(panel.observed[:, :end])
+    known = running_sum(panel.observed[:, :end])
     seen = known[:, context : context + count] - known[:, :count]
     enough = context - seen <= max_missing * context
     unused = {"with too much of the context missing": int((~enough).sum())}
@@ -126,17 +126,17 @@ def _usable(
         unused["without an observed target"] = int((usable & ~has_target).sum())
         usable = usable & has_target
     if skip_zero_context:
-        traffic = _running_sum((panel.values[:, :end] != 0) & panel.observed[:, :end])
+        traffic = running_sum((panel.values[:, :end] != 0) & panel.observed[:, :end])
         alive = traffic[:, context : context + count] > traffic[:, :count]
         unused["with a context of zeros"] = int((usable & ~alive).sum())
         usable = usable & alive
     return usable, {reason: number for reason, number in unused.items() if number}
 
 
-def _running_sum(flags: np.ndarray) -> np.ndarray:
-    """Number of flags before each column, int32 ``[series, time + 1]``."""
-    total = np.zeros((flags.shape[0], flags.shape[1] + 1), dtype=np.int32)
-    np.cumsum(flags, axis=1, out=total[:, 1:])
+def running_sum(values: np.ndarray, dtype: type[np.generic] = np.int32) -> np.ndarray:
+    """Sum before each column, ``[series, time + 1]``; of flags their number."""
+    total = np.zeros((values.shape[0], values.shape[1] + 1), dtype=dtype)
+    np.cumsum(values, axis=1, out=total[:, 1:])
     return total
 
 

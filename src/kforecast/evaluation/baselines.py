@@ -7,6 +7,7 @@ They look at nothing but observed bins before each origin. All take windows as f
 import numpy as np
 
 from kforecast.data.panel import Panel
+from kforecast.data.split import running_sum
 from kforecast.window import Window
 
 LAST_VALUE = "last value"
@@ -43,8 +44,8 @@ def moving_average(
 ) -> np.ndarray:
     """Repeat the mean of the observed bins of the context; without any, the last value."""
     series, origin = np.divmod(cells, panel.num_bins)
-    total = _running_sum(np.where(panel.observed, panel.values, 0).astype(np.float64))
-    count = _running_sum(panel.observed.astype(np.int64))
+    total = running_sum(np.where(panel.observed, panel.values, 0), np.float64)
+    count = running_sum(panel.observed)
     first = np.maximum(origin - context_length, 0)
     seen = count[series, origin] - count[series, first]
     mean = (total[series, origin] - total[series, first]) / np.maximum(seen, 1)
@@ -124,8 +125,3 @@ def hold_last(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
     newest = np.maximum.accumulate(np.where(observed, np.arange(values.shape[1]), -1), axis=1)
     held = np.take_along_axis(values, np.maximum(newest, 0), axis=1)
     return np.where(newest >= 0, held, np.float32(0))
-
-
-def _running_sum(values: np.ndarray) -> np.ndarray:
-    """Sum before each column, ``[rows, columns + 1]``."""
-    return np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))

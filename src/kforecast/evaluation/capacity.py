@@ -213,16 +213,15 @@ def headroom_curve(
     return np.array(costs, dtype=np.float64)
 
 
-def _timing(settings: Capacity, timeline: Timeline) -> tuple[int, int]:
+def timing(settings: Capacity, step: int, stride: int) -> tuple[int, int]:
     """Bins from an order until it is in force, and bins between decisions (whole strides)."""
-    step, stride = timeline.step, timeline.stride
     lead = -(-settings.lead_time // step)
     return lead, stride * -(-(settings.interval or step) // (stride * step))
 
 
 def _deciding(settings: Capacity, timeline: Timeline) -> slice:
     """The bins with a decision, as far as its order comes into force within the span."""
-    lead, interval = _timing(settings, timeline)
+    lead, interval = timing(settings, timeline.step, timeline.stride)
     return slice(0, max(0, timeline.load.shape[1] - lead), interval)
 
 
@@ -232,7 +231,7 @@ def _forecast_peak(settings: Capacity, timeline: Timeline, forecast: np.ndarray)
         raise ValueError(
             f"a forecast {forecast.shape} is not [series, bins, horizon] of {timeline.load.shape}"
         )
-    lead, interval = _timing(settings, timeline)
+    lead, interval = timing(settings, timeline.step, timeline.stride)
     first = min(lead, forecast.shape[2] - 1)
     made = forecast[:, _deciding(settings, timeline), first : lead + interval]
     peak: np.ndarray = made.max(axis=2).astype(np.float64)
@@ -241,7 +240,7 @@ def _forecast_peak(settings: Capacity, timeline: Timeline, forecast: np.ndarray)
 
 def _actual_peak(settings: Capacity, timeline: Timeline) -> np.ndarray:
     """The largest load observed in the bins of each order, float64 ``[series, decisions]``."""
-    lead, interval = _timing(settings, timeline)
+    lead, interval = timing(settings, timeline.step, timeline.stride)
     known = timeline.load[:, lead:]
     whole = np.pad(known, ((0, 0), (0, -known.shape[1] % interval)), constant_values=np.nan)
     peak: np.ndarray = np.fmax.reduce(whole.reshape(len(whole), whole.shape[1] // interval, interval), axis=2)
@@ -257,7 +256,7 @@ def _reactive(settings: Capacity, timeline: Timeline) -> np.ndarray:
 
 def _in_force(settings: Capacity, timeline: Timeline, peak: np.ndarray, headroom: float) -> np.ndarray:
     """Replicas in each bin when ordered for ``peak`` (``[series, decisions]``), int64 ``[series, bins]``."""
-    lead, interval = _timing(settings, timeline)
+    lead, interval = timing(settings, timeline.step, timeline.stride)
     needed = np.ceil(peak * (1 + headroom) / timeline.per_replica[:, None] - _TOLERANCE)
     order = np.clip(needed, settings.min_replicas, settings.max_replicas)
     decided = np.where(np.isnan(peak), -1, np.arange(peak.shape[1]))

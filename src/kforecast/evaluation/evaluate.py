@@ -16,6 +16,7 @@ from kforecast.console import short_path
 from kforecast.directory import check_writable
 from kforecast.errors import ConfigError, DataError, GateError, few
 from kforecast.history import fetch_history
+from kforecast.intervals import FEWEST_WINDOWS
 
 if TYPE_CHECKING:
     from kforecast.data.panel import Panel
@@ -74,7 +75,11 @@ def evaluate(cfg: DictConfig) -> None:
     begin, stop = _span(panel, forecaster, chosen, used_until)
     step = panel.frequency.step
     warnings = []
-    if used_until is not None and panel.start + begin * step < used_until:
+    if used_until is None:
+        warnings.append(
+            "What the model was trained on is not known: if a part of the span was, the scores flatter it."
+        )
+    elif panel.start + begin * step < used_until:
         warnings.append("A part of the span was used in training: the scores flatter the model.")
     if forecaster.intervals is None or chosen.save_intervals:
         before = max(0, begin - round(_SHARE * panel.num_bins))
@@ -110,8 +115,15 @@ def evaluate(cfg: DictConfig) -> None:
             events.add_figure(f"evaluation/{name}", figure)
     print(summary(board))
     print(f"report: {short_path(run_dir / 'report.html')}")
-    if chosen.save_intervals and forecaster.intervals is not None:
-        print(f"intervals: {short_path(save_intervals(artifact_dir, forecaster.intervals))}")
+    if chosen.save_intervals:
+        made = forecaster.intervals
+        if made is None:
+            raise DataError(
+                f"evaluate.save_intervals: before {_utc(panel.start + begin * step)} there are less than "
+                f"{FEWEST_WINDOWS} forecasts to calibrate on; give more history, or a later evaluate.start"
+            )
+        kept = artifact.intervals.updated(made) if artifact.intervals is not None else made
+        print(f"intervals: {short_path(save_intervals(artifact_dir, kept))}")
     if chosen.require_skill is not None:
         reason = shortfall(board, chosen.require_skill)
         if reason is not None:
@@ -129,7 +141,8 @@ def _known_series(panel: Panel, forecaster: Forecaster) -> Panel:
             f"none of the series is in the artifact: {names}; it knows {few(list(forecaster.item_ids))}"
         )
     log.warning("%d of %d series are not in the artifact: %s", len(unknown), panel.num_series, names)
-    return panel.rows([row for row, pair in enumerate(panel.series) if pair not in set(unknown)])
+    strangers = set(unknown)
+    return panel.rows([row for row, pair in enumerate(panel.series) if pair not in strangers])
 
 
 def _training_span(metadata: dict[str, Any] | None) -> tuple[int | None, int | None]:

@@ -36,6 +36,7 @@ def publish(
         See :func:`kforecast.evaluation.report.write_report`.
     """
     tone, words = verdict(board)
+    warnings = (*warnings, *board.orders.notes)
     facts = {
         "artifact": artifact,
         "source": source,

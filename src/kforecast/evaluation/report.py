@@ -14,7 +14,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from kforecast.evaluation.capacity import Capacity
+from kforecast.evaluation.baselines import LAST_VALUE
+from kforecast.evaluation.capacity import Capacity, timing
 from kforecast.evaluation.drawing import COLOURS, duration, inline_svg, percent, save_png
 from kforecast.evaluation.figures import NAMES, figures, middle, model_policy, notable, often_seen, short_name
 from kforecast.evaluation.scoreboard import HEADROOMS, Scoreboard
@@ -47,7 +48,7 @@ _DEFINITIONS = {
     "cost": "replica-hours of load not served, and replica-hours that stood idle, each times its cost in the "
     "settings",
 }
-_POLICIES = {"reactive": "scales on the last value", "perfect": "knows the load"}
+_POLICIES = {LAST_VALUE: "a reactive rule's orders", "perfect": "knows the load"}
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,14 @@ def write_report(
     # Last, because it is what people open: when it is there, so is all that it points to.
     replace_file(directory / "report.html", lambda path: _write_text(page, path))
     return drawn
+
+
+def remove_report(directory: Path) -> None:
+    """Remove what an earlier run's :func:`write_report` has left in a directory, and nothing else."""
+    for name in ("report.html", "report.json", "scores.csv", "forecasts.csv"):
+        (directory / name).unlink(missing_ok=True)
+    for name in NAMES:
+        (directory / "figures" / f"{name}.png").unlink(missing_ok=True)
 
 
 def forecasts_frame(board: Scoreboard) -> pd.DataFrame:
@@ -181,7 +190,8 @@ def _page(board: Scoreboard, context: ReportContext, drawn: Mapping[str, Figure]
         age=_age(board),
         series=_series(board),
         definitions=_DEFINITIONS,
-        facts=dict(context.facts) | {k: v for k, v in _facts(board).items() if k not in context.facts},
+        facts=dict(context.facts) | _facts(board),
+        no_intervals=_no_intervals(board),
         best_baseline=board.skill.best_baseline,
     )
 
@@ -206,7 +216,7 @@ def _key_numbers(board: Scoreboard) -> list[dict[str, str]]:
         {
             "name": f"actual values inside the {name}\N{NO-BREAK SPACE}% interval",
             "value": percent(inside),
-            "note": f"promised: {name}\N{NO-BREAK SPACE}%" if coverages else "the artifact has no intervals",
+            "note": f"promised: {name}\N{NO-BREAK SPACE}%" if coverages else _no_intervals(board),
         },
         _key_cost(board),
     ]
@@ -262,8 +272,8 @@ def _capacity(board: Scoreboard) -> dict[str, Any]:
     outcomes = simulation.outcomes
     for policy in outcomes.sort_values("cost", kind="stable").index:
         row = outcomes.loc[policy]
-        if policy == "last value" and row.equals(outcomes.loc["reactive"]):
-            continue
+        if policy == "reactive":
+            continue  # it is the last value's
         rows.append(
             {
                 "name": policy,
@@ -282,7 +292,7 @@ def _capacity(board: Scoreboard) -> dict[str, Any]:
         )
     best = None
     if minutes:
-        headroom = orders.best_headroom(found.model)
+        headroom = HEADROOMS[int(np.argmin(orders.by_headroom[found.model]))]
         best = {
             "headroom": percent(headroom, 0) + (" or more" if headroom == HEADROOMS[-1] else ""),
             "headroom_cost": _number(orders.by_headroom[found.model].min()),
@@ -302,9 +312,12 @@ def _settings(settings: Capacity, board: Scoreboard) -> str:
     else:
         serves = f"A replica serves a load of {_number(settings.per_replica)}"
     ordered = f"{settings.min_replicas:,} to {settings.max_replicas:,} are ordered"
-    between = board.backtest.stride * board.backtest.panel.frequency.step
-    every = between * -(-(settings.interval or 1) // between)
-    lead = f"{duration(settings.lead_time)} before they serve" if settings.lead_time else "and serve at once"
+    step = board.backtest.panel.frequency.step
+    bins, interval = timing(settings, step, board.backtest.stride)
+    every, lead_time = interval * step, bins * step
+    lead = f"{duration(lead_time)} before they serve" if lead_time else "and serve at once"
+    if lead_time != settings.lead_time:
+        lead += f" ({duration(settings.lead_time)}, rounded up to whole bins)"
     headroom = f", with {percent(settings.headroom, 0)} headroom on the forecast" if settings.headroom else ""
     return (
         f"{serves}; {ordered}, every {duration(every)}, {lead}{headroom}. A replica-hour of load that was "
@@ -394,16 +407,19 @@ def _series(board: Scoreboard) -> dict[str, Any]:
     }
 
 
+def _no_intervals(board: Scoreboard) -> str:
+    if board.backtest.forecaster.intervals is None:
+        return "the artifact has no intervals"
+    return "intervals were not judged"
+
+
 def _facts(board: Scoreboard) -> dict[str, str]:
-    """What there is to know of how it was judged, as far as the caller says nothing else of it."""
+    """What there is to know of how it was judged."""
     found, skill = board.backtest, board.skill
     width = found.panel.frequency.step
-    consumed = ", as Kapacity's job serves it: every series with id 0, missing bins as zeros"
     return {
-        "judged": _span(board) + (consumed if board.as_consumed else ""),
         "forecasts": f"{len(found.cells):,} windows of {len(found.scored_series):,} series, from "
         f"{board.origins:,} moments, one every {duration(found.stride * width)}",
-        "window": str(found.forecaster.window),
         "interval of the skill": f"block bootstrap: {RESAMPLES:,} draws of {skill.blocks:,} blocks of "
         f"{duration(skill.block * width)}"
         + ("" if math.isfinite(skill.low) else "; too few blocks for an interval"),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from kforecast.data.panel import Panel
 from kforecast.evaluation.backtest import Backtest, backtest
-from kforecast.evaluation.baselines import hold_last
+from kforecast.evaluation.baselines import LAST_VALUE
 from kforecast.evaluation.capacity import (
     Capacity,
     Simulation,
@@ -18,8 +18,9 @@ from kforecast.evaluation.capacity import (
     headroom_curve,
     per_replica,
     simulate,
+    timing,
 )
-from kforecast.evaluation.scores import ALL_SERIES, ALL_STEPS, overall, score
+from kforecast.evaluation.scores import ALL_SERIES, ALL_STEPS, overall, ratio, score
 from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, Skill, aged_at, by_age, skill
 from kforecast.forecaster import Forecaster
 from kforecast.intervals import LEVELS
@@ -42,6 +43,8 @@ class Orders:
         Cost at each of :data:`HEADROOMS`, by forecaster.
     by_quantile:
         Cost of ordering for the model's quantile at each of :data:`ORDER_LEVELS`; none without intervals.
+    notes:
+        What to know before believing them.
     """
 
     settings: Capacity
@@ -49,15 +52,22 @@ class Orders:
     simulation: Simulation
     by_headroom: dict[str, np.ndarray]
     by_quantile: np.ndarray
+    notes: tuple[str, ...]
 
-    def best_headroom(self, policy: str) -> float:
-        """The headroom that would have cost least."""
-        return HEADROOMS[int(np.argmin(self.by_headroom[policy]))]
+    @property
+    def any(self) -> bool:
+        """Whether any bin counts; a span may be shorter than the lead time."""
+        return bool(self.simulation.counted.any())
+
+    def best_headroom(self, policy: str) -> float | None:
+        """The headroom that would have cost least; None where no bin counts."""
+        return HEADROOMS[int(np.argmin(self.by_headroom[policy]))] if self.any else None
 
     @property
     def best_level(self) -> float | None:
-        """The quantile that would have cost least to order for; None without intervals."""
-        return ORDER_LEVELS[int(np.argmin(self.by_quantile))] if len(self.by_quantile) else None
+        """The quantile that would have cost least to order for; None where none can be told."""
+        some = self.any and len(self.by_quantile)
+        return ORDER_LEVELS[int(np.argmin(self.by_quantile))] if some else None
 
 
 @dataclass(frozen=True)
@@ -238,13 +248,16 @@ def judge(
         levels=levels,
     )
     over_best = skill(found, seed)
-    since = panel.start + begin * panel.frequency.step if trained_until is None else trained_until
+    begins = panel.start + begin * panel.frequency.step
+    # Inside the training data a model has no age.
+    age_known = trained_until is not None and trained_until <= begins
+    since = trained_until if trained_until is not None and age_known else begins
     return Scoreboard(
         backtest=found,
         scores=score(found),
         skill=over_best,
         ages=by_age(found, since, over_best.best_baseline),
-        age_known=trained_until is not None,
+        age_known=age_known,
         orders=order(found, capacity),
         as_consumed=as_consumed,
         part=part,
@@ -255,28 +268,34 @@ def order(found: Backtest, settings: Capacity) -> Orders:
     """Let every forecaster of a backtest order replicas."""
     panel, bins = found.panel, slice(found.begin, found.stop)
     observed, values = panel.observed, panel.values.astype(np.float64)
-    seen = observed[:, : found.begin]
-    level = np.where(seen, np.abs(values[:, : found.begin]), 0.0).sum(axis=1)
-    # A reactive rule decides at the same moments as all others, from the newest value before.
-    newest = np.full((panel.num_series, found.stop - found.begin), np.nan)
-    held = hold_last(values, observed)[found.series, found.origin - 1]
-    newest[found.series, found.origin - found.begin] = held
+    before, within = (_mean_load(values[:, part], observed[:, part]) for part in (slice(found.begin), bins))
     timeline = Timeline(
         load=np.where(observed, values, np.nan)[:, bins],
-        last=newest,
-        per_replica=per_replica(settings, level / np.maximum(seen.sum(axis=1), 1)),
+        # A reactive rule decides at the same moments as all others.
+        last=_dense(found, found.forecasts[LAST_VALUE])[..., 0].astype(np.float64),
+        per_replica=per_replica(settings, np.where(before > 0, before, within)),
         step=panel.frequency.step,
         stride=found.stride,
     )
+    notes = []
+    unsized = int((~(before > 0))[found.scored_series].sum())
+    if unsized and settings.per_replica is None:
+        notes.append(
+            f"{unsized:,} of {len(found.scored_series):,} series have no traffic before the span: their "
+            "replicas are sized by their mean load in it (or set capacity.per_replica)."
+        )
+    ahead = sum(timing(settings, timeline.step, timeline.stride))
+    if ahead > found.horizon:
+        notes.append(
+            f"Orders are made for up to {ahead:,} bins ahead (capacity.lead_time, capacity.interval, "
+            f"evaluate.stride), forecasts reach {found.horizon:,}: their last step stands in for the others."
+        )
     forecasts = {name: _dense(found, made) for name, made in found.forecasts.items()}
     policies, order_levels = forecasts, ORDER_LEVELS if found.levels else ()
     if found.levels:
-        best = float(np.clip(settings.best_quantile, LEVELS[0], LEVELS[-1]))
-        own = {
-            found.model: forecasts[found.model],
-            quantile_policy(found.model, settings): _dense_quantile(found, best),
-        }
-        policies = own | forecasts
+        at_quantile = _dense_quantile(found, order_level(settings))
+        name = quantile_policy(found.model, settings)
+        policies = {found.model: forecasts[found.model], name: at_quantile} | forecasts
     simulation = simulate(settings, timeline, policies)
     counted = simulation.counted
     by_headroom = {
@@ -288,12 +307,22 @@ def order(found: Backtest, settings: Capacity) -> Orders:
         headroom_curve(settings, timeline, _dense_quantile(found, level), [0.0], counted)[0]
         for level in order_levels
     ]
-    return Orders(settings, timeline, simulation, by_headroom, np.array(by_quantile))
+    return Orders(settings, timeline, simulation, by_headroom, np.array(by_quantile), tuple(notes))
+
+
+def order_level(settings: Capacity) -> float:
+    """The quantile that suits the costs, as far as intervals reach."""
+    return float(np.clip(settings.best_quantile, LEVELS[0], LEVELS[-1]))
 
 
 def quantile_policy(model: str, settings: Capacity) -> str:
-    """The name of ordering for the quantile that suits the costs."""
-    return f"{model} at quantile {settings.best_quantile:.3g}"
+    """The name of ordering for that quantile."""
+    return f"{model} at quantile {order_level(settings):.3g}"
+
+
+def _mean_load(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Mean of what was observed, float64 ``[series]``; NaN without any."""
+    return ratio(np.where(observed, np.abs(values), 0.0).sum(axis=1), observed.sum(axis=1))
 
 
 def _dense(found: Backtest, forecast: np.ndarray) -> np.ndarray:

@@ -18,7 +18,10 @@ _MOST_AGES = 10
 _AGE_STEPS = (3600, 3 * 3600, 6 * 3600, 12 * 3600, *(86_400 * days for days in (1, 2, 7, 14, 28, 91, 365)))
 # A model counts as aged when its error beside the best baseline's has grown by this share.
 _AGED = 0.1
+# It takes so many steps before and after to say so.
 _FEWEST_AGED = 2
+# Windows of a step of age, as a share of the fullest step's, with which it counts.
+_WHOLE = 0.75
 
 
 @dataclass(frozen=True)
@@ -97,24 +100,27 @@ def by_age(backtest: Backtest, trained_until: int, best_baseline: str) -> pd.Dat
     """
     step = backtest.panel.frequency.step
     age = backtest.panel.start + backtest.origin * step - trained_until
-    reach = age.max() - min(age.min(), 0)
+    youngest, reach = age.min(), age.max() - age.min()
     width = next((width for width in _AGE_STEPS if reach < _MOST_AGES * width), _AGE_STEPS[-1])
     width = max(width, step)
-    begins, number = np.unique(age // width, return_inverse=True)
+    # From the first origin on, so that only the last step is cut short.
+    begins, number = np.unique((age - youngest) // width, return_inverse=True)
     level, errors = _sums(backtest, number, len(begins))
     wape = _wape(errors[backtest.model], level)
     baseline = _wape(errors[best_baseline], level)
     frame = pd.DataFrame(
         {
-            "age": begins * width,
+            "age": youngest + begins * width,
             "windows": np.bincount(number, minlength=len(begins)),
             "wape": wape,
             "baseline_wape": baseline,
             "relative": ratio(wape, baseline),
         }
     )
-    # A step with a handful of windows says nothing.
-    return frame[frame["windows"] * 4 >= frame["windows"].median()].reset_index(drop=True)
+    # A step that was cut short, by the span's end or a gap, says something of other times of the day.
+    whole = frame["windows"] >= _WHOLE * frame["windows"].max()
+    kept: pd.DataFrame = frame.loc[whole].reset_index(drop=True)
+    return kept
 
 
 def aged_at(ages: pd.DataFrame) -> int | None:
@@ -125,7 +131,7 @@ def aged_at(ages: pd.DataFrame) -> int | None:
     """
     ages = ages.dropna(subset=["relative"])
     relative = ages["relative"].to_numpy()
-    for first in range(1, len(relative) - _FEWEST_AGED + 1):
+    for first in range(_FEWEST_AGED, len(relative) - _FEWEST_AGED + 1):
         if (relative[first:] > (1 + _AGED) * np.median(relative[:first])).all():
             return int(ages["age"].iloc[first])
     return None

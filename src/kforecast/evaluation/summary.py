@@ -8,8 +8,8 @@ import pandas as pd
 
 from kforecast.console import table
 from kforecast.evaluation.baselines import LAST_VALUE
-from kforecast.evaluation.capacity import Capacity
-from kforecast.evaluation.scoreboard import Orders, Scoreboard
+from kforecast.evaluation.capacity import timing
+from kforecast.evaluation.scoreboard import HEADROOMS, Orders, Scoreboard
 from kforecast.evaluation.scores import overall
 from kforecast.evaluation.skill import aged_at
 
@@ -23,25 +23,22 @@ def verdict(board: Scoreboard) -> tuple[Tone, str]:
         if overall(board.scores, best)["wape"] == 0:
             return "bad", f"The baseline '{best}' is exact here; no model can be better."
         return "unsure", "No verdict: there was no traffic to forecast."
-    lower_by = f"its error is {skill.value:.0%} lower than that of the best baseline ({best})"
+    lower = "lower" if skill.value > 0 else "higher"
+    compared = f"its error is {abs(skill.value):.1%} {lower} than that of the best baseline ({best})"
     if math.isnan(skill.low):
         return "unsure", (
-            f"No verdict: {lower_by}, but {board.origins:,} origins are too few to tell that from chance; "
-            "judge it on a longer span."
+            f"No verdict: {compared}, but {_origins(board)} cannot tell that from chance; judge it on a "
+            "longer span."
         )
     interval = f"95% interval of the skill {skill.low:.1%} to {skill.high:.1%}"
     if skill.low > 0:
-        return "good", f"Worth scaling on: {lower_by}; {interval}."
+        return "good", f"Worth scaling on: {compared}; {interval}."
+    remedies = "More history, more epochs or a longer context may help"
     if skill.high < 0:
-        above = f"{-skill.value:.0%} above" if skill.value > -10 else f"{1 - skill.value:.2g} times"
-        return "bad", (
-            f"Do not scale on it: its error is {above} that of '{best}', which costs nothing; {interval}. "
-            "More history, more epochs or a longer context may help."
-        )
+        return "bad", (f"Do not scale on it: {compared}, which costs nothing; {interval}. {remedies}.")
     return "unsure", (
-        f"Not proven: its error is {abs(skill.value):.1%} {'lower' if skill.value > 0 else 'higher'} than "
-        f"that of the best baseline ({best}), which may be chance; {interval}. More history, more epochs or "
-        "a longer context may help, or a longer span to judge it on."
+        f"Not proven: {compared}, which may be chance; {interval}. {remedies}, or a longer span to judge it "
+        "on."
     )
 
 
@@ -56,10 +53,10 @@ def shortfall(board: Scoreboard | None, required: float) -> str | None:
     if math.isnan(skill.value):
         return f"there is no skill {over}, which is exact or has no traffic to forecast"
     if math.isnan(skill.low):
-        return f"the skill {over} is {skill.value:.1%}, but {board.origins:,} origins are too few to be sure"
+        return f"the skill {over} is {skill.value:.1%}, but {_origins(board)} are too few to be sure"
     return (
         f"the skill {over} is {skill.value:.1%}, and its 95% interval, {skill.low:.1%} to {skill.high:.1%}, "
-        f"is not clear of {required:.0%}"
+        f"is not clear of {required:.1%}"
     )
 
 
@@ -67,7 +64,7 @@ def summary(board: Scoreboard) -> str:
     """The scoreboard on one screen: a table, and a line each for capacity, intervals and age."""
     lines = [scores_table(board), verdict(board)[1], capacity_words(board)]
     lines += [words for words in (intervals_words(board), age_words(board)) if words]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"Note: {note}" for note in board.orders.notes)])
 
 
 def span_words(board: Scoreboard) -> str:
@@ -79,16 +76,17 @@ def span_words(board: Scoreboard) -> str:
     every = f", every {found.stride} bins" if found.stride > 1 else ""
     served = ", as Kapacity's job serves it" if board.as_consumed else ""
     span = board.part or "the span"
-    return f"{span}: {series}, {board.origins:,} origins{every}, {first} to {last} UTC{served}"
+    return f"{span}: {series}, {_origins(board)}{every}, {first} to {last} UTC{served}"
 
 
 def scores_table(board: Scoreboard) -> str:
     """Forecasters by their errors and by the replicas that they would have ordered."""
     policies = board.orders.simulation.outcomes
+    policies = policies.assign(under_hours=policies["under_minutes"] / 60)
     rows: list[tuple[str, dict[str, float], pd.Series]] = []
     for name in policies.index:
-        if name == "reactive" and policies.loc[name].equals(policies.loc[LAST_VALUE]):
-            continue  # scaling on the last value is that rule
+        if name == "reactive":
+            continue  # it is the last value's
         scores = overall(board.scores, name) if name in board.backtest.forecasts else {}
         rows.append((_LABELS.get(name, name), scores, policies.loc[name]))
 
@@ -99,7 +97,8 @@ def scores_table(board: Scoreboard) -> str:
         ]
 
     def ordered(key: str, form: str) -> list[str]:
-        return [form.format(policy[key]) for _, _, policy in rows]
+        values = [float(policy[key]) if board.orders.any else math.nan for _, _, policy in rows]
+        return [form.format(value) if math.isfinite(value) else "" for value in values]
 
     return table(
         f"Forecast error, and replicas ordered by it, on {span_words(board)}",
@@ -109,7 +108,7 @@ def scores_table(board: Scoreboard) -> str:
             "WAPE": scored("wape", "{:.2%}"),
             "MASE": scored("mase", "{:.3f}"),
             "bias": scored("relative_bias", "{:+.1%}"),
-            "too few": [_hours(policy["under_minutes"] / 60) for _, _, policy in rows],
+            "too few h": ordered("under_hours", "{:,.1f}"),
             "unserved": ordered("unserved_share", "{:.2%}"),
             "idle": ordered("over_share", "{:.1%}"),
             "scalings": ordered("scalings", "{:,.0f}"),
@@ -122,30 +121,38 @@ def scores_table(board: Scoreboard) -> str:
     )
 
 
-_LABELS = {LAST_VALUE: "last value (reactive)", "reactive": "reactive rule", "perfect": "perfect knowledge"}
+_LABELS = {LAST_VALUE: "last value (reactive)", "perfect": "perfect knowledge"}
 
 
 def capacity_words(board: Scoreboard) -> str:
     """The rules of the simulation, and the setting that would have cost least."""
-    return f"Replicas: {rules_words(board.orders.settings)}. {best_words(board.orders, board.backtest.model)}"
+    if not board.orders.any:
+        return "Replicas: the span is shorter than capacity.lead_time, so that no order would serve in it."
+    return f"Replicas: {rules_words(board)}. {best_words(board.orders, board.backtest.model)}"
 
 
-def rules_words(settings: Capacity) -> str:
+def rules_words(board: Scoreboard) -> str:
     """The rules of the simulation."""
+    settings, step = board.orders.settings, board.backtest.panel.frequency.step
     if settings.per_replica is None:
         one = f"{settings.mean_replicas:g} for a service's mean load"
     else:
         one = f"one serves {settings.per_replica:g}"
+    lead = timing(settings, step, board.backtest.stride)[0] * step
+    rounded = f" (in whole bins {lead:,} s)" if lead != settings.lead_time else ""
     headroom = f", headroom {settings.headroom:.0%}" if settings.headroom else ""
     return (
         f"{one} ({settings.min_replicas} to {settings.max_replicas}), {settings.lead_time} s to start"
-        f"{headroom}; cost = {settings.cost_under:g} x unserved + {settings.cost_over:g} x idle replica-hours"
+        f"{rounded}{headroom}; cost = {settings.cost_under:g} x unserved + {settings.cost_over:g} x idle "
+        "replica-hours"
     )
 
 
 def best_words(orders: Orders, model: str) -> str:
     """The setting that would have cost least on this span."""
-    headroom = f"Cheapest here: {orders.best_headroom(model):.0%} headroom"
+    best = orders.best_headroom(model)
+    more = " or more" if best == HEADROOMS[-1] else ""
+    headroom = f"Cheapest here: {best:.0%}{more} headroom"
     if orders.best_level is None:
         return f"{headroom}."
     theory = orders.settings.best_quantile
@@ -160,7 +167,7 @@ def intervals_words(board: Scoreboard) -> str:
 
 def age_words(board: Scoreboard) -> str:
     """How the error grew with the age of the model; nothing where one age was seen only."""
-    ages = board.ages
+    ages = board.ages.dropna(subset=["wape"])
     if len(ages) < 2:
         return ""
     first, last, at = ages.iloc[0], ages.iloc[-1], aged_at(ages)
@@ -176,9 +183,9 @@ def age_words(board: Scoreboard) -> str:
     )
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"
+def _origins(board: Scoreboard) -> str:
+    return f"{board.origins:,} origin{'s' * (board.origins != 1)}"
 
 
 def _age(seconds: float) -> str:
-    return f"{seconds / 86_400:g} days" if seconds >= 2 * 86_400 else f"{seconds / 3600:g} h"
+    return f"{seconds / 86_400:.3g} days" if seconds >= 2 * 86_400 else f"{seconds / 3600:.3g} h"

@@ -10,10 +10,9 @@ from kforecast import __version__
 from kforecast.artifact import CHECKPOINT, CONFIG_MAP_LIMIT, Artifact, EstimatorConfig, folder_name
 from kforecast.data.panel import Panel, item_key
 from kforecast.data.split import Split
-from kforecast.evaluation.scoreboard import Scoreboard
 from kforecast.intervals import Intervals
 from kforecast.models.fcnet import Fcnet
-from kforecast.training.fit import Fit
+from kforecast.training.holdout import JudgedFit
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +59,13 @@ class ArtifactMaker:
         metadata = self._metadata | {"scores": scores or {}}
         return Artifact(self._config, self._item_ids, net.artifact_state(), metadata, intervals)
 
-    def single_series(
-        self, net: Fcnet, scores: dict[str, Any], intervals: Intervals | None
-    ) -> dict[str, Artifact]:
+    def single_series(self, judged: JudgedFit) -> dict[str, Artifact]:
         """One artifact a series, by folder name: its row of the embedding and all that is shared."""
         settings = self._metadata["config"]
         settings = settings | {"model": settings["model"] | {"shared_embedding": False}}
-        metadata = self._metadata | {"config": settings, "scores": scores}
-        state, config = net.artifact_state(), replace(self._config, num_series=1)
+        metadata = self._metadata | {"config": settings, "scores": scores_of(judged)}
+        state, config = judged.fit.net.artifact_state(), replace(self._config, num_series=1)
+        intervals = judged.forecaster.intervals
         rows = state.pop(_SERIES_TABLE)
         return {
             folder_name(number, *pair): Artifact(
@@ -101,10 +99,11 @@ class ArtifactMaker:
             )
 
 
-def scores_of(fit: Fit, scoreboard: Scoreboard | None) -> dict[str, Any]:
+def scores_of(judged: JudgedFit) -> dict[str, Any]:
     """What metadata.json says of a finished training."""
+    fit, board = judged.fit, judged.scoreboard
     scores: dict[str, Any] = {"best": fit.score, "best_epoch": fit.best_epoch, "epochs": fit.epochs}
-    if scoreboard is None:
+    if board is None:
         return scores
-    found = scoreboard.as_dict()
+    found = board.as_dict()
     return scores | {"scoreboard": {name: found[name] for name in ("span", "overall", "baselines", "skill")}}

@@ -1,6 +1,7 @@
 """What was held out of a training: the validation part calibrates intervals, the test part judges."""
 
 import logging
+from dataclasses import dataclass
 
 from kforecast.data.fill import Fill
 from kforecast.errors import DataError
@@ -12,7 +13,40 @@ from kforecast.training.fit import Fit
 log = logging.getLogger(__name__)
 
 
-def forecaster_of(fit: Fit, fill: Fill) -> Forecaster:
+@dataclass(frozen=True)
+class JudgedFit:
+    """A finished training and what is known of it.
+
+    Attributes
+    ----------
+    fit:
+        The training.
+    forecaster:
+        Its network as it will be served, with intervals where there is a validation part.
+    scoreboard:
+        How good it is on what was held out; None when nothing was.
+    """
+
+    fit: Fit
+    forecaster: Forecaster
+    scoreboard: Scoreboard | None
+
+
+def judge_fit(fit: Fit, fill: Fill, capacity: Capacity, seed: int) -> JudgedFit:
+    """Calibrate on the validation part, judge on the test part.
+
+    Parameters
+    ----------
+    fill:
+        How unobserved bins of a context are filled when the artifact is served.
+    seed:
+        Of the bootstrap.
+    """
+    forecaster = _forecaster_of(fit, fill)
+    return JudgedFit(fit, forecaster, _judge_held_out(fit, forecaster, capacity, seed))
+
+
+def _forecaster_of(fit: Fit, fill: Fill) -> Forecaster:
     """The trained network as it will be served, with intervals where there is a validation part."""
     panel, split = fit.data.panel, fit.data.split
     forecaster = Forecaster(fit.data.windows.window, panel.item_ids, fill, fit.net)
@@ -24,7 +58,7 @@ def forecaster_of(fit: Fit, fill: Fill) -> Forecaster:
     return forecaster
 
 
-def judge_held_out(fit: Fit, forecaster: Forecaster, capacity: Capacity, seed: int) -> Scoreboard | None:
+def _judge_held_out(fit: Fit, forecaster: Forecaster, capacity: Capacity, seed: int) -> Scoreboard | None:
     """Judge on the test part, or the validation part where there is none; None when nothing was held out."""
     panel, split = fit.data.panel, fit.data.split
     begin, stop, part = split.validation_end, split.end, "the test span"

@@ -36,10 +36,9 @@ if TYPE_CHECKING:
     from kforecast.data.panel import Panel
     from kforecast.data.split import Split
     from kforecast.evaluation.capacity import Capacity
-    from kforecast.evaluation.scoreboard import Scoreboard
     from kforecast.models.fcnet import Fcnet
-    from kforecast.training.artifacts import ArtifactMaker
     from kforecast.training.fit import Fit
+    from kforecast.training.holdout import JudgedFit
     from kforecast.window import Window
 
 log = logging.getLogger(__name__)
@@ -115,6 +114,7 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     import torch
     from lightning.pytorch import seed_everything
 
+    from kforecast.artifact import discard
     from kforecast.training.artifacts import ArtifactMaker, scores_of
     from kforecast.training.callbacks import ArtifactWriter
 
@@ -133,41 +133,45 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     loggers = [built(logger) for logger in cfg.logger.values() if logger is not None]
     # With a gate nothing replaces the earlier artifact before the model has passed it.
     gated = settings.gate.require_skill is not None
-    candidate_dir = run_dir / "candidate" if gated else artifact_dir
-    writer = ArtifactWriter(lambda module: maker.make(module.net).save(candidate_dir))
+    candidate_dir = run_dir / "candidate"
+    discard(candidate_dir)
+    target = candidate_dir if gated else artifact_dir
+    writer = ArtifactWriter(lambda module: maker.make(module.net).save(target))
     fit = _fit(cfg, data, net, loggers, writer)
 
-    from kforecast.training.holdout import forecaster_of, judge_held_out
+    from kforecast.training.holdout import judge_fit
 
-    forecaster = forecaster_of(fit, settings.data.fill)
-    scoreboard = judge_held_out(fit, forecaster, capacity, settings.seed)
-    parts = _per_series(cfg, run_dir, fit, maker, capacity) if settings.artifact.per_series else {}
-    artifact = maker.make(fit.net, scores_of(fit, scoreboard), forecaster.intervals)
-    artifact.save(candidate_dir, parts)
-    rejected = _rejection(settings, scoreboard, candidate_dir, artifact_dir)
+    judged = judge_fit(fit, settings.data.fill, capacity, settings.seed)
+    rejected = _shortfall(settings, judged)
+    parts: dict[str, Artifact] = {}
+    if settings.artifact.per_series and rejected is None:
+        individual = _individual(cfg, run_dir, judged, capacity)
+        rejected = _shortfall(settings, individual, "with an embedding for each series ")
+        parts = maker.single_series(individual)
+    artifact = maker.make(fit.net, scores_of(judged), judged.forecaster.intervals)
+    artifact.save(target, parts)
     if gated and rejected is None:
         artifact.save(artifact_dir, parts)
-        shutil.rmtree(candidate_dir)
-        candidate_dir = artifact_dir
-    _report(cfg, settings, run_dir, candidate_dir, fit, scoreboard, loggers)
-    return Result(fit.score, fit.epochs, fit.best_epoch, str(candidate_dir), rejected)
+        discard(candidate_dir)
+        target = artifact_dir
+    if rejected is not None:
+        kept = (
+            f"{short_path(artifact_dir)} is left as it was"
+            if artifact_dir.exists()
+            else "nothing is published"
+        )
+        rejected = f"{rejected}; {kept}, the model is in {short_path(candidate_dir)}"
+    _report(cfg, settings, run_dir, target, judged, loggers, rejected is not None)
+    return Result(fit.score, fit.epochs, fit.best_epoch, str(target), rejected)
 
 
-def _rejection(
-    settings: TrainSettings, scoreboard: Scoreboard | None, candidate_dir: Path, artifact_dir: Path
-) -> str | None:
-    """Why the gate does not let the model pass; None when it does, or there is no gate."""
+def _shortfall(settings: TrainSettings, judged: JudgedFit, which: str = "") -> str | None:
+    """Why the gate does not let a model pass; None when it does, or there is no gate."""
     from kforecast.evaluation.summary import shortfall
 
-    if settings.gate.require_skill is None:
-        return None
-    reason = shortfall(scoreboard, settings.gate.require_skill)
-    if reason is None:
-        return None
-    return (
-        f"gate not passed (gate.require_skill={settings.gate.require_skill:g}): {reason}; "
-        f"{short_path(artifact_dir)} is left as it was, the model is in {short_path(candidate_dir)}"
-    )
+    required = settings.gate.require_skill
+    reason = None if required is None else shortfall(judged.scoreboard, required)
+    return None if reason is None else f"gate not passed (gate.require_skill={required:g}): {which}{reason}"
 
 
 def _artifact_dir(settings: TrainSettings, run_dir: Path) -> Path:
@@ -241,28 +245,24 @@ def _fit(cfg: DictConfig, data: Any, net: Fcnet, loggers: list[Any], *more_callb
     return fit(ForecastModule(net, instantiate(cfg.optimizer)), data, trainer, cfg.monitor)
 
 
-def _per_series(
-    cfg: DictConfig, run_dir: Path, fit: Fit, maker: ArtifactMaker, capacity: Capacity
-) -> dict[str, Artifact]:
-    """Artifacts of one series each, from a net with individual embeddings, trained here if need be."""
+def _individual(cfg: DictConfig, run_dir: Path, judged: JudgedFit, capacity: Capacity) -> JudgedFit:
+    """The network with individual embeddings: the one at hand, or another that is trained here."""
     from kforecast.evaluation.summary import scores_table
-    from kforecast.training.artifacts import scores_of
-    from kforecast.training.holdout import forecaster_of, judge_held_out
+    from kforecast.training.holdout import judge_fit
 
-    trained_here = fit.net.shared_embedding
-    if trained_here:
-        log.info("Training once more, with an embedding for each series, for artifact.per_series")
-        cfg = cfg.copy()
-        if OmegaConf.select(cfg, "callbacks.model_checkpoint.dirpath"):
-            cfg.callbacks.model_checkpoint.dirpath = str(run_dir / "checkpoints" / "per_series")
-        window, num_series = fit.data.windows.window, fit.data.panel.num_series
-        net = built(cfg.model, window=window, num_series=num_series, shared_embedding=False)
-        fit = _fit(cfg, fit.data, net, loggers=[])
-    forecaster = forecaster_of(fit, cfg.data.fill)
-    scoreboard = judge_held_out(fit, forecaster, capacity, cfg.seed)
-    if trained_here and scoreboard is not None:
-        log.info("How good are individual embeddings?\n%s", scores_table(scoreboard))
-    return maker.single_series(fit.net, scores_of(fit, scoreboard), forecaster.intervals)
+    if not judged.fit.net.shared_embedding:
+        return judged
+    log.info("Training once more, with an embedding for each series, for artifact.per_series")
+    cfg = cfg.copy()
+    if OmegaConf.select(cfg, "callbacks.model_checkpoint.dirpath"):
+        cfg.callbacks.model_checkpoint.dirpath = str(run_dir / "checkpoints" / "per_series")
+    data = judged.fit.data
+    window, num_series = data.windows.window, data.panel.num_series
+    net = built(cfg.model, window=window, num_series=num_series, shared_embedding=False)
+    individual = judge_fit(_fit(cfg, data, net, loggers=[]), cfg.data.fill, capacity, cfg.seed)
+    if individual.scoreboard is not None:
+        log.info("How good are individual embeddings?\n%s", scores_table(individual.scoreboard))
+    return individual
 
 
 def _report(
@@ -270,15 +270,19 @@ def _report(
     settings: TrainSettings,
     run_dir: Path,
     artifact_dir: Path,
-    fit: Fit,
-    scoreboard: Scoreboard | None,
+    judged: JudgedFit,
     loggers: list[Any],
+    rejected: bool,
 ) -> None:
     """Say and show what came of it."""
+    from kforecast.evaluation.report import remove_report
     from kforecast.training.report import facts, log_figures, log_hyper_parameters
 
+    fit, scoreboard = judged.fit, judged.scoreboard
     report_dir = run_dir / "evaluation"
-    if scoreboard is not None:
+    if scoreboard is None:
+        remove_report(report_dir)
+    else:
         from kforecast.evaluation.publish import publish
         from kforecast.evaluation.summary import summary
 
@@ -301,17 +305,24 @@ def _report(
         "best epoch": f"{fit.best_epoch} of {fit.epochs} ({cfg.monitor} {fit.score:.6g})",
         "stopped by": fit.stopped_by,
         "trained in": f"{fit.seconds:.1f} s",
-        "artifact": short_path(artifact_dir),
-        "per series": short_path(artifact_dir / "per_series") if settings.artifact.per_series else "",
+        "rejected" if rejected else "artifact": short_path(artifact_dir),
+        "per series": short_path(artifact_dir / "per_series")
+        if (artifact_dir / "per_series").exists()
+        else "",
         "report": short_path(report_dir / "report.html") if scoreboard is not None else "",
         "checkpoints": short_path(run_dir / "checkpoints") if (run_dir / "checkpoints").exists() else "",
         "log file": short_path(run_dir / f"{HydraConfig.get().job.name}.log"),
         "TensorBoard": f"{_typed('tensorboard')} --logdir {run}"
         if (run_dir / "tensorboard").exists()
         else "",
-        "forecast": f"{_typed('kforecast-forecast')} artifact_dir={artifact} {_source(cfg, run_dir)}",
+        "forecast": ""
+        if rejected
+        else f"{_typed('kforecast-forecast')} artifact_dir={artifact} {_source(cfg, run_dir)}",
     }
-    log.info("Done\n%s", facts("Training is done; next, type the command in the last line", values))
+    next_step = (
+        "the gate did not let the model pass" if rejected else "next, type the command in the last line"
+    )
+    log.info("Done\n%s", facts(f"Training is done; {next_step}", values))
 
 
 def _typed(name: str) -> str:
