@@ -414,6 +414,12 @@ EVALUATE = [
             [*ARTIFACT, "evaluate.stride=0", "evaluate.as_consumed=maybe", "evaluate.require_skill=1"],
             ["3 problems", "evaluate.stride", "evaluate.as_consumed", "evaluate.require_skill"],
         ),
+        (
+            "intervals of what is not the artifact's own",
+            [*ARTIFACT, "evaluate.save_intervals=true", "evaluate.as_consumed=true"],
+            ["evaluate.save_intervals", "evaluate.as_consumed"],
+        ),
+        ("a quantile out of reach", [*ARTIFACT, "evaluate.quantiles=1.5"], ["evaluate.quantiles", "1.5"]),
         ("quantiles", [*ARTIFACT, "evaluate.quantiles=[0.1,0.1]"], ["evaluate.quantiles", "twice"]),
         ("capacity", [*ARTIFACT, "capacity.cost_over=0"], ["capacity.cost_over: 0 is wrong"]),
         (

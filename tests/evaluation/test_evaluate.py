@@ -378,3 +378,69 @@ def test_intervals_are_kept_beside_a_trio_on_request(tmp_path: Path) -> None:
     )
     assert served.returncode == 0, served.stderr
     assert served.stdout.splitlines()[0].endswith(",value,q0.1,q0.9")
+
+
+def test_newer_intervals_of_one_series_leave_those_of_the_others(
+    tmp_path: Path, trained: SimpleNamespace
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name, content in files(trained.folder / "model").items():
+        (model / name).write_bytes(content)
+    history = pd.read_csv(trained.folder / "traffic.csv")
+    history[history["workload"] == "shop/cart"].to_csv(tmp_path / "one.csv", index=False)
+    before = Artifact.load(model).intervals
+    done = evaluate(tmp_path, "artifact_dir=model", "--dataset-file=one.csv", "evaluate.save_intervals=true")
+    assert done.returncode == 0, done.stderr
+    after = Artifact.load(model).intervals
+    assert before is not None
+    assert after is not None
+    assert set(after.series) == {"shop/cartqps", "shop/checkoutqps"}
+    assert after.series["shop/cartqps"].windows != before.series["shop/cartqps"].windows
+    np.testing.assert_array_equal(after.pooled, before.pooled)
+    levels = [0.1, 0.9]
+    checkout = history[history["workload"] == "shop/checkout"]
+    newer, older = (
+        Forecaster.load(folder).forecast(checkout, quantiles=levels)
+        for folder in (model, trained.folder / "model")
+    )
+    pd.testing.assert_frame_equal(newer, older)
+
+
+def test_intervals_that_cannot_be_made_are_an_error_behind_the_report(
+    tmp_path: Path, trained: SimpleNamespace
+) -> None:
+    history = pd.read_csv(trained.folder / "traffic.csv")
+    history[history["timestamp"] >= START + 86_400 * (DAYS - 2)].to_csv(tmp_path / "new.csv", index=False)
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in (*TRIO, METADATA):
+        (model / name).write_bytes((trained.folder / "model" / name).read_bytes())
+    done = evaluate(
+        tmp_path,
+        "artifact_dir=model",
+        "--dataset-file=new.csv",
+        "evaluate.save_intervals=true",
+        "hydra.run.dir=run",
+    )
+    assert done.returncode == 2
+    assert "error: evaluate.save_intervals: before 2024-01-27 00:00:00 there are less than 20" in done.stderr
+    assert (tmp_path / "run" / "report.html").exists()
+    assert not (model / INTERVALS).exists()
+    # What begins with the span is sized by the span.
+    assert "2 of 2 series have no traffic before the span" in done.stdout
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert 0 < report["capacity"]["policies"]["perfect"]["replica_hours"] < 2 * 48 * 30
+
+
+def test_the_gate_judges_per_series_models_too(tmp_path: Path) -> None:
+    done = run_command(
+        *("kforecast-train", "source=synthetic", "source.step=600", "trainer.max_epochs=3", "logger=none"),
+        *("gate.require_skill=0.0", "artifact.per_series=true", "artifact_dir=model", "hydra.run.dir=run"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "Worth scaling on" in done.stdout
+    assert "with an embedding for each series the skill over" in done.stderr
+    assert "nothing is published" in done.stderr
+    assert not (tmp_path / "model").exists()
