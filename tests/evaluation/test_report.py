@@ -17,11 +17,13 @@ from pyarrow import csv
 
 from kforecast.config import CONF_DIR
 from kforecast.data.panel import Panel
+from kforecast.evaluation import page as page_module
 from kforecast.evaluation import report
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.drawing import COLOURS, duration, percent
 from kforecast.evaluation.figures import NAMES, figures, middle, model_policy, notable, reached, short_name
-from kforecast.evaluation.report import ReportContext, forecasts_frame, write_report
+from kforecast.evaluation.page import ReportContext
+from kforecast.evaluation.report import forecasts_frame, write_report
 from kforecast.evaluation.scoreboard import judge
 from kforecast.evaluation.scores import overall
 from kforecast.forecaster import Forecaster
@@ -499,16 +501,16 @@ def test_durations(seconds, text):
         (percent, 0.0463, "4.6 %"),
         (percent, -12.0, "−1,200.0 %"),
         (percent, math.nan, "–"),
-        (report._number, 1604.4, "1,604"),
-        (report._number, 12.84, "12.8"),
-        (report._number, 26.0, "26.0"),
-        (report._number, -0.01234, "−0.0123"),
-        (report._number, 0.0, "0.00"),
-        (report._number, math.nan, "–"),
-        (report._signed_percent, 0.188, "+18.8 %"),
-        (report._hours, 3410.0, "56 h 50 min"),
-        (report._hours, 120.0, "2 h"),
-        (report._hours, 0.0, "0 min"),
+        (page_module._number, 1604.4, "1,604"),
+        (page_module._number, 12.84, "12.8"),
+        (page_module._number, 26.0, "26.0"),
+        (page_module._number, -0.01234, "−0.0123"),
+        (page_module._number, 0.0, "0.00"),
+        (page_module._number, math.nan, "–"),
+        (page_module._signed_percent, 0.188, "+18.8 %"),
+        (page_module._hours, 3410.0, "56 h 50 min"),
+        (page_module._hours, 120.0, "2 h"),
+        (page_module._hours, 0.0, "0 min"),
     ],
 )
 def test_numbers_are_for_people(write, value, text):

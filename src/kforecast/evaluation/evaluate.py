@@ -60,7 +60,7 @@ def evaluate(cfg: DictConfig) -> None:
 
     from kforecast.artifact import Artifact, save_intervals
     from kforecast.data.panel import Panel
-    from kforecast.evaluation.publish import publish
+    from kforecast.evaluation.report import publish
     from kforecast.evaluation.scoreboard import judge
     from kforecast.evaluation.summary import shortfall, summary
     from kforecast.forecaster import Forecaster

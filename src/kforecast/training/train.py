@@ -283,7 +283,7 @@ def _report(
     if scoreboard is None:
         remove_report(report_dir)
     else:
-        from kforecast.evaluation.publish import publish
+        from kforecast.evaluation.report import publish
         from kforecast.evaluation.summary import summary
 
         log.info("How good is it?\n%s", summary(scoreboard))
