@@ -1,6 +1,7 @@
 """The evaluate command and the gate of the train command as their user runs them."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,6 +66,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, done=done)
 
 
+def copied_model(trained: SimpleNamespace, folder: Path) -> Path:
+    """That model, to be changed."""
+    return Path(shutil.copytree(trained.folder / "model", folder / "model"))
+
+
 def test_seasonal_traffic_passes_the_gate(trained: SimpleNamespace) -> None:
     assert trained.done.returncode == 0, trained.done.stdout + trained.done.stderr
     assert "Worth scaling on" in trained.done.stdout
@@ -77,10 +83,7 @@ def test_seasonal_traffic_passes_the_gate(trained: SimpleNamespace) -> None:
 def test_a_random_walk_does_not_and_the_earlier_artifact_stays(
     tmp_path: Path, trained: SimpleNamespace
 ) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
-    for name, content in files(trained.folder / "model").items():
-        (model / name).write_bytes(content)
+    model = copied_model(trained, tmp_path)
     before = files(model)
     done = train(
         tmp_path, random_walks(0), "gate.require_skill=0.0", "artifact_dir=model", "hydra.run.dir=run"
@@ -326,7 +329,7 @@ def test_a_trio_made_elsewhere(tmp_path: Path) -> None:
     # The last fifth; intervals come from the fifth before it.
     assert report["span"]["start"] == START + 60 * 1600
     assert report["overall"]["coverage_80"] == pytest.approx(0.8, abs=0.06)
-    assert report["age"]["counted_from"] == "the begin of the span"
+    assert report["age"]["counted_from"] == "the start of the span"
     assert not (model / INTERVALS).exists()
 
 
@@ -383,10 +386,7 @@ def test_intervals_are_kept_beside_a_trio_on_request(tmp_path: Path) -> None:
 def test_newer_intervals_of_one_series_leave_those_of_the_others(
     tmp_path: Path, trained: SimpleNamespace
 ) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
-    for name, content in files(trained.folder / "model").items():
-        (model / name).write_bytes(content)
+    model = copied_model(trained, tmp_path)
     history = pd.read_csv(trained.folder / "traffic.csv")
     history[history["workload"] == "shop/cart"].to_csv(tmp_path / "one.csv", index=False)
     before = Artifact.load(model).intervals
@@ -412,10 +412,8 @@ def test_intervals_that_cannot_be_made_are_an_error_behind_the_report(
 ) -> None:
     history = pd.read_csv(trained.folder / "traffic.csv")
     history[history["timestamp"] >= START + 86_400 * (DAYS - 2)].to_csv(tmp_path / "new.csv", index=False)
-    model = tmp_path / "model"
-    model.mkdir()
-    for name in (*TRIO, METADATA):
-        (model / name).write_bytes((trained.folder / "model" / name).read_bytes())
+    model = copied_model(trained, tmp_path)
+    (model / INTERVALS).unlink()
     done = evaluate(
         tmp_path,
         "artifact_dir=model",

@@ -182,7 +182,7 @@ def test_a_stride_makes_fewer_origins():
 def test_age_counts_from_the_end_of_the_training_data_where_it_is_known(plain):
     assert not plain.age_known
     content = _strict(plain)["age"]
-    assert content["counted_from"] == "the begin of the span"
+    assert content["counted_from"] == "the start of the span"
     assert content["steps"][0]["age"] == 0
     until = START + 3600 * (BEGIN - 24)
     known = _judge(trained_until=until)

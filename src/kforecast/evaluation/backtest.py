@@ -15,10 +15,6 @@ from kforecast.intervals import check_levels
 
 MODEL = "kforecast"
 AS_CONSUMED = "the same, with series id 0"
-_NOTHING = (
-    "nothing to score: in the chosen span no origin has half of its context and a target observed; choose "
-    "another or a longer one"
-)
 
 
 @dataclass(frozen=True)
@@ -149,8 +145,6 @@ def backtest(
     """
     window = forecaster.window
     cells = cells_between(panel, window, begin, stop, stride)
-    if not len(cells):
-        raise DataError(_NOTHING)
     series, origin = np.divmod(cells, panel.num_bins)
     made = forecaster.forecast_windows(panel, series, origin, as_consumed=as_consumed)
     if not np.isfinite(made.values).all():
@@ -164,5 +158,8 @@ def backtest(
     checked = tuple(check_levels(levels)) if forecaster.intervals is not None else ()
     found = Backtest(panel, begin, stop, stride, cells, forecasts, models, forecaster, made, checked)
     if not found.observed.any():
-        raise DataError(_NOTHING)
+        raise DataError(
+            "nothing to score: in the chosen span no origin has half of its context and a target observed; "
+            "choose another or a longer one"
+        )
     return found

@@ -73,21 +73,10 @@ def evaluate(cfg: DictConfig) -> None:
     panel = _known_series(Panel.from_frame(history, forecaster.window.frequency), forecaster)
     trained_until, used_until = _training_span(artifact.metadata)
     begin, stop = _span(panel, forecaster, chosen, used_until)
-    step = panel.frequency.step
-    warnings = []
-    if used_until is None:
-        warnings.append(
-            "What the model was trained on is not known: if a part of the span was, the scores flatter it."
-        )
-    elif panel.start + begin * step < used_until:
-        warnings.append("A part of the span was used in training: the scores flatter the model.")
+    warnings = _training_warnings(panel, begin, used_until)
     if forecaster.intervals is None or chosen.save_intervals:
-        before = max(0, begin - round(_SHARE * panel.num_bins))
-        forecaster = forecaster.calibrated(panel, before, begin, as_consumed=chosen.as_consumed)
-        if forecaster.intervals is None:
-            warnings.append("No intervals: the history before the span is too short to calibrate them on.")
-        elif used_until is not None and panel.start + before * step < used_until:
-            warnings.append("The intervals are calibrated on data of the training, and may be too narrow.")
+        forecaster, more = _calibrated(forecaster, panel, begin, used_until, chosen.as_consumed)
+        warnings += more
     for warning in warnings:
         log.warning(warning)
     board = judge(
@@ -116,18 +105,43 @@ def evaluate(cfg: DictConfig) -> None:
     print(summary(board))
     print(f"report: {short_path(run_dir / 'report.html')}")
     if chosen.save_intervals:
-        made = forecaster.intervals
-        if made is None:
+        if forecaster.intervals is None:
             raise DataError(
-                f"evaluate.save_intervals: before {_utc(panel.start + begin * step)} there are less than "
+                f"evaluate.save_intervals: before {_utc(board.bounds[0])} there are less than "
                 f"{FEWEST_WINDOWS} forecasts to calibrate on; give more history, or a later evaluate.start"
             )
-        kept = artifact.intervals.updated(made) if artifact.intervals is not None else made
+        known, made = artifact.intervals, forecaster.intervals
+        kept = made if known is None else known.updated(made)
         print(f"intervals: {short_path(save_intervals(artifact_dir, kept))}")
     if chosen.require_skill is not None:
         reason = shortfall(board, chosen.require_skill)
         if reason is not None:
             raise GateError(f"gate not passed (evaluate.require_skill={chosen.require_skill:g}): {reason}")
+
+
+def _training_warnings(panel: Panel, begin: int, used_until: int | None) -> list[str]:
+    """What to know where the judged span may have been trained on."""
+    if used_until is None:
+        return [
+            "What the model was trained on is not known: where it is the history given here, the scores "
+            "flatter the model, and intervals calibrated on it are too narrow."
+        ]
+    if panel.timestamps[begin] < used_until:
+        return ["A part of the span was used in training: the scores flatter the model."]
+    return []
+
+
+def _calibrated(
+    forecaster: Forecaster, panel: Panel, begin: int, used_until: int | None, as_consumed: bool
+) -> tuple[Forecaster, list[str]]:
+    """The forecaster with intervals from the history before the span, and what to know of them."""
+    before = max(0, begin - round(_SHARE * panel.num_bins))
+    forecaster = forecaster.calibrated(panel, before, begin, as_consumed=as_consumed)
+    if forecaster.intervals is None:
+        return forecaster, ["No intervals: the history before the span is too short to calibrate them on."]
+    if used_until is not None and panel.timestamps[before] < used_until:
+        return forecaster, ["The intervals are calibrated on data of the training, and may be too narrow."]
+    return forecaster, []
 
 
 def _known_series(panel: Panel, forecaster: Forecaster) -> Panel:

@@ -241,7 +241,7 @@ def _replicas(board: Scoreboard) -> Figure | None:
 
 def _cost(board: Scoreboard) -> Figure | None:
     orders, model = board.orders, board.backtest.model
-    if not orders.simulation.counted.any():
+    if not orders.any:
         return None
     with_levels = bool(len(orders.by_quantile))
     best_baseline = board.skill.best_baseline
@@ -255,7 +255,7 @@ def _cost(board: Scoreboard) -> Figure | None:
     for name, curve in curves.items():
         colour, dashes, thickness = looks[name]
         known_as = "reactive (last value)" if name == LAST_VALUE else name
-        headroom = HEADROOMS[int(np.argmin(curve))]
+        headroom = orders.best_headroom(name)
         label = f"{known_as}: cheapest at {percent(headroom, 0)}, {lowest[name]:,.0f}"
         line(axis, np.array(HEADROOMS), curve, colour, label, thickness, dashes)
         axis.plot(headroom, lowest[name], "o", color=colour, ms=5.5, zorder=4)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -19,6 +18,7 @@ from kforecast.evaluation.figures import middle, model_policy, notable, often_se
 from kforecast.evaluation.scoreboard import HEADROOMS, Scoreboard
 from kforecast.evaluation.scores import overall
 from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, aged_at
+from kforecast.evaluation.summary import age_text
 
 _MOST_ROWS = 50
 # An interval that covers so many points more or less than it claims is as good as its word.
@@ -130,15 +130,14 @@ def _key_numbers(board: Scoreboard) -> list[dict[str, str]]:
 
 
 def _key_cost(board: Scoreboard) -> dict[str, str]:
-    simulation, policy = board.orders.simulation, model_policy(board)
-    cost = simulation.outcomes["cost"]
+    policy, cost = model_policy(board), board.orders.simulation.outcomes["cost"]
     reactive = float(cost["reactive"])
     against = float(cost[policy]) / reactive - 1 if reactive > 0 else math.nan
     note = f"{_number(cost[policy])} ({policy}) against {_number(reactive)}"
     return {
         "name": "cost against scaling on the last value",
         "value": _signed_percent(against),
-        "note": note if simulation.counted.any() else "the span is too short for the lead time",
+        "note": note if board.orders.any else "the span is too short for the lead time",
     }
 
 
@@ -198,8 +197,8 @@ def _capacity(board: Scoreboard) -> dict[str, Any]:
             }
         )
     best = None
-    if minutes:
-        headroom = HEADROOMS[int(np.argmin(orders.by_headroom[found.model]))]
+    if orders.any:
+        headroom = orders.best_headroom(found.model)
         best = {
             "headroom": percent(headroom, 0) + (" or more" if headroom == HEADROOMS[-1] else ""),
             "headroom_cost": _number(orders.by_headroom[found.model].min()),
@@ -263,19 +262,19 @@ def _coverage(board: Scoreboard) -> dict[str, Any] | None:
 
 def _age(board: Scoreboard) -> str:
     ages, best = board.ages, board.skill.best_baseline
-    since = "the end of its training data" if board.age_known else "the begin of the judged span"
+    since = "the end of its training data" if board.age_known else "the start of the judged span"
     unknown = "" if board.age_known else " When its training data ended is not known."
     if len(ages) < 2:
         return f"The judged span is too short to see whether the model grows old.{unknown}"
     when = aged_at(ages)
     if when is None:
-        last = _days(int(ages["age"].iloc[-1]))
+        last = age_text(int(ages["age"].iloc[-1]))
         return (
             f"No ageing is seen up to {last} after {since}: the model's error beside that of “{best}” did "
             f"not lastingly grow by a tenth or more.{unknown}"
         )
     return (
-        f"From {_days(when)} after {since} on, the model's error beside that of “{best}” is more than a "
+        f"From {age_text(when)} after {since} on, the model's error beside that of “{best}” is more than a "
         f"tenth larger than when it was younger: train again at least that often.{unknown}"
     )
 
@@ -402,10 +401,3 @@ def _hours(minutes: float) -> str:
     hours, left = divmod(round(minutes), 60)
     parts = [f"{hours:,} h"] * (hours > 0) + [f"{left} min"] * (left > 0 or hours == 0)
     return " ".join(parts).replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def _days(seconds: int) -> str:
-    """An age: days, or hours where it is young."""
-    size, unit = (86_400, "day") if abs(seconds) >= 2 * 86_400 else (3600, "hour")
-    count = round(seconds / size, 1)
-    return f"{count:g} {unit}{'' if count == 1 else 's'}"

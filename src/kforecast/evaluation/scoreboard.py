@@ -59,15 +59,14 @@ class Orders:
         """Whether any bin counts; a span may be shorter than the lead time."""
         return bool(self.simulation.counted.any())
 
-    def best_headroom(self, policy: str) -> float | None:
-        """The headroom that would have cost least; None where no bin counts."""
-        return HEADROOMS[int(np.argmin(self.by_headroom[policy]))] if self.any else None
+    def best_headroom(self, policy: str) -> float:
+        """The headroom that would have cost least, where any bin counts."""
+        return HEADROOMS[int(np.argmin(self.by_headroom[policy]))]
 
     @property
     def best_level(self) -> float | None:
-        """The quantile that would have cost least to order for; None where none can be told."""
-        some = self.any and len(self.by_quantile)
-        return ORDER_LEVELS[int(np.argmin(self.by_quantile))] if some else None
+        """The same of the quantile to order for; None without intervals."""
+        return ORDER_LEVELS[int(np.argmin(self.by_quantile))] if len(self.by_quantile) else None
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Scoreboard:
     ages:
         See :func:`kforecast.evaluation.skill.by_age`.
     age_known:
-        Whether ages count from the end of the training data; else from the begin of the judged span.
+        Whether ages count from the end of the training data; else from the start of the judged span.
     orders:
         What it would have ordered.
     as_consumed:
@@ -175,7 +174,7 @@ class Scoreboard:
                 "resamples": RESAMPLES,
             },
             "age": {
-                "counted_from": "the end of the training data" if self.age_known else "the begin of the span",
+                "counted_from": "the end of the training data" if self.age_known else "the start of the span",
                 "aged_at": aged_at(self.ages),
                 "steps": _records(self.ages),
             },
@@ -192,12 +191,15 @@ class Scoreboard:
                 "headroom": {
                     "headrooms": list(HEADROOMS),
                     "cost": {name: _plain(cost.tolist()) for name, cost in orders.by_headroom.items()},
-                    "best": {name: orders.best_headroom(name) for name in orders.by_headroom},
+                    "best": {
+                        name: orders.best_headroom(name) if orders.any else None
+                        for name in orders.by_headroom
+                    },
                 },
                 "quantile": {
                     "levels": list(ORDER_LEVELS) if len(orders.by_quantile) else [],
                     "cost": _plain(orders.by_quantile.tolist()),
-                    "best": orders.best_level,
+                    "best": orders.best_level if orders.any else None,
                     "newsvendor": orders.settings.best_quantile,
                 },
             },

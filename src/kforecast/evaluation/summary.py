@@ -173,13 +173,13 @@ def age_words(board: Scoreboard) -> str:
     first, last, at = ages.iloc[0], ages.iloc[-1], aged_at(ages)
     since = "after its training data" if board.age_known else "into the span"
     grown = (
-        f"beside the baseline it is a tenth worse from {_age(at)} on: retrain before that"
+        f"beside the baseline it is a tenth worse from {age_text(at)} on: retrain before that"
         if at is not None
         else "no lasting ageing beside the baseline"
     )
     return (
-        f"Age: WAPE {first['wape']:.2%} at {_age(first['age'])} and {last['wape']:.2%} at "
-        f"{_age(last['age'])} {since}; {grown}."
+        f"Age: WAPE {first['wape']:.2%} at {age_text(first['age'])} and {last['wape']:.2%} at "
+        f"{age_text(last['age'])} {since}; {grown}."
     )
 
 
@@ -187,5 +187,8 @@ def _origins(board: Scoreboard) -> str:
     return f"{board.origins:,} origin{'s' * (board.origins != 1)}"
 
 
-def _age(seconds: float) -> str:
-    return f"{seconds / 86_400:.3g} days" if seconds >= 2 * 86_400 else f"{seconds / 3600:.3g} h"
+def age_text(seconds: float) -> str:
+    """An age: days, or hours where it is young."""
+    size, unit = (86_400, "day") if abs(seconds) >= 2 * 86_400 else (3600, "hour")
+    count = round(seconds / size, 1)
+    return f"{count:g} {unit}{'' if count == 1 else 's'}"

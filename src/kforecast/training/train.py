@@ -132,11 +132,9 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
 
     loggers = [built(logger) for logger in cfg.logger.values() if logger is not None]
     # With a gate nothing replaces the earlier artifact before the model has passed it.
-    gated = settings.gate.require_skill is not None
     candidate_dir = run_dir / "candidate"
-    discard(candidate_dir)
-    target = candidate_dir if gated else artifact_dir
-    writer = ArtifactWriter(lambda module: maker.make(module.net).save(target))
+    during = candidate_dir if settings.gate.require_skill is not None else artifact_dir
+    writer = ArtifactWriter(lambda module: maker.make(module.net).save(during))
     fit = _fit(cfg, data, net, loggers, writer)
 
     from kforecast.training.holdout import judge_fit
@@ -149,12 +147,11 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
         rejected = _shortfall(settings, individual, "with an embedding for each series ")
         parts = maker.single_series(individual)
     artifact = maker.make(fit.net, scores_of(judged), judged.forecaster.intervals)
+    target = artifact_dir if rejected is None else candidate_dir
     artifact.save(target, parts)
-    if gated and rejected is None:
-        artifact.save(artifact_dir, parts)
+    if rejected is None:
         discard(candidate_dir)
-        target = artifact_dir
-    if rejected is not None:
+    else:
         kept = (
             f"{short_path(artifact_dir)} is left as it was"
             if artifact_dir.exists()
