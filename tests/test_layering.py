@@ -68,7 +68,7 @@ def rooms_used(module: str) -> set[str]:
 
 def test_the_reader_of_imports_sees_them() -> None:
     assert "training/train" in MODULES
-    assert {"hydra", "lightning", "torch", "kforecast"} <= libraries("training/train")
+    assert {"hydra", "lightning", "kforecast"} <= libraries("training/train")
     assert {"command", "config", "data", "artifact"} <= rooms_used("training/train")
     assert {name for name in MAY_USE if name in map(room, MODULES)} == set(MAY_USE)
 

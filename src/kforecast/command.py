@@ -39,6 +39,9 @@ def run(task: Callable[[DictConfig], object], config_name: str, flags: Collectio
         The flags of :data:`kforecast.legacy_cli.FLAGS` that it takes.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    # Threads that spin while they wait for each other make a busy machine, or one with a CPU quota, ten times
+    # slower. Torch's library reads this when it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Makes Hydra hand errors on instead of printing them: they become our message and our exit code.
     os.environ["HYDRA_FULL_ERROR"] = "1"

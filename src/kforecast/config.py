@@ -64,6 +64,8 @@ class DataSection(_Section):
     """``data``: which windows, in which batches."""
 
     batch_size: Annotated[int, Field(ge=1)]
+    windows_per_epoch: Annotated[int, Field(ge=1)] | None
+    validation_windows: Annotated[int, Field(ge=1)] | None
     num_workers: Annotated[int, Field(ge=0, le=256)]
     fill: Fill
     mask_gaps: bool
@@ -151,7 +153,7 @@ class TrainSettings(_Section):
     """The parts of ``train.yaml`` that we own."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    threads: Annotated[int, Field(ge=1, le=1024)]
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
     artifact_dir: Annotated[str, Field(min_length=1)]
     monitor: Literal["validation/loss", "train/loss"]
     window: WindowSection

@@ -44,7 +44,8 @@ def _equal(ours, theirs):
     )
 
 
-def test_worker_processes_change_neither_batches_nor_order():
+def test_worker_processes_change_neither_batches_nor_order(monkeypatch):
+    monkeypatch.setattr("kforecast.data.datamodule._WINDOWS_AT_ONCE", 16)
     here, workers = _module(), _module(num_workers=2)
     ours = _epochs(here.train_dataloader(), (0, 1))
     assert len(ours) > 8
@@ -57,10 +58,10 @@ def test_worker_processes_change_neither_batches_nor_order():
 def test_training_goes_through_the_training_part_and_validation_through_its_own():
     module = _module()
     train = torch.cat([batch.context for batch in module.train_dataloader()])
-    expected = module.windows[torch.from_numpy(module.split.train)].context
+    expected = module.windows[torch.from_numpy(np.asarray(module.split.train))].context
     assert torch.equal(train.sort(dim=0).values, expected.sort(dim=0).values)
     (validation,) = module.val_dataloader()
-    assert _equal([validation], [module.windows[torch.from_numpy(module.split.validation)]])
+    assert _equal([validation], [module.windows[torch.from_numpy(np.asarray(module.split.validation))]])
 
 
 def test_the_order_of_training_follows_the_seed():

@@ -93,7 +93,8 @@ def test_the_split_is_that_of_a_loop_over_all_origins(case):
         return
     split = split_windows(panel, window, **settings)
     for part, cells in expected.items():
-        found = getattr(split, part)
+        found = np.asarray(getattr(split, part))
+        assert len(getattr(split, part)) == len(found)
         assert found.dtype == np.int64
         assert found.tolist() == [row * panel.num_bins + origin for row, origin in cells]
     assert (split.train_end, split.validation_end, split.end) == (
@@ -118,7 +119,7 @@ def test_parts_are_disjoint_and_in_the_order_of_time(case):
         (split.validation, split.validation_end),
         (split.test, split.end),
     ):
-        origins = cells % panel.num_bins
+        origins = np.asarray(cells) % panel.num_bins
         if not len(origins):
             continue
         assert origins.min() > newest  # no target of an earlier part is a target of a later one
@@ -132,13 +133,13 @@ def test_what_stands_where_nothing_was_observed_is_no_traffic():
     values, observed = np.full((1, 6), 5.0), np.ones((1, 6))
     values[0, :2], observed[0, 2] = 0, 0
     split = split_windows(_panel(values, observed), Window(HOUR, 3, 1), validation=0, test=0, max_missing=0.5)
-    assert split.train.tolist() == [4, 5]
+    assert np.asarray(split.train).tolist() == [4, 5]
     assert split.unused == {"with a context of zeros": 1}
 
 
 def test_without_gaps_every_window_is_used_up_to_the_last_bin():
     split = split_windows(_full(12, series=2), Window(HOUR, 3, 2), validation=0, test=0, max_missing=0)
-    assert split.train.tolist() == [*range(3, 11), *range(15, 23)]
+    assert np.asarray(split.train).tolist() == [*range(3, 11), *range(15, 23)]
     assert not split.unused
 
 
@@ -148,22 +149,25 @@ def test_skipping_the_newest_window_leaves_out_exactly_its_bins():
     everything = split_windows(_full(20), window, **settings)
     older = split_windows(_full(20), window, **settings, skip_newest_window=True)
     assert older.end == 15
-    assert older.train.tolist() == split_windows(_full(15), window, **settings).train.tolist()
-    assert set(everything.train) - set(older.train) == set(range(14, 19))
+    assert (
+        np.asarray(older.train).tolist()
+        == np.asarray(split_windows(_full(15), window, **settings).train).tolist()
+    )
+    assert {*np.asarray(everything.train)} - {*np.asarray(older.train)} == set(range(14, 19))
 
 
 def test_shares_are_of_the_time_range():
     split = split_windows(_full(100), Window(HOUR, 5, 2), validation=0.2, test=0.1, max_missing=0)
     assert (split.train_end, split.validation_end, split.end) == (70, 90, 100)
-    assert split.validation.tolist() == list(range(70, 89))
-    assert split.test.tolist() == list(range(90, 99))
+    assert np.asarray(split.validation).tolist() == list(range(70, 89))
+    assert np.asarray(split.test).tolist() == list(range(90, 99))
 
 
 def test_a_part_holds_at_least_one_horizon():
     split = split_windows(_full(40), Window(HOUR, 5, 6), validation=0.01, test=0.01, max_missing=0)
     assert (split.train_end, split.validation_end, split.end) == (28, 34, 40)
-    assert split.validation.tolist() == [28]
-    assert split.test.tolist() == [34]
+    assert np.asarray(split.validation).tolist() == [28]
+    assert np.asarray(split.test).tolist() == [34]
 
 
 def _refusal(panel, window, **settings):
@@ -177,7 +181,7 @@ def test_too_short_a_series_is_refused_with_the_numbers():
     assert "series w0 m: 11 points at 1H, need context 7 + horizon 3 + validation 3" in message
     assert "give a longer history" in message
     assert "data.test=0" not in message
-    assert split_windows(_full(13), Window(HOUR, 7, 3), validation=0.1, test=0, max_missing=0).train.size == 1
+    assert len(split_windows(_full(13), Window(HOUR, 7, 3), validation=0.1, test=0, max_missing=0).train) == 1
 
 
 def test_the_test_part_counts_too():

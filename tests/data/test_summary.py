@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from kforecast.data.cells import Cells
 from kforecast.data.panel import CleaningReport, Panel
 from kforecast.data.split import Split, split_windows
 from kforecast.data.summary import data_table, summarize
@@ -26,7 +27,9 @@ def _panel(values, names=None, report=None):
 
 
 def _split(train, validation=(), test=(), unused=None):
-    cells = [np.array(part, dtype=np.int64) for part in (train, validation, test)]
+    cells = [
+        Cells(np.array(part, np.int64), np.ones(len(part), np.int64)) for part in (train, validation, test)
+    ]
     return Split(*cells, train_end=6, validation_end=8, end=10, unused=unused or {})
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from kforecast.data.calendar import calendar_fields
+from kforecast.data.cells import Cells
 from kforecast.data.fill import FILLS
 from kforecast.data.panel import Panel
 from kforecast.data.windows import BatchOrder, WindowDataset, window_loader
@@ -36,6 +37,12 @@ def _all_cells(panel, window):
     """Every window that fits, whatever was observed."""
     origins = torch.arange(window.context_length, panel.num_bins - window.prediction_length + 1)
     return (torch.arange(panel.num_series)[:, None] * panel.num_bins + origins).flatten()
+
+
+def _cells(cells):
+    """Cells from single ones."""
+    cells = np.asarray(cells)
+    return Cells(cells, np.ones(len(cells), np.int64))
 
 
 def _context(values, origin, length, policy):
@@ -125,14 +132,16 @@ def test_the_calendar_is_that_of_the_horizon():
     assert batch.calendar.tolist() == [[[23, 0, 1], [0, 1, 2]]]
 
 
-def test_moving_to_a_device_changes_no_batch():
-    panel = _panel([[1, float("nan"), 3, 4, 5, 6]])
+@pytest.mark.parametrize("second", [float("nan"), 2.0])
+def test_moving_to_a_device_changes_no_batch(second):
+    panel = _panel([[1, second, 3, 4, 5, 6]])
     window = Window(panel.frequency, 2, 1)
     cells = torch.tensor([2, 3, 4])
     still = WindowDataset(panel, window, "interpolate")
     moved = WindowDataset(panel, window, "interpolate").to(torch.device("cpu"))
     assert all(torch.equal(one, two) for one, two in zip(still[cells], moved[cells], strict=True))
-    assert all(part.device.type == "meta" for part in still.to(torch.device("meta"))[cells])
+    if second == 2.0:  # which bins are missing nobody knows on the device without values
+        assert all(part.device.type == "meta" for part in still.to(torch.device("meta"))[cells])
 
 
 def _epoch(loader, epoch=0):
@@ -148,7 +157,7 @@ def _contexts(batches):
 @settings(deadline=None, max_examples=100)
 def test_an_epoch_has_every_window_once(count, batch_size, seed, epoch):
     cells = torch.arange(100, 100 + 3 * count, 3)
-    order = BatchOrder(cells, batch_size, seed)
+    order = BatchOrder(_cells(cells), batch_size, seed)
     order.set_epoch(epoch)
     batches = list(order)
     assert len(batches) == len(order)
@@ -160,7 +169,7 @@ def test_an_epoch_has_every_window_once(count, batch_size, seed, epoch):
 def test_without_a_seed_the_order_is_that_given():
     cells = torch.tensor([5, 3, 9, 1])
     for epoch in (0, 1):
-        order = BatchOrder(cells, 3)
+        order = BatchOrder(_cells(cells), 3)
         order.set_epoch(epoch)
         assert [batch.tolist() for batch in order] == [[5, 3, 9], [1]]
 
@@ -169,7 +178,7 @@ def test_the_order_is_made_from_seed_and_epoch_alone():
     cells = torch.arange(200)
 
     def order_of(seed, epoch):
-        order = BatchOrder(cells, 32, seed)
+        order = BatchOrder(_cells(cells), 32, seed)
         order.set_epoch(epoch)
         return torch.cat(list(order)).tolist()
 
@@ -182,21 +191,70 @@ def test_the_order_is_made_from_seed_and_epoch_alone():
 
 
 def test_going_through_twice_without_a_new_epoch_gives_the_same_order():
-    order = BatchOrder(torch.arange(50), 8, seed=1)
+    order = BatchOrder(_cells(torch.arange(50)), 8, seed=1)
     assert [batch.tolist() for batch in order] == [batch.tolist() for batch in order]
+
+
+@given(
+    st.integers(1, 60),
+    st.integers(1, 70),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.none() | st.integers(1, 80),
+    st.none() | st.just(7),
+)
+@settings(deadline=None, max_examples=150)
+def test_processes_share_every_batch(count, batch_size, at_once, world_size, most, seed):
+    cells = _cells(np.arange(100, 100 + 3 * count, 3))
+
+    def batches(rank, world_size):
+        order = BatchOrder(cells, batch_size, seed, most, at_once, rank, world_size)
+        parts = [chunk.split(order.share) for chunk in order]
+        assert len(parts) == len(order)
+        return [part.tolist() for chunk in parts for part in chunk]
+
+    alone = batches(0, 1)
+    assert sum(map(len, alone)) == min(count, most or count)
+    assert len({cell for batch in alone for cell in batch}) == sum(map(len, alone))
+    if batch_size < world_size:
+        return
+    shares = [batches(rank, world_size) for rank in range(world_size)]
+    left_over = len(alone[-1]) if len(alone[-1]) < world_size > 1 else 0
+    whole = alone[:-1] if left_over else alone
+    assert [len(share) for share in shares] == [len(whole)] * world_size
+    assert all(batch for share in shares for batch in share)
+    for number, batch in enumerate(whole):
+        for place, cell in enumerate(batch):
+            assert shares[place % world_size][number][place // world_size] == cell
+
+
+def test_an_epoch_of_some_windows_draws_from_every_stretch():
+    cells = _cells(np.arange(1000))
+    order = BatchOrder(cells, 50, seed=1, most=100)
+    epochs = []
+    for epoch in range(30):
+        order.set_epoch(epoch)
+        drawn = torch.cat(list(order)).tolist()
+        assert drawn != sorted(drawn)
+        assert [cell // 10 for cell in sorted(drawn)] == list(range(100))
+        epochs.append(drawn)
+    assert epochs[0] != epochs[1]
+    assert len({cell for drawn in epochs for cell in drawn}) > 900
+    fixed = BatchOrder(cells, 100, most=4)
+    assert [batch.tolist() for batch in fixed] == [[125, 375, 625, 875]]
 
 
 def test_a_loader_gives_whole_batches_in_the_order_of_the_epoch():
     panel = _panel_without_gaps(2, 30)
     window = Window(panel.frequency, 4, 2)
     dataset, cells = WindowDataset(panel, window, "zero"), _all_cells(panel, window)
-    loader = window_loader(dataset, cells, 7, seed=5)
+    loader = window_loader(dataset, BatchOrder(_cells(cells), 7, seed=5))
     assert len(loader) == -(-len(cells) // 7)
     first, again, second = _epoch(loader, 0), _epoch(loader, 0), _epoch(loader, 1)
     assert [len(series) for series, _ in first] == [7] * (len(cells) // 7) + [len(cells) % 7]
     assert torch.equal(_contexts(first), _contexts(again))
     assert not torch.equal(_contexts(first), _contexts(second))
-    in_order = _contexts(_epoch(window_loader(dataset, cells, 7)))
+    in_order = _contexts(_epoch(window_loader(dataset, BatchOrder(_cells(cells), 7))))
     assert torch.equal(in_order, dataset[cells].context)
     for epoch in (first, second):
         assert torch.equal(_contexts(epoch).sort(dim=0).values, in_order.sort(dim=0).values)

@@ -11,8 +11,10 @@ from torch.utils.data import DataLoader
 
 from kforecast.data.windows import WindowBatch
 from kforecast.models.fcnet import Fcnet
+from kforecast.training.fcnet_gradient import FcnetGradient
+from kforecast.training.gradient import Chunk, FlatParameters
 from kforecast.training.module import TRAIN_LOSS, VALIDATION_LOSS, ForecastModule
-from kforecast.window import Frequency, Window
+from kforecast.window import CALENDAR_TABLE_SIZES, Frequency, Window
 
 WINDOW = Window(Frequency.parse("10min"), context_length=4, prediction_length=3)
 TABLE_SIZES = torch.tensor([60, 24, 8, 32])
@@ -29,7 +31,7 @@ def _one_thread():
 
 def _module(num_series=4):
     torch.manual_seed(0)
-    return ForecastModule(Fcnet(WINDOW, num_series), functools.partial(torch.optim.SGD, lr=0.0))
+    return ForecastModule(Fcnet(WINDOW, num_series), functools.partial(torch.optim.SGD, lr=0.0), 8)
 
 
 def _batch(count=4, seed=0, num_series=4):
@@ -48,8 +50,12 @@ def _mask(batch, observed):
 
 
 def _gradients(module, batch):
-    module.zero_grad()
-    module.loss(batch).backward()
+    """As training computes them."""
+    parameters = FlatParameters(module.net)
+    gradient, chunk = FcnetGradient(module.net, parameters), Chunk(batch, len(batch.context))
+    gradient.begin(chunk)
+    gradient.add(0, len(batch.context))
+    assert torch.isclose(chunk.losses()[0], module.loss(batch), rtol=1e-5)
     return {name: value.grad.clone() for name, value in module.named_parameters()}
 
 
@@ -125,6 +131,49 @@ def test_the_loss_is_the_mean_error_of_the_scaled_forecast():
     assert module.loss(batch).item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
 
 
+@given(
+    st.sampled_from(["1min", "10min", "1H", "1D"]),
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.booleans(),
+    st.integers(1, 700),
+    st.integers(1, 900),
+)
+@settings(deadline=None, max_examples=40)
+def test_the_gradient_of_every_batch_is_that_of_automatic_differentiation(
+    freq, context, horizon, shared, size, count
+):
+    window = Window(Frequency.parse(freq), context, horizon)
+    torch.manual_seed(count)
+    net = Fcnet(window, 3, shared)
+    module = ForecastModule(net, functools.partial(torch.optim.SGD, lr=0.0), size)
+    parameters = FlatParameters(net)
+    sizes = torch.tensor([CALENDAR_TABLE_SIZES[field] for field in window.frequency.calendar_fields])
+    batch = WindowBatch(
+        context=torch.rand(count, context) * 10 + 1,
+        calendar=(torch.rand(count, horizon, len(sizes)) * sizes).long(),
+        series=torch.randint(0, 3, (count,)),
+        target=torch.rand(count, horizon) * 10,
+        observed=torch.rand(count, horizon) > 0.2,
+    )
+    gradient, chunk = FcnetGradient(net, parameters), Chunk(batch, size)
+    gradient.begin(chunk)
+    found, expected, losses = [], [], []
+    for begin, stop in chunk.bounds:
+        parameters.gradient.zero_()
+        gradient.add(begin, stop)
+        found.append(parameters.gradient.clone())
+    for begin, stop in chunk.bounds:
+        parameters.gradient.zero_()
+        loss = module.loss(WindowBatch(*(part[begin:stop] for part in batch)))
+        loss.backward()
+        expected.append(parameters.gradient.clone())
+        losses.append(loss.detach())
+    assert [stop - begin for begin, stop in chunk.bounds[:-1]] == [size] * (len(found) - 1)
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(chunk.losses(), torch.stack(losses), rtol=1e-5, atol=1e-7)
+
+
 def test_a_forecast_grows_with_the_traffic():
     module, batch = _module(), _batch()
     torch.testing.assert_close(module(batch._replace(context=1024 * batch.context)), 1024 * module(batch))
@@ -143,8 +192,13 @@ def test_the_optimizer_has_every_parameter():
     module = _module()
     optimizer = module.configure_optimizers()
     (group,) = optimizer.param_groups
-    assert {id(value) for value in group["params"]} == {id(value) for value in module.parameters()}
+    (flat,) = group["params"]
     assert isinstance(optimizer, torch.optim.SGD)
+    state = [value.flatten() for value in module.state_dict().values()]
+    assert sorted(flat.tolist()) == sorted(torch.cat(state).tolist())
+    with torch.no_grad():
+        flat.fill_(0.5)
+    assert all((value == 0.5).all() for value in module.parameters())
 
 
 def _trainer():

@@ -15,6 +15,7 @@ from conftest import run_command
 from kforecast.config import CONF_DIR
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import Panel
+from kforecast.data.windows import WindowBatch
 from kforecast.models.fcnet import Fcnet
 from kforecast.training.callbacks import EpochLog
 from kforecast.training.module import ForecastModule
@@ -54,7 +55,7 @@ def test_the_recipe_is_the_original_one_step_by_step(caplog: pytest.LogCaptureFi
     for epoch in range(3):
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         trained, batch_losses = [], []
-        for batch in loader:
+        for batch in (part for chunk in loader for part in _batches(chunk, data.batch_size)):
             rows = batch.series.tolist()
             begins = [
                 _find(series[row], context) for row, context in zip(rows, batch.context.numpy(), strict=True)
@@ -82,11 +83,17 @@ def test_the_recipe_is_the_original_one_step_by_step(caplog: pytest.LogCaptureFi
         callbacks=[EpochLog()],
     )
     caplog.set_level("INFO", "kforecast")
-    trainer.fit(ForecastModule(net, make_optimizer), datamodule=data)
+    trainer.fit(ForecastModule(net, make_optimizer, data.batch_size), datamodule=data)
     logged = [float(match) for match in re.findall(r"Train Loss: ([\d.]+)", caplog.text)]
     np.testing.assert_allclose(logged, losses, rtol=1e-5)
     for name, value in plain_net.state_dict().items():
         torch.testing.assert_close(net.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+
+
+def _batches(chunk: WindowBatch, size: int) -> list[WindowBatch]:
+    """The batches that are handed out together."""
+    parts = zip(*(part.split(size) for part in chunk), strict=True)
+    return [WindowBatch(*batch) for batch in parts]
 
 
 def _find(values: np.ndarray, context: np.ndarray) -> int:

@@ -3,14 +3,23 @@
 from datetime import UTC, datetime
 
 import lightning.pytorch as pl
-import torch
 from torch.utils.data import DataLoader
 
 from kforecast.data.fill import Fill
 from kforecast.data.panel import Panel
 from kforecast.data.split import Split, split_windows
-from kforecast.data.windows import EVALUATION_BATCH_SIZE, WindowBatch, WindowDataset, window_loader
+from kforecast.data.windows import (
+    EVALUATION_BATCH_SIZE,
+    BatchOrder,
+    WindowBatch,
+    WindowDataset,
+    window_loader,
+)
 from kforecast.window import Window
+
+# Training takes several batches in one step of Lightning's loop, of about so many windows together: what the
+# loop costs, and taking windows out of the panel, is then shared among them.
+_WINDOWS_AT_ONCE = 4096
 
 
 class ForecastDataModule(pl.LightningDataModule):
@@ -21,7 +30,7 @@ class ForecastDataModule(pl.LightningDataModule):
     panel, window:
         What to cut and how.
     batch_size:
-        Windows a training step.
+        Windows a training step, over all processes.
     num_workers:
         Processes that gather batches; 0 gathers in the training process, on the training device, which is
         the fastest for data that fits there. The windows and their order do not depend on it.
@@ -29,6 +38,9 @@ class ForecastDataModule(pl.LightningDataModule):
         See :class:`kforecast.data.windows.WindowDataset`.
     validation, test, max_missing, skip_zero_context, skip_newest_window:
         See :func:`kforecast.data.split.split_windows`.
+    windows_per_epoch, validation_windows:
+        Windows of an epoch, and of a validation, at most; None for all. See
+        :class:`kforecast.data.windows.BatchOrder` for which.
     seed:
         Seed of the order of the training windows.
     split:
@@ -54,12 +66,15 @@ class ForecastDataModule(pl.LightningDataModule):
         max_missing: float,
         skip_zero_context: bool,
         skip_newest_window: bool,
+        windows_per_epoch: int | None = None,
+        validation_windows: int | None = None,
         seed: int = 0,
         split: Split | None = None,
     ) -> None:
         super().__init__()
         self.panel = panel
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.windows_per_epoch, self.validation_windows = windows_per_epoch, validation_windows
         self.split = split or split_windows(
             panel,
             window,
@@ -78,16 +93,49 @@ class ForecastDataModule(pl.LightningDataModule):
             self.windows.to(self.trainer.strategy.root_device)
 
     def train_dataloader(self) -> DataLoader[WindowBatch]:
-        """Training windows, in an order made from seed and epoch."""
-        cells = torch.from_numpy(self.split.train)
-        return window_loader(self.windows, cells, self.batch_size, self.seed, self.num_workers)
+        """Training windows, several batches at a time, in an order made from seed and epoch."""
+        rank, world_size = self._place
+        order = BatchOrder(
+            self.split.train,
+            self.batch_size,
+            self.seed,
+            most=self.windows_per_epoch,
+            at_once=self._batches_at_once,
+            rank=rank,
+            world_size=world_size,
+        )
+        return window_loader(self.windows, order, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[WindowBatch] | list[DataLoader[WindowBatch]]:
         """Validation windows in order; no loader when there is no validation part."""
-        if not self.split.validation.size:
+        if not len(self.split.validation):
             return []
-        cells = torch.from_numpy(self.split.validation)
-        return window_loader(self.windows, cells, EVALUATION_BATCH_SIZE, num_workers=self.num_workers)
+        rank, world_size = self._place
+        order = BatchOrder(
+            self.split.validation,
+            EVALUATION_BATCH_SIZE,
+            most=self.validation_windows,
+            rank=rank,
+            world_size=world_size,
+        )
+        return window_loader(self.windows, order, self.num_workers)
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Which of how many processes this is."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    @property
+    def _batches_at_once(self) -> int:
+        """One where the trainer counts them."""
+        trainer = self.trainer
+        if trainer is not None and (
+            isinstance(trainer.limit_train_batches, int)
+            or isinstance(trainer.val_check_interval, int)
+            or trainer.max_steps > 0
+        ):
+            return 1
+        return max(1, _WINDOWS_AT_ONCE // self.batch_size)
 
     def title(self, cell: int) -> str:
         """Series and time of a window's origin, for a picture."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kforecast.data.cells import Cells, blocks
 from kforecast.data.panel import Panel
 from kforecast.errors import DataError
 from kforecast.window import Window
@@ -11,21 +12,21 @@ from kforecast.window import Window
 
 @dataclass(frozen=True)
 class Split:
-    """Windows as flat cells of the panel: ``series * num_bins + origin``, sorted, int64 ``[windows]``.
+    """The windows of each part.
 
     Attributes
     ----------
     train, validation, test:
-        The windows of each part; validation and test may be empty.
+        Validation and test may be empty.
     train_end, validation_end, end:
         Bins (exclusive) where the parts end. No window's horizon straddles one; contexts reach back freely.
     unused:
         Windows left out, by reason.
     """
 
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
+    train: Cells
+    validation: Cells
+    test: Cells
     train_end: int
     validation_end: int
     end: int
@@ -70,22 +71,29 @@ def split_windows(
     validation_bins = max(round(validation * end), horizon) if validation else 0
     validation_end = end - test_bins
     train_end = validation_end - validation_bins
-    usable, unused = _usable(panel, window, end, max_missing, mask_gaps, skip_zero_context)
-    origins = np.arange(usable.shape[1]) + window.context_length
-
-    def part(begin: int, stop: int) -> np.ndarray:
-        inside = (origins >= begin) & (origins + horizon <= stop)
-        row, column = np.nonzero(usable & inside)
-        return row.astype(np.int64) * panel.num_bins + column + window.context_length
-
+    spans = {
+        "train": (0, train_end),
+        "validation": (train_end, validation_end if validation else train_end),
+        "test": (validation_end, end if test else validation_end),
+    }
+    parts: dict[str, list[Cells]] = {part: [] for part in spans}
+    unused: dict[str, int] = {}
+    for first, observed in blocks(panel.observed[:, : max(end, 0)]):
+        values = panel.values[first : first + len(observed), : max(end, 0)]
+        usable, reasons = _usable(values, observed, window, max_missing, mask_gaps, skip_zero_context)
+        for reason, number in reasons.items():
+            unused[reason] = unused.get(reason, 0) + number
+        for part, (begin, stop) in spans.items():
+            oldest = max(begin, window.context_length)
+            inside = usable[:, oldest - window.context_length : max(stop - window.length + 1, 0)]
+            found = Cells.of_flags(inside, panel.num_bins, first_series=first, first_bin=oldest)
+            parts[part].append(found)
     split = Split(
-        train=part(0, train_end),
-        validation=part(train_end, validation_end) if validation else np.empty(0, np.int64),
-        test=part(validation_end, end) if test else np.empty(0, np.int64),
+        **{part: Cells.joined(found) for part, found in parts.items()},
         train_end=train_end,
         validation_end=validation_end,
         end=end,
-        unused=unused,
+        unused={reason: number for reason, number in unused.items() if number},
     )
     _check_enough(panel, window, split, validation, test)
     return split
@@ -102,21 +110,27 @@ def cells_between(panel: Panel, window: Window, begin: int, stop: int, stride: i
     Flat cells ``series * num_bins + origin``, sorted, int64 ``[windows]``.
     """
     origins = np.arange(begin, stop - window.prediction_length + 1, stride, dtype=np.int64)
-    known = running_sum(panel.observed)
-    seen = known[:, origins] - known[:, np.maximum(origins - window.context_length, 0)]
+    first = max(begin - window.context_length, 0)
+    known = running_sum(panel.observed[:, first:stop])
+    seen = known[:, origins - first] - known[:, np.maximum(origins - window.context_length, 0) - first]
     row, column = np.nonzero(2 * seen >= window.context_length)
     return row.astype(np.int64) * panel.num_bins + origins[column]
 
 
 def _usable(
-    panel: Panel, window: Window, end: int, max_missing: float, mask_gaps: bool, skip_zero_context: bool
+    values: np.ndarray,
+    observed: np.ndarray,
+    window: Window,
+    max_missing: float,
+    mask_gaps: bool,
+    skip_zero_context: bool,
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Usable windows as bool ``[series, origin - context_length]``, and why the others are not."""
     context, horizon = window.context_length, window.prediction_length
-    count = max(0, end - window.length + 1)
+    count = max(0, observed.shape[1] - window.length + 1)
     if count == 0:
-        return np.zeros((panel.num_series, 0), dtype=bool), {}
-    known = running_sum(panel.observed[:, :end])
+        return np.zeros((len(observed), 0), dtype=bool), {}
+    known = running_sum(observed)
     seen = known[:, context : context + count] - known[:, :count]
     enough = context - seen <= max_missing * context
     unused = {"with too much of the context missing": int((~enough).sum())}
@@ -126,11 +140,11 @@ def _usable(
         unused["without an observed target"] = int((usable & ~has_target).sum())
         usable = usable & has_target
     if skip_zero_context:
-        traffic = running_sum((panel.values[:, :end] != 0) & panel.observed[:, :end])
+        traffic = running_sum((values != 0) & observed)
         alive = traffic[:, context : context + count] > traffic[:, :count]
         unused["with a context of zeros"] = int((usable & ~alive).sum())
         usable = usable & alive
-    return usable, {reason: number for reason, number in unused.items() if number}
+    return usable, unused
 
 
 def running_sum(values: np.ndarray, dtype: type[np.generic] = np.int32) -> np.ndarray:
@@ -144,7 +158,7 @@ def _check_enough(panel: Panel, window: Window, split: Split, validation: float,
     horizon = window.prediction_length
     parts = [f"context {window.context_length}", f"horizon {horizon}"]
     parts += [f"validation {horizon}"] * bool(validation) + [f"test {horizon}"] * bool(test)
-    if split.train.size == 0:
+    if not len(split.train):
         longest = int(np.argmax(panel.observed.sum(axis=1)))
         points = int(panel.observed[longest].sum())
         series = f"series {' '.join(panel.series[longest])}: {points:,} points at {window.frequency.name}"
@@ -162,7 +176,7 @@ def _check_enough(panel: Panel, window: Window, split: Split, validation: float,
             f"no window to train on: {series}, need {' + '.join(parts)}; {remedy}{_reasons(split)}"
         )
     for name, share, found in (("validation", validation, split.validation), ("test", test, split.test)):
-        if share and found.size == 0:
+        if share and not len(found):
             raise DataError(
                 f"no window in the {name} part ({share:.0%} of the time range): nothing usable was observed "
                 f"there; give a longer history or set data.{name}=0{_reasons(split)}"

@@ -33,10 +33,7 @@ def summarize(panel: Panel, split: Split) -> pd.DataFrame:
     last = np.where(some, panel.num_bins - 1 - observed[:, ::-1].argmax(axis=1), -1)
     least_one = np.maximum(points, 1)
     nothing = np.where(some, 0.0, np.nan)
-    windows = {
-        part: np.bincount(getattr(split, part) // panel.num_bins, minlength=panel.num_series)
-        for part in _PARTS
-    }
+    windows = {part: getattr(split, part).per_series(panel.num_series, panel.num_bins) for part in _PARTS}
     return pd.DataFrame(
         {
             "workload": [workload for workload, _ in panel.series],

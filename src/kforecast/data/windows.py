@@ -1,17 +1,20 @@
-"""The window engine: batches are gathers from whole-panel tensors, never per-item Python.
+"""The window engine: batches are rows of one view of the panel, never per-item Python.
 
-Shape suffixes: B windows, C context bins, P horizon bins, F calendar fields, S series, T bins.
+Shape suffixes: B windows, C context bins, P horizon bins, F calendar fields.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kforecast.data.calendar import calendar_fields
-from kforecast.data.fill import Fill, fill_gaps
+from kforecast.data.cells import Cells, middles
+from kforecast.data.fill import Fill
+from kforecast.data.gaps import Gaps
 from kforecast.data.panel import Panel
 from kforecast.window import Window
 
@@ -37,12 +40,14 @@ class WindowBatch(NamedTuple):
 class WindowDataset(Dataset[WindowBatch]):
     """Cuts windows out of a panel. Its items are whole batches: index it with a tensor of window cells.
 
+    The panel's arrays are used as they are, which may be mapped from a file: a batch reads its own rows only.
+
     Parameters
     ----------
     panel, window:
         What to cut and how long.
     fill:
-        Policy for unobserved bins of the context (:func:`kforecast.data.fill.fill_gaps`).
+        Policy for unobserved bins of the context (:class:`kforecast.data.gaps.Gaps`).
     mask_gaps:
         False makes an unobserved target count as a zero, as Kapacity's training does.
     """
@@ -50,85 +55,147 @@ class WindowDataset(Dataset[WindowBatch]):
     def __init__(self, panel: Panel, window: Window, fill: Fill, mask_gaps: bool = True) -> None:
         self.window = window
         self.num_bins = panel.num_bins
-        filled = fill_gaps(panel.values, panel.observed, fill)
-        observed = panel.observed if mask_gaps else panel.observed | True
-        self._inside = torch.from_numpy(filled.inside).flatten()
-        self._target = torch.from_numpy(panel.values).flatten()
-        self._observed = torch.from_numpy(observed).flatten()
-        self._calendar = torch.from_numpy(calendar_fields(panel.timestamps, window.frequency))
-        self._context_steps = torch.arange(-window.context_length, 0)
-        self._horizon_steps = torch.arange(window.prediction_length)
-        # Without gaps there is nothing to choose between, and two gathers a batch are saved.
-        has_gaps = fill != "zero" and not bool(panel.observed.all())
-        self._open = torch.from_numpy(filled.open).flatten() if has_gaps else None
-        self._gap_age = torch.from_numpy(filled.gap_age).flatten() if has_gaps else None
+        self.mask_gaps = mask_gaps
+        self._gaps = Gaps(panel.observed, fill)
+        self._values = torch.from_numpy(panel.values).flatten()
+        # Without gaps there is nothing to look up.
+        self._observed = torch.from_numpy(panel.observed).flatten() if len(self._gaps) else None
+        self._calendar = torch.from_numpy(calendar_fields(panel.timestamps, window.frequency)).flatten()
 
     def to(self, device: torch.device) -> "WindowDataset":
         """Move the panel's tensors to ``device``, in place, so that batches are made there."""
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(self, name, value.to(device))
+        self._gaps.to(device)
+        self._values, self._calendar = self._values.to(device), self._calendar.to(device)
+        if self._observed is not None:
+            self._observed = self._observed.to(device)
         return self
 
     def __getitem__(self, cell_B: Tensor) -> WindowBatch:  # noqa: N803
-        """Gather the windows at the flat cells ``series * num_bins + origin`` (int64 [B])."""
-        cell_B = cell_B.to(self._inside.device)  # noqa: N806
-        context_BC = cell_B[:, None] + self._context_steps  # noqa: N806
-        horizon_BP = cell_B[:, None] + self._horizon_steps  # noqa: N806
-        context = self._inside[context_BC]
-        if self._open is not None and self._gap_age is not None:
-            # A gap that the origin is still inside of may not be filled from beyond the origin.
-            age_B = self._gap_age[cell_B - 1]  # noqa: N806
-            context = torch.where(-self._context_steps <= age_B[:, None], self._open[context_BC], context)
+        """Take the windows at the flat cells ``series * num_bins + origin`` (int64 [B])."""
+        cell_B = cell_B.to(self._values.device)  # noqa: N806
+        context_length, horizon = self.window.context_length, self.window.prediction_length
+        first_B = cell_B - context_length  # noqa: N806
         series = cell_B // self.num_bins
+        values = _rows(self._values, self.window.length, 1)[first_B]
+        observed = torch.ones((len(cell_B), horizon), dtype=torch.bool, device=values.device)
+        if self._observed is not None:
+            known = _rows(self._observed, self.window.length, 1)[first_B]
+            # Zeros stand there already.
+            if self._gaps.policy != "zero":
+                row, column = torch.nonzero(~known[:, :context_length], as_tuple=True)
+                values[row, column] = self._gaps.fill(self._values, first_B[row] + column, cell_B[row])
+            if self.mask_gaps:
+                observed = known[:, context_length:]
+        fields = len(self.window.frequency.calendar_fields)
+        calendar = _rows(self._calendar, horizon * fields, fields)[cell_B - series * self.num_bins]
         return WindowBatch(
-            context=context,
-            calendar=self._calendar[horizon_BP - (series * self.num_bins)[:, None]],
+            context=values[:, :context_length],
+            calendar=calendar.view(-1, horizon, fields),
             series=series,
-            target=self._target[horizon_BP],
-            observed=self._observed[horizon_BP],
+            target=values[:, context_length:],
+            observed=observed,
         )
 
 
+def _rows(flat: Tensor, length: int, step: int) -> Tensor:
+    """Every stretch of some length, one every ``step`` elements, as rows of a view."""
+    return flat.as_strided(((len(flat) - length) // step + 1, length), (step, 1))
+
+
 class BatchOrder(Sampler[Tensor]):
-    """Cuts the windows of an epoch into batches: in order, or in a random order made from seed and epoch.
+    """The windows of an epoch, batch by batch: in order, or in a random order made from seed and epoch.
+
+    Several batches are handed out at a time, because taking windows costs less the more are taken at once.
 
     Parameters
     ----------
     cells:
-        int64 ``[windows]``.
+        The windows.
     batch_size:
-        Windows a batch; the last batch may be shorter.
+        Windows a batch, over all processes; the last batch may be shorter.
     seed:
-        None for the order given; otherwise every epoch has an order of its own, the same on every machine.
+        None for the windows' own order; otherwise every epoch has an order of its own, the same on every
+        machine.
+    most:
+        Windows of an epoch at most. Without a seed it is always the same ones, spread evenly; with one each
+        epoch draws its own, one from every stretch of as many windows, so that no series is left out.
+    at_once:
+        Batches handed out at a time.
+    rank, world_size:
+        Of several processes each takes its share of every batch. At the end of an epoch fewer windows than
+        there are processes are left out.
     """
 
-    def __init__(self, cells: Tensor, batch_size: int, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        cells: Cells,
+        batch_size: int,
+        seed: int | None = None,
+        most: int | None = None,
+        at_once: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.cells, self.batch_size, self.seed = cells, batch_size, seed
+        self.at_once, self.rank, self.world_size = at_once, rank, world_size
+        self.num_windows = len(cells) if most is None else min(len(cells), most)
+        if self.num_windows % batch_size < world_size:
+            self.num_windows -= self.num_windows % batch_size if world_size > 1 else 0
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next; Lightning calls this before each."""
         self.epoch = epoch
 
+    @property
+    def num_batches(self) -> int:
+        """Batches of an epoch."""
+        return -(-self.num_windows // self.batch_size)
+
+    @property
+    def share(self) -> int:
+        """Windows of this process in a whole batch."""
+        return share_of(self.batch_size, self.rank, self.world_size)
+
     def __len__(self) -> int:
-        return -(-len(self.cells) // self.batch_size)
+        return -(-self.num_batches // self.at_once)
 
     def __iter__(self) -> Iterator[Tensor]:
-        cells = self.cells
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-            cells = cells[torch.randperm(len(cells), generator=generator)]
-        return iter(torch.split(cells, self.batch_size))
+        if not self.num_windows:
+            return iter(())
+        cells = torch.from_numpy(self.cells[self._positions()])
+        if self.world_size > 1:
+            place = torch.arange(len(cells)) % self.batch_size
+            cells = cells[place % self.world_size == self.rank]
+        return iter(torch.split(cells, self.at_once * self.share))
+
+    def _positions(self) -> np.ndarray:
+        """Which windows, and in which order, int64 ``[num_windows]``."""
+        count, total = self.num_windows, len(self.cells)
+        position = np.arange(count, dtype=np.int64)
+        if self.seed is None:
+            return position if count == total else middles(total, count)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        order = torch.randperm(count, generator=generator).numpy()
+        if count == total:
+            return order
+        begin = position * total // count
+        length = (position + 1) * total // count - begin
+        drawn = torch.rand(count, generator=generator, dtype=torch.float64).numpy()
+        found: np.ndarray = (begin + (drawn * length).astype(np.int64))[order]
+        return found
 
 
-def window_loader(
-    dataset: WindowDataset, cells: Tensor, batch_size: int, seed: int | None = None, num_workers: int = 0
-) -> DataLoader[WindowBatch]:
-    """An ordinary DataLoader whose every index is a batch, so that a batch costs one gather."""
+def share_of(count: int, rank: int, world_size: int) -> int:
+    """How many of so many windows one of several processes takes."""
+    return len(range(rank, count, world_size))
+
+
+def window_loader(dataset: WindowDataset, order: BatchOrder, num_workers: int = 0) -> DataLoader[WindowBatch]:
+    """An ordinary DataLoader whose every index is a batch or several, so that they cost one look-up."""
     return DataLoader(
         dataset,
-        sampler=BatchOrder(cells, batch_size, seed),
+        sampler=order,
         batch_size=None,
         collate_fn=_as_is,  # type: ignore[arg-type]  # without a batch size it gets one item, not a list
         num_workers=num_workers,

@@ -10,7 +10,7 @@ from kforecast.window import CALENDAR_TABLE_SIZES, Window
 
 # What the consumer's network divides by at least.
 _SMALLEST_SCALE = 1e-10
-_PRE_EMPHASIS = 0.8
+PRE_EMPHASIS = 0.8
 _GATES = 4
 # The gates have 4 x features^2 weights: 1 GiB here.
 _MOST_FEATURES = 8192
@@ -84,7 +84,7 @@ class Fcnet(nn.Module):
         b = [table(calendar_BPF[:, -1, j]) for j, table in enumerate(self.dynamic_embeddings)]
         # 3. differences, weakened, with the window's mean before the first value
         u = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
-        d = u[:, 1:] - _PRE_EMPHASIS * u[:, :-1]
+        d = u[:, 1:] - PRE_EMPHASIS * u[:, :-1]
         # 4. everything side by side
         z = torch.cat([e, *a, *b, x, d, x * e, *(x * b_j for b_j in b), *(x * a_j for a_j in a)], dim=1)
         # 5. four gates

@@ -27,23 +27,23 @@ class EpochLog(Checkpoint):
     def __init__(self) -> None:
         self._begun = 0.0
         self._best = math.inf
-        self._windows = 0
+        self._windows = self._steps = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Start the epoch's clock."""
         self._begun = time.perf_counter()
-        self._windows = 0
+        self._windows, self._steps = 0, trainer.global_step
 
     def on_train_batch_end(
         self,
-        trainer: pl.Trainer,  # noqa: ARG002
+        trainer: pl.Trainer,
         pl_module: pl.LightningModule,  # noqa: ARG002
         outputs: Any,  # noqa: ARG002
         batch: Any,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Count the windows."""
-        self._windows += len(batch.context)
+        self._windows += len(batch.context) * trainer.world_size
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Say the epoch's losses, whether the watched one improved, and how patient we still are."""
@@ -56,7 +56,7 @@ class EpochLog(Checkpoint):
         log.info(
             "Epoch: %d, Steps: %d | %s",
             trainer.current_epoch + 1,
-            trainer.num_training_batches,
+            trainer.global_step - self._steps,
             " ".join(losses),
         )
         self._say_progress(trainer)
@@ -143,15 +143,14 @@ class ForecastFigures(Callback):
             return
         from kforecast.training.figures import forecast_figure
 
-        part = "validation" if data.split.validation.size else "train"
-        cells = getattr(data.split, part)
-        spread = torch.linspace(0, len(cells) - 1, min(self.num_windows, len(cells))).round().long()
-        batch = data.windows[torch.from_numpy(cells)[spread]]
+        part = "validation" if len(data.split.validation) else "train"
+        cells = getattr(data.split, part).spread(self.num_windows)
+        batch = data.windows[torch.from_numpy(cells)]
         figure = forecast_figure(
             context=batch.context.cpu().numpy(),
             target=torch.where(batch.observed, batch.target, torch.nan).cpu().numpy(),
             forecast=pl_module(batch).cpu().numpy(),
-            titles=[data.title(int(cells[i])) for i in spread],
+            titles=[data.title(int(cell)) for cell in cells],
         )
         for board in boards:
             board.experiment.add_figure(f"forecast/{part}", figure, global_step=trainer.global_step)

@@ -50,7 +50,7 @@ def _forecaster_of(fit: Fit, fill: Fill) -> Forecaster:
     """The trained network as it will be served, with intervals where there is a validation part."""
     panel, split = fit.data.panel, fit.data.split
     forecaster = Forecaster(fit.data.windows.window, panel.item_ids, fill, fit.net)
-    if not split.validation.size:
+    if not len(split.validation):
         return forecaster
     forecaster = forecaster.calibrated(panel, split.train_end, split.validation_end)
     if forecaster.intervals is None:
@@ -63,11 +63,11 @@ def _judge_held_out(fit: Fit, forecaster: Forecaster, capacity: Capacity, seed: 
     panel, split = fit.data.panel, fit.data.split
     begin, stop, part = split.validation_end, split.end, "the test span"
     levels: tuple[float, ...] = QUANTILES
-    if not split.test.size:
+    if not len(split.test):
         begin, stop = split.train_end, split.validation_end
         # What intervals were calibrated on they cover by construction.
         part, levels = "the validation span, which also chose the best epoch", ()
-        if not split.validation.size:
+        if not len(split.validation):
             log.info("Not judged: nothing was held out (data.validation=0, data.test=0)")
             return None
     try:

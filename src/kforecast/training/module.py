@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from kforecast.data.windows import WindowBatch
+from kforecast.data.windows import WindowBatch, share_of
 from kforecast.models.fcnet import Fcnet
+from kforecast.training.fcnet_gradient import FcnetGradient
+from kforecast.training.gradient import Chunk, FlatParameters, together
 
 TRAIN_LOSS = "train/loss"
 VALIDATION_LOSS = "validation/loss"
@@ -22,14 +24,27 @@ class ForecastModule(pl.LightningModule):
     net:
         The network.
     optimizer:
-        Makes the optimizer from the network's parameters.
+        Makes the optimizer from the network's parameters, which it gets as one tensor.
+    batch_size:
+        Windows a training step, over all processes.
+    gradient_clip_val:
+        Norm that a step's gradient is cut to; None for none.
     """
 
-    def __init__(self, net: Fcnet, optimizer: Callable[[Iterable[Parameter]], Optimizer]) -> None:
+    def __init__(
+        self,
+        net: Fcnet,
+        optimizer: Callable[[Iterable[Parameter]], Optimizer],
+        batch_size: int,
+        gradient_clip_val: float | None = None,
+    ) -> None:
         super().__init__()
         # No save_hyperparameters(): with a callable in it a checkpoint cannot be loaded safely.
         self.net = net
+        self.batch_size, self.gradient_clip_val = batch_size, gradient_clip_val
         self._make_optimizer = optimizer
+        # One step of Lightning's loop takes several batches, a step of the optimizer for each.
+        self.automatic_optimization = False
 
     def forward(self, batch: WindowBatch) -> Tensor:
         """Forecast in the series' own units, float32 [B, P]; the batch may lie on any device."""
@@ -41,23 +56,42 @@ class ForecastModule(pl.LightningModule):
     def loss(self, batch: WindowBatch) -> Tensor:
         """Mean absolute error of the scaled forecast over the observed targets (contract 5).
 
-        An unobserved target takes no part: neither in the mean nor in any gradient.
+        An unobserved target takes no part: neither in the mean nor in any gradient. Training takes the same
+        gradient by :class:`kforecast.training.fcnet_gradient.FcnetGradient`.
         """
         scale = self.net.scale(batch.context)
         forecast = self.net(batch.context / scale, batch.calendar, batch.series)
         error = nn.functional.l1_loss(forecast, batch.target / scale, reduction="none")
-        return error.where(batch.observed, 0.0).sum() / batch.observed.sum()
+        return error.where(batch.observed, 0.0).sum() / batch.observed.sum().clamp_min(1)
 
-    def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """One step; the epoch's loss is the plain mean of its batch losses, as Kapacity's log has it."""
-        loss = self.loss(batch)
-        self.log(TRAIN_LOSS, loss, on_step=False, on_epoch=True, batch_size=1)
-        return loss
+    def training_step(self, batch: WindowBatch, batch_idx: int) -> None:  # noqa: ARG002
+        """Train on one batch after the other.
+
+        The epoch's loss is the plain mean of its batch losses, as Kapacity's log has it.
+        """
+        trainer = self.trainer
+        chunk = Chunk(batch, share_of(self.batch_size, trainer.global_rank, trainer.world_size))
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        gradient = self._flat.gradient
+        self._gradient.begin(chunk)
+        for begin, stop in chunk.bounds:
+            gradient.zero_()
+            self._gradient.add(begin, stop)
+            together(gradient)
+            if self.gradient_clip_val is not None:
+                nn.utils.clip_grad_norm_([self._flat.values], self.gradient_clip_val)
+            optimizer.step()
+        losses = chunk.losses()
+        self.log(TRAIN_LOSS, losses.mean(), on_step=False, on_epoch=True, batch_size=len(losses))
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:  # noqa: ARG002
         """The epoch's validation loss is the mean over all observed targets."""
-        self.log(VALIDATION_LOSS, self.loss(batch), batch_size=int(batch.observed.sum()))
+        self.log(VALIDATION_LOSS, self.loss(batch), batch_size=int(batch.observed.sum()), sync_dist=True)
 
     def configure_optimizers(self) -> Optimizer:
         """The optimizer over all parameters."""
-        return self._make_optimizer(self.parameters())
+        # Here the network is where it will be trained.
+        self._flat = FlatParameters(self.net)
+        self._gradient = FcnetGradient(self.net, self._flat)
+        return self._make_optimizer([self._flat.values])

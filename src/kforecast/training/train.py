@@ -111,19 +111,17 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     split = _split(panel, window, settings, run_dir)
 
     # From here on everything needs torch.
-    import torch
     from lightning.pytorch import seed_everything
 
     from kforecast.artifact import discard
     from kforecast.training.artifacts import ArtifactMaker, scores_of
     from kforecast.training.callbacks import ArtifactWriter
+    from kforecast.training.threads import choose_threads
 
     _quieten()
-    # A step of a small network is over before several threads have met; on a busy machine, or with a CPU
-    # quota below the number of cores, they wait for each other most of the time.
-    torch.set_num_threads(settings.threads)
+    threads = choose_threads(settings.threads, settings.data.batch_size)
     seed_everything(settings.seed, workers=True, verbose=False)
-    log.info("Seed %d; window: %s", settings.seed, window)
+    log.info("Seed %d; window: %s; CPU threads: %d", settings.seed, window, threads)
     estimator_config = _estimator_config(cfg, settings, panel.num_series)
     maker = ArtifactMaker(estimator_config, recorded(cfg), panel, split)
     data = built(cfg.data, panel=panel, window=window, split=split, seed=settings.seed)
@@ -232,14 +230,19 @@ def _fit(cfg: DictConfig, data: Any, net: Fcnet, loggers: list[Any], *more_callb
     watched_by_someone = sys.stdout.isatty()
     if watched_by_someone:
         callbacks.append(RichProgressBar(leave=False))
+    # Lightning leaves clipping to a module that steps by itself.
+    settings = cfg.trainer.copy()
+    OmegaConf.set_struct(settings, False)
+    gradient_clip_val = settings.pop("gradient_clip_val", None)
     trainer = built(
-        cfg.trainer,
+        settings,
         callbacks=callbacks,
         logger=loggers or False,
         enable_progress_bar=watched_by_someone,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
-    return fit(ForecastModule(net, instantiate(cfg.optimizer)), data, trainer, cfg.monitor)
+    module = ForecastModule(net, instantiate(cfg.optimizer), data.batch_size, gradient_clip_val)
+    return fit(module, data, trainer, cfg.monitor)
 
 
 def _individual(cfg: DictConfig, run_dir: Path, judged: JudgedFit, capacity: Capacity) -> JudgedFit:

@@ -1,0 +1,34 @@
+"""Threads are chosen by the size of a batch and by the cores there are."""
+
+import pytest
+import torch
+
+from kforecast.training.threads import choose_threads
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "wanted, batch_size, cores, quota, processes, expected",
+    [
+        (3, 32, 1, "max 100000", 1, 3),
+        ("auto", 32, 8, "max 100000", 1, 1),
+        ("auto", 1024, 8, "max 100000", 1, 2),
+        ("auto", 100_000, 8, "max 100000", 1, 8),
+        ("auto", 100_000, 8, "250000 100000", 1, 2),
+        ("auto", 100_000, 8, "50000 100000", 1, 1),
+        ("auto", 100_000, 8, None, 2, 4),
+    ],
+)
+def test_threads(wanted, batch_size, cores, quota, processes, expected, tmp_path, monkeypatch):
+    torch.set_num_threads(cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setattr("kforecast.training.threads._QUOTA", tmp_path / "cpu.max")
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert choose_threads(wanted, batch_size) == expected == torch.get_num_threads()
