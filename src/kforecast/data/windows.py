@@ -138,9 +138,9 @@ class BatchOrder(Sampler[Tensor]):
     ) -> None:
         self.cells, self.batch_size, self.seed = cells, batch_size, seed
         self.at_once, self.rank, self.world_size = at_once, rank, world_size
-        self.num_windows = len(cells) if most is None else min(len(cells), most)
-        if self.num_windows % batch_size < world_size:
-            self.num_windows -= self.num_windows % batch_size if world_size > 1 else 0
+        self._chosen = len(cells) if most is None else min(len(cells), most)
+        left_over = self._chosen % batch_size
+        self.num_windows = self._chosen - (left_over if left_over < world_size > 1 else 0)
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -163,15 +163,15 @@ class BatchOrder(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         if not self.num_windows:
             return iter(())
-        cells = torch.from_numpy(self.cells[self._positions()])
+        cells = torch.from_numpy(self.cells[self._positions()[: self.num_windows]])
         if self.world_size > 1:
             place = torch.arange(len(cells)) % self.batch_size
             cells = cells[place % self.world_size == self.rank]
         return iter(torch.split(cells, self.at_once * self.share))
 
     def _positions(self) -> np.ndarray:
-        """Which windows, and in which order, int64 ``[num_windows]``."""
-        count, total = self.num_windows, len(self.cells)
+        """Which windows, and in which order, int64 ``[chosen]``."""
+        count, total = self._chosen, len(self.cells)
         position = np.arange(count, dtype=np.int64)
         if self.seed is None:
             return position if count == total else middles(total, count)
