@@ -1,11 +1,15 @@
 """How every command runs: our flags in front of Hydra, one line and an exit code behind it."""
 
 import argparse
+import logging
 import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Collection
+from contextlib import nullcontext, redirect_stderr
+from pathlib import Path
 from types import FrameType
 
 import hydra
@@ -20,13 +24,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kforecast.config import CONF_DIR
 from kforecast.errors import ConfigError, KforecastError, ours
-from kforecast.legacy_cli import FLAGS, translate, without_flags
+from kforecast.legacy_cli import FLAGS, append, translate, without_flags
+from kforecast.processes import INTERRUPTED, STARTED_BY, TERMINATED, Process, end_with_launcher, this_process
 from kforecast.validation import nearest
 
-INTERRUPTED, TERMINATED = 130, 143
 
-
-def run(task: Callable[[DictConfig], object], config_name: str, flags: Collection[str] = tuple(FLAGS)) -> int:
+def run(
+    task: Callable[[DictConfig], object],
+    config_name: str,
+    flags: Collection[str] = tuple(FLAGS),
+    together: bool = False,
+) -> int:
     """Run a command as a whole: ``sys.argv`` in, exit code out.
 
     Parameters
@@ -37,19 +45,35 @@ def run(task: Callable[[DictConfig], object], config_name: str, flags: Collectio
         Its primary config in ``conf/``.
     flags:
         The flags of :data:`kforecast.legacy_cli.FLAGS` that it takes.
+    together:
+        Whether the processes that a launcher starts are one run: all but the first then print and write
+        nothing. Of a machine without the first one, one process still says its errors.
     """
+    process = Process()
     signal.signal(signal.SIGTERM, _terminate)
     # Threads that spin while they wait for each other make a busy machine, or one with a CPU quota, ten times
     # slower. Torch's library reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Kept for processes that this one may start, which see what we set here for ourselves.
+    said = os.environ.setdefault("KFORECAST_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR", "0"))
+    wants_traceback = said == "1"
     # Makes Hydra hand errors on instead of printing them: they become our message and our exit code.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if "COMP_LINE" in os.environ:  # the shell asks for completions of it
         os.environ["COMP_LINE"] = without_flags(os.environ["COMP_LINE"])
     try:
-        sys.argv[1:] = translate(sys.argv[1:], flags, config_name)
+        if together:
+            end_with_launcher()
+            process = this_process()
+        if not process.first:
+            _be_silent()
+        # Whoever started this process has had its warnings already.
+        repeated = not process.first or STARTED_BY in os.environ
+        with redirect_stderr(None) if repeated else nullcontext():
+            sys.argv[1:] = translate(sys.argv[1:], flags, config_name)
         _check_flags(sys.argv[1:], flags)
+        if process.count > 1:
+            sys.argv[1:] = _for_one_of_many(sys.argv[1:], process)
         failure = _run_hydra(task, config_name)
         if failure is not None:
             raise failure
@@ -57,7 +81,8 @@ def run(task: Callable[[DictConfig], object], config_name: str, flags: Collectio
         if wants_traceback:
             raise
         found = ours(error) or _explain(error, config_name)
-        print(f"error: {found}", file=sys.stderr)
+        if process.first or process.local == 0:
+            print(f"error: {found}", file=sys.stderr)
         return found.exit_code
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain again when it flushes at exit.
@@ -69,7 +94,8 @@ def run(task: Callable[[DictConfig], object], config_name: str, flags: Collectio
         print(f"error: {error}", file=sys.stderr)
         return KforecastError.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if process.first:
+            print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -92,6 +118,24 @@ def _run_hydra(task: Callable[[DictConfig], object], config_name: str) -> Except
     except ValueError as error:  # what Hydra raises for window=10 or --cfg beside -m
         raise ConfigError(str(error).splitlines()[0]) from error
     return failures[0] if failures else None
+
+
+def _be_silent() -> None:
+    """Print nothing, in a process that is not the first of its run."""
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    logging.getLogger().addHandler(logging.NullHandler())
+    warnings.simplefilter("ignore")
+    warnings.showwarning = lambda *_, **__: None
+
+
+def _for_one_of_many(arguments: list[str], process: Process) -> list[str]:
+    """The command line of a process that a launcher started; only the first may make folders and files."""
+    if any(argument in ("-m", "--multirun") for argument in arguments):
+        raise ConfigError("-m starts the processes of each job itself: run a sweep without a launcher")
+    if process.first:
+        return arguments
+    # "." is there already. The log's configuration without handlers opens no file.
+    return append(arguments, ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none"])
 
 
 def _check_flags(arguments: list[str], flags: Collection[str]) -> None:

@@ -28,12 +28,6 @@ NO_SOURCE = """no source of traffic is given; name one of:
   source=synthetic                                         built-in traffic, to try things out"""
 
 
-def _one_device(number: int) -> int:
-    if number != 1:
-        raise ValueError(f"{number} devices: training on more than one is not built yet")
-    return number
-
-
 def _instant(value: object) -> int | None:
     if value is None:
         return None
@@ -84,11 +78,20 @@ class OptimizerSection(_Section):
 
 
 class TrainerSection(_Section):
-    """``trainer``: the number of epochs is checked, the rest is Lightning's."""
+    """``trainer``: the number of epochs and of processes is checked, the rest is Lightning's."""
 
     max_epochs: Annotated[int, Field(ge=1)]
     log_every_n_steps: Annotated[int, Field(ge=1)]
-    devices: Annotated[int, AfterValidator(_one_device)]
+    accelerator: str
+    devices: Annotated[int, Field(ge=1)]
+    num_nodes: Annotated[int, Field(ge=1)] = 1
+    strategy: str = "auto"
+    use_distributed_sampler: bool = True
+
+    @property
+    def processes(self) -> int:
+        """On all machines."""
+        return self.devices * self.num_nodes
 
 
 class ModelSection(_Section):
@@ -188,9 +191,41 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
             f"gate.require_skill: {settings.gate.require_skill:g} needs data that the model has never seen; "
             "set data.test above 0"
         )
+    trainer = settings.trainer
+    if trainer.processes > 1 and (trainer.strategy != "ddp" or trainer.use_distributed_sampler):
+        problems.append(
+            f"trainer.devices: {trainer.devices} on {trainer.num_nodes} machines work together only with "
+            f"trainer=ddp; add trainer=ddp trainer.devices={trainer.devices}"
+        )
+    if settings.data.batch_size < trainer.processes:
+        problems.append(
+            f"data.batch_size: {settings.data.batch_size} windows cannot be shared out to "
+            f"{trainer.processes} processes (trainer.devices x trainer.num_nodes); at least one for each"
+        )
     if problems:
         raise ConfigError(list_problems("configuration", problems))
     return settings
+
+
+def check_processes(trainer: TrainerSection, started: int) -> None:
+    """Refuse a number of processes that a launcher has not started, or that only a launcher could start.
+
+    Raises
+    ------
+    ConfigError
+        Naming both numbers.
+    """
+    asked = f"trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}"
+    if started == 1 and trainer.num_nodes > 1:
+        raise ConfigError(
+            f"trainer.num_nodes: {trainer.num_nodes} machines need a launcher that starts this command on "
+            "each: torchrun, srun or Kubeflow (docs/scale.md)"
+        )
+    if started > 1 and started != trainer.processes:
+        raise ConfigError(
+            f"the launcher has started {started} processes, but {asked} are {trainer.processes}; give "
+            "trainer=ddp, with trainer.devices of one machine and trainer.num_nodes"
+        )
 
 
 def check_evaluate_settings(cfg: DictConfig) -> EvaluateSettings:

@@ -54,6 +54,14 @@ def ours(error: BaseException) -> KforecastError | None:
     return None
 
 
+def exit_code(error: BaseException) -> int:
+    """What a command ends with for an error; 1 for one that nobody foresaw."""
+    found = ours(error)
+    if found is not None:
+        return found.exit_code
+    return KforecastError.exit_code if isinstance(error, OSError) else 1
+
+
 def few(names: Sequence[str]) -> str:
     """Names for a message: the first five, and a sign that there are more."""
     return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")

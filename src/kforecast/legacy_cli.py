@@ -141,6 +141,22 @@ def _insert(arguments: list[str], overrides: list[str]) -> list[str]:
     return arguments[:first] + overrides + arguments[first:]
 
 
+def append(arguments: list[str], overrides: list[str]) -> list[str]:
+    """Put overrides behind the last one there is, so that they win."""
+    last = max(
+        (i for i, argument in enumerate(arguments) if _is_override(argument)), default=len(arguments) - 1
+    )
+    return arguments[: last + 1] + overrides + arguments[last + 1 :]
+
+
+def config_file_flag(arguments: list[str]) -> list[str]:
+    """The flag that a composed configuration cannot stand for, as typed; empty when it was not given."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config-file")
+    path = parser.parse_known_args(arguments)[0].config_file
+    return [] if path is None else [f"--config-file={path}"]
+
+
 def _is_override(argument: str) -> bool:
     return ("=" in argument and not argument.startswith("-")) or argument.startswith("~")
 

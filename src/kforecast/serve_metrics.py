@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, Field
 
 from kforecast import command
+from kforecast.processes import TERMINATED
 from kforecast.config import built, plain
 from kforecast.errors import ConfigError
 from kforecast.metrics.spec import Targets
@@ -78,7 +79,7 @@ def serve_metrics(cfg: DictConfig) -> None:
     log.info("Stopped")
     if stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
-    raise SystemExit(command.TERMINATED)
+    raise SystemExit(TERMINATED)
 
 
 def _seconds_to_now(last: float) -> int:

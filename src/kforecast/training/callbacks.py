@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +48,8 @@ class EpochLog(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Say the epoch's losses, whether the watched one improved, and how patient we still are."""
+        if not trainer.is_global_zero:
+            return
         seconds = time.perf_counter() - self._begun
         metrics = trainer.callback_metrics
         losses = [
@@ -63,7 +66,7 @@ class EpochLog(Checkpoint):
         if trainer.logger is not None:
             speed = {
                 "epoch/seconds": seconds,
-                "epoch/windows_per_second": self._windows / seconds,
+                "epoch/windows_per_second": self._windows * trainer.world_size / seconds,
                 "epoch/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             }
             for logger in trainer.loggers:
@@ -108,6 +111,22 @@ class ArtifactWriter(Checkpoint):
             self._best = score
 
 
+class Termination(Callback):
+    """Keeps SIGTERM what it was before the training: the end of this process, at once.
+
+    Lightning's own handler sends a message to the other processes first, which hangs when they are just
+    exchanging gradients.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Keep the handler."""
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Put it back."""
+        signal.signal(signal.SIGTERM, self._handler)
+
+
 class ForecastFigures(Callback):
     """Draws forecast against actual for a few windows into TensorBoard.
 
@@ -139,7 +158,7 @@ class ForecastFigures(Callback):
         self._drawn = epoch
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not boards or not isinstance(data, ForecastDataModule):
+        if not trainer.is_global_zero or not boards or not isinstance(data, ForecastDataModule):
             return
         from kforecast.training.figures import forecast_figure
 

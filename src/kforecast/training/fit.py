@@ -85,9 +85,12 @@ def fit(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, m
     epochs = best_epoch = trainer.current_epoch
     score = float(trainer.callback_metrics.get(monitor, float("nan")))
     if checkpoint is not None and checkpoint.best_model_path and checkpoint.best_model_score is not None:
-        best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
-        module.load_state_dict(best["state_dict"])
-        best_epoch, score = best["epoch"] + 1, float(checkpoint.best_model_score)
+        score = float(checkpoint.best_model_score)
+        # The file is on the first process's machine, which alone goes on with the weights.
+        if trainer.is_global_zero:
+            best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
+            module.load_state_dict(best["state_dict"])
+            best_epoch = best["epoch"] + 1
     if not torch.isfinite(torch.tensor(score)):
         raise TrainingError(f"{monitor} is {score} after {epochs} epochs; try a smaller optimizer.lr")
     if isinstance(stopping, EarlyStopping) and stopping.wait_count >= stopping.patience:

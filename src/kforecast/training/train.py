@@ -16,7 +16,7 @@ import time
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -24,18 +24,31 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from kforecast import command
-from kforecast.config import TrainSettings, built, check_step, check_train_settings, recorded, window_of
+from kforecast.config import (
+    TrainSettings,
+    built,
+    check_processes,
+    check_step,
+    check_train_settings,
+    recorded,
+    window_of,
+)
 from kforecast.console import short_path
 from kforecast.directory import check_writable
 from kforecast.errors import GateError, ours
 from kforecast.history import HISTORY, fetch_history
-from kforecast.legacy_cli import quote
+from kforecast.legacy_cli import config_file_flag, quote
+from kforecast.processes import Process, start, this_process
+from kforecast.training.group import explained, first, join, leave
 
 if TYPE_CHECKING:
+    from lightning.fabric.plugins import ClusterEnvironment
+
     from kforecast.artifact import Artifact, EstimatorConfig
     from kforecast.data.panel import Panel
     from kforecast.data.split import Split
     from kforecast.evaluation.capacity import Capacity
+    from kforecast.metrics.source import MetricSource
     from kforecast.models.fcnet import Fcnet
     from kforecast.training.fit import Fit
     from kforecast.training.holdout import JudgedFit
@@ -46,7 +59,7 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Run the command."""
-    sys.exit(command.run(train, config_name="train"))
+    sys.exit(command.run(train, config_name="train", together=True))
 
 
 @dataclass(frozen=True)
@@ -61,8 +74,21 @@ class Result:
     """Why the gate did not let the model pass."""
 
 
+class _Plan(NamedTuple):
+    """A configuration that has been checked, and what could be made of it without torch."""
+
+    settings: TrainSettings
+    artifact_dir: Path
+    window: Window
+    source: MetricSource
+    capacity: Capacity
+
+
 def train(cfg: DictConfig) -> float:
     """Train as configured; ``result.json`` of the run folder says how far it came.
+
+    With several devices and without a launcher the processes are started here, once the configuration has
+    been checked; each of them runs this function again. The first one does what needs to be done once.
 
     Returns
     -------
@@ -75,10 +101,18 @@ def train(cfg: DictConfig) -> float:
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     begun = time.perf_counter()
-    _write_result(run_dir, {"status": "running"})
+    process = this_process()
+    if process.first:
+        _write_result(run_dir, {"status": "running"})
     try:
-        result = _train(cfg, run_dir)
+        plan = _check(cfg, run_dir, process)
+        alone = plan.settings.trainer.processes == 1
+        result = _train(cfg, run_dir, plan) if alone or process.count > 1 else None
     except Exception as error:
+        if not process.first:
+            leave(error)
+            raise
+        error = explained(error)
         found = ours(error)
         failure = {"status": "failed", "error": str(found or error), "seconds": time.perf_counter() - begun}
         _write_result(run_dir, failure)
@@ -86,7 +120,11 @@ def train(cfg: DictConfig) -> float:
             # The other jobs of a sweep go on; this one is in the table as failed.
             log.error("job failed: %s", found or error, exc_info=found is None)
             return float("nan")
-        raise
+        raise error
+    if result is None:
+        return _train_in_processes(run_dir, plan)
+    if not process.first:
+        return result.score
     status = "done" if result.rejected is None else "rejected"
     _write_result(run_dir, {"status": status} | asdict(result) | {"seconds": time.perf_counter() - begun})
     if result.rejected is not None:
@@ -96,18 +134,57 @@ def train(cfg: DictConfig) -> float:
     return result.score
 
 
-def _train(cfg: DictConfig, run_dir: Path) -> Result:
+def _check(cfg: DictConfig, run_dir: Path, process: Process) -> _Plan:
     settings = check_train_settings(cfg)
+    check_processes(settings.trainer, process.count)
     artifact_dir = _artifact_dir(settings, run_dir)
-    check_writable(artifact_dir)
+    if process.first:
+        check_writable(artifact_dir)
     window = window_of(settings.window)
     source = built(cfg.source)
-    capacity = built(cfg.capacity)
     check_step(source, window)
+    return _Plan(settings, artifact_dir, window, source, built(cfg.capacity))
+
+
+def _train_in_processes(run_dir: Path, plan: _Plan) -> float:
+    """Start the processes of this run, wait for them and hand on what they came to."""
+    code = start(plan.settings.trainer.devices, "kforecast.training.train", _command_line(run_dir, plan))
+    result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    if result["status"] == "running":
+        result = {"status": "failed", "error": f"ended with exit code {code}"}
+        _write_result(run_dir, result)
+    if code and HydraConfig.get().mode != RunMode.MULTIRUN:
+        raise SystemExit(code)
+    return float(result.get("score", "nan"))
+
+
+def _command_line(run_dir: Path, plan: _Plan) -> list[str]:
+    """This run, or this job of a sweep, as a command of its own that works in the same folder."""
+    hydra = HydraConfig.get()
+    ours_alone = (
+        "hydra.mode=",
+        "hydra.run.",
+        "hydra.sweep",
+        "hydra/sweeper",
+        "hydra.launcher",
+        "hydra/launcher",
+    )
+    overrides = [*hydra.overrides.task]
+    overrides += [override for override in hydra.overrides.hydra if not override.startswith(ours_alone)]
+    overrides.append(f"hydra.run.dir={quote(str(run_dir))}")
+    if hydra.mode == RunMode.MULTIRUN:
+        overrides += [f"hydra.job.num={hydra.job.num}", f"hydra.job.id={quote(str(hydra.job.id))}"]
+        overrides.append(f"artifact_dir={quote(str(plan.artifact_dir))}")
+    return config_file_flag(sys.orig_argv) + overrides
+
+
+def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
+    settings, artifact_dir, window, source, capacity = plan
+    cluster = join(settings.trainer.accelerator)
 
     from kforecast.data.panel import Panel
 
-    panel = Panel.from_frame(fetch_history(source, run_dir), window.frequency)
+    panel = first(lambda: Panel.from_frame(fetch_history(source, run_dir), window.frequency))
     split = _split(panel, window, settings, run_dir)
 
     # From here on everything needs torch.
@@ -133,15 +210,21 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     candidate_dir = run_dir / "candidate"
     during = candidate_dir if settings.gate.require_skill is not None else artifact_dir
     writer = ArtifactWriter(lambda module: maker.make(module.net).save(during))
-    fit = _fit(cfg, data, net, loggers, writer)
+    fit = _fit(cfg, data, net, loggers, cluster, writer)
 
     from kforecast.training.holdout import judge_fit
 
-    judged = judge_fit(fit, settings.data.fill, capacity, settings.seed)
-    rejected = _shortfall(settings, judged)
+    # All that is left is done once, but for a second training.
+    process = this_process()
+    judged = judge_fit(fit, settings.data.fill, capacity, settings.seed) if process.first else None
+    rejected = None if judged is None else _shortfall(settings, judged)
+    individual = None
+    if settings.artifact.per_series and first(lambda: rejected is None):
+        individual = _individual(cfg, run_dir, fit, judged, capacity, cluster)
+    if judged is None:
+        return Result(fit.score, fit.epochs, fit.best_epoch, str(artifact_dir))
     parts: dict[str, Artifact] = {}
-    if settings.artifact.per_series and rejected is None:
-        individual = _individual(cfg, run_dir, judged, capacity)
+    if individual is not None:
         rejected = _shortfall(settings, individual, "with an embedding for each series ")
         parts = maker.single_series(individual)
     artifact = maker.make(fit.net, scores_of(judged), judged.forecaster.intervals)
@@ -193,9 +276,10 @@ def _split(panel: Panel, window: Window, settings: TrainSettings, run_dir: Path)
         skip_zero_context=data.skip_zero_context,
         skip_newest_window=data.skip_newest_window,
     )
-    summary = summarize(panel, split)
-    summary.to_csv(run_dir / "data_summary.csv", index=False)
-    log.info("Data\n%s", data_table(summary, panel, split))
+    if this_process().first:
+        summary = summarize(panel, split)
+        summary.to_csv(run_dir / "data_summary.csv", index=False)
+        log.info("Data\n%s", data_table(summary, panel, split))
     return split
 
 
@@ -216,17 +300,26 @@ def _estimator_config(cfg: DictConfig, settings: TrainSettings, num_series: int)
     )
 
 
-def _fit(cfg: DictConfig, data: Any, net: Fcnet, loggers: list[Any], *more_callbacks: Any) -> Fit:
+def _fit(
+    cfg: DictConfig,
+    data: Any,
+    net: Fcnet,
+    loggers: list[Any],
+    cluster: ClusterEnvironment | None,
+    *more_callbacks: Any,
+) -> Fit:
     """Put together what the configuration describes, and train ``net``."""
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 
+    from kforecast.training.callbacks import Termination
     from kforecast.training.fit import fit
     from kforecast.training.module import ForecastModule
 
     # An optimizer that refuses its settings is found now, not when training has begun.
     built(cfg.optimizer, params=net.parameters())
     callbacks = [built(callback) for callback in cfg.callbacks.values() if callback is not None]
-    callbacks += more_callbacks
+    callbacks += [Termination(), *more_callbacks]
     watched_by_someone = sys.stdout.isatty()
     if watched_by_someone:
         callbacks.append(RichProgressBar(leave=False))
@@ -237,6 +330,8 @@ def _fit(cfg: DictConfig, data: Any, net: Fcnet, loggers: list[Any], *more_callb
     trainer = built(
         settings,
         callbacks=callbacks,
+        # Named even for one process: Lightning would look for a cluster in the environment by itself.
+        plugins=[cluster or LightningEnvironment()],
         logger=loggers or False,
         enable_progress_bar=watched_by_someone,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
@@ -245,21 +340,33 @@ def _fit(cfg: DictConfig, data: Any, net: Fcnet, loggers: list[Any], *more_callb
     return fit(module, data, trainer, cfg.monitor)
 
 
-def _individual(cfg: DictConfig, run_dir: Path, judged: JudgedFit, capacity: Capacity) -> JudgedFit:
-    """The network with individual embeddings: the one at hand, or another that is trained here."""
+def _individual(
+    cfg: DictConfig,
+    run_dir: Path,
+    fit: Fit,
+    judged: JudgedFit | None,
+    capacity: Capacity,
+    cluster: ClusterEnvironment | None,
+) -> JudgedFit | None:
+    """The network with individual embeddings: the one at hand, or another that is trained here.
+
+    None in all processes but the first, which alone judges.
+    """
     from kforecast.evaluation.summary import scores_table
     from kforecast.training.holdout import judge_fit
 
-    if not judged.fit.net.shared_embedding:
+    if not fit.net.shared_embedding:
         return judged
     log.info("Training once more, with an embedding for each series, for artifact.per_series")
     cfg = cfg.copy()
     if OmegaConf.select(cfg, "callbacks.model_checkpoint.dirpath"):
         cfg.callbacks.model_checkpoint.dirpath = str(run_dir / "checkpoints" / "per_series")
-    data = judged.fit.data
-    window, num_series = data.windows.window, data.panel.num_series
+    window, num_series = fit.data.windows.window, fit.data.panel.num_series
     net = built(cfg.model, window=window, num_series=num_series, shared_embedding=False)
-    individual = judge_fit(_fit(cfg, data, net, loggers=[]), cfg.data.fill, capacity, cfg.seed)
+    again = _fit(cfg, fit.data, net, [], cluster)
+    if judged is None:
+        return None
+    individual = judge_fit(again, cfg.data.fill, capacity, cfg.seed)
     if individual.scoreboard is not None:
         log.info("How good are individual embeddings?\n%s", scores_table(individual.scoreboard))
     return individual
