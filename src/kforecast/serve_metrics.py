@@ -13,10 +13,10 @@ from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, Field
 
 from kforecast import command
-from kforecast.processes import TERMINATED
 from kforecast.config import built, plain
 from kforecast.errors import ConfigError
 from kforecast.metrics.spec import Targets
+from kforecast.processes import TERMINATED
 from kforecast.validation import validate
 
 log = logging.getLogger(__name__)

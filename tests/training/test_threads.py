@@ -26,7 +26,8 @@ def _as_before():
     ],
 )
 def test_threads(wanted, batch_size, cores, quota, processes, expected, tmp_path, monkeypatch):
-    torch.set_num_threads(cores)
+    monkeypatch.setattr("kforecast.training.threads._CORES", cores)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     monkeypatch.setattr("kforecast.training.threads._QUOTA", tmp_path / "cpu.max")
     if quota is not None:

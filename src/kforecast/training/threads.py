@@ -9,6 +9,8 @@ import torch
 # With fewer windows a step is over before the threads have met.
 _WINDOWS_PER_THREAD = 512
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
+# Before any training has chosen: what the process may use, or OMP_NUM_THREADS.
+_CORES = torch.get_num_threads()
 
 
 def choose_threads(wanted: Literal["auto"] | int, batch_size: int) -> int:
@@ -24,12 +26,14 @@ def choose_threads(wanted: Literal["auto"] | int, batch_size: int) -> int:
     """
     threads = _suitable(batch_size) if wanted == "auto" else wanted
     torch.set_num_threads(threads)
+    # Or else Lightning sets a number of its own for DDP, which is many times slower here.
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     return threads
 
 
 def _suitable(batch_size: int) -> int:
     processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = min(torch.get_num_threads(), _quota()) // processes_here
+    cores = min(_CORES, _quota()) // processes_here
     return max(1, min(cores, batch_size // _WINDOWS_PER_THREAD))
 
 

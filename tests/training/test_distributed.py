@@ -1,0 +1,338 @@
+"""Training in several processes: the result of one, and as few words, files and fetches."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import yaml
+from provider import Provider
+
+from conftest import BIN, free_port, run_command
+from kforecast.artifact import Artifact
+from kforecast.errors import ConfigError
+from kforecast.processes import Process, this_process
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+
+CONFIG = {
+    "targets": [
+        {
+            "workloadNamespace": "shop",
+            "workloadRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "historyLength": "3D",
+            "metrics": [{"type": "Resource", "resource": {"name": "cpu"}}],
+        }
+        for name in ("a", "b")
+    ],
+    "freq": "10min",
+    "predictionLength": 3,
+    "contextLength": 7,
+    "hyperParams": {"learningRate": 0.003, "epochs": 3, "batchSize": 64},
+}
+ENDLESS = ["trainer.max_epochs=1000000", "callbacks.early_stopping=null", "logger=none", "trainer=ddp"]
+MODULE = ["-m", "kforecast.training.train"]
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Ids of the processes whose command line names a folder."""
+    found = []
+    for path in Path("/proc").iterdir():
+        try:
+            if path.name.isdecimal() and str(folder).encode() in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def files(folder: Path) -> set[str]:
+    """All files, but for the number in the name of the figures."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """Two processes train on what a server answers, then one on what was kept of it."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "train-config.yaml").write_text(yaml.safe_dump(CONFIG))
+    provider = Provider()
+    with provider.serve() as address:
+        two = run_command(
+            "kforecast-train",
+            "--config-file=train-config.yaml",
+            f"--metrics-server-addr={address}",
+            f"source.end={1_704_500_000 // 60 * 60}",
+            "trainer=ddp",
+            "window=1h",  # without effect, which is said once
+            cwd=folder,
+        )
+    (run,) = (folder / "outputs").glob("*/*")
+    kept = run / "history.parquet"
+    one = run_command(
+        "kforecast-train",
+        "--config-file=train-config.yaml",
+        f"--dataset-file={kept}",
+        "hydra.run.dir=one",
+        cwd=folder,
+    )
+    assert one.returncode == 0, one.stderr
+    return SimpleNamespace(folder=folder, two=two, run=run, one=folder / "one", kept=kept, provider=provider)
+
+
+def result(run: Path) -> dict[str, object]:
+    content: dict[str, object] = json.loads((run / "result.json").read_text())
+    return content
+
+
+def test_the_same_loss_as_one_process(runs: SimpleNamespace) -> None:
+    assert runs.two.returncode == 0, runs.two.stderr
+    alone, together = result(runs.one), result(runs.run)
+    assert together["status"] == "done"
+    assert together["score"] == pytest.approx(alone["score"], rel=0.01)
+    assert Artifact.load(runs.run / "artifact").item_ids == {"shop/acpu": 0, "shop/bcpu": 1}
+
+
+def test_every_line_is_said_once_and_logged_once(runs: SimpleNamespace) -> None:
+    log = (runs.run / "train.log").read_text()
+    assert log.strip() == runs.two.stdout.strip()
+    for epoch in (1, 2, 3):
+        assert len(re.findall(rf"Epoch: {epoch}, Steps", log)) == 1
+    assert log.count("Training is done") == 1
+    assert runs.two.stderr.count("window=1h is without effect") == 1
+    assert len(runs.two.stderr.splitlines()) == 1
+
+
+def test_one_folder_with_the_files_of_one_process(runs: SimpleNamespace) -> None:
+    assert {path.name for path in runs.folder.iterdir()} == {"train-config.yaml", "outputs", "one"}
+    events = re.compile(r"events\.out\..*")
+    two, one = ({events.sub("events", name) for name in files(run)} for run in (runs.run, runs.one))
+    assert two - one == {"history.parquet"}
+    assert one - two == set()
+    assert len(list((runs.run / "tensorboard").iterdir())) == len(list((runs.one / "tensorboard").iterdir()))
+
+
+def test_a_server_is_asked_once(runs: SimpleNamespace) -> None:
+    asked = [request.SerializeToString() for request in runs.provider.requests]
+    assert asked
+    assert len(asked) == len(set(asked))
+
+
+def test_bad_data_is_said_once(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
+    data = traffic_csv(points=9)
+    run = f"hydra.run.dir={tmp_path / 'run'}"
+    done = run_command("kforecast-train", f"--dataset-file={data}", "trainer=ddp", run, cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: no window to train on")
+    assert result(tmp_path / "run")["status"] == "failed"
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["trainer.devices=2"], "add trainer=ddp trainer.devices=2"),
+        (["trainer=ddp", "trainer.devices=0"], "trainer.devices: 0 is wrong"),
+        (["trainer=ddp", "trainer.num_nodes=2"], "trainer.num_nodes: 2 machines need a launcher"),
+        (["trainer=ddp", "trainer.devices=8", "data.batch_size=7"], "7 windows cannot be shared out to 8"),
+        (["trainer=ddp", "optimizer.lr=0"], "optimizer.lr"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_bad_configuration_starts_nothing(arguments: list[str], message: str, tmp_path: Path) -> None:
+    script = "import sys\nfrom kforecast.training.train import main\ntry:\n    main()\nfinally:\n"
+    script += "    assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", script, "source=synthetic", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def endless(folder: Path, data: Path) -> subprocess.Popen[str]:
+    """A training in two processes that has written its first artifact."""
+    arguments = [f"--dataset-file={data}", *ENDLESS, f"hydra.run.dir={folder / 'run'}"]
+    process = subprocess.Popen(
+        [str(BIN / "kforecast-train"), *arguments],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log, deadline = folder / "run" / "train.log", time.monotonic() + 90
+    while not (log.exists() and "Epoch: 2" in log.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert len(processes_of(folder)) == 3
+    return process
+
+
+def ended(process: subprocess.Popen[str], folder: Path) -> tuple[int, str]:
+    """Exit code and standard error of a process that should end soon, and with it all that it started."""
+    try:
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    deadline = time.monotonic() + 10
+    while left := processes_of(folder):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    return process.returncode, said
+
+
+@pytest.mark.parametrize(
+    "number, code, said",
+    [
+        (signal.SIGTERM, 143, ""),
+        pytest.param(signal.SIGINT, 130, "interrupted\n", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, "", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_ends_all(
+    number: signal.Signals, code: int, said: str, tmp_path: Path, traffic_csv: Callable[..., Path]
+) -> None:
+    process = endless(tmp_path, traffic_csv())
+    begun = time.monotonic()
+    process.send_signal(number)
+    assert ended(process, tmp_path) == (code, said)
+    assert time.monotonic() - begun < 10
+    Artifact.load(tmp_path / "run" / "artifact")
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_all(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
+    process = endless(tmp_path, traffic_csv())
+    others = set(processes_of(tmp_path)) - {process.pid}
+    os.kill(max(others), signal.SIGKILL)
+    code, said = ended(process, tmp_path)
+    assert code == 3
+    assert said.startswith("error: ")
+    assert len(said.splitlines()) <= 2
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_under_torchrun(runs: SimpleNamespace, tmp_path: Path) -> None:
+    arguments = ["--dataset-file", str(runs.kept), "trainer=ddp", "trainer.max_epochs=1"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*torchrun, *MODULE, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "outputs").glob("*/*")
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+    assert done.stdout.count("Epoch: 1, Steps") == 1
+    assert (run / "train.log").read_text().strip() == done.stdout.strip()
+    Artifact.load(run / "artifact")
+
+
+SLURM = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_JOB_NAME": "kforecast",
+    "SLURM_STEP_ID": "0",
+    "SLURM_NTASKS": "2",
+    "SLURM_NTASKS_PER_NODE": "2",
+    "SLURM_NNODES": "1",
+    "SLURM_NODEID": "0",
+    "SLURM_NODELIST": "localhost",
+}
+
+
+def environments(launcher: str) -> list[dict[str, str]]:
+    """The variables that two processes find."""
+    met = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    if launcher == "srun":
+        return [met | SLURM | {"SLURM_PROCID": str(n), "SLURM_LOCALID": str(n)} for n in range(2)]
+    return [met | {"RANK": str(n), "WORLD_SIZE": "2"} for n in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher, shape",
+    [("srun", "trainer.devices=2"), ("Kubeflow", "trainer.num_nodes=2 trainer.devices=1")],
+)
+def test_under_a_cluster(launcher: str, shape: str, runs: SimpleNamespace, tmp_path: Path) -> None:
+    shapes = ["--dataset-file", str(runs.kept), "trainer=ddp", "trainer.max_epochs=1", *shape.split()]
+    both = [
+        subprocess.Popen(
+            [str(BIN / "kforecast-train"), *shapes],
+            cwd=tmp_path,
+            env=os.environ | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for variables in environments(launcher)
+    ]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[0][1] == ""
+    assert said[1] == ("", "")
+    (run,) = (tmp_path / "outputs").glob("*/*")
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+    assert (run / "train.log").read_text().count("Epoch: 1, Steps") == 1
+    Artifact.load(run / "artifact")
+
+
+@pytest.mark.slow
+def test_a_sweep_starts_the_processes_of_each_job(runs: SimpleNamespace, tmp_path: Path) -> None:
+    arguments = ["--config-file", runs.folder / "train-config.yaml", f"--dataset-file={runs.kept}"]
+    arguments += ["--model-save-path=models", "trainer=ddp", "trainer.max_epochs=1", "logger=none"]
+    sweep = ["-m", "optimizer.lr=0.003,-1,0.001", "artifact.per_series=true", "hydra.sweep.dir=sweep"]
+    done = run_command("kforecast-train", *arguments, *sweep, cwd=tmp_path, timeout=200)
+    assert done.returncode == 3, done.stderr
+    results = pd.read_csv(tmp_path / "sweep" / "results.csv")
+    assert sorted(results["status"]) == ["done", "done", "failed"]
+    assert set(results["artifact_dir"].dropna()) == {"models/0", "models/2"}
+    for job in ("0", "2"):
+        artifact = Artifact.load(tmp_path / "models" / job)
+        assert artifact.config.learning_rate in (0.003, 0.001)
+        assert artifact.config.context_length == 7
+    assert {path.name for path in tmp_path.iterdir()} == {"models", "sweep"}
+
+
+@pytest.mark.parametrize(
+    "variables, expected",
+    [
+        ({}, Process()),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Process(3, 4, 1)),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, Process(1, 2, 0)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, Process()),
+        (SLURM | {"SLURM_PROCID": "1", "SLURM_LOCALID": "1"}, Process(1, 2, 1)),
+        (SLURM | {"SLURM_PROCID": "0", "SLURM_JOB_NAME": "bash"}, Process()),
+        (SLURM | {"RANK": "2", "WORLD_SIZE": "4", "SLURM_PROCID": "0"}, Process(2, 4, 0)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Process()),  # the batch script itself
+    ],
+)
+def test_what_launchers_say(
+    variables: dict[str, str], expected: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_")):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert this_process() == expected
+
+
+def test_a_launcher_that_says_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(ConfigError, match="RANK=first"):
+        this_process()
