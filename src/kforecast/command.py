@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection
 from contextlib import nullcontext, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from types import FrameType
 
@@ -69,7 +70,7 @@ def run(
             _be_silent()
         # Whoever started this process has had its warnings already.
         repeated = not process.first or STARTED_BY in os.environ
-        with redirect_stderr(None) if repeated else nullcontext():
+        with redirect_stderr(StringIO()) if repeated else nullcontext():
             sys.argv[1:] = translate(sys.argv[1:], flags, config_name)
         _check_flags(sys.argv[1:], flags)
         if process.count > 1:
