@@ -20,6 +20,7 @@ MAY_USE = {
     "window": set(),
     "console": set(),
     "validation": {"errors"},
+    "processes": {"errors"},
     "directory": {"errors"},
     "output": {"directory", "errors"},
     "intervals": {"errors"},

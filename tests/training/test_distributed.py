@@ -295,9 +295,9 @@ def test_under_a_cluster(launcher: str, shape: str, runs: SimpleNamespace, tmp_p
 
 @pytest.mark.slow
 def test_a_sweep_starts_the_processes_of_each_job(runs: SimpleNamespace, tmp_path: Path) -> None:
-    arguments = ["--config-file", runs.folder / "train-config.yaml", f"--dataset-file={runs.kept}"]
+    arguments = ["-m", "--config-file", runs.folder / "train-config.yaml", f"--dataset-file={runs.kept}"]
     arguments += ["--model-save-path=models", "trainer=ddp", "trainer.max_epochs=1", "logger=none"]
-    sweep = ["-m", "optimizer.lr=0.003,-1,0.001", "artifact.per_series=true", "hydra.sweep.dir=sweep"]
+    sweep = ["optimizer.lr=0.003,-1,0.001", "artifact.per_series=true", "hydra.sweep.dir=sweep"]
     done = run_command("kforecast-train", *arguments, *sweep, cwd=tmp_path, timeout=200)
     assert done.returncode == 3, done.stderr
     results = pd.read_csv(tmp_path / "sweep" / "results.csv")
@@ -338,3 +338,43 @@ def test_a_launcher_that_says_no_number(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("RANK", "first")
     with pytest.raises(ConfigError, match="RANK=first"):
         this_process()
+
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+def test_the_manifest_for_kubeflow_is_right() -> None:
+    job = yaml.safe_load((EXAMPLES / "pytorchjob.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
+    replicas = job["spec"]["pytorchReplicaSpecs"]
+    assert set(replicas) == {"Master", "Worker"}
+    for replica in replicas.values():
+        (container,) = replica["template"]["spec"]["containers"]
+        assert container["name"] == "pytorch"
+        assert container["command"] == ["torchrun", *MODULE]
+        arguments = [
+            argument.replace("/config/train-config.yaml", str(EXAMPLES / "train-config.yaml"))
+            for argument in container["args"]
+        ]
+        trainer = check_train_settings(composed(*arguments)).trainer
+        assert trainer.devices == int(job["spec"]["nprocPerNode"])
+        assert trainer.num_nodes == sum(replica["replicas"] for replica in replicas.values())
+
+
+def test_the_script_for_slurm_is_right(tmp_path: Path) -> None:
+    # srun stands for itself and prints what it is to start.
+    (tmp_path / "srun").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    text = (EXAMPLES / "slurm.sbatch").read_text()
+    shape = dict(re.findall(r"^#SBATCH --(nodes|ntasks-per-node)=(\d+)$", text, flags=re.MULTILINE))
+    variables = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_NTASKS_PER_NODE": shape["ntasks-per-node"],
+        "SLURM_NNODES": shape["nodes"],
+        "SLURM_JOB_ID": "4711",
+    }
+    command = ["bash", str(EXAMPLES / "slurm.sbatch")]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=20, check=True)
+    words = done.stdout.split("\n")[:-1]
+    trainer = check_train_settings(composed(*words[words.index("kforecast-train") + 1 :])).trainer
+    assert (str(trainer.devices), str(trainer.num_nodes)) == (shape["ntasks-per-node"], shape["nodes"])

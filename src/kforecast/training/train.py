@@ -40,7 +40,7 @@ from kforecast.errors import GateError, ours
 from kforecast.history import HISTORY, fetch_history
 from kforecast.legacy_cli import config_file_flag, quote
 from kforecast.processes import Process, start, this_process
-from kforecast.training.group import explained, first, join, leave
+from kforecast.training.group import end_at_once, explained, first, join, leave
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins import ClusterEnvironment
@@ -60,7 +60,12 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Run the command."""
-    sys.exit(command.run(train, config_name="train", together=True))
+    try:
+        code: object = command.run(train, config_name="train", together=True)
+    except SystemExit as error:
+        code = error.code
+    end_at_once(code)
+    sys.exit(code)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
