@@ -109,29 +109,6 @@ def test_a_server_killed_half_way_leaves_everything_as_it_was(tmp_path: Path) ->
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
 
 
-def test_of_several_processes_one_fetches(tmp_path: Path) -> None:
-    arguments = config(tmp_path, "a")
-    provider = Provider()
-    ends: list[int] = []
-    with provider.serve() as address:
-
-        def run(rank: int) -> None:
-            more = [f"--metrics-server-addr={address}", "hydra.run.dir=run", f"artifact_dir=model-{rank}"]
-            train = ["kforecast-train", *arguments[:1], *arguments[2:], *more]
-            done = run_command(*train, cwd=tmp_path, env={"RANK": str(rank)})
-            ends.append(done.returncode)
-
-        threads = [threading.Thread(target=run, args=(rank,)) for rank in (1, 0)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert ends == [0, 0]
-    assert len(provider.requests) == 1
-    weights = [(tmp_path / f"model-{rank}" / TRIO[0]).read_bytes() for rank in (0, 1)]
-    assert weights[0] == weights[1]
-
-
 def test_a_refusal_is_one_line_and_source_failed(tmp_path: Path) -> None:
     provider = Provider(faults={(grpc.StatusCode.UNAUTHENTICATED, "who are you"): 1.0})
     with provider.serve() as address:
