@@ -1,224 +1,90 @@
-"""Measure stages of the project against a plain reference, side by side in one run on this machine.
+"""Measure the project beside a plain reference, side by side in one run on this machine.
 
 python scripts/benchmark.py
-python scripts/benchmark.py fetch memory
+python scripts/benchmark.py windows step epoch
 """
 
 import argparse
-import statistics
+import importlib
+import json
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import asdict
 
-STEP, DAY = 60, 86_400
-END = 1_704_067_200 + 90 * DAY
-# A provider in a process of its own, whose answers cost it nothing but the given delay: they are made once.
-PROVIDER = """
-import sys, time
-from concurrent.futures import ThreadPoolExecutor
-import grpc
-from kforecast.metrics.proto import provider_pb2 as pb
-delay = float(sys.argv[1])
-made = {}
-def query(request, context):
-    time.sleep(delay)
-    key = (request.start.seconds, request.end.seconds)
-    if key not in made:
-        response = pb.QueryResponse()
-        points = response.series.add(labels={"pod": "a"}).points
-        moments = range(key[0], key[1] + request.step.seconds, request.step.seconds)
-        points.extend(pb.Point(timestamp=1000 * t, value=t % 86400 / 7) for t in moments)
-        made[key] = response.SerializeToString()
-    return made[key]
-handler = grpc.unary_unary_rpc_method_handler(query, request_deserializer=pb.QueryRequest.FromString)
-server = grpc.server(ThreadPoolExecutor(32))
-service = "io.kapacitystack.metric.ProviderService"
-server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Query": handler}),))
-print(server.add_insecure_port("127.0.0.1:0"), flush=True)
-server.start()
-server.wait_for_termination()
-"""
+from benchmark_stages.rows import Row, peak_megabytes
+
+# Each runs in a process of its own, so that none inherits another's memory.
+STAGES = {
+    "csv": "reading",
+    "windows": "training",
+    "step": "training",
+    "epoch": "training",
+    "quality": "training",
+    "growth": "scale",
+    "fleet": "scale",
+    "huge": "scale",
+    "backtest": "serving",
+    "forecast": "serving",
+    "startup": "serving",
+    "fetch": "fetching",
+    "memory": "fetching",
+}
+# Takes tens of minutes and 10 GB of disk.
+ON_REQUEST = {"huge"}
+HEADS = Row("what", "ours", "reference", "ratio", "target")
 
 
 def main() -> None:
-    stages: dict[str, Callable[[], None]] = {"fetch": fetch, "memory": memory, "backtest": backtest}
-    parser = argparse.ArgumentParser(description="Measure stages of the project side by side.")
-    parser.add_argument("stage", nargs="*", help=f"{', '.join(stages)}; all without any")
-    chosen = parser.parse_args().stage or [*stages]
-    if unknown := [name for name in chosen if name not in stages]:
-        parser.error(f"unknown stage {unknown[0]}; known: {', '.join(stages)}")
+    parser = argparse.ArgumentParser(description="Measure the project beside a plain reference.")
+    parser.add_argument("stage", nargs="*", help=f"{', '.join(STAGES)}; without any all but huge")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    chosen = given.stage or [name for name in STAGES if name not in ON_REQUEST]
+    if unknown := [name for name in chosen if name not in STAGES]:
+        parser.error(f"unknown stage {unknown[0]}; known: {', '.join(STAGES)}")
+    if given.alone:
+        module = importlib.import_module(f"benchmark_stages.{STAGES[chosen[0]]}")
+        rows = getattr(module, chosen[0])()
+        print(json.dumps({"rows": [asdict(row) for row in rows], "peak": peak_megabytes()}))
+        return
+    failed = 0
+    rows = []
     for name in chosen:
-        stages[name]()
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        done = subprocess.run(
+            [sys.executable, __file__, "--alone", name], stdout=subprocess.PIPE, text=True, check=False
+        )
+        if done.returncode:
+            failed += 1
+            continue
+        found = json.loads(done.stdout.splitlines()[-1])
+        rows += [Row(**row) for row in found["rows"]]
+        rows.append(Row(f"{name}: peak memory of the stage", f"{found['peak']:,.0f} MB"))
+        if not given.markdown:
+            print("\n".join(said(rows[-len(found["rows"]) - 1 :])), flush=True)
+    if given.markdown:
+        print("\n".join(markdown(rows)))
+    if failed:
+        sys.exit(f"{failed} of {len(chosen)} stages failed")
 
 
-class Provider:
-    """The provider's process and its address."""
-
-    def __init__(self, delay: float) -> None:
-        self.delay = delay
-
-    def __enter__(self) -> str:
-        command = [sys.executable, "-c", PROVIDER, str(self.delay)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        return f"localhost:{self.process.stdout.readline().strip()}"
-
-    def __exit__(self, *error: object) -> None:
-        self.process.kill()
-        self.process.wait()
+def said(rows: list[Row]) -> list[str]:
+    """Lines for the console."""
+    lines = []
+    for row in rows:
+        other = f"; reference {row.other}" if row.other else ""
+        ratio = f"; {row.ratio}" if row.ratio else ""
+        target = f"  (target {row.target})" if row.target else ""
+        lines.append(f"  {row.what}: {row.ours}{other}{ratio}{target}")
+    return lines
 
 
-def targets(count: int, days: int) -> list[dict[str, object]]:
-    return [
-        {
-            "workloadNamespace": "shop",
-            "workloadRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": f"web-{number}"},
-            "historyLength": f"{days}D",
-            "metrics": [{"type": "Resource", "resource": {"name": "cpu"}}],
-        }
-        for number in range(count)
-    ]
-
-
-def fetch() -> None:
-    """200 targets x 7 days at 60 s: ours, and one channel per query, one after another."""
-    import grpc
-    import numpy as np
-    import pandas as pd
-
-    from kforecast.data.panel import Panel
-    from kforecast.metrics.kapacity import KapacitySource
-    from kforecast.metrics.proto import provider_pb2 as pb
-    from kforecast.metrics.proto import provider_pb2_grpc as pb_grpc
-    from kforecast.window import Frequency
-
-    frequency = Frequency.parse("10min")
-
-    def ours(address: str) -> pd.DataFrame:
-        return KapacitySource(address=address, targets=targets(200, 7), end=END).fetch()
-
-    def plain(address: str, source: KapacitySource) -> pd.DataFrame:
-        frames = []
-        for question in source.questions(END):
-            with grpc.insecure_channel(address) as channel:
-                request = pb.QueryRequest(query=question.asked)
-                request.start.seconds, request.end.seconds = question.range.start, question.range.end
-                request.step.seconds = STEP
-                series = pb_grpc.ProviderServiceStub(channel).Query(request).series[0]
-            rows = [(point.timestamp // 1000, point.value) for point in series.points]
-            frame = pd.DataFrame(rows, columns=["timestamp", "value"])
-            frames.append(frame.assign(workload=question.workload, metric=question.metric))
-        return pd.concat(frames, ignore_index=True)
-
-    print("fetch: 200 targets x 7 days at 60 s over loopback, answers after 20 ms")
-    with Provider(delay=0.02) as address:
-        source = KapacitySource(address=address, targets=targets(200, 7), end=END)
-        equal = np.array_equal(ours(address)["value"], plain(address, source)["value"])
-        times: dict[str, list[float]] = {"ours": [], "plain": []}
-        for _ in range(3):
-            times["ours"].append(seconds(lambda: ours(address)))
-            times["plain"].append(seconds(lambda: plain(address, source)))
-    mine, other = (statistics.median(times[name]) for name in ("ours", "plain"))
-    print(f"  equal values: {equal}")
-    print(f"  plain: {other:.2f} s; ours: {mine:.2f} s; ratio {other / mine:.1f}")
-
-    with Provider(delay=0.0) as address:
-        points = len(ours(address))
-        cost = []
-        for _ in range(3):
-            begun = time.process_time()
-            Panel.from_frame(ours(address), frequency)
-            cost.append(time.process_time() - begun)
-    print(f"  our own cost, received to Panel: {1e6 * statistics.median(cost) / points:.2f} us CPU a point")
-
-
-def memory() -> None:
-    """60 days x 20 series at 60 s: exact, and how much memory the fetch takes."""
-    script = """
-import sys
-from pathlib import Path
-import numpy as np
-from kforecast.metrics.kapacity import KapacitySource
-sys.path.insert(0, sys.argv[2])
-from benchmark import END, targets
-source = KapacitySource(address=sys.argv[1], targets=targets(20, 60), end=END)
-def kilobytes(name):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
-before = kilobytes("VmRSS")
-frame = source.fetch()
-grown = kilobytes("VmHWM") - before  # the peak, of this process alone
-grid = np.arange(END - 60 * 86400, END + 60, 60)
-exact = all(
-    np.array_equal(rows["timestamp"], grid) and np.array_equal(rows["value"], grid % 86400 / 7)
-    for _, rows in frame.groupby("workload", observed=True)
-)
-print(len(frame), grown, exact and frame["workload"].nunique() == 20)
-"""
-    with Provider(delay=0.0) as address, tempfile.TemporaryDirectory() as empty:
-        command = [sys.executable, "-c", script, address, str(Path(__file__).parent.resolve())]
-        done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=True)
-    points, grown, exact = done.stdout.split()
-    print("memory: 60 days x 20 series at 60 s")
-    print(f"  {int(points):,} points, exact: {exact}; resident memory grew by {int(grown) / 1024:.0f} MB")
-
-
-def backtest() -> None:
-    """50 origins x 20 series x 12 steps: one batched pass, a loop over origins, and the whole command."""
-    import numpy as np
-    import torch
-
-    from kforecast.artifact import Artifact, EstimatorConfig
-    from kforecast.data.panel import Panel
-    from kforecast.evaluation.backtest import backtest as batched
-    from kforecast.forecaster import Forecaster
-    from kforecast.metrics.synthetic import SyntheticSource
-    from kforecast.models.fcnet import Fcnet
-
-    traffic = {"workloads": 20, "days": 28, "step": 600, "start": 1_704_067_200, "seed": 0}
-    shape = {"hourly": 0.25, "weekend": 0.6, "trend": 0.2, "noise": 0.08, "spikes": 1.5, "gaps": 0.0}
-    rows = SyntheticSource(**(traffic | shape)).fetch()
-    config = EstimatorConfig(freq="10min", prediction_length=12, context_length=12, num_series=20)
-    torch.manual_seed(0)
-    panel = Panel.from_frame(rows, config.window.frequency)
-    artifact = Artifact(config, panel.item_ids, Fcnet(config.window, 20).artifact_state(), {"fill": "zero"})
-    forecaster = Forecaster.of(artifact, "model")
-    begin = panel.num_bins - 50 - 11
-    origins = np.arange(begin, begin + 50)
-    histories = [rows[rows["timestamp"] < panel.timestamps[origin]] for origin in origins]
-
-    def loop() -> np.ndarray:
-        made = [forecaster.forecast(history)["value"].to_numpy().reshape(20, 12) for history in histories]
-        return np.stack(made, axis=1).reshape(-1, 12)  # by series, then origin
-
-    one = batched(forecaster, panel, begin, panel.num_bins)
-    looped = loop()
-    difference = np.abs(one.forecasts["kforecast"] / looped - 1).max()
-    times = {
-        "batched": [seconds(lambda: batched(forecaster, panel, begin, panel.num_bins)) for _ in range(5)],
-        "loop": [seconds(loop) for _ in range(3)],
-    }
-    mine, other = statistics.median(times["batched"]), statistics.median(times["loop"])
-    print("backtest: 50 origins x 20 series x 12 steps")
-    print(f"  {one.forecasts['kforecast'].shape[0]} windows; largest relative difference {difference:.1e}")
-    print(f"  loop: {other:.2f} s; one pass, with 5 baselines: {mine:.3f} s; ratio {other / mine:.0f}")
-    with tempfile.TemporaryDirectory() as folder:
-        artifact.save(Path(folder) / "model")
-        rows.to_csv(Path(folder) / "traffic.csv", index=False)
-        start = f"evaluate.start={int(panel.timestamps[begin])}"
-        program = Path(sys.executable).with_name("kforecast-evaluate")
-        command = [program, "artifact_dir=model", "--dataset-file=traffic.csv", start, "hydra.run.dir=run"]
-        whole = seconds(lambda: subprocess.run(command, cwd=folder, capture_output=True, check=True))
-    print(f"  kforecast-evaluate as a whole, start-up and report included: {whole:.1f} s")
-
-
-def seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
+def markdown(rows: list[Row]) -> list[str]:
+    """Lines of a table."""
+    cells = [list(asdict(row).values()) for row in (HEADS, *rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return [lines[0], "|---" * len(cells[0]) + "|", *lines[1:]]
 
 
 if __name__ == "__main__":

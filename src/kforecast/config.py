@@ -159,6 +159,7 @@ class TrainSettings(_Section):
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
     artifact_dir: Annotated[str, Field(min_length=1)]
     monitor: Literal["validation/loss", "train/loss"]
+    average_windows: Annotated[int, Field(ge=1)] | None
     window: WindowSection
     data: DataSection
     model: ModelSection

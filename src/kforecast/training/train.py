@@ -341,7 +341,13 @@ def _fit(
         enable_progress_bar=watched_by_someone,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
-    module = ForecastModule(net, instantiate(cfg.optimizer), data.batch_size, gradient_clip_val)
+    module = ForecastModule(
+        net,
+        instantiate(cfg.optimizer),
+        data.batch_size,
+        gradient_clip_val=gradient_clip_val,
+        average_windows=cfg.average_windows,
+    )
     return fit(module, data, trainer, cfg.monitor)
 
 

@@ -1,0 +1,1 @@
+"""The stages of scripts/benchmark.py, and the plain reference they are measured beside."""

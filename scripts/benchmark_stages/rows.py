@@ -1,0 +1,49 @@
+"""What a stage measures, and how."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: ours beside something else, measured in the same run."""
+
+    what: str
+    ours: str
+    other: str = ""
+    ratio: str = ""
+    target: str = ""
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long something takes."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def median_seconds(work: Callable[[], object], repeats: int = 5, warm_up: int = 1) -> float:
+    """The median of several times."""
+    for _ in range(warm_up):
+        work()
+    return statistics.median(seconds(work) for _ in range(repeats))
+
+
+def alternately(works: dict[str, Callable[[], object]], repeats: int = 5) -> dict[str, float]:
+    """The medians of several pieces of work that take turns, so that all see the same machine."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        work()
+    for _ in range(repeats):
+        for name, work in works.items():
+            times[name].append(seconds(work))
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def peak_megabytes() -> float:
+    """The most memory this process has had resident."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
