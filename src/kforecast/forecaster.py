@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from kforecast.artifact import METADATA, Artifact
+from kforecast.data.cells import blocks
 from kforecast.data.fill import FILLS, Fill
 from kforecast.data.panel import Panel, item_key
 from kforecast.data.split import cells_between
@@ -25,6 +26,10 @@ log = logging.getLogger(__name__)
 
 # What Kapacity's job does with a bin it has no value for; artifacts made elsewhere expect it.
 _CONSUMER_FILL: Fill = "zero"
+
+
+# Quantiles of the errors of so many windows are as exact as they need be.
+_MOST_CALIBRATION_WINDOWS = 1_000_000
 
 
 class WindowForecasts(NamedTuple):
@@ -182,11 +187,14 @@ class Forecaster:
             See :meth:`forecast`.
         """
         context, horizon = self.window.context_length, self.window.prediction_length
-        padded = panel.padded(context, horizon)
+        reaches_out = len(origin) and (origin.min() < context or origin.max() + horizon > panel.num_bins)
+        before, after = (context, horizon) if reaches_out else (0, 0)
+        # A copy, which a panel that is mapped from a file should be spared.
+        padded = panel.padded(before, after) if reaches_out else panel
         windows = WindowDataset(padded, self.window, _CONSUMER_FILL if as_consumed else self.fill)
         ids = torch.tensor([0 if as_consumed else self.item_ids[item_key(*pair)] for pair in panel.series])
         device = next(self.net.parameters()).device
-        cells = torch.from_numpy(series * padded.num_bins + origin + context)
+        cells = torch.from_numpy(series * padded.num_bins + origin + before)
         values, levels = [], []
         for chosen in torch.split(cells, EVALUATION_BATCH_SIZE):
             batch = windows[chosen]
@@ -216,24 +224,24 @@ class Forecaster:
         """This forecaster with intervals made of its errors on the targets in the bins ``[begin, stop)``.
 
         They should be bins that the network was not fitted to. Without enough windows there it is returned
-        without intervals.
+        without intervals; of more windows than are needed every so-manieth is taken.
         """
         horizon = self.window.prediction_length
-        series, origin = np.divmod(cells_between(panel, self.window, begin, stop), panel.num_bins)
+        stride = max(1, panel.num_series * (stop - begin) // _MOST_CALIBRATION_WINDOWS)
+        series, origin = np.divmod(cells_between(panel, self.window, begin, stop, stride), panel.num_bins)
         if not len(series):
             return replace(self, intervals=None)
         made = self.forecast_windows(panel, series, origin, as_consumed=as_consumed)
         at = (series[:, None], origin[:, None] + np.arange(horizon))
         error = np.where(panel.observed[at], panel.values[at] - made.values, np.nan)
-        seen, value = panel.observed[:, :stop], panel.values[:, :stop]
-        count = np.maximum(seen.sum(axis=1), 1)
+        mean_level, nonnegative = _levels(panel, stop)
         intervals = calibrate(
             error.astype(np.float64),
             made.level,
             [item_key(*pair) for pair in panel.series],
             series,
-            mean_level=np.abs(value).sum(axis=1, where=seen, dtype=np.float64) / count,
-            nonnegative=value.min(axis=1, where=seen, initial=0.0) >= 0,
+            mean_level=mean_level,
+            nonnegative=nonnegative,
         )
         return replace(self, intervals=intervals)
 
@@ -247,3 +255,14 @@ class Forecaster:
                 "more than half of the context of %s is missing and filled: its forecast is a guess",
                 few(guessed),
             )
+
+
+def _levels(panel: Panel, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean absolute value of each series before a bin, float64, and whether none is below zero, bool."""
+    means, signs = [], []
+    for first, observed in blocks(panel.observed[:, :stop]):
+        value = panel.values[first : first + len(observed), :stop]
+        count = np.maximum(observed.sum(axis=1), 1)
+        means.append(np.abs(value).sum(axis=1, where=observed, dtype=np.float64) / count)
+        signs.append(value.min(axis=1, where=observed, initial=0.0) >= 0)
+    return np.concatenate(means), np.concatenate(signs)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kforecast.console import table
+from kforecast.data.cells import blocks
 from kforecast.data.panel import Panel
 from kforecast.data.split import Split
 from kforecast.errors import few
@@ -26,27 +27,32 @@ def summarize(panel: Panel, split: Split) -> pd.DataFrame:
     (share of observed bins that are zero), ``min, mean, max`` and the windows it yields: ``train,
     validation, test``.
     """
-    observed, values = panel.observed, panel.values
+    rows = []
+    for begin, observed in blocks(panel.observed):
+        values = panel.values[begin : begin + len(observed)]
+        rows.append(_figures(values, observed, panel.start, panel.frequency.step))
+    names = {"workload": [pair[0] for pair in panel.series], "metric": [pair[1] for pair in panel.series]}
+    windows = {part: getattr(split, part).per_series(panel.num_series, panel.num_bins) for part in _PARTS}
+    return pd.concat([pd.DataFrame(names), pd.concat(rows, ignore_index=True), pd.DataFrame(windows)], axis=1)
+
+
+def _figures(values: np.ndarray, observed: np.ndarray, start: int, step: int) -> pd.DataFrame:
     points = observed.sum(axis=1)
     some = points > 0
     first = np.where(some, observed.argmax(axis=1), 0)
-    last = np.where(some, panel.num_bins - 1 - observed[:, ::-1].argmax(axis=1), -1)
+    last = np.where(some, observed.shape[1] - 1 - observed[:, ::-1].argmax(axis=1), -1)
     least_one = np.maximum(points, 1)
     nothing = np.where(some, 0.0, np.nan)
-    windows = {part: getattr(split, part).per_series(panel.num_series, panel.num_bins) for part in _PARTS}
     return pd.DataFrame(
         {
-            "workload": [workload for workload, _ in panel.series],
-            "metric": [metric for _, metric in panel.series],
             "points": points,
-            "first": panel.start + first * panel.frequency.step,
-            "last": panel.start + last * panel.frequency.step,
+            "first": start + first * step,
+            "last": start + last * step,
             "missing": 1 - points / np.maximum(last - first + 1, 1),
             "zeros": (observed & (values == 0)).sum(axis=1) / least_one,
             "min": values.min(axis=1, where=observed, initial=np.inf) + nothing,
             "mean": values.sum(axis=1, where=observed, dtype=np.float64) / least_one + nothing,
             "max": values.max(axis=1, where=observed, initial=-np.inf) + nothing,
-            **windows,
         }
     )
 

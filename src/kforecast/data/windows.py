@@ -80,10 +80,8 @@ class WindowDataset(Dataset[WindowBatch]):
         observed = torch.ones((len(cell_B), horizon), dtype=torch.bool, device=values.device)
         if self._observed is not None:
             known = _rows(self._observed, self.window.length, 1)[first_B]
-            # Zeros stand there already.
-            if self._gaps.policy != "zero":
-                row, column = torch.nonzero(~known[:, :context_length], as_tuple=True)
-                values[row, column] = self._gaps.fill(self._values, first_B[row] + column, cell_B[row])
+            row, column = torch.nonzero(~known[:, :context_length], as_tuple=True)
+            values[row, column] = self._gaps.fill(self._values, first_B[row] + column, cell_B[row])
             if self.mask_gaps:
                 observed = known[:, context_length:]
         fields = len(self.window.frequency.calendar_fields)

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 
+from kforecast.data.cells import middles
 from kforecast.data.fill import Fill
 from kforecast.errors import DataError
 from kforecast.evaluation.capacity import Capacity
@@ -11,6 +12,9 @@ from kforecast.forecaster import Forecaster
 from kforecast.training.fit import Fit
 
 log = logging.getLogger(__name__)
+
+# Of more windows to judge by, some of the series have them, spread evenly.
+_MOST_WINDOWS = 500_000
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def _forecaster_of(fit: Fit, fill: Fill) -> Forecaster:
 def _judge_held_out(fit: Fit, forecaster: Forecaster, capacity: Capacity, seed: int) -> Scoreboard | None:
     """Judge on the test part, or the validation part where there is none; None when nothing was held out."""
     panel, split = fit.data.panel, fit.data.split
+    trained_until = panel.start + split.train_end * panel.frequency.step
     begin, stop, part = split.validation_end, split.end, "the test span"
     levels: tuple[float, ...] = QUANTILES
     if not len(split.test):
@@ -70,6 +75,10 @@ def _judge_held_out(fit: Fit, forecaster: Forecaster, capacity: Capacity, seed: 
         if not len(split.validation):
             log.info("Not judged: nothing was held out (data.validation=0, data.test=0)")
             return None
+    most = max(_MOST_WINDOWS // (stop - begin), 1)
+    if panel.num_series > most:
+        part += f" of {most:,} of the {panel.num_series:,} series"
+        panel = panel.rows(middles(panel.num_series, most).tolist())
     try:
         return judge(
             forecaster,
@@ -79,7 +88,7 @@ def _judge_held_out(fit: Fit, forecaster: Forecaster, capacity: Capacity, seed: 
             capacity,
             beside_as_consumed=not fit.net.shared_embedding and panel.num_series > 1,
             levels=levels,
-            trained_until=panel.start + split.train_end * panel.frequency.step,
+            trained_until=trained_until,
             part=part,
             seed=seed,
         )
