@@ -15,8 +15,10 @@ from kforecast.window import Frequency
 _MOST_CELLS_PER_ROW = 100
 _SMALL = 1_000_000
 # Cells that are averaged at once, and rows of a block in memory: float64 work stays within tens of MB.
-_CELLS = 2_000_000
-BLOCK_ROWS = 2_000_000
+_CELLS = 1_000_000
+BLOCK_ROWS = 1_000_000
+# So many pairs of a workload and a metric can be told apart by a table.
+_FEW_PAIRS = 1 << 16
 
 
 class Rows(NamedTuple):
@@ -43,7 +45,7 @@ class Grid(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """The bins of the series with the numbers ``begin`` to ``stop - 1``: float32 and bool ``[series, time]``."""
+    """Bins of the series with the numbers ``begin`` to ``stop - 1``: float32 and bool ``[series, time]``."""
 
     begin: int
     stop: int
@@ -92,7 +94,11 @@ class SeriesNumbers:
         """The number of each row's series, in the smallest unsigned type that holds them, ``[rows]``."""
         width = len(metric.names)
         code = workload.codes.astype(np.int64) * width + metric.codes
-        row_place, present = pd.factorize(code)
+        if width * len(workload.names) <= _FEW_PAIRS and code.min(initial=0) >= 0:
+            present = np.flatnonzero(np.bincount(code))
+            row_place = code
+        else:
+            row_place, present = pd.factorize(code)
         found = [
             self._numbers.setdefault(
                 (str(workload.names[pair // width]), str(metric.names[pair % width])), len(self._numbers)
@@ -100,6 +106,10 @@ class SeriesNumbers:
             for pair in present.tolist()
         ]
         table = np.array(found, dtype=np.min_scalar_type(max(len(self._numbers) - 1, 0)))
+        if row_place is code:
+            spread = np.zeros(width * len(workload.names), table.dtype)
+            spread[present] = table
+            table = spread
         numbers: np.ndarray = table[row_place]
         return numbers
 
@@ -122,15 +132,15 @@ class Intake:
     def compact(self, batch: RowBatch) -> Rows:
         """The rows of a batch that have a value."""
         rows = Rows(self.numbers.of(batch.workload, batch.metric), batch.timestamp, batch.value)
-        known = ~np.isnan(rows.value)
-        self.rows += len(known)
-        if not known.all():
-            rows = rows.at(known)
-            self.missing_values += len(known) - len(rows.value)
+        self.rows += len(rows.value)
+        missing = np.isnan(rows.value)
+        if missing.any():
+            rows = rows.at(~missing)
+            self.missing_values += len(missing) - len(rows.value)
         if not len(rows.value):
             return rows._replace(second=rows.second.astype(np.uint32))
         low, high = float(rows.second.min()), float(rows.second.max())
-        if 0 <= low and high < 2**32:
+        if low >= 0 and high < 2**32:
             second = rows.second.astype(np.uint32)
         else:
             second = np.floor(rows.second).astype(np.int64)
@@ -219,9 +229,7 @@ def blocks_of(counts: np.ndarray, most_rows: int) -> list[tuple[int, int]]:
     return [*blocks, (begin, len(counts))] if len(counts) else blocks
 
 
-def bin_rows(
-    store: RowStore, blocks: Iterable[tuple[int, int]], grid: Grid, tally: Tally
-) -> Iterator[Bins]:
+def bin_rows(store: RowStore, blocks: Iterable[tuple[int, int]], grid: Grid, tally: Tally) -> Iterator[Bins]:
     """Average rows into bins, block after block; what is mended is added to ``tally``.
 
     Rows of a series at the same second count once, with their mean. The newest bin of a series is left out

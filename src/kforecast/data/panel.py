@@ -63,6 +63,8 @@ class Panel:
     frequency: Frequency
     series: tuple[tuple[str, str], ...]
     report: CleaningReport = field(default_factory=CleaningReport)
+    # Known without looking at the data; not handed on by replace().
+    _fingerprint: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def num_series(self) -> int:
@@ -100,10 +102,18 @@ class Panel:
 
     def fingerprint(self) -> str:
         """A sha256 over grid, names, mask and values: equal for equal data, whatever file it came from."""
-        digest = hashlib.sha256(f"{self.frequency.name} {self.start} {self.series!r}".encode())
-        digest.update(np.packbits(self.observed))
-        digest.update(np.ascontiguousarray(self.values))
+        if self._fingerprint is not None:
+            return self._fingerprint
+        digest = hashlib.sha256(fingerprint_head(self.frequency, self.start, self.series))
+        digest.update(np.packbits(self.observed).data)
+        digest.update(np.ascontiguousarray(self.values).reshape(-1).data)
         return digest.hexdigest()
+
+    def known_as(self, fingerprint: str) -> "Panel":
+        """The panel, which will not be read to find its fingerprint."""
+        panel = replace(self)
+        object.__setattr__(panel, "_fingerprint", fingerprint)
+        return panel
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame, frequency: Frequency) -> "Panel":
@@ -139,6 +149,11 @@ class Panel:
         values, observed = _narrowed(values, last + 1), _narrowed(observed, last + 1)
         report = report_of(intake, tally)
         return cls(values, observed, grid.first_bin * grid.step, frequency, series, report)
+
+
+def fingerprint_head(frequency: Frequency, start: int, series: tuple[tuple[str, str], ...]) -> bytes:
+    """What a fingerprint covers before the mask and the values."""
+    return f"{frequency.name} {start} {series!r}".encode()
 
 
 def report_of(intake: Intake, tally: Tally) -> CleaningReport:

@@ -38,14 +38,14 @@ class MetricSource(Protocol):
 
 
 class Names(NamedTuple):
-    """A column of names: for each row the place of its name in ``names``, or -1 where there is none."""
+    """A column of names: for each row the place of its name in ``names``, which is None for no name."""
 
     codes: np.ndarray
     names: np.ndarray
 
 
 class RowBatch(NamedTuple):
-    """Some rows of a history (contract 3), numbers as float64; the same name may have another code elsewhere."""
+    """Some rows of a history (contract 3), numbers as float64; codes of names hold in this batch only."""
 
     timestamp: np.ndarray
     value: np.ndarray
@@ -76,7 +76,7 @@ class RowCheck:
     @property
     def good(self) -> bool:
         """Whether nothing wrong was found in any one row so far."""
-        return not self._bad
+        return not self._bad and self._latest[0] <= min(limit for limit, _, _ in _UNITS)
 
     def add(self, timestamp: np.ndarray, value: np.ndarray, *names: tuple[str, np.ndarray]) -> None:
         """Look at the next rows; ``names`` are columns with bool ``[rows]``, true where they are empty."""

@@ -28,7 +28,7 @@ from kforecast.config import TrainSettings, built, check_step, check_train_setti
 from kforecast.console import short_path
 from kforecast.directory import check_writable
 from kforecast.errors import GateError, ours
-from kforecast.history import HISTORY, fetch_history
+from kforecast.history import HISTORY, read_history
 from kforecast.legacy_cli import quote
 
 if TYPE_CHECKING:
@@ -105,9 +105,7 @@ def _train(cfg: DictConfig, run_dir: Path) -> Result:
     capacity = built(cfg.capacity)
     check_step(source, window)
 
-    from kforecast.data.panel import Panel
-
-    panel = Panel.from_frame(fetch_history(source, run_dir), window.frequency)
+    panel = read_history(source, window.frequency, run_dir)
     split = _split(panel, window, settings, run_dir)
 
     # From here on everything needs torch.
