@@ -196,23 +196,15 @@ class Intake:
 
 
 class RowsInMemory:
-    """The rows of batches, kept as they came."""
+    """The rows of batches, in their order."""
 
-    def __init__(self, chunks: Iterable[Rows]) -> None:
-        self._chunks = [chunk for chunk in chunks if len(chunk.value)]
-        self._spans = [(int(chunk.series.min()), int(chunk.series.max())) for chunk in self._chunks]
+    def __init__(self, batches: Iterable[Rows]) -> None:
+        # Sorted one by one, so that the rows of a block are found without a look at all others.
+        self._chunks = [_grouped(rows) for rows in batches if len(rows.value)]
 
     def block(self, begin: int, stop: int) -> Rows:
         """The rows of the series with these numbers, those of one series in the order they came in."""
-        parts = []
-        for chunk, (low, high) in zip(self._chunks, self._spans, strict=True):
-            if begin <= low and high < stop:
-                parts.append(chunk)
-            elif low < stop and begin <= high:
-                inside = chunk.series < stop
-                if low < begin:
-                    inside &= chunk.series >= begin
-                parts.append(chunk.at(inside))
+        parts = [part for chunk in self._chunks if len((part := _between(chunk, begin, stop)).value)]
         if not parts:
             return Rows(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0))
         return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -240,17 +232,35 @@ def bin_rows(store: RowStore, blocks: Iterable[tuple[int, int]], grid: Grid, tal
         rows = _merged(store.block(begin, stop), tally)
         for low in range(begin, stop, width):
             high = min(low + width, stop)
-            inside = slice(*np.searchsorted(rows.series, np.array([low, high], np.int64)).tolist())
-            yield Bins(low, high, *_averaged(rows.at(inside), low, high - low, grid, tally))
+            yield Bins(low, high, *_averaged(_between(rows, low, high), low, high - low, grid, tally))
+
+
+def _grouped(rows: Rows) -> Rows:
+    """Rows in order of series; those of one stay in their order."""
+    if not (rows.series[1:] < rows.series[:-1]).any():
+        return rows
+    local = rows.series - rows.series.min()
+    # numpy sorts 16-bit integers by radix, several times faster than wider ones.
+    narrow = local.astype(np.uint16) if local.max() < 2**16 else local
+    return rows.at(np.argsort(narrow, kind="stable"))
+
+
+def _between(rows: Rows, begin: int, stop: int) -> Rows:
+    """The rows of the series ``begin`` to ``stop - 1``; rows must be in order of series."""
+    if not len(rows.series):
+        return rows
+    first, last = int(rows.series[0]), int(rows.series[-1])
+    if stop <= first or last < begin:
+        return rows.at(slice(0, 0))
+    # Of the same type: numpy would else widen all rows.
+    low, high = np.array([max(begin, first), min(stop - 1, last)], rows.series.dtype)
+    inside = slice(np.searchsorted(rows.series, low), np.searchsorted(rows.series, high, side="right"))
+    return rows.at(inside)
 
 
 def _merged(rows: Rows, tally: Tally) -> Rows:
     """Rows in order of series and time, those of the same second merged into their mean."""
-    if (rows.series[1:] < rows.series[:-1]).any():
-        local = rows.series - rows.series.min()
-        # numpy sorts 16-bit integers by radix, several times faster than wider ones.
-        narrow = local.astype(np.uint16) if local.max() < 2**16 else local
-        rows = rows.at(np.argsort(narrow, kind="stable"))
+    rows = _grouped(rows)
     same = rows.series[1:] == rows.series[:-1]
     # A row that is earlier than the row before it of its series.
     back = int(np.count_nonzero((rows.second[1:] < rows.second[:-1]) & same))

@@ -217,10 +217,10 @@ def _convert(source: CsvSource, frequency: Frequency, staged: Path) -> None:
         "series": series,
     }
     text = json.dumps(about)
-    with (staged / _ABOUT).open("wb") as file:
-        file.write(f"{_checksum(text)}\n{text}".encode())
-        file.flush()
-        os.fsync(file.fileno())
+    with (staged / _ABOUT).open("wb") as written:
+        written.write(f"{_checksum(text)}\n{text}".encode())
+        written.flush()
+        os.fsync(written.fileno())
 
 
 class _RowsOnDisk:

@@ -133,7 +133,7 @@ class Panel:
     def from_batches(cls, batches: Iterable[RowBatch], frequency: Frequency) -> "Panel":
         """As :meth:`from_frame`, from rows that come batch by batch; raises what that does."""
         intake = Intake()
-        store = RowsInMemory([intake.compact(batch) for batch in batches])
+        store = RowsInMemory(intake.compact(batch) for batch in batches)
         series, row = in_key_order(intake.numbers.pairs)
         blocks = blocks_of(intake.counts, BLOCK_ROWS)
         grid = intake.grid(frequency, store, blocks)
