@@ -262,8 +262,17 @@ class CsvSource:
         ) as file:
             chosen = columns or COLUMNS
             schema = pa.schema([_SCHEMA.field(name) for name in chosen])
-            for batch in file.iter_batches(_BATCH_ROWS, columns=list(chosen)):
-                yield pa.Table.from_batches([batch]).select(list(chosen)).cast(schema)
+            # Some row groups at a time: one iteration over all holds on to buffers of each until its end.
+            groups: list[int] = []
+            rows = 0
+            for group in range(file.num_row_groups):
+                groups.append(group)
+                rows += file.metadata.row_group(group).num_rows
+                if rows < _BATCH_ROWS and group + 1 < file.num_row_groups:
+                    continue
+                for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(chosen)):
+                    yield pa.Table.from_batches([batch]).select(list(chosen)).cast(schema)
+                groups, rows = [], 0
 
     def _check_schema(self) -> None:
         schema = pa.parquet.read_schema(self.path)
