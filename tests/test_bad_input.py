@@ -311,6 +311,9 @@ OVERRIDES = [
     override("optimizer._target_=torch.optim.Adum", "optimizer", "torch.optim.Adum"),
     override("source._target_=kforecast.nowhere.Source", "source", "kforecast.nowhere.Source"),
     override("+source.colour=red", "source", "colour"),
+    override("source.memory_map=maybe", "source.memory_map", "'maybe'", "auto, true or false"),
+    override("source.memory_map=true", "source.memory_map", "traffic.csv", "Parquet", "kforecast-fetch"),
+    override("source.cache_dir=''", "source.cache_dir"),
     override("trainer.accelerator=nonsense", "trainer", "nonsense"),
     Case("source: none", [], ["no source", "--dataset-file", "--metrics-server-addr", "source=synthetic"]),
     Case(

@@ -195,7 +195,9 @@ def test_the_dataset_file_beats_the_metrics_server(tmp_path: Path) -> None:
     cfg = composed(
         written(tmp_path, FIRST_GENERATION), "--metrics-server-addr=h:1", "--dataset-file=traffic.csv"
     )
-    assert cfg.source == {"_target_": "kforecast.metrics.csv.CsvSource", "path": "traffic.csv"}
+    assert cfg.source._target_ == "kforecast.metrics.csv.CsvSource"
+    assert cfg.source.path == "traffic.csv"
+    assert not {"address", "targets"} & set(cfg.source)
 
 
 def test_the_file_beats_a_group_and_an_experiment_beats_the_file(config_file: Path) -> None:

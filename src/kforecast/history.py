@@ -11,7 +11,9 @@ from kforecast.console import short_path
 if TYPE_CHECKING:
     import pandas as pd
 
+    from kforecast.data.panel import Panel
     from kforecast.metrics.source import MetricSource
+    from kforecast.window import Frequency
 
 log = logging.getLogger(__name__)
 
@@ -29,3 +31,14 @@ def fetch_history(source: MetricSource, run_dir: Path) -> pd.DataFrame:
         write_frame(frame, kept)
         log.info("Kept in %s; to repeat the run: source=csv source.path=%s", *[short_path(kept)] * 2)
     return frame
+
+
+def read_history(source: MetricSource, frequency: Frequency, run_dir: Path) -> Panel:
+    """The source's history on a grid; what could not be had again is kept in the run folder."""
+    from kforecast.data.panel import Panel
+    from kforecast.data.reading import read_panel
+
+    if source.repeatable:
+        log.info("Reading %s", source)
+        return read_panel(source, frequency)
+    return Panel.from_frame(fetch_history(source, run_dir), frequency)

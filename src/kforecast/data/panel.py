@@ -1,18 +1,18 @@
 """Panel: every series on one UTC grid, with a mask that says what was really observed."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
+from kforecast.data.binning import BLOCK_ROWS, Intake, RowsInMemory, Tally, bin_rows, blocks_of
 from kforecast.errors import DataError
+from kforecast.metrics.source import Names, RowBatch
 from kforecast.window import Frequency
 
-# A grid this empty comes from a wrong timestamp (one row in 1970), not from traffic.
-_MOST_CELLS_PER_ROW = 100
-_SMALL = 1_000_000
+_BATCH_ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class Panel:
     frequency: Frequency
     series: tuple[tuple[str, str], ...]
     report: CleaningReport = field(default_factory=CleaningReport)
+    # Known without looking at the data; not handed on by replace().
+    _fingerprint: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def num_series(self) -> int:
@@ -100,10 +102,18 @@ class Panel:
 
     def fingerprint(self) -> str:
         """A sha256 over grid, names, mask and values: equal for equal data, whatever file it came from."""
-        digest = hashlib.sha256(f"{self.frequency.name} {self.start} {self.series!r}".encode())
-        digest.update(np.packbits(self.observed).tobytes())
-        digest.update(np.ascontiguousarray(self.values).tobytes())
+        if self._fingerprint is not None:
+            return self._fingerprint
+        digest = hashlib.sha256(fingerprint_head(self.frequency, self.start, self.series))
+        digest.update(np.packbits(self.observed).data)
+        digest.update(np.ascontiguousarray(self.values).reshape(-1).data)
         return digest.hexdigest()
+
+    def known_as(self, fingerprint: str) -> "Panel":
+        """The panel, which will not be read to find its fingerprint."""
+        panel = replace(self)
+        object.__setattr__(panel, "_fingerprint", fingerprint)
+        return panel
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame, frequency: Frequency) -> "Panel":
@@ -117,40 +127,64 @@ class Panel:
         DataError
             When nothing is observed, two series share an item key, or the time range is absurd.
         """
-        series, row_series = _series_of_rows(frame)
-        value = frame["value"].to_numpy(dtype=np.float64)
-        second = np.floor(frame["timestamp"].to_numpy(dtype=np.float64)).astype(np.int64)
-        known = ~np.isnan(value)
-        missing_values = int((~known).sum())
-        if missing_values:
-            value, second, row_series = value[known], second[known], row_series[known]
-        if not len(value):
-            raise DataError("no row has a value")
+        return cls.from_batches(_batches_of(frame), frequency)
 
-        value, second, row_series, out_of_order = _in_order(value, second, row_series)
-        value, second, row_series, duplicates = _average_duplicates(value, second, row_series)
-
-        step = frequency.step
-        first_bin, last_bin = int(second.min()) // step, int(second.max()) // step
-        num_bins = last_bin - first_bin + 1
-        if num_bins * len(series) > max(_SMALL, _MOST_CELLS_PER_ROW * len(value)):
-            raise DataError(
-                f"the rows span {pd.Timestamp(first_bin * step, unit='s'):%Y-%m-%d} to "
-                f"{pd.Timestamp(last_bin * step, unit='s'):%Y-%m-%d}: {num_bins:,} bins of {frequency.name} "
-                f"for {len(series):,} series are too many for {len(value):,} rows; is a timestamp wrong?"
-            )
-        cell = row_series * num_bins + (second // step - first_bin)
-        count = np.bincount(cell, minlength=len(series) * num_bins)
-        total = np.bincount(cell, weights=value, minlength=len(series) * num_bins)
-        count = count.reshape(len(series), num_bins)
-        incomplete = _drop_incomplete_newest(count)
+    @classmethod
+    def from_batches(cls, batches: Iterable[RowBatch], frequency: Frequency) -> "Panel":
+        """As :meth:`from_frame`, from rows that come batch by batch; raises what that does."""
+        intake = Intake()
+        store = RowsInMemory(intake.compact(batch) for batch in batches)
+        series, row = in_key_order(intake.numbers.pairs)
+        blocks = blocks_of(intake.counts, BLOCK_ROWS)
+        grid = intake.grid(frequency, store, blocks)
+        shape = (len(series), grid.num_bins)
+        values, observed, tally = np.empty(shape, np.float32), np.empty(shape, bool), Tally()
+        last = 0
+        for bins in bin_rows(store, blocks, grid, tally):
+            chosen = row[bins.begin : bins.stop]
+            values[chosen], observed[chosen] = bins.values, bins.observed
+            last = max(last, bins.last)
+        intake.check_range(grid, frequency, tally)
         # The grid ends with the newest bin that is left.
-        num_bins = int(np.flatnonzero(count.any(axis=0))[-1]) + 1
-        count, total = count[:, :num_bins], total.reshape(count.shape)[:, :num_bins]
-        observed = count > 0
-        mean = np.divide(total, count, out=np.zeros(count.shape), where=observed)
-        report = CleaningReport(len(frame), missing_values, duplicates, out_of_order, incomplete)
-        return cls(mean.astype(np.float32), observed, first_bin * step, frequency, series, report)
+        values, observed = _narrowed(values, last + 1), _narrowed(observed, last + 1)
+        report = report_of(intake, tally)
+        return cls(values, observed, grid.first_bin * grid.step, frequency, series, report)
+
+
+def fingerprint_head(frequency: Frequency, start: int, series: tuple[tuple[str, str], ...]) -> bytes:
+    """What a fingerprint covers before the mask and the values."""
+    return f"{frequency.name} {start} {series!r}".encode()
+
+
+def report_of(intake: Intake, tally: Tally) -> CleaningReport:
+    """What was met while rows were taken in and binned."""
+    return CleaningReport(
+        intake.rows, intake.missing_values, tally.duplicates, tally.out_of_order, tally.incomplete_bins
+    )
+
+
+def _batches_of(frame: pd.DataFrame) -> Iterator[RowBatch]:
+    """The rows of a frame in pieces, so that what is computed on the way stays small."""
+    workload, metric = (frame[name].astype("category").cat for name in ("workload", "metric"))
+    names = [(column.codes.to_numpy(), column.categories.to_numpy(object)) for column in (workload, metric)]
+    timestamp, value = frame["timestamp"], frame["value"]
+    for begin in range(0, len(frame), _BATCH_ROWS):
+        piece = slice(begin, begin + _BATCH_ROWS)
+        yield RowBatch(
+            timestamp.iloc[piece].to_numpy(dtype=np.float64),
+            value.iloc[piece].to_numpy(dtype=np.float64),
+            *(Names(codes[piece], categories) for codes, categories in names),
+        )
+
+
+def _narrowed(grid: np.ndarray, num_bins: int) -> np.ndarray:
+    """The first bins of each series, moved together in the same memory; ``[series, time]``."""
+    if num_bins == grid.shape[1]:
+        return grid
+    flat = grid.reshape(-1)
+    for number, row in enumerate(grid):
+        flat[number * num_bins :][:num_bins] = row[:num_bins]
+    return flat[: len(grid) * num_bins].reshape(len(grid), num_bins)
 
 
 def item_key(workload: str, metric: str) -> str:
@@ -176,62 +210,16 @@ def check_no_collision(series: Sequence[tuple[str, str]]) -> None:
             )
 
 
-def _series_of_rows(frame: pd.DataFrame) -> tuple[tuple[tuple[str, str], ...], np.ndarray]:
-    """The series in key order and, for each row, the number of its series (int64 ``[rows]``)."""
-    workload = frame["workload"].astype("category").cat
-    metric = frame["metric"].astype("category").cat
-    code = workload.codes.to_numpy().astype(np.int64) * len(metric.categories) + metric.codes.to_numpy()
-    present, row_present = np.unique(code, return_inverse=True)
-    pairs = [
-        (
-            str(workload.categories[c // len(metric.categories)]),
-            str(metric.categories[c % len(metric.categories)]),
-        )
-        for c in present
-    ]
+def in_key_order(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[tuple[str, str], ...], np.ndarray]:
+    """The series in order of their item keys and, for each given one, its row there (int64 ``[series]``).
+
+    Raises
+    ------
+    DataError
+        When two share an item key.
+    """
     check_no_collision(pairs)
     order = sorted(range(len(pairs)), key=lambda number: item_key(*pairs[number]))
-    rank = np.empty(len(pairs), dtype=np.int64)
-    rank[order] = np.arange(len(pairs))
-    return tuple(pairs[number] for number in order), rank[row_present.reshape(-1)]
-
-
-def _in_order(
-    value: np.ndarray, second: np.ndarray, row_series: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Sort by series and time; also count the rows that are earlier than their series' row before."""
-    by_series = np.argsort(row_series, kind="stable")
-    value, second, row_series = value[by_series], second[by_series], row_series[by_series]
-    back = (np.diff(second) < 0) & (np.diff(row_series) == 0)
-    out_of_order = int(back.sum())
-    if out_of_order:
-        order = np.lexsort((second, row_series))
-        value, second, row_series = value[order], second[order], row_series[order]
-    return value, second, row_series, out_of_order
-
-
-def _average_duplicates(
-    value: np.ndarray, second: np.ndarray, row_series: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Merge rows of the same series and second into one; rows must be in order."""
-    new = np.r_[True, (np.diff(second) != 0) | (np.diff(row_series) != 0)]
-    duplicates = int((~new).sum())
-    if not duplicates:
-        return value, second, row_series, 0
-    begin = np.flatnonzero(new)
-    length = np.diff(np.r_[begin, len(value)])
-    return np.add.reduceat(value, begin) / length, second[begin], row_series[begin], duplicates
-
-
-def _drop_incomplete_newest(count: np.ndarray) -> int:
-    """Empty the newest bin of every series that has too few rows in it; return how many were emptied.
-
-    ``count`` is the rows per bin, ``[series, time]``, and is changed in place.
-    """
-    dropped = 0
-    for rows in count:  # one pass per series, over whole arrays
-        filled = np.flatnonzero(rows)
-        if len(filled) > 1 and rows[filled[-1]] < np.median(rows[filled[:-1]]):
-            rows[filled[-1]] = 0
-            dropped += 1
-    return dropped
+    row = np.empty(len(pairs), dtype=np.int64)
+    row[order] = np.arange(len(pairs))
+    return tuple(pairs[number] for number in order), row

@@ -15,8 +15,9 @@ from kforecast.config import EvaluateSection, built, check_evaluate_settings, ch
 from kforecast.console import short_path
 from kforecast.directory import check_writable
 from kforecast.errors import ConfigError, DataError, GateError, few
-from kforecast.history import fetch_history
+from kforecast.history import read_history
 from kforecast.intervals import FEWEST_WINDOWS
+from kforecast.metrics.csv import CsvSource
 
 if TYPE_CHECKING:
     from kforecast.data.panel import Panel
@@ -53,13 +54,12 @@ def evaluate(cfg: DictConfig) -> None:
         check_writable(artifact_dir)
     capacity = built(cfg.capacity)
     source = built(cfg.source)
-    # A file answers at once; a server is asked when all else is known to be right.
-    history = source.fetch() if source.repeatable else None
+    if isinstance(source, CsvSource):
+        source.check()
 
     from torch.utils.tensorboard import SummaryWriter
 
     from kforecast.artifact import Artifact, save_intervals
-    from kforecast.data.panel import Panel
     from kforecast.evaluation.report import publish
     from kforecast.evaluation.scoreboard import judge
     from kforecast.evaluation.summary import shortfall, summary
@@ -68,9 +68,7 @@ def evaluate(cfg: DictConfig) -> None:
     artifact = Artifact.load(artifact_dir)
     forecaster = Forecaster.of(artifact, str(artifact_dir))
     check_step(source, forecaster.window)
-    if history is None:
-        history = fetch_history(source, run_dir)
-    panel = _known_series(Panel.from_frame(history, forecaster.window.frequency), forecaster)
+    panel = _known_series(read_history(source, forecaster.window.frequency, run_dir), forecaster)
     trained_until, used_until = _training_span(artifact.metadata)
     begin, stop = _span(panel, forecaster, chosen, used_until)
     warnings = _training_warnings(panel, begin, used_until)

@@ -1,20 +1,37 @@
 """``source=csv``: history from a CSV, a compressed CSV or a Parquet file (contract 3)."""
 
 import csv
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from kforecast.errors import DataError
-from kforecast.metrics.source import COLUMNS, check_frame
+from kforecast.errors import ConfigError, DataError
+from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, check_frame
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _TYPES = {"timestamp": pa.float64(), "value": pa.float64(), "workload": _NAME, "metric": _NAME}
 # Spellings of "unknown" seen in exported metrics; anything else that is not a number is an error.
 _MISSING = ["", "NaN", "nan", "NA", "N/A", "null", "NULL", "None"]
+_SCHEMA = pa.schema([(name, _TYPES[name]) for name in COLUMNS])
+_CONVERT = pa.csv.ConvertOptions(
+    column_types=_TYPES, include_columns=list(COLUMNS), null_values=_MISSING, strings_can_be_null=False
+)
+# Of Parquet: bytes read at once, of each column, and rows that are decoded at once.
+_BUFFER = 4 << 20
+_BATCH_ROWS = 1 << 19
+# Twice this fits where training does: 4 bytes a row, several times over.
+_MOST_ROWS_IN_MEMORY = 50_000_000
+# Of CSV: bytes parsed at once, and by how many threads; what follows keeps up with no more.
+_PIECE = 2 << 20
+_THREADS = min(pa.cpu_count(), 4)
 
 
 class CsvSource:
@@ -24,12 +41,35 @@ class CsvSource:
     ----------
     path:
         ``.csv``, ``.csv.gz`` (any compression pyarrow knows by its ending) or ``.parquet``.
+    memory_map:
+        Whether a panel of the file is mapped from disk instead of held in memory: true, false, or ``auto``,
+        which maps a Parquet file of more than 50 million rows.
+    cache_dir:
+        Where mapped panels lie.
+
+    Raises
+    ------
+    ConfigError
+        When ``memory_map`` is something else, or true for a file that is not Parquet.
     """
 
     repeatable = True
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self, path: str | Path, memory_map: bool | str = "auto", cache_dir: str | Path = "outputs/cache"
+    ) -> None:
         self.path = Path(path)
+        if not isinstance(memory_map, bool) and memory_map != "auto":
+            raise ConfigError(f"source.memory_map: {memory_map!r} is wrong; use auto, true or false")
+        if memory_map is True and not self._is_parquet:
+            raise ConfigError(
+                f"source.memory_map: {self.path} is not a Parquet file, the only kind that can be mapped; "
+                f"convert it with kforecast-fetch --dataset-file={self.path} output=FILE.parquet"
+            )
+        if not isinstance(cache_dir, str | Path) or not str(cache_dir):
+            raise ConfigError(f"source.cache_dir: {cache_dir!r} is not a folder")
+        self._memory_map = memory_map
+        self.cache_dir = Path(cache_dir)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -42,8 +82,70 @@ class CsvSource:
         DataError
             When it is missing, unreadable, or not what contract 3 describes.
         """
-        # Row numbers as an editor shows them: a CSV has its header in line 1.
-        return check_frame(self.read(), str(self.path), first_row=1 if self._is_parquet else 2)
+        return check_frame(self.read(), str(self.path), first_row=self._first_row)
+
+    def batches(self) -> Iterator[RowBatch]:
+        """Read the file in pieces, which need little memory.
+
+        Nothing is right before the last piece is had: a row that is wrong ends the pieces, and what is
+        wrong is raised when the whole file has been looked at.
+
+        Raises
+        ------
+        DataError
+            What :meth:`fetch` raises.
+        OSError, ArrowException
+            When a piece cannot be read by itself; :meth:`fetch` knows more.
+        """
+        self.check()
+        check = RowCheck(str(self.path), self._first_row)
+        for table in self._parquet_batches() if self._is_parquet else self._csv_batches():
+            for piece in table.to_batches():
+                batch = _rows_of(piece)
+                empty = {"workload": _empty(batch.workload), "metric": _empty(batch.metric)}
+                found = ((column, rows) for column, rows in empty.items() if rows is not None)
+                check.add(batch.timestamp, batch.value, *found)
+                if check.good:
+                    yield batch
+        check.finish()
+
+    def is_mapped(self) -> bool:
+        """Whether a panel of the file is to be mapped from disk; false where that cannot be told."""
+        if self._memory_map != "auto":
+            return bool(self._memory_map)
+        try:
+            return self._is_parquet and self.num_rows() > _MOST_ROWS_IN_MEMORY
+        except (OSError, pa.ArrowException):
+            return False
+
+    def num_rows(self) -> int:
+        """Rows of a Parquet file, as its footer says."""
+        return int(pa.parquet.read_metadata(self.path).num_rows)
+
+    def footer(self) -> bytes:
+        """The bytes at the end of a Parquet file that describe it.
+
+        Raises
+        ------
+        ArrowException
+            When it does not end like one.
+        """
+        with self.path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 8, 0))
+            end = file.read()
+            length = int.from_bytes(end[:4], "little")
+            if end[4:] != b"PAR1" or length > size - 8:
+                raise pa.ArrowInvalid("it does not end like a Parquet file")
+            file.seek(size - 8 - length)
+            return file.read(length)
+
+    def names(self) -> Iterator[tuple[Names, Names]]:
+        """Workload and metric of all rows of a Parquet file, in pieces; raises as :meth:`batches` does."""
+        self.check()
+        for table in self._parquet_batches("workload", "metric"):
+            for piece in table.to_batches():
+                yield _names_of(piece, "workload"), _names_of(piece, "metric")
 
     def read(self) -> pd.DataFrame:
         """Read the file without judging its rows: a report on them wants to see what is wrong.
@@ -53,16 +155,11 @@ class CsvSource:
         DataError
             When it is missing, unreadable, or has not the columns of contract 3.
         """
+        self.check()
         try:
-            if not self.path.exists():
-                raise DataError(f"{self.path}: no such file")
-            if self.path.is_dir():
-                raise DataError(f"{self.path}: is a directory, not a CSV or Parquet file")
-            if self.path.stat().st_size == 0:
-                raise DataError(f"{self.path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
             table = self._read_parquet() if self._is_parquet else self._read_csv()
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-            raise DataError(f"{self.path}: cannot be read: {_first_line(error)}") from error
+            raise self.unreadable(error) from error
         frame: pd.DataFrame = table.to_pandas()
         return frame
 
@@ -70,19 +167,62 @@ class CsvSource:
     def _is_parquet(self) -> bool:
         return self.path.suffix == ".parquet"
 
-    def _read_csv(self) -> pa.Table:
+    @property
+    def _first_row(self) -> int:
+        # Row numbers as an editor shows them: a CSV has its header in line 1.
+        return 1 if self._is_parquet else 2
+
+    def check(self) -> None:
+        """Say what is wrong with the file as such, without reading it.
+
+        Raises
+        ------
+        DataError
+            When it is missing, a directory, or empty.
+        """
+        try:
+            if not self.path.exists():
+                raise DataError(f"{self.path}: no such file")
+            if self.path.is_dir():
+                raise DataError(f"{self.path}: is a directory, not a CSV or Parquet file")
+            if self.path.stat().st_size == 0:
+                raise DataError(f"{self.path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
+        except OSError as error:
+            raise self.unreadable(error) from error
+
+    def unreadable(self, error: Exception) -> DataError:
+        """What to tell a user of an error that reading the file raised."""
+        return DataError(f"{self.path}: cannot be read: {_first_line(error)}")
+
+    def _csv_batches(self) -> Iterator[pa.Table]:
+        """Lines are cut into pieces here, because pyarrow's own reader of pieces uses one core."""
+        header = self._header()
+        self._check_columns(header)
+
+        def table(piece: bytes, first: bool) -> pa.Table:
+            # Only the first piece has the header in it.
+            names = None if first else header
+            read = pa.csv.ReadOptions(use_threads=False, block_size=max(len(piece), 1), column_names=names)
+            return pa.csv.read_csv(pa.BufferReader(piece), read_options=read, convert_options=_CONVERT)
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            waiting: deque[Future[pa.Table]] = deque()
+            for number, piece in enumerate(_lines(self.path)):
+                waiting.append(pool.submit(table, piece, number == 0))
+                if len(waiting) > 2 * _THREADS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _header(self) -> list[str]:
         with pa.input_stream(str(self.path)) as stream:
             head = stream.read(1 << 16).decode("utf-8-sig", errors="replace")
-        header = next(csv.reader(head.splitlines()[:1]), [])
-        self._check_columns(header)
-        convert = pa.csv.ConvertOptions(
-            column_types=_TYPES,
-            include_columns=list(COLUMNS),
-            null_values=_MISSING,
-            strings_can_be_null=False,
-        )
+        return next(csv.reader(head.splitlines()[:1]), [])
+
+    def _read_csv(self) -> pa.Table:
+        self._check_columns(self._header())
         try:
-            return pa.csv.read_csv(self.path, convert_options=convert)
+            return pa.csv.read_csv(self.path, convert_options=_CONVERT)
         except pa.ArrowInvalid as error:
             if "conversion error" not in str(error):
                 raise
@@ -111,6 +251,30 @@ class CsvSource:
         return "a cell that should be a number is not"
 
     def _read_parquet(self) -> pa.Table:
+        self._check_schema()
+        table = pa.parquet.read_table(self.path, columns=list(COLUMNS))
+        return table.cast(_SCHEMA)
+
+    def _parquet_batches(self, *columns: str) -> Iterator[pa.Table]:
+        self._check_schema()
+        with pa.parquet.ParquetFile(
+            self.path, read_dictionary=["workload", "metric"], buffer_size=_BUFFER
+        ) as file:
+            chosen = columns or COLUMNS
+            schema = pa.schema([_SCHEMA.field(name) for name in chosen])
+            # Some row groups at a time: one iteration over all holds on to buffers of each until its end.
+            groups: list[int] = []
+            rows = 0
+            for group in range(file.num_row_groups):
+                groups.append(group)
+                rows += file.metadata.row_group(group).num_rows
+                if rows < _BATCH_ROWS and group + 1 < file.num_row_groups:
+                    continue
+                for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(chosen)):
+                    yield pa.Table.from_batches([batch]).select(list(chosen)).cast(schema)
+                groups, rows = [], 0
+
+    def _check_schema(self) -> None:
         schema = pa.parquet.read_schema(self.path)
         self._check_columns(schema.names)
         for column in ("timestamp", "value"):
@@ -122,8 +286,6 @@ class CsvSource:
             kind = schema.field(column).type
             if pa.types.is_nested(kind) or pa.types.is_primitive(kind):
                 raise DataError(f"{self.path}: {column} has the type {kind}; text is expected")
-        table = pa.parquet.read_table(self.path, columns=list(COLUMNS))
-        return table.cast(pa.schema([(name, _TYPES[name]) for name in COLUMNS]))
 
     def _check_columns(self, names: list[str]) -> None:
         missing = [name for name in COLUMNS if name not in names]
@@ -133,6 +295,44 @@ class CsvSource:
             )
         if twice := [name for name in COLUMNS if names.count(name) > 1]:
             raise DataError(f"{self.path}: the column {', '.join(twice)} stands twice")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The bytes of a text file, compressed or not, in pieces of whole lines."""
+    rest = b""
+    with pa.input_stream(str(path)) as stream:
+        while block := stream.read(_PIECE):
+            end = block.rfind(b"\n") + 1
+            if end:
+                yield rest + block[:end]
+                rest = block[end:]
+            else:
+                rest += block
+    if rest:
+        yield rest
+
+
+def _rows_of(batch: pa.RecordBatch) -> RowBatch:
+    def numbers(column: str) -> np.ndarray:
+        values: np.ndarray = batch.column(column).to_numpy(zero_copy_only=False)
+        return values
+
+    names = _names_of(batch, "workload"), _names_of(batch, "metric")
+    return RowBatch(numbers("timestamp"), numbers("value"), *names)
+
+
+def _names_of(batch: pa.RecordBatch, column: str) -> Names:
+    encoded = batch.column(column)
+    names = encoded.dictionary.to_numpy(zero_copy_only=False)
+    if not encoded.null_count:
+        return Names(encoded.indices.to_numpy(), names)
+    return Names(encoded.indices.fill_null(len(names)).to_numpy(), np.append(names, [None]))
+
+
+def _empty(column: Names) -> np.ndarray | None:
+    """Which rows have no name, bool ``[rows]``; None where all have one, which a few names tell."""
+    nameless = np.flatnonzero([name is None or name == "" for name in column.names])
+    return np.isin(column.codes, nameless) if len(nameless) else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """The MetricSource protocol and the checks every source's frame passes."""
 
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,117 @@ class MetricSource(Protocol):
         ...
 
 
+class Names(NamedTuple):
+    """A column of names: for each row the place of its name in ``names``, which is None for no name."""
+
+    codes: np.ndarray
+    names: np.ndarray
+
+
+class RowBatch(NamedTuple):
+    """Some rows of a history (contract 3), numbers as float64; codes of names hold in this batch only."""
+
+    timestamp: np.ndarray
+    value: np.ndarray
+    workload: Names
+    metric: Names
+
+
+class RowCheck:
+    """What every source must guarantee, checked batch by batch; problems are told when all rows are seen.
+
+    Parameters
+    ----------
+    name:
+        How messages call the source, for instance its file name.
+    first_row:
+        What to call the first row in messages.
+    """
+
+    def __init__(self, name: str, first_row: int = 1) -> None:
+        self._name = name
+        self._row = first_row
+        self._seen_rows = False
+        self._seen_number = False
+        self._latest = (-1.0, 0)  # timestamp and row
+        # The number of bad rows, the first of them, and what stands there.
+        self._bad: dict[str, tuple[int, int, float]] = {}
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing wrong was found in any one row so far."""
+        return not self._bad and self._latest[0] <= min(limit for limit, _, _ in _UNITS)
+
+    def add(self, timestamp: np.ndarray, value: np.ndarray, *names: tuple[str, np.ndarray]) -> None:
+        """Look at the next rows; ``names`` are columns with bool ``[rows]``, true where they are empty."""
+        if not len(timestamp):
+            return
+        self._seen_rows = True
+        # Two numbers tell that all is well; NaN compares as false.
+        if not (timestamp.min() >= 0 and timestamp.max() < np.inf):
+            self._note("no timestamp", ~np.isfinite(timestamp), timestamp)
+            self._note("negative", timestamp < 0, timestamp)
+        largest = int(timestamp.argmax())
+        if timestamp[largest] > self._latest[0]:
+            self._latest = (float(timestamp[largest]), self._row + largest)
+        low, high = np.fmin.reduce(value), np.fmax.reduce(value)
+        self._seen_number |= not np.isnan(low)
+        if low < -_LARGEST or high > _LARGEST:
+            self._note("infinite", np.isinf(value), value)
+            self._note("too large", np.abs(value) > _LARGEST, value)
+        for column, empty in names:
+            self._note(column, empty, value)
+        self._row += len(timestamp)
+
+    def finish(self) -> None:
+        """Tell what was found.
+
+        Raises
+        ------
+        DataError
+            All problems, in one message.
+        """
+        if not self._seen_rows:
+            raise DataError(f"{self._name}: no rows")
+        problems = []
+        latest, latest_row = self._latest
+        unit = next((found for found in _UNITS if latest > found[0]), None)
+        if "no timestamp" in self._bad:
+            count, row, _ = self._bad["no timestamp"]
+            problems.append(f"timestamp is missing in {count:,} rows, first in row {row}")
+        elif "negative" in self._bad:
+            _, row, timestamp = self._bad["negative"]
+            problems.append(f"timestamp {timestamp:.0f} in row {row} is negative")
+        elif unit is not None:
+            problems.append(
+                f"timestamp {latest:.0f} in row {latest_row} looks like {unit[1]}; "
+                f"unix seconds are expected: divide by {unit[2]}"
+            )
+        if "infinite" in self._bad:
+            count, row, _ = self._bad["infinite"]
+            problems.append(f"value is infinite in {count:,} rows, first in row {row}")
+        elif "too large" in self._bad:
+            _, row, value = self._bad["too large"]
+            problems.append(f"value {value:g} in row {row} is too large to be traffic")
+        if not self._seen_number:
+            problems.append("value holds no number at all, only missing values")
+        for column in ("workload", "metric"):
+            if column in self._bad:
+                count, row, _ = self._bad[column]
+                problems.append(f"{column} is empty in {count:,} rows, first in row {row}")
+        if problems:
+            raise DataError(f"{self._name}: " + "; ".join(problems))
+
+    def _note(self, kind: str, bad: np.ndarray, content: np.ndarray) -> None:
+        count = int(np.count_nonzero(bad))
+        if count:
+            before, row, said = self._bad.get(kind, (0, 0, 0.0))
+            if not before:
+                first = int(bad.argmax())
+                row, said = self._row + first, float(content[first])
+            self._bad[kind] = (before + count, row, said)
+
+
 def check_frame(frame: pd.DataFrame, name: str, first_row: int = 1) -> pd.DataFrame:
     """Check what every source must guarantee; return the frame.
 
@@ -54,38 +165,13 @@ def check_frame(frame: pd.DataFrame, name: str, first_row: int = 1) -> pd.DataFr
     DataError
         All problems found, in one message.
     """
-    if frame.empty:
-        raise DataError(f"{name}: no rows")
-    problems = []
-    timestamp = frame["timestamp"].to_numpy(dtype=float)
-    if (bad := np.flatnonzero(~np.isfinite(timestamp))).size:
-        problems.append(f"timestamp is missing in {bad.size:,} rows, first in row {bad[0] + first_row}")
-    elif (bad := np.flatnonzero(timestamp < 0)).size:
-        problems.append(f"timestamp {timestamp[bad[0]]:.0f} in row {bad[0] + first_row} is negative")
-    else:
-        largest = int(timestamp.argmax())
-        for limit, unit, per_second in _UNITS:
-            if timestamp[largest] > limit:
-                problems.append(
-                    f"timestamp {timestamp[largest]:.0f} in row {largest + first_row} looks like {unit}; "
-                    f"unix seconds are expected: divide by {per_second}"
-                )
-                break
-    value = frame["value"].to_numpy(dtype=float)
-    if (bad := np.flatnonzero(np.isinf(value))).size:
-        problems.append(f"value is infinite in {bad.size:,} rows, first in row {bad[0] + first_row}")
-    elif (bad := np.flatnonzero(np.abs(value) > _LARGEST)).size:
-        problems.append(f"value {value[bad[0]]:g} in row {bad[0] + first_row} is too large to be traffic")
-    if np.isnan(value).all():
-        problems.append("value holds no number at all, only missing values")
-    for column in ("workload", "metric"):
-        # isin on the categories: the column may have millions of rows, its names are few.
-        empty = frame[column].isna() | frame[column].isin([""])
-        if empty.any():
-            problems.append(
-                f"{column} is empty in {int(empty.sum()):,} rows, first in row "
-                f"{int(empty.to_numpy().argmax()) + first_row}"
-            )
-    if problems:
-        raise DataError(f"{name}: " + "; ".join(problems))
+    check = RowCheck(name, first_row)
+    # isin on the categories: the column may have millions of rows, its names are few.
+    empty = {column: frame[column].isna() | frame[column].isin([""]) for column in ("workload", "metric")}
+    check.add(
+        frame["timestamp"].to_numpy(dtype=float),
+        frame["value"].to_numpy(dtype=float),
+        *((column, rows.to_numpy()) for column, rows in empty.items()),
+    )
+    check.finish()
     return frame

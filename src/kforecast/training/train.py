@@ -36,7 +36,7 @@ from kforecast.config import (
 from kforecast.console import short_path
 from kforecast.directory import check_writable
 from kforecast.errors import GateError, ours
-from kforecast.history import HISTORY, fetch_history
+from kforecast.history import HISTORY, read_history
 from kforecast.legacy_cli import config_file_flag, quote
 from kforecast.processes import Process, start, this_process
 from kforecast.training.group import end_at_once, explained, first, join, leave
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from kforecast.models.fcnet import Fcnet
     from kforecast.training.fit import Fit
     from kforecast.training.holdout import JudgedFit
-    from kforecast.window import Window
+    from kforecast.window import Frequency, Window
 
 log = logging.getLogger(__name__)
 
@@ -187,9 +187,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     settings, artifact_dir, window, source, capacity = plan
     cluster = join(settings.trainer.accelerator)
 
-    from kforecast.data.panel import Panel
-
-    panel = first(lambda: Panel.from_frame(fetch_history(source, run_dir), window.frequency))
+    panel = _read(source, window.frequency, run_dir)
     split = _split(panel, window, settings, run_dir)
 
     # From here on everything needs torch.
@@ -246,6 +244,17 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
         rejected = f"{rejected}; {kept}, the model is in {short_path(candidate_dir)}"
     _report(cfg, settings, run_dir, target, judged, loggers, rejected is not None)
     return Result(fit.score, fit.epochs, fit.best_epoch, str(target), rejected)
+
+
+def _read(source: MetricSource, frequency: Frequency, run_dir: Path) -> Panel:
+    """The history, read by the first process; what is mapped each maps itself once the first has made it."""
+    from kforecast.metrics.csv import CsvSource
+
+    if not (isinstance(source, CsvSource) and source.is_mapped()):
+        return first(lambda: read_history(source, frequency, run_dir))
+    made: list[Panel] = []
+    first(lambda: made.append(read_history(source, frequency, run_dir)))
+    return made[0] if made else read_history(source, frequency, run_dir)
 
 
 def _shortfall(settings: TrainSettings, judged: JudgedFit, which: str = "") -> str | None:

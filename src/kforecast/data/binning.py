@@ -1,0 +1,312 @@
+"""Rows into bins, by blocks of series: exact, with little memory beside the rows themselves."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+
+from kforecast.errors import DataError
+from kforecast.metrics.source import Names, RowBatch
+from kforecast.window import Frequency
+
+# A grid this empty comes from a wrong timestamp (one row in 1970), not from traffic.
+_MOST_CELLS_PER_ROW = 100
+_SMALL = 1_000_000
+# Cells that are averaged at once, and rows of a block in memory: float64 work stays within tens of MB.
+_CELLS = 1_000_000
+BLOCK_ROWS = 1_000_000
+# So many pairs of a workload and a metric can be told apart by a table.
+_FEW_PAIRS = 1 << 16
+
+
+class Rows(NamedTuple):
+    """Rows that have a value, each column ``[rows]``: number of the series, unix second, value (float64).
+
+    The integers are of any type that holds them.
+    """
+
+    series: np.ndarray
+    second: np.ndarray
+    value: np.ndarray
+
+    def at(self, chosen: np.ndarray | slice) -> "Rows":
+        """Some of the rows, in that order."""
+        return Rows(self.series[chosen], self.second[chosen], self.value[chosen])
+
+
+class Grid(NamedTuple):
+    """Bins ``first_bin`` to ``first_bin + num_bins - 1`` of ``step`` seconds, counted from 1970."""
+
+    first_bin: int
+    num_bins: int
+    step: int
+
+
+class Bins(NamedTuple):
+    """Bins of the series with the numbers ``begin`` to ``stop - 1``: float32 and bool ``[series, time]``."""
+
+    begin: int
+    stop: int
+    values: np.ndarray
+    observed: np.ndarray
+
+    @property
+    def last(self) -> int:
+        """The newest bin that is observed in any of the series; 0 where none is."""
+        seen = np.flatnonzero(self.observed.any(axis=0))
+        return int(seen[-1]) if len(seen) else 0
+
+
+class RowStore(Protocol):
+    """Where rows wait for their grid to be known."""
+
+    def block(self, begin: int, stop: int) -> Rows:
+        """The rows of the series with these numbers, those of one series in the order they came in."""
+        ...
+
+
+@dataclass
+class Tally:
+    """What was mended while rows became bins."""
+
+    duplicates: int = 0
+    out_of_order: int = 0
+    incomplete_bins: int = 0
+
+
+class SeriesNumbers:
+    """Numbers for series, in order of appearance: rows sorted by series have ascending numbers."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[str, str], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """``(workload, metric)`` by number."""
+        return list(self._numbers)
+
+    def of(self, workload: Names, metric: Names) -> np.ndarray:
+        """The number of each row's series, in the smallest unsigned type that holds them, ``[rows]``."""
+        width = len(metric.names)
+        code = workload.codes.astype(np.int64) * width + metric.codes
+        if width * len(workload.names) <= _FEW_PAIRS and code.min(initial=0) >= 0:
+            present = np.flatnonzero(np.bincount(code))
+            row_place = code
+        else:
+            row_place, present = pd.factorize(code)
+        found = [
+            self._numbers.setdefault(
+                (str(workload.names[pair // width]), str(metric.names[pair % width])), len(self._numbers)
+            )
+            for pair in present.tolist()
+        ]
+        table = np.array(found, dtype=np.min_scalar_type(max(len(self._numbers) - 1, 0)))
+        if row_place is code:
+            spread = np.zeros(width * len(workload.names), table.dtype)
+            spread[present] = table
+            table = spread
+        numbers: np.ndarray = table[row_place]
+        return numbers
+
+
+class Intake:
+    """Batches become compact rows; what a grid and a report need to know of them is counted."""
+
+    def __init__(self) -> None:
+        self.numbers = SeriesNumbers()
+        self.rows = 0
+        self.missing_values = 0
+        self._counts = np.zeros(0, dtype=np.int64)
+        self._span: tuple[int, int] | None = None
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Rows with a value, by number of the series."""
+        return np.pad(self._counts, (0, len(self.numbers) - len(self._counts)))
+
+    def compact(self, batch: RowBatch) -> Rows:
+        """The rows of a batch that have a value."""
+        rows = Rows(self.numbers.of(batch.workload, batch.metric), batch.timestamp, batch.value)
+        self.rows += len(rows.value)
+        missing = np.isnan(rows.value)
+        if missing.any():
+            rows = rows.at(~missing)
+            self.missing_values += len(missing) - len(rows.value)
+        if not len(rows.value):
+            return rows._replace(second=rows.second.astype(np.uint32))
+        low, high = float(rows.second.min()), float(rows.second.max())
+        if low >= 0 and high < 2**32:
+            second = rows.second.astype(np.uint32)
+        else:
+            second = np.floor(rows.second).astype(np.int64)
+        first, last = self._span or (int(second[0]), int(second[0]))
+        self._span = min(first, int(second.min())), max(last, int(second.max()))
+        counts = np.bincount(rows.series, minlength=len(self._counts))
+        counts[: len(self._counts)] += self._counts
+        self._counts = counts
+        return rows._replace(second=second)
+
+    def grid(self, frequency: Frequency, store: RowStore, blocks: Sequence[tuple[int, int]]) -> Grid:
+        """The grid that holds all rows.
+
+        Raises
+        ------
+        DataError
+            When no row has a value, or the time range is absurd.
+        """
+        if self._span is None:
+            raise DataError("no row has a value")
+        first_bin, last_bin = (second // frequency.step for second in self._span)
+        grid = Grid(first_bin, last_bin - first_bin + 1, frequency.step)
+        if self._too_empty(grid, 0):
+            tally = Tally()
+            for begin, stop in blocks:
+                _merged(store.block(begin, stop), tally)
+            self.check_range(grid, frequency, tally)
+        return grid
+
+    def check_range(self, grid: Grid, frequency: Frequency, tally: Tally) -> None:
+        """Refuse a grid that is all but empty.
+
+        Raises
+        ------
+        DataError
+            Naming the range.
+        """
+        if not self._too_empty(grid, tally.duplicates):
+            return
+        start, end = (
+            pd.Timestamp(number * grid.step, unit="s")
+            for number in (grid.first_bin, grid.first_bin + grid.num_bins - 1)
+        )
+        raise DataError(
+            f"the rows span {start:%Y-%m-%d} to {end:%Y-%m-%d}: {grid.num_bins:,} bins of {frequency.name} "
+            f"for {len(self.numbers):,} series are too many for "
+            f"{int(self._counts.sum()) - tally.duplicates:,} rows; is a timestamp wrong?"
+        )
+
+    def _too_empty(self, grid: Grid, duplicates: int) -> bool:
+        moments = int(self._counts.sum()) - duplicates
+        return grid.num_bins * len(self.numbers) > max(_SMALL, _MOST_CELLS_PER_ROW * moments)
+
+
+class RowsInMemory:
+    """The rows of batches, in their order."""
+
+    def __init__(self, batches: Iterable[Rows]) -> None:
+        # Sorted one by one, so that the rows of a block are found without a look at all others.
+        self._chunks = [_grouped(rows) for rows in batches if len(rows.value)]
+
+    def block(self, begin: int, stop: int) -> Rows:
+        """The rows of the series with these numbers, those of one series in the order they came in."""
+        parts = [part for chunk in self._chunks if len((part := _between(chunk, begin, stop)).value)]
+        if not parts:
+            return Rows(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0))
+        return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def blocks_of(counts: np.ndarray, most_rows: int) -> list[tuple[int, int]]:
+    """Ranges of series numbers that hold at most so many rows together, or one series."""
+    blocks, begin, held = [], 0, 0
+    for number, count in enumerate(counts.tolist()):
+        if held + count > most_rows and number > begin:
+            blocks.append((begin, number))
+            begin, held = number, 0
+        held += count
+    return [*blocks, (begin, len(counts))] if len(counts) else blocks
+
+
+def bin_rows(store: RowStore, blocks: Iterable[tuple[int, int]], grid: Grid, tally: Tally) -> Iterator[Bins]:
+    """Average rows into bins, block after block; what is mended is added to ``tally``.
+
+    Rows of a series at the same second count once, with their mean. The newest bin of a series is left out
+    when it has fewer rows than is usual (the median) for that series.
+    """
+    width = max(1, _CELLS // grid.num_bins)
+    for begin, stop in blocks:
+        rows = _merged(store.block(begin, stop), tally)
+        for low in range(begin, stop, width):
+            high = min(low + width, stop)
+            yield Bins(low, high, *_averaged(_between(rows, low, high), low, high - low, grid, tally))
+
+
+def _grouped(rows: Rows) -> Rows:
+    """Rows in order of series; those of one stay in their order."""
+    if not (rows.series[1:] < rows.series[:-1]).any():
+        return rows
+    local = rows.series - rows.series.min()
+    # numpy sorts 16-bit integers by radix, several times faster than wider ones.
+    narrow = local.astype(np.uint16) if local.max() < 2**16 else local
+    return rows.at(np.argsort(narrow, kind="stable"))
+
+
+def _between(rows: Rows, begin: int, stop: int) -> Rows:
+    """The rows of the series ``begin`` to ``stop - 1``; rows must be in order of series."""
+    if not len(rows.series):
+        return rows
+    first, last = int(rows.series[0]), int(rows.series[-1])
+    if stop <= first or last < begin:
+        return rows.at(slice(0, 0))
+    # Of the same type: numpy would else widen all rows.
+    low, high = np.array([max(begin, first), min(stop - 1, last)], rows.series.dtype)
+    inside = slice(np.searchsorted(rows.series, low), np.searchsorted(rows.series, high, side="right"))
+    return rows.at(inside)
+
+
+def _merged(rows: Rows, tally: Tally) -> Rows:
+    """Rows in order of series and time, those of the same second merged into their mean."""
+    rows = _grouped(rows)
+    same = rows.series[1:] == rows.series[:-1]
+    # A row that is earlier than the row before it of its series.
+    back = int(np.count_nonzero((rows.second[1:] < rows.second[:-1]) & same))
+    if back:
+        tally.out_of_order += back
+        rows = rows.at(np.lexsort((rows.second, rows.series)))
+    again = (rows.second[1:] == rows.second[:-1]) & same
+    repeated = int(np.count_nonzero(again))
+    if not repeated:
+        return rows
+    tally.duplicates += repeated
+    begin = np.flatnonzero(np.r_[True, ~again])
+    length = np.diff(np.r_[begin, len(rows.value)])
+    return Rows(rows.series[begin], rows.second[begin], np.add.reduceat(rows.value, begin) / length)
+
+
+def _averaged(
+    rows: Rows, begin: int, num_series: int, grid: Grid, tally: Tally
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of each bin (float32) and whether it is observed, both ``[series, time]``."""
+    shape = (num_series, grid.num_bins)
+    cell = rows.series.astype(np.int64)
+    cell -= begin
+    cell *= grid.num_bins
+    cell += (rows.second // grid.step).astype(np.int64)
+    cell -= grid.first_bin
+    count = np.bincount(cell, minlength=num_series * grid.num_bins).reshape(shape)
+    total = np.bincount(cell, weights=rows.value, minlength=num_series * grid.num_bins).reshape(shape)
+    tally.incomplete_bins += _drop_incomplete_newest(count)
+    observed = count > 0
+    mean = np.divide(total, count, out=np.zeros(shape), where=observed)
+    return mean.astype(np.float32), observed
+
+
+def _drop_incomplete_newest(count: np.ndarray) -> int:
+    """Empty the newest bin of every series that has too few rows in it; return how many were emptied.
+
+    ``count`` is the rows per bin, ``[series, time]``, and is changed in place.
+    """
+    dropped = 0
+    for rows, most in zip(count, count.max(axis=1), strict=True):  # one pass per series, over whole arrays
+        newest = len(rows) - 1 - int((rows[::-1] > 0).argmax())
+        if rows[newest] == most:
+            continue  # no median is larger, and finding it is slow
+        filled = np.flatnonzero(rows)
+        if len(filled) > 1 and rows[newest] < np.median(rows[filled[:-1]]):
+            rows[newest] = 0
+            dropped += 1
+    return dropped
