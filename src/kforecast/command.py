@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Collection
 from contextlib import nullcontext, redirect_stderr
@@ -24,10 +25,20 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from kforecast.config import CONF_DIR
+from kforecast.console import ConsoleHandler
 from kforecast.errors import ConfigError, KforecastError, ours
 from kforecast.legacy_cli import FLAGS, append, translate, without_flags
 from kforecast.processes import INTERRUPTED, STARTED_BY, TERMINATED, Process, end_with_launcher, this_process
 from kforecast.validation import nearest
+
+# Options of hydra/launcher that an extra of ours installs.
+EXTRAS = {
+    "joblib": "joblib",
+    "ray": "ray",
+    "ray_aws": "ray",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+}
 
 
 def run(
@@ -105,7 +116,9 @@ def _run_hydra(task: Callable[[DictConfig], object], config_name: str) -> Except
     """Run the task under Hydra; its error is returned: Hydra prints words of its own over a raised one."""
     failures: list[Exception] = []
 
-    def guarded(cfg: DictConfig) -> object:
+    def guarded(cfg: DictConfig) -> object:  # a launcher pickles it, so that it may run in another process
+        if runs_beside_others():
+            _mark_console_lines()
         try:
             return task(cfg)
         except Exception as error:
@@ -116,8 +129,16 @@ def _run_hydra(task: Callable[[DictConfig], object], config_name: str) -> Except
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(guarded)()
-    except ValueError as error:  # what Hydra raises for window=10 or --cfg beside -m
-        raise ConfigError(str(error).splitlines()[0]) from error
+    except Exception as error:
+        if _came_through_a_launcher(error):
+            said = next((line.strip() for line in str(error).splitlines() if line.strip()), "no word why")
+            raise KforecastError(
+                f"the launcher of the sweep failed ({type(error).__name__}: {said}); what is finished is in "
+                "the folders of the jobs"
+            ) from error
+        if isinstance(error, ValueError):  # what Hydra raises for window=10 or --cfg beside -m
+            raise ConfigError(str(error).splitlines()[0]) from error
+        raise
     return failures[0] if failures else None
 
 
@@ -137,6 +158,25 @@ def _for_one_of_many(arguments: list[str], process: Process) -> list[str]:
         return arguments
     # "." is there already. The log's configuration without handlers opens no file.
     return append(arguments, ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none"])
+
+
+def _came_through_a_launcher(error: Exception) -> bool:
+    """Whether a launcher's plugin raised it: a lost worker, no cluster. A job's own comes another way."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__", "").startswith("hydra_plugins.") for frame, _ in frames)
+
+
+def runs_beside_others() -> bool:
+    """Whether this is a job of a sweep whose launcher may run several at once."""
+    hydra_config = HydraConfig.get()
+    return hydra_config.mode == RunMode.MULTIRUN and hydra_config.runtime.choices["hydra/launcher"] != "basic"
+
+
+def _mark_console_lines() -> None:
+    """Say in every line on the console which job it is of; their log files need no mark."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, ConsoleHandler):
+            handler.mark = f"#{HydraConfig.get().job.num} "
 
 
 def _check_flags(arguments: list[str], flags: Collection[str]) -> None:
@@ -175,6 +215,10 @@ def _explain(error: Exception, config_name: str) -> ConfigError:
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        if group == "hydra/launcher" and option in EXTRAS:
+            return ConfigError(
+                f"the launcher {option} is not installed: pip install 'kforecast[{EXTRAS[option]}]'"
+            )
         listed = f"; available: {', '.join(options)}" if options else ""
         if not group:
             return ConfigError(f"unknown config {option!r}{listed}")

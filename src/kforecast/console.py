@@ -3,6 +3,7 @@
 import logging
 import shutil
 import sys
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -24,12 +25,18 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
     def __init__(self, stream: Literal["stdout", "stderr"]) -> None:
         logging.Handler.__init__(self)
         self._name_of_stream = stream
+        self.mark = ""
+        """What every line begins with."""
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         """The stream to write to now."""
         current: TextIO = getattr(sys, self._name_of_stream)
         return current
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text, each of its lines marked."""
+        return textwrap.indent(super().format(record), self.mark, lambda _: True)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Say nothing when the reader has gone (``| head``); the work goes on, the log file has it all."""

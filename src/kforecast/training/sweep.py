@@ -28,7 +28,13 @@ class SweepResults(Callback):
         folder = Path(config.hydra.sweep.dir)
         results = collect(folder)
         if results.empty:
-            return
+            # Jobs that ran have written somewhere: their workers run in another folder, or on another disk.
+            print(
+                f"error: no job has written to {folder}; the launcher's workers must run in {Path.cwd()}, on "
+                "a disk that all share, or be given absolute paths",
+                file=sys.stderr,
+            )
+            raise SystemExit(_SOME_JOB_FAILED)
         results.to_csv(folder / "results.csv", index=False)
         print(f"\n{ranking_table(results)}\nranking: {folder / 'results.csv'}")
         rejected = int((results["status"] == "rejected").sum())

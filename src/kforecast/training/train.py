@@ -334,7 +334,8 @@ def _fit(
     built(cfg.optimizer, params=net.parameters())
     callbacks = [built(callback) for callback in cfg.callbacks.values() if callback is not None]
     callbacks += [Termination(), *more_callbacks]
-    watched_by_someone = sys.stdout.isatty()
+    # The bars of several jobs on one terminal would overwrite each other.
+    watched_by_someone = sys.stdout.isatty() and not command.runs_beside_others()
     if watched_by_someone:
         callbacks.append(RichProgressBar(leave=False))
     # Lightning leaves clipping to a module that steps by itself.

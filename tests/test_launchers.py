@@ -1,0 +1,235 @@
+"""Sweeps whose jobs run in other processes: joblib, submitit, Ray."""
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from conftest import BIN, run_command
+from kforecast.artifact import TRIO
+from kforecast.command import EXTRAS
+from kforecast.training.sweep import SweepResults
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["experiment=smoke", "trainer=cpu", "logger=none"]
+DIFFERENT_FOR_RAY = {"cloudpickle", "joblib", "python-dateutil"}
+
+
+def installed(plugin: str) -> pytest.MarkDecorator:
+    found = importlib.util.find_spec("hydra_plugins") and importlib.util.find_spec(f"hydra_plugins.{plugin}")
+    return pytest.mark.skipif(not found, reason=f"{plugin} is not installed")
+
+
+needs_joblib = installed("hydra_joblib_launcher")
+needs_submitit = installed("hydra_submitit_launcher")
+needs_ray = installed("hydra_ray_launcher")
+
+
+def sweep(
+    cwd: Path, launcher: list[str], *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A sweep with every flag that ends in a path; the config file is one that no worker has read."""
+    config = cwd / "train-config.yaml"
+    config.write_text("freq: 10min\npredictionLength: 2\ncontextLength: 5\nhyperParams: {batchSize: 19}\n")
+    flags = ["--config-file=train-config.yaml", "--dataset-file=traffic.csv", "--model-save-path=Mia's ${m}"]
+    command = ["-m", *launcher, *flags, *QUICK, *arguments]
+    return run_command("kforecast-train", *command, cwd=cwd, timeout=400, env=env)
+
+
+def check_jobs(cwd: Path, done: subprocess.CompletedProcess[str], statuses: list[str]) -> None:
+    """What a sweep leaves, whoever has launched its jobs."""
+    assert done.stdout.count("Sweep, best first") == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    # One folder of the start's time for all jobs, whenever each of them began.
+    (folder,) = (cwd / "outputs" / "sweeps").glob("*/*")
+    results = pd.read_csv(folder / "results.csv").sort_values("job", ignore_index=True)
+    assert list(results["job"]) == list(range(len(statuses)))
+    assert list(results["status"]) == statuses
+    for job, status in enumerate(statuses):
+        log = (folder / str(job) / "train.log").read_text(encoding="utf-8")
+        assert not re.search(r"^#\d", log, flags=re.MULTILINE)
+        artifact = cwd / "Mia's ${m}" / str(job)
+        assert artifact.exists() == (status == "done")
+        if status == "done":
+            seed = results["seed"][job]
+            assert re.findall(r"INFO: Seed (\d+);", log) == [str(seed)]
+            assert {path.name for path in artifact.iterdir()} >= set(TRIO)
+            config = yaml.safe_load((artifact / "estimator_config.yaml").read_text())
+            assert (config["context_length"], config["batch_size"]) == (5, 19)
+        else:
+            assert f"job {status}: " in log
+
+
+@needs_joblib
+def test_joblib(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
+    traffic_csv()
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = sweep(tmp_path, launcher, "seed=1,-1", "gate.require_skill=null,0.9")
+    assert done.returncode == 3
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "of 4 jobs 2 failed and 1 did not pass the gate" in error
+    check_jobs(tmp_path, done, ["done", "rejected", "failed", "failed"])
+    lines = done.stdout[: done.stdout.index("\nSweep, best first")].splitlines()
+    marked = re.compile(r"#[0-3] |$|\[\S+ \S+\]\[HYDRA\]")
+    assert [line for line in lines if not marked.match(line)] == []
+
+
+def of_session(session: int) -> list[str]:
+    """The command lines of the processes of a session that are alive."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, its_session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == session and state != "Z":
+                found.append((folder / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
+
+
+@needs_joblib
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_joblib_leaves_no_process(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    endless = ["trainer.max_epochs=1000000", "callbacks.early_stopping=null", "source.days=7"]
+    where = ["hydra.sweep.dir=sweep", "source=synthetic", "trainer=cpu", "logger=none", "seed=1,2"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = subprocess.Popen(
+        [str(BIN / "kforecast-train"), "-m", *launcher, *where, *endless],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        for job in ("0", "1"):
+            log = tmp_path / "sweep" / job / "train.log"
+            while not (log.exists() and "Epoch: 1" in log.read_text(encoding="utf-8")):
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        process.send_signal(number)
+        stdout, _ = process.communicate(timeout=30)
+        assert process.returncode == code, stdout
+        assert "Traceback" not in stdout
+        deadline = time.monotonic() + 10
+        while (left := of_session(process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not left
+    finally:
+        process.kill()
+
+
+@needs_joblib
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_lost_worker_is_one_line(tmp_path: Path) -> None:
+    script = """
+import os, signal
+from kforecast import command
+
+def task(cfg):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+raise SystemExit(command.run(task, "train"))
+"""
+    overrides = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "source=synthetic", "seed=1,2"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, "-m", *overrides],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "error: the launcher of the sweep failed (TerminatedWorkerError: " in done.stderr
+
+
+@needs_submitit
+def test_submitit_local(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
+    traffic_csv()
+    done = sweep(tmp_path, ["hydra/launcher=submitit_local"], "seed=1,-1")
+    assert done.returncode == 3
+    check_jobs(tmp_path, done, ["done", "failed"])
+
+
+@needs_submitit
+def test_submitit_slurm_without_slurm_says_so(tmp_path: Path) -> None:
+    nowhere = {"PATH": str(tmp_path)}
+    launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=cpu"]
+    done = run_command("kforecast-train", "-m", *launcher, "source=synthetic", cwd=tmp_path, env=nowhere)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert "error: the launcher of the sweep failed (RuntimeError: Could not detect" in done.stderr
+
+
+@needs_ray
+def test_ray(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
+    traffic_csv()
+    # Ray keeps a token of its own in the home folder.
+    env = {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
+    settings = ["hydra.launcher.ray.init.address=local", "+hydra.launcher.ray.init.num_cpus=2"]
+    done = sweep(tmp_path, ["hydra/launcher=ray", *settings], "seed=1,2", env=env)
+    assert done.returncode == 0, done.stderr
+    check_jobs(tmp_path, done, ["done", "done"])
+
+
+def test_jobs_that_wrote_elsewhere_are_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    with pytest.raises(SystemExit) as ended:
+        SweepResults().on_multirun_end(config)
+    assert ended.value.code == 3
+    assert f"error: no job has written to {tmp_path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("launcher, extra", EXTRAS.items())
+def test_a_launcher_that_is_not_installed(launcher: str, extra: str, tmp_path: Path) -> None:
+    script = """
+import sys
+try:
+    import hydra_plugins
+    hydra_plugins.__path__ = []
+except ModuleNotFoundError:
+    pass
+from kforecast.training.train import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, "-m", f"hydra/launcher={launcher}", "source=synthetic", "seed=1,2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: the launcher {launcher} is not installed: pip install 'kforecast[{extra}]'\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+@pytest.mark.skipif(not (ROOT / "constraints.txt").exists(), reason="not a checkout")
+def test_the_pins_for_ray_are_ours_but_for_three() -> None:
+    ours, for_ray = pins("constraints.txt"), pins("constraints-ray.txt")
+    assert set(ours) <= set(for_ray)
+    assert {name for name in ours if ours[name] != for_ray[name]} == DIFFERENT_FOR_RAY
