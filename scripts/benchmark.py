@@ -7,8 +7,11 @@ python scripts/benchmark.py windows step epoch
 import argparse
 import importlib
 import json
+import logging
+import os
 import subprocess
 import sys
+import warnings
 from dataclasses import asdict
 
 from benchmark_stages.rows import Row, peak_megabytes
@@ -44,16 +47,23 @@ def main() -> None:
     if unknown := [name for name in chosen if name not in STAGES]:
         parser.error(f"unknown stage {unknown[0]}; known: {', '.join(STAGES)}")
     if given.alone:
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        warnings.simplefilter("ignore")
         module = importlib.import_module(f"benchmark_stages.{STAGES[chosen[0]]}")
         rows = getattr(module, chosen[0])()
         print(json.dumps({"rows": [asdict(row) for row in rows], "peak": peak_megabytes()}))
         return
-    failed = 0
-    rows = []
+    failed, rows = 0, []
+    # As the commands do.
+    environment = os.environ | {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")}
     for name in chosen:
         print(f"{name} ...", file=sys.stderr, flush=True)
         done = subprocess.run(
-            [sys.executable, __file__, "--alone", name], stdout=subprocess.PIPE, text=True, check=False
+            [sys.executable, __file__, "--alone", name],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=environment,
         )
         if done.returncode:
             failed += 1

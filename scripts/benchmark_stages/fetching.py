@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmark_stages.rows import seconds
+from benchmark_stages.rows import Row, seconds
 
 STEP, DAY = 60, 86_400
 END = 1_704_067_200 + 90 * DAY
@@ -68,7 +68,7 @@ def targets(count: int, days: int) -> list[dict[str, object]]:
     ]
 
 
-def fetch() -> None:
+def fetch() -> list[Row]:
     """200 targets x 7 days at 60 s: ours, and one channel per query, one after another."""
     import grpc
     import numpy as np
@@ -98,7 +98,6 @@ def fetch() -> None:
             frames.append(frame.assign(workload=question.workload, metric=question.metric))
         return pd.concat(frames, ignore_index=True)
 
-    print("fetch: 200 targets x 7 days at 60 s over loopback, answers after 20 ms")
     with Provider(delay=0.02) as address:
         source = KapacitySource(address=address, targets=targets(200, 7), end=END)
         equal = np.array_equal(ours(address)["value"], plain(address, source)["value"])
@@ -107,9 +106,6 @@ def fetch() -> None:
             times["ours"].append(seconds(lambda: ours(address)))
             times["plain"].append(seconds(lambda: plain(address, source)))
     mine, other = (statistics.median(times[name]) for name in ("ours", "plain"))
-    print(f"  equal values: {equal}")
-    print(f"  plain: {other:.2f} s; ours: {mine:.2f} s; ratio {other / mine:.1f}")
-
     with Provider(delay=0.0) as address:
         points = len(ours(address))
         cost = []
@@ -117,10 +113,22 @@ def fetch() -> None:
             begun = time.process_time()
             Panel.from_frame(ours(address), frequency)
             cost.append(time.process_time() - begun)
-    print(f"  our own cost, received to Panel: {1e6 * statistics.median(cost) / points:.2f} us CPU a point")
+    what = "fetch, 200 targets x 7 days at 60 s over loopback, answers after 20 ms"
+    return [
+        Row(
+            f"{what} ({'equal' if equal else 'DIFFERENT'} values)",
+            f"{mine:.2f} s",
+            f"{other:.2f} s, one channel a query, one after another",
+            f"{other / mine:.1f} x",
+        ),
+        Row(
+            "our own CPU time from received to panel",
+            f"{1e6 * statistics.median(cost) / points:.2f} us a point",
+        ),
+    ]
 
 
-def memory() -> None:
+def memory() -> list[Row]:
     """60 days x 20 series at 60 s: exact, and how much memory the fetch takes."""
     script = """
 import sys
@@ -128,7 +136,7 @@ from pathlib import Path
 import numpy as np
 from kforecast.metrics.kapacity import KapacitySource
 sys.path.insert(0, sys.argv[2])
-from benchmark import END, targets
+from benchmark_stages.fetching import END, targets
 source = KapacitySource(address=sys.argv[1], targets=targets(20, 60), end=END)
 def kilobytes(name):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -144,8 +152,12 @@ exact = all(
 print(len(frame), grown, exact and frame["workload"].nunique() == 20)
 """
     with Provider(delay=0.0) as address, tempfile.TemporaryDirectory() as empty:
-        command = [sys.executable, "-c", script, address, str(Path(__file__).parent.resolve())]
+        command = [sys.executable, "-c", script, address, str(Path(__file__).resolve().parents[1])]
         done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=True)
     points, grown, exact = done.stdout.split()
-    print("memory: 60 days x 20 series at 60 s")
-    print(f"  {int(points):,} points, exact: {exact}; resident memory grew by {int(grown) / 1024:.0f} MB")
+    return [
+        Row(
+            f"fetch, 60 days x 20 series at 60 s: {int(points):,} points, exact: {exact}",
+            f"resident memory grew by {int(grown) / 1024:.0f} MB",
+        )
+    ]

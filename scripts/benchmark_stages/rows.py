@@ -1,10 +1,14 @@
 """What a stage measures, and how."""
 
+import os
 import statistics
+import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -47,3 +51,24 @@ def peak_megabytes() -> float:
     """The most memory this process has had resident."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+class Ended(NamedTuple):
+    """A command that has ended."""
+
+    code: int
+    seconds: float
+    megabytes: float
+    output: str
+
+
+def peak_of_command(command: Sequence[str | Path], cwd: Path) -> Ended:
+    """Run a command and watch how much memory it has resident at most."""
+    with tempfile.TemporaryFile("w+") as output:
+        begun = time.perf_counter()
+        process = subprocess.Popen(command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        elapsed = time.perf_counter() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        return Ended(process.returncode, elapsed, usage.ru_maxrss / 1024, output.read())

@@ -63,9 +63,9 @@ def run(
     """
     process = Process()
     signal.signal(signal.SIGTERM, _terminate)
-    # Threads that spin while they wait for each other make a busy machine, or one with a CPU quota, ten times
-    # slower. Torch's library reads this when it is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin for long while they wait for each other slow each other down on a busy machine, or one
+    # with a CPU quota. Torch's library reads this when it is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # Kept for processes that this one may start, which see what we set here for ourselves.
     said = os.environ.setdefault("KFORECAST_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR", "0"))
     wants_traceback = said == "1"

@@ -19,7 +19,7 @@ from kforecast.window import Window
 
 # Training takes several batches in one step of Lightning's loop, of about so many windows together: what the
 # loop costs, and taking windows out of the panel, is then shared among them.
-_WINDOWS_AT_ONCE = 4096
+_WINDOWS_AT_ONCE = 8192
 
 
 class ForecastDataModule(pl.LightningDataModule):
@@ -100,7 +100,7 @@ class ForecastDataModule(pl.LightningDataModule):
             self.batch_size,
             self.seed,
             most=self.windows_per_epoch,
-            at_once=self._batches_at_once,
+            at_once=self.batches_at_once,
             rank=rank,
             world_size=world_size,
         )
@@ -126,8 +126,8 @@ class ForecastDataModule(pl.LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     @property
-    def _batches_at_once(self) -> int:
-        """One where the trainer counts them."""
+    def batches_at_once(self) -> int:
+        """How many batches a step of Lightning's loop takes: one where the trainer counts them."""
         trainer = self.trainer
         if trainer is not None and (
             isinstance(trainer.limit_train_batches, int)

@@ -1,0 +1,108 @@
+"""What is asked of a trained model, and of the commands."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmark_stages.rows import Row, alternately, median_seconds
+from kforecast.artifact import Artifact, EstimatorConfig
+from kforecast.data.panel import Panel
+from kforecast.evaluation.backtest import backtest as batched
+from kforecast.forecaster import Forecaster
+from kforecast.metrics.synthetic import SyntheticSource
+from kforecast.models.fcnet import Fcnet
+
+BIN = Path(sys.executable).parent
+TRAFFIC = {"days": 28, "step": 600, "start": 1_704_067_200, "seed": 0, "hourly": 0.25, "weekend": 0.6}
+TRAFFIC |= {"trend": 0.2, "noise": 0.08, "spikes": 1.5, "gaps": 0.0}
+
+
+def made(rows: pd.DataFrame, length: int, horizon: int) -> Artifact:
+    """An untrained artifact of some traffic's series at 10min."""
+    count = rows["workload"].nunique()
+    config = EstimatorConfig(freq="10min", prediction_length=horizon, context_length=length, num_series=count)
+    torch.manual_seed(0)
+    ids = Panel.from_frame(rows, config.window.frequency).item_ids
+    return Artifact(config, ids, Fcnet(config.window, count).artifact_state(), {"fill": "interpolate"})
+
+
+def backtest() -> list[Row]:
+    """50 origins x 20 series x 12 steps: one batched pass with five baselines, and a loop over origins."""
+    rows = SyntheticSource(workloads=20, **TRAFFIC).fetch()
+    artifact = made(rows, 12, 12)
+    forecaster = Forecaster.of(artifact, "model")
+    panel = Panel.from_frame(rows, forecaster.window.frequency)
+    begin = panel.num_bins - 50 - 11
+    histories = [rows[rows["timestamp"] < panel.timestamps[origin]] for origin in range(begin, begin + 50)]
+
+    def loop() -> np.ndarray:
+        found = [forecaster.forecast(history)["value"].to_numpy().reshape(20, 12) for history in histories]
+        return np.stack(found, axis=1).reshape(-1, 12)  # by series, then origin
+
+    one = batched(forecaster, panel, begin, panel.num_bins)
+    difference = np.abs(one.forecasts["kforecast"] / loop() - 1).max()
+    times = alternately({"ours": lambda: batched(forecaster, panel, begin, panel.num_bins), "loop": loop})
+    with tempfile.TemporaryDirectory() as folder:
+        artifact.save(Path(folder) / "model")
+        rows.to_csv(Path(folder) / "traffic.csv", index=False)
+        start = f"evaluate.start={int(panel.timestamps[begin])}"
+        command = [BIN / "kforecast-evaluate", "artifact_dir=model", "--dataset-file=traffic.csv", start]
+        whole = _median_of_command([*command, "hydra.run.dir=run"], folder)
+    return [
+        Row(
+            f"backtest, 50 origins x 20 series x 12 steps (largest difference {difference:.0e})",
+            f"{1000 * times['ours']:.0f} ms",
+            f"{1000 * times['loop']:.0f} ms, a loop over origins",
+            f"{times['loop'] / times['ours']:.0f} x",
+        ),
+        Row("the same as kforecast-evaluate, start-up and report included", f"{whole:.1f} s"),
+    ]
+
+
+def forecast() -> list[Row]:
+    """What one call costs in a process that has loaded the artifact."""
+    rows = SyntheticSource(workloads=1000, **(TRAFFIC | {"days": 1})).fetch()
+    forecaster = Forecaster.of(made(rows, 7, 3), "model")
+    torch.set_num_threads(1)
+    one = rows[rows["workload"] == rows["workload"].iloc[0]].reset_index(drop=True)
+    one["workload"] = one["workload"].cat.remove_unused_categories()
+    times = []
+    for _ in range(2000):
+        begun = time.perf_counter()
+        forecaster.forecast(one)
+        times.append(time.perf_counter() - begun)
+    many = median_seconds(lambda: forecaster.forecast(rows), repeats=20)
+    return [
+        Row(
+            "forecast of one series from a day of history, 2,000 calls",
+            f"p50 {1000 * np.percentile(times, 50):.1f} ms, p99 {1000 * np.percentile(times, 99):.1f} ms",
+            target="p99 <= 5 ms",
+        ),
+        Row("forecast of 1,000 series in one call", f"{1000 * many:.0f} ms", target="<= 100 ms"),
+    ]
+
+
+def startup() -> list[Row]:
+    """Commands as typed."""
+    with tempfile.TemporaryDirectory() as folder:
+        help_ = _median_of_command([BIN / "kforecast-train", "--help"], folder)
+        run = [BIN / "kforecast-train", "source=synthetic", "trainer.max_epochs=1", "hydra.run.dir=run"]
+        trained = _median_of_command(run, folder)
+    return [
+        Row("kforecast-train --help", f"{help_:.2f} s", target="<= 1.5 s"),
+        Row(
+            "kforecast-train, 1 epoch of synthetic traffic, to its report",
+            f"{trained:.1f} s",
+            target="<= 10 s",
+        ),
+    ]
+
+
+def _median_of_command(command: list[str | Path], folder: str) -> float:
+    return median_seconds(lambda: subprocess.run(command, cwd=folder, capture_output=True, check=True), 5)
