@@ -14,7 +14,7 @@ from kforecast.training.fit import Fit
 log = logging.getLogger(__name__)
 
 # Of more windows to judge by, some of the series have them, spread evenly.
-_MOST_WINDOWS = 500_000
+_MOST_WINDOWS = 200_000
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     data = built(cfg.data, panel=panel, window=window, split=split, seed=settings.seed)
     net = built(cfg.model, window=window, num_series=panel.num_series)
     maker.announce(net)
+    _say_sample(settings, split)
 
     loggers = [built(logger) for logger in cfg.logger.values() if logger is not None]
     # With a gate nothing replaces the earlier artifact before the model has passed it.
@@ -255,6 +256,16 @@ def _read(source: MetricSource, frequency: Frequency, run_dir: Path) -> Panel:
     made: list[Panel] = []
     first(lambda: made.append(read_history(source, frequency, run_dir)))
     return made[0] if made else read_history(source, frequency, run_dir)
+
+
+def _say_sample(settings: TrainSettings, split: Split) -> None:
+    for part, most, key in (
+        (split.train, settings.data.windows_per_epoch, "windows_per_epoch"),
+        (split.validation, settings.data.validation_windows, "validation_windows"),
+    ):
+        if most is not None and most < len(part):
+            what = "An epoch draws" if part is split.train else "A validation takes"
+            log.info("%s %s of its %s windows (data.%s)", what, f"{most:,}", f"{len(part):,}", key)
 
 
 def _shortfall(settings: TrainSettings, judged: JudgedFit, which: str = "") -> str | None:
