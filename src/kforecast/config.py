@@ -36,6 +36,18 @@ def _instant(value: object) -> int | None:
     return parse_instant(value)
 
 
+def _no_accumulation(number: int) -> int:
+    if number != 1:
+        raise ValueError("a step takes as many windows as data.batch_size says: set that instead")
+    return number
+
+
+def _float32(precision: int | str | None) -> int | str | None:
+    if precision not in (None, 32, "32", "32-true"):
+        raise ValueError("networks are trained in float32, as artifacts are; leave it out")
+    return precision
+
+
 Instant = Annotated[int | None, BeforeValidator(_instant)]
 # No model has a skill of 1: its error would be 0.
 RequiredSkill = Annotated[float, Field(lt=1, allow_inf_nan=False)] | None
@@ -87,6 +99,10 @@ class TrainerSection(_Section):
     num_nodes: Annotated[int, Field(ge=1)] = 1
     strategy: str = "auto"
     use_distributed_sampler: bool = True
+    gradient_clip_val: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    gradient_clip_algorithm: Literal["norm"] | None = None
+    accumulate_grad_batches: Annotated[int, AfterValidator(_no_accumulation)] = 1
+    precision: Annotated[int | str | None, AfterValidator(_float32)] = None
 
     @property
     def processes(self) -> int:

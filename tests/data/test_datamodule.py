@@ -1,5 +1,6 @@
 """The panel and its split as loaders, with and without worker processes."""
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -80,6 +81,27 @@ def test_the_split_is_made_with_the_settings_unless_it_is_given():
     settings = {"test": 0.2, "skip_newest_window": True}
     np.testing.assert_array_equal(_module(panel, **settings).split.train, made.train)
     assert _module(panel, **settings, split=made).split is made
+
+
+def test_an_epoch_and_a_validation_have_no_more_windows_than_wanted():
+    module = _module(windows_per_epoch=20, validation_windows=7)
+    first, second = _epochs(module.train_dataloader(), (0, 1))
+    assert len(first.series) == len(second.series) == 20
+    assert not torch.equal(first.context, second.context)
+    (validation,) = module.val_dataloader()
+    assert len(validation.series) == 7
+    assert _equal([validation], list(module.val_dataloader()))
+
+
+@pytest.mark.parametrize(
+    "settings, at_once",
+    [({}, 512), ({"limit_train_batches": 3}, 1), ({"max_steps": 9}, 1), ({"val_check_interval": 5}, 1)],
+)
+def test_batches_are_handed_out_together_unless_the_trainer_counts_them(settings, at_once):
+    module = _module()
+    module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **settings)
+    assert module.batches_at_once == at_once
+    assert len(list(module.train_dataloader())) == -(-len(module.split.train) // (16 * at_once))
 
 
 def test_mask_gaps_reaches_the_batches():

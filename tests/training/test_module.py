@@ -201,10 +201,11 @@ def test_the_optimizer_has_every_parameter():
     assert all((value == 0.5).all() for value in module.parameters())
 
 
-def _trainer():
+def _trainer(max_epochs=1, **settings):
     return pl.Trainer(
         accelerator="cpu",
-        max_epochs=1,
+        max_epochs=max_epochs,
+        **settings,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -237,3 +238,56 @@ def test_the_validation_loss_is_the_mean_over_all_observed_targets():
     assert expected != pytest.approx(losses.mean().item(), rel=1e-3)
     (found,) = _trainer().validate(module, _loader(BATCHES), verbose=False)
     assert found[VALIDATION_LOSS] == pytest.approx(expected, rel=1e-5)
+
+
+def _fitted(batches, epochs, trainer=None, ckpt_path=None, **settings):
+    """The weights a training ends with, as saved; batches of at most 4 windows."""
+    torch.manual_seed(0)
+    make = functools.partial(torch.optim.SGD, lr=0.01)
+    module = ForecastModule(Fcnet(WINDOW, 4), make, batch_size=4, **settings)
+    trainer = trainer or _trainer(epochs)
+    trainer.fit(module, _loader(batches), ckpt_path=ckpt_path, weights_only=True)
+    return torch.cat([value.flatten() for value in module.state_dict().values()])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_network_holds_the_average_of_the_weights_of_all_steps():
+    batches = [_batch(4, seed=seed) for seed in range(5)]
+    weights = [_fitted(batches[:count], 1) for count in range(6)]
+    average = weights[0]
+    for step, value in enumerate(weights[1:], start=1):
+        share = max(4 / 8, 10 / (10 + step))
+        average = average + share * (value - average)
+    averaged = _fitted(batches, 1, average_windows=8)
+    torch.testing.assert_close(averaged, average, rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(averaged, weights[-1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_average_goes_on_from_a_checkpoint(tmp_path):
+    batches = [_batch(4, seed=seed) for seed in range(5)]
+    expected = _fitted(batches, 4, average_windows=40)
+    first = _trainer(2)
+    _fitted(batches, 2, first, average_windows=40)
+    first.save_checkpoint(tmp_path / "half.ckpt")
+    found = _fitted(batches, 4, ckpt_path=tmp_path / "half.ckpt", average_windows=40)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_gradient_is_cut_to_its_norm():
+    batch = _batch(4)
+    start, free = _fitted([], 0), _fitted([batch], 1)
+    cut = _fitted([batch], 1, gradient_clip_val=0.001)
+    assert torch.linalg.norm(free - start) > 0.01 * 0.0011
+    assert torch.linalg.norm(cut - start).item() == pytest.approx(0.01 * 0.001, rel=0.01)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_several_batches_at_once_are_several_steps():
+    batches = [_batch(4, seed=seed) for seed in range(5)]
+    together = WindowBatch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+    one, several = _trainer(), _trainer()
+    assert torch.equal(_fitted(batches, 1, one), _fitted([together], 1, several))
+    assert one.global_step == several.global_step == 5
+    torch.testing.assert_close(one.callback_metrics[TRAIN_LOSS], several.callback_metrics[TRAIN_LOSS])
