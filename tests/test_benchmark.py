@@ -43,7 +43,7 @@ else:
 def test_sixty_days_of_twenty_series_are_exact_in_bounded_memory() -> None:
     command = [sys.executable, str(SCRIPT), "memory"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    found = re.search(r"([\d,]+) points, exact: (\w+); resident memory grew by (\d+) MB", done.stdout)
+    found = re.search(r"([\d,]+) points, exact: (\w+): resident memory grew by (\d+) MB", done.stdout)
     assert found is not None, done.stdout
     assert found[1] == "1,728,020"
     assert found[2] == "True"
@@ -54,7 +54,32 @@ def test_an_unknown_stage_is_refused() -> None:
     command = [sys.executable, str(SCRIPT), "fetsh"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert "unknown stage fetsh; known: fetch, memory, backtest" in done.stderr
+    assert "unknown stage fetsh; known: csv, windows, step, epoch, " in done.stderr
+
+
+def test_a_table_has_a_line_for_each_figure_and_the_memory_of_the_stage() -> None:
+    command = [sys.executable, str(SCRIPT), "--markdown", "forecast"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()]
+    assert lines[0] == ["what", "ours", "reference", "ratio", "target"]
+    assert {len(line) for line in lines} == {5}
+    assert [line[0].partition(" of ")[0] for line in lines[2:]] == [
+        "forecast",
+        "forecast",
+        "forecast: peak memory",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads memory from /proc")
+def test_a_thousand_series_train_within_three_gigabytes() -> None:
+    command = [sys.executable, str(SCRIPT), "fleet"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+    found = re.search(
+        r"1,000 series x 14 days .* one run, trainer.max_epochs=1: ([\d,]+) MB at most", done.stdout
+    )
+    assert found is not None, done.stdout
+    assert 500 < int(found[1].replace(",", "")) < 3072
 
 
 def test_the_accuracy_benchmark_trains_evaluates_and_scores_every_task(tmp_path: Path) -> None:

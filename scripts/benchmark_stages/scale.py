@@ -43,22 +43,25 @@ def growth() -> list[Row]:
 
 def fleet() -> list[Row]:
     """1,000 series x 14 days at 1 min, 1 % missing, from Parquet: one epoch of sampled windows."""
-    return _train_from_parquet(1000, 14, "<= 3 GB", ["trainer.max_epochs=1"])
+    return _train_from_parquet(1000, 14, "<= 3 GB", ["trainer.max_epochs=1"], ["one run"])
 
 
 def huge() -> list[Row]:
     """10,000 series x 30 days at 1 min, 1 % missing, from Parquet: a run to its artifact."""
-    return _train_from_parquet(10_000, 30, "<= 6 GB", ["trainer.max_epochs=2"])
+    runs = ["first run, which converts the file", "second run, which maps it"]
+    return _train_from_parquet(10_000, 30, "<= 6 GB", ["trainer.max_epochs=2"], runs)
 
 
-def _train_from_parquet(series: int, days: int, target: str, overrides: list[str]) -> list[Row]:
+def _train_from_parquet(
+    series: int, days: int, target: str, overrides: list[str], runs: list[str]
+) -> list[Row]:
     program = Path(sys.executable).with_name("kforecast-train")
     name = f"{series:,} series x {days} days at 1 min"
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "fleet.parquet"
         write_fleet(file, series, days * SECONDS_A_DAY // 60)
-        for what in ("first run", "second run"):
+        for what in runs:
             command = [program, "window=1min", "source=csv", f"source.path={file}", *overrides]
             done = peak_of_command([*command, f"hydra.run.dir={folder}/run"], cwd=Path(folder))
             trained = re.search(r"trained in +([\d.]+) s", done.output)
