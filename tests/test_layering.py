@@ -37,7 +37,7 @@ MAY_USE = {
     "legacy_cli": {"metrics", "window", "errors", "validation"},
 }
 # Entry functions, which alone see a configuration, inside rooms that otherwise do not.
-ENTRIES = {"evaluation/evaluate", "training/train", "training/sweep"}
+ENTRIES = {"evaluation/evaluate"} | {f"training/{name}" for name in ("train", "launch", "closing", "sweep")}
 INSIDE = {*MAY_USE, "training"} - {"config", "legacy_cli"}
 
 

@@ -6,11 +6,7 @@ or the data answer at once.
 
 from __future__ import annotations
 
-import json
 import logging
-import re
-import shlex
-import shutil
 import sys
 import time
 import warnings
@@ -36,10 +32,10 @@ from kforecast.config import (
 from kforecast.console import short_path
 from kforecast.directory import check_writable
 from kforecast.errors import GateError, ours
-from kforecast.history import HISTORY, read_history
-from kforecast.legacy_cli import config_file_flag, quote
-from kforecast.processes import Process, start, this_process
+from kforecast.history import read_history
+from kforecast.processes import Process, this_process
 from kforecast.training.group import end_at_once, explained, first, join, leave
+from kforecast.training.launch import train_in_processes, write_result
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins import ClusterEnvironment
@@ -108,7 +104,7 @@ def train(cfg: DictConfig) -> float:
     begun = time.perf_counter()
     process = this_process()
     if process.first:
-        _write_result(run_dir, {"status": "running"})
+        write_result(run_dir, {"status": "running"})
     try:
         plan = _check(cfg, run_dir, process)
         alone = plan.settings.trainer.processes == 1
@@ -120,18 +116,18 @@ def train(cfg: DictConfig) -> float:
         error = explained(error)
         found = ours(error)
         failure = {"status": "failed", "error": str(found or error), "seconds": time.perf_counter() - begun}
-        _write_result(run_dir, failure)
+        write_result(run_dir, failure)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             # The other jobs of a sweep go on; this one is in the table as failed.
             log.error("job failed: %s", found or error, exc_info=found is None)
             return float("nan")
         raise error
     if result is None:
-        return _train_in_processes(run_dir, plan)
+        return train_in_processes(plan.settings.trainer.devices, run_dir, plan.artifact_dir)
     if not process.first:
         return result.score
     status = "done" if result.rejected is None else "rejected"
-    _write_result(run_dir, {"status": status} | asdict(result) | {"seconds": time.perf_counter() - begun})
+    write_result(run_dir, {"status": status} | asdict(result) | {"seconds": time.perf_counter() - begun})
     if result.rejected is not None:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise GateError(result.rejected)
@@ -151,38 +147,6 @@ def _check(cfg: DictConfig, run_dir: Path, process: Process) -> _Plan:
     return _Plan(settings, artifact_dir, window, source, built(cfg.capacity))
 
 
-def _train_in_processes(run_dir: Path, plan: _Plan) -> float:
-    """Start the processes of this run, wait for them and hand on what they came to."""
-    code = start(plan.settings.trainer.devices, "kforecast.training.train", _command_line(run_dir, plan))
-    result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
-    if result["status"] == "running":
-        result = {"status": "failed", "error": f"ended with exit code {code}"}
-        _write_result(run_dir, result)
-    if code and HydraConfig.get().mode != RunMode.MULTIRUN:
-        raise SystemExit(code)
-    return float(result.get("score", "nan"))
-
-
-def _command_line(run_dir: Path, plan: _Plan) -> list[str]:
-    """This run, or this job of a sweep, as a command of its own that works in the same folder."""
-    hydra = HydraConfig.get()
-    ours_alone = (
-        "hydra.mode=",
-        "hydra.run.",
-        "hydra.sweep",
-        "hydra/sweeper",
-        "hydra.launcher",
-        "hydra/launcher",
-    )
-    overrides = [*hydra.overrides.task]
-    overrides += [override for override in hydra.overrides.hydra if not override.startswith(ours_alone)]
-    overrides.append(f"hydra.run.dir={quote(str(run_dir))}")
-    if hydra.mode == RunMode.MULTIRUN:
-        overrides += [f"hydra.job.num={hydra.job.num}", f"hydra.job.id={quote(str(hydra.job.id))}"]
-        overrides.append(f"artifact_dir={quote(str(plan.artifact_dir))}")
-    return config_file_flag(sys.orig_argv) + overrides
-
-
 def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     settings, artifact_dir, window, source, capacity = plan
     cluster = join(settings.trainer.accelerator)
@@ -196,6 +160,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     from kforecast.artifact import discard
     from kforecast.training.artifacts import ArtifactMaker, scores_of
     from kforecast.training.callbacks import ArtifactWriter
+    from kforecast.training.closing import close
     from kforecast.training.threads import choose_threads
 
     _quieten()
@@ -243,7 +208,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
             else "nothing is published"
         )
         rejected = f"{rejected}; {kept}, the model is in {short_path(candidate_dir)}"
-    _report(cfg, settings, run_dir, target, judged, loggers, rejected is not None)
+    close(cfg, settings, run_dir, target, judged, loggers, rejected is not None)
     return Result(fit.score, fit.epochs, fit.best_epoch, str(target), rejected)
 
 
@@ -404,87 +369,6 @@ def _individual(
     return individual
 
 
-def _report(
-    cfg: DictConfig,
-    settings: TrainSettings,
-    run_dir: Path,
-    artifact_dir: Path,
-    judged: JudgedFit,
-    loggers: list[Any],
-    rejected: bool,
-) -> None:
-    """Say and show what came of it."""
-    from kforecast.evaluation.report import remove_report
-    from kforecast.training.report import facts, log_figures, log_hyper_parameters
-
-    fit, scoreboard = judged.fit, judged.scoreboard
-    report_dir = run_dir / "evaluation"
-    if scoreboard is None:
-        remove_report(report_dir)
-    else:
-        from kforecast.evaluation.report import publish
-        from kforecast.evaluation.summary import summary
-
-        log.info("How good is it?\n%s", summary(scoreboard))
-        artifact_name, source = short_path(artifact_dir), str(built(cfg.source))
-        figures = publish(scoreboard, report_dir, artifact=artifact_name, source=source, seed=settings.seed)
-        log_figures(loggers, figures)
-    # Without prefixes: the page sorts by name and ticks the first ones.
-    parameters = settings.window.model_dump() | {
-        "batch_size": settings.data.batch_size,
-        "lr": settings.optimizer.lr,
-        "max_epochs": settings.trainer.max_epochs,
-        "seed": settings.seed,
-        "series": fit.data.panel.num_series,
-        "shared_embedding": fit.net.shared_embedding,
-    }
-    log_hyper_parameters(loggers, parameters, fit, scoreboard, cfg.monitor)
-    artifact, run = _override_value(short_path(artifact_dir)), shlex.quote(short_path(run_dir))
-    values = {
-        "best epoch": f"{fit.best_epoch} of {fit.epochs} ({cfg.monitor} {fit.score:.6g})",
-        "stopped by": fit.stopped_by,
-        "trained in": f"{fit.seconds:.1f} s",
-        "rejected" if rejected else "artifact": short_path(artifact_dir),
-        "per series": short_path(artifact_dir / "per_series")
-        if (artifact_dir / "per_series").exists()
-        else "",
-        "report": short_path(report_dir / "report.html") if scoreboard is not None else "",
-        "checkpoints": short_path(run_dir / "checkpoints") if (run_dir / "checkpoints").exists() else "",
-        "log file": short_path(run_dir / f"{HydraConfig.get().job.name}.log"),
-        "TensorBoard": f"{_typed('tensorboard')} --logdir {run}"
-        if (run_dir / "tensorboard").exists()
-        else "",
-        "forecast": ""
-        if rejected
-        else f"{_typed('kforecast-forecast')} artifact_dir={artifact} {_source(cfg, run_dir)}",
-    }
-    next_step = (
-        "the gate did not let the model pass" if rejected else "next, type the command in the last line"
-    )
-    log.info("Done\n%s", facts(f"Training is done; {next_step}", values))
-
-
-def _typed(name: str) -> str:
-    """A command as it must be typed: by its path where it is not on the search path."""
-    return name if shutil.which(name) else shlex.quote(short_path(Path(sys.executable).with_name(name)))
-
-
-def _source(cfg: DictConfig, run_dir: Path) -> str:
-    """The source as typed for the forecast command."""
-    path = OmegaConf.select(cfg, "source.path")
-    if (run_dir / HISTORY).exists():
-        path = short_path(run_dir / HISTORY)
-    if path is not None:
-        return f"--dataset-file={shlex.quote(str(path))}"
-    chosen = [override for override in HydraConfig.get().overrides.task if override.startswith("source.")]
-    return shlex.join([f"source={HydraConfig.get().runtime.choices['source']}", *chosen])
-
-
-def _override_value(text: str) -> str:
-    """A value as it is typed after ``key=``: quoted for Hydra and for the shell where it must be."""
-    return text if re.fullmatch(r"[\w./-]+", text) else shlex.quote(quote(text))
-
-
 def _quieten() -> None:
     """Keep Lightning's advertisements and advice off a console that is for results."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -497,10 +381,6 @@ def _quieten() -> None:
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message=advice)
-
-
-def _write_result(run_dir: Path, content: dict[str, Any]) -> None:
-    (run_dir / "result.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

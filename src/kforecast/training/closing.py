@@ -1,0 +1,98 @@
+"""The end of a run: how good the model is, where everything lies and what to type next."""
+
+import logging
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from kforecast.config import TrainSettings, built
+from kforecast.console import short_path
+from kforecast.evaluation.report import publish, remove_report
+from kforecast.evaluation.summary import summary
+from kforecast.history import HISTORY
+from kforecast.legacy_cli import quote
+from kforecast.training.holdout import JudgedFit
+from kforecast.training.report import facts, log_figures, log_hyper_parameters
+
+log = logging.getLogger(__name__)
+
+
+def close(
+    cfg: DictConfig,
+    settings: TrainSettings,
+    run_dir: Path,
+    artifact_dir: Path,
+    judged: JudgedFit,
+    loggers: list[Any],
+    rejected: bool,
+) -> None:
+    """Say and show what came of it."""
+    fit, scoreboard = judged.fit, judged.scoreboard
+    report_dir = run_dir / "evaluation"
+    if scoreboard is None:
+        remove_report(report_dir)
+    else:
+        log.info("How good is it?\n%s", summary(scoreboard))
+        artifact_name, source = short_path(artifact_dir), str(built(cfg.source))
+        figures = publish(scoreboard, report_dir, artifact=artifact_name, source=source, seed=settings.seed)
+        log_figures(loggers, figures)
+    # Without prefixes: the page sorts by name and ticks the first ones.
+    parameters = settings.window.model_dump() | {
+        "batch_size": settings.data.batch_size,
+        "lr": settings.optimizer.lr,
+        "max_epochs": settings.trainer.max_epochs,
+        "seed": settings.seed,
+        "series": fit.data.panel.num_series,
+        "shared_embedding": fit.net.shared_embedding,
+    }
+    log_hyper_parameters(loggers, parameters, fit, scoreboard, cfg.monitor)
+    artifact, run = _override_value(short_path(artifact_dir)), shlex.quote(short_path(run_dir))
+    values = {
+        "best epoch": f"{fit.best_epoch} of {fit.epochs} ({cfg.monitor} {fit.score:.6g})",
+        "stopped by": fit.stopped_by,
+        "trained in": f"{fit.seconds:.1f} s",
+        "rejected" if rejected else "artifact": short_path(artifact_dir),
+        "per series": short_path(artifact_dir / "per_series")
+        if (artifact_dir / "per_series").exists()
+        else "",
+        "report": short_path(report_dir / "report.html") if scoreboard is not None else "",
+        "checkpoints": short_path(run_dir / "checkpoints") if (run_dir / "checkpoints").exists() else "",
+        "log file": short_path(run_dir / f"{HydraConfig.get().job.name}.log"),
+        "TensorBoard": f"{_typed('tensorboard')} --logdir {run}"
+        if (run_dir / "tensorboard").exists()
+        else "",
+        "forecast": ""
+        if rejected
+        else f"{_typed('kforecast-forecast')} artifact_dir={artifact} {_source(cfg, run_dir)}",
+    }
+    next_step = (
+        "the gate did not let the model pass" if rejected else "next, type the command in the last line"
+    )
+    log.info("Done\n%s", facts(f"Training is done; {next_step}", values))
+
+
+def _typed(name: str) -> str:
+    """A command as it must be typed: by its path where it is not on the search path."""
+    return name if shutil.which(name) else shlex.quote(short_path(Path(sys.executable).with_name(name)))
+
+
+def _source(cfg: DictConfig, run_dir: Path) -> str:
+    """The source as typed for the forecast command."""
+    path = OmegaConf.select(cfg, "source.path")
+    if (run_dir / HISTORY).exists():
+        path = short_path(run_dir / HISTORY)
+    if path is not None:
+        return f"--dataset-file={shlex.quote(str(path))}"
+    chosen = [override for override in HydraConfig.get().overrides.task if override.startswith("source.")]
+    return shlex.join([f"source={HydraConfig.get().runtime.choices['source']}", *chosen])
+
+
+def _override_value(text: str) -> str:
+    """A value as it is typed after ``key=``: quoted for Hydra and for the shell where it must be."""
+    return text if re.fullmatch(r"[\w./-]+", text) else shlex.quote(quote(text))
