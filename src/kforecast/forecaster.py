@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import gcd
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from kforecast.data.panel import Panel, item_key
 from kforecast.data.split import cells_between
 from kforecast.data.windows import EVALUATION_BATCH_SIZE, WindowDataset
 from kforecast.errors import ArtifactError, DataError, few
-from kforecast.intervals import Intervals, calibrate, check_levels, column, missing
+from kforecast.intervals import OWN_WINDOWS, Intervals, calibrate, check_levels, column, missing
 from kforecast.models import NETWORKS
 from kforecast.models.fcnet import Fcnet
 from kforecast.window import Window
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 _CONSUMER_FILL: Fill = "zero"
 
 
-# Quantiles of the errors of so many windows are as exact as they need be.
+# Quantiles of the errors of so many windows together are as exact as they need be. A fleet of thousands of
+# series then has too few for quantiles of each, which would make its intervals.json tens of megabytes too.
 _MOST_CALIBRATION_WINDOWS = 1_000_000
 
 
@@ -228,12 +230,18 @@ class Forecaster:
         """
         horizon = self.window.prediction_length
         stride = max(1, panel.num_series * (stop - begin) // _MOST_CALIBRATION_WINDOWS)
+        while gcd(stride, self.window.frequency.day) > 1:  # or else some hours of the day would have none
+            stride += 1
         series, origin = np.divmod(cells_between(panel, self.window, begin, stop, stride), panel.num_bins)
         if not len(series):
             return replace(self, intervals=None)
         made = self.forecast_windows(panel, series, origin, as_consumed=as_consumed)
         at = (series[:, None], origin[:, None] + np.arange(horizon))
         error = np.where(panel.observed[at], panel.values[at] - made.values, np.nan)
+        if (stop - begin) // stride < OWN_WINDOWS <= stop - begin:
+            log.info(
+                "So many series have intervals in common: the errors of all together, by the level of each"
+            )
         mean_level, nonnegative = _levels(panel, stop)
         intervals = calibrate(
             error.astype(np.float64),

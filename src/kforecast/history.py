@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from kforecast.console import short_path
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from kforecast.data.panel import Panel
     from kforecast.metrics.source import MetricSource
     from kforecast.window import Frequency
@@ -20,25 +18,17 @@ log = logging.getLogger(__name__)
 HISTORY = "history.parquet"
 
 
-def fetch_history(source: MetricSource, run_dir: Path) -> pd.DataFrame:
-    """The source's rows; those that could not be had again are kept in the run folder."""
-    from kforecast.output import write_frame
-
-    log.info("Reading %s", source)
-    frame = source.fetch()
-    if not source.repeatable:
-        kept = run_dir / HISTORY
-        write_frame(frame, kept)
-        log.info("Kept in %s; to repeat the run: source=csv source.path=%s", *[short_path(kept)] * 2)
-    return frame
-
-
 def read_history(source: MetricSource, frequency: Frequency, run_dir: Path) -> Panel:
     """The source's history on a grid; what could not be had again is kept in the run folder."""
     from kforecast.data.panel import Panel
     from kforecast.data.reading import read_panel
+    from kforecast.output import write_frame
 
+    log.info("Reading %s", source)
     if source.repeatable:
-        log.info("Reading %s", source)
         return read_panel(source, frequency)
-    return Panel.from_frame(fetch_history(source, run_dir), frequency)
+    frame = source.fetch()
+    kept = run_dir / HISTORY
+    write_frame(frame, kept)
+    log.info("Kept in %s; to repeat the run: source=csv source.path=%s", *[short_path(kept)] * 2)
+    return Panel.from_frame(frame, frequency)

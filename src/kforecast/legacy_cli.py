@@ -149,12 +149,15 @@ def append(arguments: list[str], overrides: list[str]) -> list[str]:
     return arguments[: last + 1] + overrides + arguments[last + 1 :]
 
 
-def config_file_flag(arguments: list[str]) -> list[str]:
-    """The flag that a composed configuration cannot stand for, as typed; empty when it was not given."""
+def flags_for_hydra(arguments: list[str]) -> list[str]:
+    """The flags that a composed configuration cannot stand for, as typed: where its files are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config-file")
-    path = parser.parse_known_args(arguments)[0].config_file
-    return [] if path is None else [f"--config-file={path}"]
+    parser.add_argument("--config-path", "-cp")
+    parser.add_argument("--config-name", "-cn")
+    parser.add_argument("--config-dir", "-cd")
+    given = vars(parser.parse_known_args(arguments)[0])
+    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
 
 
 def _is_override(argument: str) -> bool:

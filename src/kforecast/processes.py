@@ -53,7 +53,7 @@ def this_process() -> Process:
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     # In a batch script itself, and in an interactive shell of SLURM, a command stands alone.
-    by_srun = "SLURM_STEP_ID" in os.environ or "MASTER_ADDR" in os.environ
+    by_srun = "SLURM_STEP_ID" in os.environ
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
     if "RANK" not in os.environ and "SLURM_PROCID" in os.environ and by_srun and not interactive:
         names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")

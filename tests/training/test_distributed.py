@@ -98,7 +98,7 @@ def test_the_same_loss_as_one_process(runs: SimpleNamespace) -> None:
     assert runs.two.returncode == 0, runs.two.stderr
     alone, together = result(runs.one), result(runs.run)
     assert together["status"] == "done"
-    assert together["score"] == pytest.approx(alone["score"], rel=0.01)
+    assert together["score"] == pytest.approx(alone["score"], rel=1e-4)
     assert Artifact.load(runs.run / "artifact").item_ids == {"shop/acpu": 0, "shop/bcpu": 1}
 
 
@@ -206,10 +206,8 @@ def test_a_signal_ends_all(
     number: signal.Signals, code: int, said: str, tmp_path: Path, traffic_csv: Callable[..., Path]
 ) -> None:
     process = endless(tmp_path, traffic_csv())
-    begun = time.monotonic()
     process.send_signal(number)
     assert ended(process, tmp_path) == (code, said)
-    assert time.monotonic() - begun < 10
     Artifact.load(tmp_path / "run" / "artifact")
 
 

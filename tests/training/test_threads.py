@@ -14,22 +14,27 @@ def _as_before():
 
 
 @pytest.mark.parametrize(
-    "wanted, batch_size, cores, quota, processes, expected",
+    "wanted, batch_size, cores, quota, allowed, processes, expected",
     [
-        (3, 32, 1, "max 100000", 1, 3),
-        ("auto", 32, 8, "max 100000", 1, 1),
-        ("auto", 1024, 8, "max 100000", 1, 2),
-        ("auto", 100_000, 8, "max 100000", 1, 8),
-        ("auto", 100_000, 8, "250000 100000", 1, 2),
-        ("auto", 100_000, 8, "50000 100000", 1, 1),
-        ("auto", 100_000, 8, None, 2, 4),
+        (3, 32, 1, "max 100000", "", 1, 3),
+        ("auto", 32, 8, "max 100000", "", 1, 1),
+        ("auto", 1024, 8, "max 100000", "", 1, 2),
+        ("auto", 100_000, 8, "max 100000", "", 1, 8),
+        ("auto", 100_000, 8, "250000 100000", "", 1, 2),
+        ("auto", 100_000, 8, "50000 100000", "", 1, 1),
+        ("auto", 100_000, 8, None, "3", 1, 3),
+        ("auto", 100_000, 8, None, "1", 2, 4),  # what a launcher sets does not count
+        ("auto", 2048, 8, None, "", 2, 2),
     ],
 )
-def test_threads(wanted, batch_size, cores, quota, processes, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr("kforecast.training.threads._CORES", cores)
+def test_threads(wanted, batch_size, cores, quota, allowed, processes, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr("kforecast.training.threads._cores", lambda: cores)
+    monkeypatch.setattr("kforecast.training.threads._ALLOWED", allowed)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes > 1:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     monkeypatch.setattr("kforecast.training.threads._QUOTA", tmp_path / "cpu.max")
     if quota is not None:
         (tmp_path / "cpu.max").write_text(f"{quota}\n")
-    assert choose_threads(wanted, batch_size) == expected == torch.get_num_threads()
+    assert choose_threads(wanted, batch_size, processes) == expected == torch.get_num_threads()

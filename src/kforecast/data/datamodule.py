@@ -130,9 +130,7 @@ class ForecastDataModule(pl.LightningDataModule):
         """How many batches a step of Lightning's loop takes: one where the trainer counts them."""
         trainer = self.trainer
         if trainer is not None and (
-            isinstance(trainer.limit_train_batches, int)
-            or isinstance(trainer.val_check_interval, int)
-            or trainer.max_steps > 0
+            trainer.limit_train_batches != 1.0 or trainer.val_check_interval != 1.0 or trainer.max_steps > 0
         ):
             return 1
         return max(1, _WINDOWS_AT_ONCE // self.batch_size)

@@ -158,9 +158,9 @@ class CsvSource:
         self.check()
         try:
             table = self._read_parquet() if self._is_parquet else self._read_csv()
+            frame: pd.DataFrame = table.to_pandas()
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise self.unreadable(error) from error
-        frame: pd.DataFrame = table.to_pandas()
         return frame
 
     @property

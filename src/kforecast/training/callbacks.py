@@ -66,7 +66,7 @@ class EpochLog(Checkpoint):
         if trainer.logger is not None:
             speed = {
                 "epoch/seconds": seconds,
-                "epoch/windows_per_second": self._windows * trainer.world_size / seconds,
+                "epoch/windows_per_second": self._windows / seconds,
                 "epoch/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             }
             for logger in trainer.loggers:

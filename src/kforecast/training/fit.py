@@ -74,7 +74,9 @@ def fit(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, m
         if error.code == 1 and trainer.interrupted:
             raise KeyboardInterrupt from error
         raise
-    except (MisconfigurationException, RuntimeError) as error:
+    except MisconfigurationException as error:
+        raise ConfigError(f"trainer or callbacks: {' '.join(str(error).split())}") from error
+    except RuntimeError as error:
         # What EarlyStopping and ModelCheckpoint say when nothing logs what they watch.
         if "conditioned on metric" in str(error) or "could not find the monitored key" in str(error):
             raise ConfigError(f"callbacks: {' '.join(str(error).split())}") from error

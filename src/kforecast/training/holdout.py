@@ -13,8 +13,9 @@ from kforecast.training.fit import Fit
 
 log = logging.getLogger(__name__)
 
-# Of more windows to judge by, some of the series have them, spread evenly.
-_MOST_WINDOWS = 200_000
+# With more windows to judge by than that, as many of the series as have them are judged, spread evenly, and no
+# fewer than these.
+_MOST_WINDOWS, _FEWEST_SERIES = 500_000, 20
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def _judge_held_out(fit: Fit, forecaster: Forecaster, capacity: Capacity, seed: 
         if not len(split.validation):
             log.info("Not judged: nothing was held out (data.validation=0, data.test=0)")
             return None
-    most = max(_MOST_WINDOWS // (stop - begin), 1)
+    several = panel.num_series > 1
+    most = max(_MOST_WINDOWS // (stop - begin), _FEWEST_SERIES)
     if panel.num_series > most:
         part += f" of {most:,} of the {panel.num_series:,} series"
         panel = panel.rows(middles(panel.num_series, most).tolist())
@@ -86,7 +88,7 @@ def _judge_held_out(fit: Fit, forecaster: Forecaster, capacity: Capacity, seed: 
             begin,
             stop,
             capacity,
-            beside_as_consumed=not fit.net.shared_embedding and panel.num_series > 1,
+            beside_as_consumed=not fit.net.shared_embedding and several,
             levels=levels,
             trained_until=trained_until,
             part=part,

@@ -8,7 +8,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from kforecast.legacy_cli import config_file_flag, quote
+from kforecast.errors import ConfigError
+from kforecast.legacy_cli import flags_for_hydra, quote
 from kforecast.processes import start
 
 
@@ -56,4 +57,10 @@ def _command_line(run_dir: Path, artifact_dir: Path) -> list[str]:
     if hydra.mode == RunMode.MULTIRUN:
         overrides += [f"hydra.job.num={hydra.job.num}", f"hydra.job.id={quote(str(hydra.job.id))}"]
         overrides.append(f"artifact_dir={quote(str(artifact_dir))}")
-    return config_file_flag(sys.orig_argv) + overrides
+    flags = flags_for_hydra(sys.orig_argv)
+    if "train_config=from_file" in overrides and not any(flag.startswith("--config-file=") for flag in flags):
+        raise ConfigError(
+            "--config-file does not reach the processes of a job that a launcher runs elsewhere: give its values "
+            "as overrides, or leave out trainer=ddp"
+        )
+    return flags + overrides

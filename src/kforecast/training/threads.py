@@ -9,11 +9,11 @@ import torch
 # With fewer windows a step is over before the threads have met.
 _WINDOWS_PER_THREAD = 512
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
-# Before any training has chosen: what the process may use, or OMP_NUM_THREADS.
-_CORES = torch.get_num_threads()
+# What the user allows; launchers set it too, to 1.
+_ALLOWED = os.environ.get("OMP_NUM_THREADS", "")
 
 
-def choose_threads(wanted: Literal["auto"] | int, batch_size: int) -> int:
+def choose_threads(wanted: Literal["auto"] | int, batch_size: int, processes: int = 1) -> int:
     """Set the number of torch's CPU threads, and return it.
 
     Parameters
@@ -23,18 +23,30 @@ def choose_threads(wanted: Literal["auto"] | int, batch_size: int) -> int:
         quota below their number counts: beyond it threads wait for each other most of the time.
     batch_size:
         Windows a training step, over all processes.
+    processes:
+        That share them.
     """
-    threads = _suitable(batch_size) if wanted == "auto" else wanted
+    threads = _suitable(batch_size // processes) if wanted == "auto" else wanted
     torch.set_num_threads(threads)
-    # Or else Lightning sets a number of its own for DDP, which is many times slower here.
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if processes > 1:
+        # Or else Lightning sets a number of its own for DDP, which is many times slower here.
+        os.environ["OMP_NUM_THREADS"] = str(threads)
     return threads
 
 
-def _suitable(batch_size: int) -> int:
-    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = min(_CORES, _quota()) // processes_here
-    return max(1, min(cores, batch_size // _WINDOWS_PER_THREAD))
+def _suitable(windows: int) -> int:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+    cores = min(_cores(), _quota()) // max(here, 1)
+    if not here and _ALLOWED.isdecimal():
+        cores = min(cores, int(_ALLOWED))
+    return max(1, min(cores, windows // _WINDOWS_PER_THREAD))
+
+
+def _cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _quota() -> int:

@@ -31,7 +31,7 @@ from kforecast.config import (
 )
 from kforecast.console import short_path
 from kforecast.directory import check_writable
-from kforecast.errors import GateError, ours
+from kforecast.errors import DataError, GateError, ours
 from kforecast.history import read_history
 from kforecast.processes import Process, this_process
 from kforecast.training.group import end_at_once, explained, first, join, leave
@@ -164,7 +164,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     from kforecast.training.threads import choose_threads
 
     _quieten()
-    threads = choose_threads(settings.threads, settings.data.batch_size)
+    threads = choose_threads(settings.threads, settings.data.batch_size, this_process().count)
     seed_everything(settings.seed, workers=True, verbose=False)
     log.info("Seed %d; window: %s; CPU threads: %d", settings.seed, window, threads)
     estimator_config = _estimator_config(cfg, settings, panel.num_series)
@@ -216,7 +216,7 @@ def _read(source: MetricSource, frequency: Frequency, run_dir: Path) -> Panel:
     """The history, read by the first process; what is mapped each maps itself once the first has made it."""
     from kforecast.metrics.csv import CsvSource
 
-    if not (isinstance(source, CsvSource) and source.is_mapped()):
+    if not (isinstance(source, CsvSource) and first(source.is_mapped)):
         return first(lambda: read_history(source, frequency, run_dir))
     made: list[Panel] = []
     first(lambda: made.append(read_history(source, frequency, run_dir)))
@@ -266,7 +266,14 @@ def _split(panel: Panel, window: Window, settings: TrainSettings, run_dir: Path)
         skip_zero_context=data.skip_zero_context,
         skip_newest_window=data.skip_newest_window,
     )
-    if this_process().first:
+    process = this_process()
+    for part in ("train", "validation"):
+        if 0 < (count := len(getattr(split, part))) < process.count:
+            raise DataError(
+                f"{process.count} processes cannot share the {count} windows of the {part} part; give a longer "
+                "history, or start fewer processes"
+            )
+    if process.first:
         summary = summarize(panel, split)
         summary.to_csv(run_dir / "data_summary.csv", index=False)
         log.info("Data\n%s", data_table(summary, panel, split))
