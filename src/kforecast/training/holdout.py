@@ -13,8 +13,8 @@ from kforecast.training.fit import Fit
 
 log = logging.getLogger(__name__)
 
-# With more windows to judge by than that, as many of the series as have them are judged, spread evenly, and no
-# fewer than these.
+# With more windows to judge by than that, as many of the series as have them are judged, spread evenly, and
+# no fewer than these.
 _MOST_WINDOWS, _FEWEST_SERIES = 500_000, 20
 
 

@@ -60,7 +60,7 @@ def _command_line(run_dir: Path, artifact_dir: Path) -> list[str]:
     flags = flags_for_hydra(sys.orig_argv)
     if "train_config=from_file" in overrides and not any(flag.startswith("--config-file=") for flag in flags):
         raise ConfigError(
-            "--config-file does not reach the processes of a job that a launcher runs elsewhere: give its values "
-            "as overrides, or leave out trainer=ddp"
+            "--config-file does not reach the processes of a job that a launcher runs elsewhere: give its "
+            "values as overrides, or leave out trainer=ddp"
         )
     return flags + overrides

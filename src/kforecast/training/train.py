@@ -270,8 +270,8 @@ def _split(panel: Panel, window: Window, settings: TrainSettings, run_dir: Path)
     for part in ("train", "validation"):
         if 0 < (count := len(getattr(split, part))) < process.count:
             raise DataError(
-                f"{process.count} processes cannot share the {count} windows of the {part} part; give a longer "
-                "history, or start fewer processes"
+                f"{process.count} processes cannot share the {count} windows of the {part} part; give a "
+                "longer history, or start fewer processes"
             )
     if process.first:
         summary = summarize(panel, split)
