@@ -386,6 +386,7 @@ def _quieten() -> None:
         r".*Checkpoint directory .* exists and is not empty.*",
         r".*Total length of `list` across ranks is zero.*",  # no validation part: meant so
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+        r".*recommended to use `self.log\('train/loss', ..., sync_dist=True\)`.*",  # it is of all already
     ):
         warnings.filterwarnings("ignore", message=advice)
 
