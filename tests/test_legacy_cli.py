@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from conftest import composed
 from kforecast.config import check_train_settings
 from kforecast.errors import ConfigError
-from kforecast.legacy_cli import FLAGS, quote, read_train_config, translate
+from kforecast.legacy_cli import FLAGS, flags_for_hydra, quote, read_train_config, translate
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "train-config.yaml"
 
@@ -369,3 +369,9 @@ def test_the_example_of_the_readme_is_a_train_config() -> None:
     content = read_train_config(EXAMPLE)
     assert [target.workload for target in content.targets] == ["shop/cart", "shop/checkout", "shop/search"]
     assert composed(f"--config-file={EXAMPLE}", "--metrics-server-addr=localhost:9090").source.targets
+
+
+def test_what_only_flags_can_say_is_found_again() -> None:
+    typed = ["train.py", "--config-file", "a b.yaml", "seed=1", "-cd", "own", "--config-name=other", "-m"]
+    assert flags_for_hydra(typed) == ["--config-file=a b.yaml", "--config-name=other", "--config-dir=own"]
+    assert flags_for_hydra(["train.py", "seed=1"]) == []

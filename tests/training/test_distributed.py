@@ -376,3 +376,27 @@ def test_the_script_for_slurm_is_right(tmp_path: Path) -> None:
     words = done.stdout.split("\n")[:-1]
     trainer = check_train_settings(composed(*words[words.index("kforecast-train") + 1 :])).trainer
     assert (str(trainer.devices), str(trainer.num_nodes)) == (shape["ntasks-per-node"], shape["nodes"])
+
+
+@pytest.mark.slow
+def test_each_process_maps_a_big_file_by_itself(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
+    pd.read_csv(traffic_csv(2, 500)).to_parquet(tmp_path / "traffic.parquet")
+    settings = ["--dataset-file=traffic.parquet", "trainer.max_epochs=2", "logger=none"]
+    one = run_command("kforecast-train", *settings, "hydra.run.dir=one", cwd=tmp_path)
+    mapped = [*settings, "source.memory_map=true", "source.cache_dir=cache", "hydra.run.dir=two"]
+    two = run_command("kforecast-train", *mapped, "trainer=ddp", cwd=tmp_path)
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert result(tmp_path / "two")["score"] == pytest.approx(result(tmp_path / "one")["score"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_folder_of_own_configurations_reaches_every_process(tmp_path: Path) -> None:
+    own = tmp_path / "own" / "experiment" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# @package _global_\nwindow:\n  context_length: 5\n")
+    arguments = ["--config-dir", "own", "experiment=mine", "source=synthetic", "source.step=600"]
+    few = ["source.days=7", "trainer.max_epochs=1", "trainer=ddp", "artifact_dir=model"]
+    done = run_command("kforecast-train", *arguments, *few, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Artifact.load(tmp_path / "model").config.context_length == 5

@@ -109,10 +109,11 @@ class FcnetGradient:
             squeeze.gradient.addmm_(w.by_hidden_transposed, gate.z)
             by_z.mul_(gate.share).addmm_(w.by_hidden, squeeze.value)
         torch.mul(w.by_products, x, out=w.products)
-        w.by_series.add_(w.products_series)
-        w.by_last.add_(w.products_last)
-        w.by_first.add_(w.products_first)
-        self._tables_gradient.index_add_(0, row, w.by_embedded.reshape(len(row), -1))
+        # The embeddings are no longer needed; their gradients take their place.
+        torch.add(w.by_series, w.products_series, out=w.series)
+        torch.add(w.by_last, w.products_last, out=w.last)
+        torch.add(w.by_first, w.products_first, out=w.first)
+        self._tables_gradient.index_add_(0, row, w.embedded_rows)
 
     def _workspace(self, rows: int) -> "_Workspace":
         """Where the results of so many windows go; there are few different numbers of them."""
@@ -162,9 +163,9 @@ class _Workspace:
         self.series, self.first, self.last = torch.split(self.embedded, [1, fields, fields], dim=1)
         # Backwards the layer that was read out of is no longer needed.
         by_z = self.out.view(rows, -1, width)
-        self.by_embedded, self.by_products = by_z[:, :embedded], by_z[:, embedded + 2 :]
+        self.by_products = by_z[:, embedded + 2 :]
         self.by_series, self.by_first, self.by_last = torch.split(
-            self.by_embedded, [1, fields, fields], dim=1
+            by_z[:, :embedded], [1, fields, fields], dim=1
         )
         self.products = torch.empty_like(self.embedded)
         self.products_series, self.products_last, self.products_first = torch.split(
