@@ -32,7 +32,7 @@ STAGES = {
     "fetch": "fetching",
     "memory": "fetching",
 }
-# Takes tens of minutes and 10 GB of disk.
+# Takes ten minutes and 10 GB of disk while it converts.
 ON_REQUEST = {"huge"}
 HEADS = Row("what", "ours", "reference", "ratio", "target")
 
