@@ -20,7 +20,7 @@ _MOST_WORKSPACES = 4
 
 
 class FcnetGradient:
-    """The same as automatic differentiation, to rounding, at two to three times its speed.
+    """The same as automatic differentiation, to rounding, at one and a half to three times its speed.
 
     Nothing is recorded, every intermediate result has its place already, one look-up serves all embedding
     tables, and large batches are worked through in blocks that stay in the processor's cache.
