@@ -282,38 +282,34 @@ def _seconds_of_epoch(data: ForecastDataModule) -> float:
 
 def train_epoch(data: ForecastDataModule) -> None:
     """An epoch of the same maths over the same window engine, and nothing else."""
+    train = _trained_on(data.panel.num_series)
+    for cells in data.train_dataloader().sampler:
+        train(data.windows[cells], data.batch_size)
+
+
+def _trained_on(num_series: int) -> Callable[[WindowBatch, int], None]:
+    """Trains a network of its own on windows, in batches of some size."""
     torch.manual_seed(0)
-    net = Fcnet(WINDOW, data.panel.num_series, True)
+    net = Fcnet(WINDOW, num_series, True)
     parameters = FlatParameters(net)
     gradient = FcnetGradient(net, parameters)
     optimizer = torch.optim.Adam([parameters.values], lr=0.001, fused=True)
-    order = data.train_dataloader().sampler
-    for cells in order:
-        chunk = Chunk(data.windows[cells], data.batch_size)
+
+    def train(windows: WindowBatch, batch_size: int) -> None:
+        chunk = Chunk(windows, batch_size)
         gradient.begin(chunk)
         for begin, stop in chunk.bounds:
             parameters.gradient.zero_()
             gradient.add(begin, stop)
             optimizer.step()
         chunk.losses()
+
+    return train
 
 
 def _our_steps(batch: WindowBatch, batch_size: int) -> Callable[[], None]:
-    net = Fcnet(WINDOW, 20, True)
-    parameters = FlatParameters(net)
-    gradient = FcnetGradient(net, parameters)
-    optimizer = torch.optim.Adam([parameters.values], lr=0.001, fused=True)
-
-    def work() -> None:
-        chunk = Chunk(batch, batch_size)
-        gradient.begin(chunk)
-        for begin, stop in chunk.bounds:
-            parameters.gradient.zero_()
-            gradient.add(begin, stop)
-            optimizer.step()
-        chunk.losses()
-
-    return work
+    train = _trained_on(20)
+    return lambda: train(batch, batch_size)
 
 
 def _plain_steps(batch: WindowBatch, batch_size: int) -> Callable[[], None]:
