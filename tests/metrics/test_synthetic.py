@@ -125,3 +125,29 @@ def test_spikes_are_two_to_four_times_the_load_and_rare():
 
 def test_the_source_says_what_it_is():
     assert str(SyntheticSource(**QUIET)) == "synthetic traffic (2 workloads, 14 days, seed 1)"
+
+
+def test_in_utc_the_traffic_is_what_it_always_was():
+    frame = _fetch(LIVELY)
+    assert len(frame) == 3971
+    assert frame["value"].head(4).tolist() == pytest.approx([98.254, 84.779, 83.185, 69.143], abs=0.002)
+    assert frame["value"].tail(3).tolist() == pytest.approx([32.583, 32.915, 32.408], abs=0.002)
+    pd.testing.assert_frame_equal(frame, _fetch(LIVELY, timezone="UTC"))
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Asia/Kathmandu", "America/New_York"])
+def test_cycles_and_weekends_follow_the_local_clock(zone):
+    """Also while clocks are changed, in March 2024."""
+    settings = QUIET | {"workloads": 1, "weekend": 0.5, "hourly": 0.5, "step": 900}
+    march = int(pd.Timestamp("2024-03-05", tz="UTC").timestamp())
+    there = _fetch(settings, start=march, days=28, timezone=zone)
+    clock = pd.to_datetime(there["timestamp"], unit="s", utc=True).dt.tz_convert(zone).dt.tz_localize(None)
+    shown = (clock - pd.Timestamp(0)) // pd.Timedelta(seconds=1)
+    in_utc = _fetch(settings, start=march - 86_400, days=30).set_index("timestamp")["value"]
+    assert there["value"].tolist() == pytest.approx(in_utc.loc[shown].tolist(), abs=0.002)
+    assert (shown - there["timestamp"]).nunique() == (1 if zone == "Asia/Kathmandu" else 2)
+
+
+def test_a_zone_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match=r"did you mean Europe/Berlin\?"):
+        _fetch(QUIET, timezone="Europe/Belin")

@@ -1,8 +1,19 @@
-"""Calendar fields of a grid of bins."""
+"""Calendar fields of a grid of bins, in UTC and in the series' own local time."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from kforecast.localtime import check_time_zone, utc_offsets
 from kforecast.window import Frequency
+
+_DAY = 86_400
+# The key of a mapping of time zones that speaks for workloads that are not in it.
+_DEFAULT = "default"
 
 
 def calendar_fields(timestamps: np.ndarray, frequency: Frequency) -> np.ndarray:
@@ -27,3 +38,153 @@ def calendar_fields(timestamps: np.ndarray, frequency: Frequency) -> np.ndarray:
         "day_of_month": (date - date.astype("datetime64[M]")).astype(np.int64) + 1,
     }
     return np.stack([fields[name] for name in frequency.calendar_fields], axis=-1)
+
+
+class LocalTime(NamedTuple):
+    """What clocks and calendars show where the series are; one row per time zone."""
+
+    offset: np.ndarray
+    """int32 ``[zone, time]``: seconds that clocks are ahead of UTC."""
+    second_of_day: np.ndarray
+    """int32 ``[zone, time]``: as the clock shows it, 0..86399."""
+    day_of_week: np.ndarray
+    """int8 ``[zone, time]``: 0..6, Monday is 0."""
+    holiday: np.ndarray
+    """bool ``[zone, time]``: whether the local date is a public holiday."""
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """Local time and public holidays of the series of a panel.
+
+    Attributes
+    ----------
+    zones:
+        IANA names, each once. The first is that of every workload that ``zone_of`` leaves out.
+    zone_of:
+        Number of the zone of a workload.
+    holidays:
+        ISO 3166 code of a country, or of a part of it (``DE``, ``DE-BY``); None for no holidays.
+
+    Raises
+    ------
+    ValueError
+        When a zone or country is not known, or the package that knows countries is missing.
+    """
+
+    zones: tuple[str, ...] = ("UTC",)
+    zone_of: Mapping[str, int] = field(default_factory=dict)
+    holidays: str | None = None
+
+    def __post_init__(self) -> None:
+        for zone in self.zones:
+            check_time_zone(zone)
+        if self.holidays is not None:
+            _check_country(self.holidays)
+
+    @classmethod
+    def of(cls, timezone: str | Mapping[str, str], holidays: str | None = None) -> "Calendar":
+        """The calendar that ``data.timezone`` and ``data.holidays`` describe.
+
+        Parameters
+        ----------
+        timezone:
+            The zone of all series, or the zone of each workload; ``default`` in it is that of the others
+            (UTC without it).
+        holidays:
+            As the attribute.
+
+        Raises
+        ------
+        ValueError
+            As the class, and when ``timezone`` is neither.
+        """
+        if not isinstance(timezone, Mapping):
+            return cls((timezone,), holidays=holidays)
+        for workload, zone in timezone.items():
+            if not isinstance(workload, str):
+                raise ValueError(f"{workload!r} is not the name of a workload; write it in quotes")
+            try:
+                check_time_zone(zone)
+            except ValueError as error:
+                raise ValueError(f"{workload}: {error}") from error
+        default = timezone.get(_DEFAULT, "UTC")
+        zones = (default, *sorted({*timezone.values()} - {default}))
+        named = sorted({*timezone} - {_DEFAULT})
+        return cls(zones, {workload: zones.index(timezone[workload]) for workload in named}, holidays)
+
+    @classmethod
+    def from_dict(cls, content: Any) -> "Calendar":
+        """Read what :meth:`as_dict` made, from a file that may be anyone's.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`of`, and when it is something else.
+        """
+        if not isinstance(content, dict) or set(content) != {"timezone", "holidays"}:
+            raise ValueError("a calendar is a mapping of timezone and holidays, nothing else")
+        return cls.of(content["timezone"], content["holidays"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """The calendar in plain values, ``timezone`` and ``holidays`` as a configuration has them."""
+        timezone: str | dict[str, str] = self.zones[0]
+        if self.zone_of:
+            timezone = {_DEFAULT: self.zones[0]}
+            timezone |= {workload: self.zones[number] for workload, number in self.zone_of.items()}
+        return {"timezone": timezone, "holidays": self.holidays}
+
+    def zone_numbers(self, series: Sequence[tuple[str, str]]) -> np.ndarray:
+        """The zone of each ``(workload, metric)``, int64 ``[series]``: a row of :meth:`local`."""
+        return np.array([self.zone_of.get(workload, 0) for workload, _ in series], dtype=np.int64)
+
+    def local(self, timestamps: np.ndarray) -> LocalTime:
+        """Local time in every zone at some instants: unix seconds ``[time]``, in any order."""
+        seconds = np.asarray(timestamps, dtype=np.int64)
+        shape = (len(self.zones), *seconds.shape)
+        made = LocalTime(*(np.zeros(shape, dtype) for dtype in (np.int32, np.int32, np.int8, np.bool_)))
+        for number, zone in enumerate(self.zones):
+            offset = utc_offsets(zone, seconds)
+            day, second_of_day = np.divmod(seconds + offset, _DAY)
+            made.offset[number], made.second_of_day[number] = offset, second_of_day
+            made.day_of_week[number] = (day + 3) % 7  # 1970-01-01 was a Thursday
+            if self.holidays is not None and day.size:
+                made.holiday[number] = _are_holidays(self.holidays, day)
+        return made
+
+
+def _are_holidays(country: str, days: np.ndarray) -> np.ndarray:
+    """Which days since 1970 are public holidays; bool ``[time]``."""
+    first, last = int(days.min()), int(days.max())
+    years = np.array([first, last], dtype="datetime64[D]").astype("datetime64[Y]").astype(int) + 1970
+    known = [_days_of_year(country, year) for year in range(years[0], years[1] + 1)]
+    return np.isin(days, np.concatenate(known))
+
+
+@lru_cache(maxsize=1024)
+def _days_of_year(country: str, year: int) -> np.ndarray:
+    """The public holidays of a year, in days since 1970; int64 ``[holiday]``."""
+    from holidays import country_holidays
+
+    code, _, part = country.partition("-")
+    dates = list(country_holidays(code, subdiv=part or None, years=year))
+    return np.array(dates, dtype="datetime64[D]").astype(np.int64)
+
+
+def _check_country(country: object) -> None:
+    found = re.fullmatch(r"([A-Z]{2})(?:-(\w+))?", country) if isinstance(country, str) else None
+    # Unquoted, NO is false in YAML.
+    unknown = f"{country!r} is no country whose holidays are known; write an ISO code like DE, DE-BY or 'NO'"
+    if found is None:
+        raise ValueError(unknown)
+    try:
+        from holidays import country_holidays
+    except ImportError as error:
+        raise ValueError(f"holidays ({country}) need a package: pip install 'kforecast[holidays]'") from error
+    try:
+        parts = country_holidays(found[1]).subdivisions
+    except NotImplementedError as error:
+        raise ValueError(unknown) from error
+    if found[2] and found[2] not in parts:
+        known = f"; write {found[1]} or one of {', '.join(parts)}" if parts else f"; write {found[1]}"
+        raise ValueError(f"{country!r}: {found[1]} has no part {found[2]!r}{known}")

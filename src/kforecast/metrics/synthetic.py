@@ -4,8 +4,9 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from kforecast.localtime import check_time_zone, utc_offsets
 from kforecast.metrics.source import check_frame
 
 _NAMES = ("cart", "checkout", "search", "catalog", "login", "payment", "media", "feed", "admin", "api")
@@ -40,6 +41,8 @@ class SyntheticSource(BaseModel):
     """Gaps per series and week, each ten minutes to three hours without any row."""
     seed: Annotated[int, Field(ge=0)]
     """Makes the traffic; the same seed gives the same rows."""
+    timezone: Annotated[str, AfterValidator(check_time_zone)] = "UTC"
+    """Whose clocks the cycles and the weekend follow."""
 
     def __str__(self) -> str:
         return f"synthetic traffic ({self.workloads} workloads, {self.days} days, seed {self.seed})"
@@ -47,22 +50,23 @@ class SyntheticSource(BaseModel):
     def fetch(self) -> pd.DataFrame:
         """Make the rows: one every ``step`` seconds and series, none inside a gap."""
         seconds = self.start + np.arange(0, self.days * 86_400, self.step)
-        frames = [self._series(number, seconds) for number in range(self.workloads)]
+        local = seconds + utc_offsets(self.timezone, seconds)
+        frames = [self._series(number, seconds, local) for number in range(self.workloads)]
         frame = pd.concat(frames, ignore_index=True)
         frame["workload"] = frame["workload"].astype("category")
         frame["metric"] = frame["metric"].astype("category")
         return check_frame(frame, str(self))
 
-    def _series(self, number: int, seconds: np.ndarray) -> pd.DataFrame:
+    def _series(self, number: int, seconds: np.ndarray, local: np.ndarray) -> pd.DataFrame:
         # A generator per series: adding a workload does not change the others.
         rng = np.random.default_rng([self.seed, number])
-        day = seconds / 86_400
+        day = local / 86_400
         level = 20.0 * 2.0 ** rng.uniform(0, 5)
         phase, second_peak = rng.uniform(0.45, 0.7), rng.uniform(0.1, 0.4)
         daily = np.cos(2 * np.pi * (day - phase)) + second_peak * np.cos(4 * np.pi * (day - phase - 0.1))
         shape = np.exp(rng.uniform(0.4, 0.9) * daily)
-        hourly = 1 + self.hourly * np.exp(-(seconds % 3600) / 600.0)
-        weekend = np.where((seconds // 86_400 + 3) % 7 >= 5, self.weekend, 1.0)
+        hourly = 1 + self.hourly * np.exp(-(local % 3600) / 600.0)
+        weekend = np.where((local // 86_400 + 3) % 7 >= 5, self.weekend, 1.0)
         trend = 1 + self.trend * rng.uniform(0.5, 1.5) * np.linspace(0, 1, len(seconds))
         slow = _autoregressive(rng, len(seconds), memory_steps=max(1.0, 7200 / self.step))
         quick = rng.standard_normal(len(seconds))
