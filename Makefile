@@ -2,19 +2,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Of bench-accuracy: the folder of the protocol, and options and overrides.
+BENCH ?= ../shared/bench
+ARGS ?=
 
-.PHONY: help train test test-all check format proto tensorboard clean
+.PHONY: help train test test-all check format bench-accuracy proto tensorboard clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make train        train on built-in synthetic traffic (about half a minute)"
-	@echo "make test         lint, types and tests"
-	@echo "make test-all     the same with the long proofs (marked slow)"
-	@echo "make check        ruff, format check, mypy"
-	@echo "make format       let ruff mend style"
-	@echo "make proto        generate code from src/kforecast/metrics/proto/provider.proto"
-	@echo "make tensorboard  look at every run under outputs/"
-	@echo "make clean        remove .venv, caches and build output (outputs/ stays)"
+	@echo "make train           train on built-in synthetic traffic (about half a minute)"
+	@echo "make test            lint, types and tests"
+	@echo "make test-all        the same with the long proofs (marked slow)"
+	@echo "make check           ruff, format check, mypy"
+	@echo "make format          let ruff mend style"
+	@echo "make bench-accuracy  score the default recipe beside other forecasters (BENCH=folder of the protocol)"
+	@echo "make proto           generate code from src/kforecast/metrics/proto/provider.proto"
+	@echo "make tensorboard     look at every run under outputs/"
+	@echo "make clean           remove .venv, caches and build output (outputs/ stays)"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -41,6 +45,9 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+bench-accuracy: $(INSTALLED)
+	@$(BIN)/python scripts/benchmark_accuracy.py --bench "$(BENCH)" $(ARGS)
 
 proto: $(INSTALLED)
 	@cd src && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \
