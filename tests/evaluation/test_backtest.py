@@ -14,9 +14,9 @@ from kforecast.data.panel import Panel
 from kforecast.data.split import cells_between
 from kforecast.errors import ArtifactError, DataError
 from kforecast.evaluation.backtest import AS_CONSUMED, MODEL, backtest
-from kforecast.evaluation.baselines import baselines
 from kforecast.forecaster import Forecaster
 from kforecast.models.fcnet import Fcnet
+from kforecast.models.naive import baselines
 from kforecast.window import Frequency, Window
 
 HOUR = Frequency.parse("1H")

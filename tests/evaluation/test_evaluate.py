@@ -283,18 +283,41 @@ def test_too_high_a_demand_is_exit_code_4_and_the_report_is_there(trained: Simpl
     assert (trained.folder / "demanding" / "report.html").exists()
 
 
-def test_series_that_the_artifact_does_not_know_are_left_out_and_said(trained: SimpleNamespace) -> None:
+def with_strangers(trained: SimpleNamespace) -> pd.DataFrame:
+    """Each series a second time, by a name that the artifact does not know."""
     known = pd.read_csv(trained.folder / "traffic.csv")
-    more = pd.concat([known, known.assign(workload=known["workload"].astype(str) + ", new café")])
-    more.to_csv(trained.folder / "more.csv", index=False)
-    done = evaluate(trained.folder, "artifact_dir=model", "--dataset-file=more.csv", "hydra.run.dir=more")
+    return pd.concat([known, known.assign(workload=known["workload"].astype(str) + ", new café")])
+
+
+def test_series_that_were_not_trained_on_are_judged_where_all_share_an_embedding(
+    trained: SimpleNamespace,
+) -> None:
+    with_strangers(trained).to_csv(trained.folder / "all.csv", index=False)
+    done = evaluate(trained.folder, "artifact_dir=model", "--dataset-file=all.csv", "hydra.run.dir=all")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((trained.folder / "all" / "report.json").read_text())
+    wape = {row["workload"]: row["wape"] for row in report["series"]}
+    assert len(wape) == 4
+    assert wape["shop/cart, new café"] == pytest.approx(wape["shop/cart"], rel=1e-4)
+
+
+def test_series_that_the_artifact_does_not_know_are_left_out_and_said(
+    trained: SimpleNamespace, tmp_path: Path
+) -> None:
+    model = copied_model(trained, tmp_path)
+    artifact = Artifact.load(model)
+    artifact.state["static_embeddings.0.weight"][1] += 0.1  # to each its own
+    artifact.save(model)
+    more = with_strangers(trained)
+    more.to_csv(tmp_path / "more.csv", index=False)
+    done = evaluate(tmp_path, "artifact_dir=model", "--dataset-file=more.csv", "hydra.run.dir=more")
     assert done.returncode == 0, done.stderr
     assert "2 of 4 series are not in the artifact: shop/cart, new café qps" in done.stderr
-    report = json.loads((trained.folder / "more" / "report.json").read_text())
+    report = json.loads((tmp_path / "more" / "report.json").read_text())
     assert [row["workload"] for row in report["series"]] == ["shop/cart", "shop/checkout"]
     strangers = more[more["workload"].str.contains("new")]
-    strangers.to_csv(trained.folder / "strangers.csv", index=False)
-    done = evaluate(trained.folder, "artifact_dir=model", "--dataset-file=strangers.csv")
+    strangers.to_csv(tmp_path / "strangers.csv", index=False)
+    done = evaluate(tmp_path, "artifact_dir=model", "--dataset-file=strangers.csv")
     assert done.returncode == 2
     assert "none of the series is in the artifact" in done.stderr
 

@@ -9,9 +9,9 @@ import numpy as np
 from kforecast.data.panel import Panel
 from kforecast.data.split import cells_between
 from kforecast.errors import ArtifactError, DataError
-from kforecast.evaluation.baselines import baselines
 from kforecast.forecaster import Forecaster, WindowForecasts
 from kforecast.intervals import check_levels
+from kforecast.models.naive import baselines
 
 MODEL = "kforecast"
 AS_CONSUMED = "the same, with series id 0"

@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kforecast.evaluation.baselines import LAST_VALUE
 from kforecast.evaluation.capacity import Simulation
 from kforecast.evaluation.drawing import (
     BAD,
@@ -41,6 +40,7 @@ from kforecast.evaluation.scoreboard import HEADROOMS, ORDER_LEVELS, Scoreboard,
 from kforecast.evaluation.scores import mean_of_known, overall, ratio
 from kforecast.evaluation.skill import aged_at
 from kforecast.intervals import LEVELS
+from kforecast.models.naive import LAST_VALUE
 
 # In the order of the page.
 NAMES = ("forecasts", "steps", "baselines", "replicas", "cost", "calibration", "age")

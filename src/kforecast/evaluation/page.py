@@ -11,7 +11,6 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from kforecast.evaluation.baselines import LAST_VALUE
 from kforecast.evaluation.capacity import Capacity, timing
 from kforecast.evaluation.drawing import COLOURS, duration, inline_svg, percent
 from kforecast.evaluation.figures import middle, model_policy, notable, often_seen, short_name
@@ -19,6 +18,7 @@ from kforecast.evaluation.scoreboard import HEADROOMS, Scoreboard
 from kforecast.evaluation.scores import overall
 from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, aged_at
 from kforecast.evaluation.summary import age_text
+from kforecast.models.naive import LAST_VALUE
 
 _MOST_ROWS = 50
 # An interval that covers so many points more or less than it claims is as good as its word.

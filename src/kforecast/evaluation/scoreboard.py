@@ -10,7 +10,6 @@ import pandas as pd
 
 from kforecast.data.panel import Panel
 from kforecast.evaluation.backtest import Backtest, backtest
-from kforecast.evaluation.baselines import LAST_VALUE
 from kforecast.evaluation.capacity import (
     Capacity,
     Simulation,
@@ -24,6 +23,7 @@ from kforecast.evaluation.scores import ALL_SERIES, ALL_STEPS, overall, ratio, s
 from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, Skill, aged_at, by_age, skill
 from kforecast.forecaster import Forecaster
 from kforecast.intervals import LEVELS
+from kforecast.models.naive import LAST_VALUE
 
 # Of the intervals of 80, 90 and 95 %, and the median.
 QUANTILES = (0.025, 0.05, 0.1, 0.5, 0.9, 0.95, 0.975)

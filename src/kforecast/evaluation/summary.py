@@ -7,11 +7,11 @@ from typing import Literal
 import pandas as pd
 
 from kforecast.console import table
-from kforecast.evaluation.baselines import LAST_VALUE
 from kforecast.evaluation.capacity import timing
 from kforecast.evaluation.scoreboard import HEADROOMS, Orders, Scoreboard
 from kforecast.evaluation.scores import overall
 from kforecast.evaluation.skill import aged_at
+from kforecast.models.naive import LAST_VALUE
 
 Tone = Literal["good", "unsure", "bad"]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from kforecast.data.panel import Panel
-from kforecast.evaluation.baselines import (
+from kforecast.models.naive import (
     LAST_VALUE,
     baselines,
     last_value,

@@ -11,6 +11,13 @@ from kforecast.data.split import running_sum
 from kforecast.window import Window
 
 LAST_VALUE = "last value"
+NAIVE = (
+    LAST_VALUE,
+    "moving average",
+    "same time yesterday",
+    "same time last week",
+    "mean by time of week",
+)
 
 
 def baselines(panel: Panel, cells: np.ndarray, window: Window, begin: int) -> dict[str, np.ndarray]:
@@ -22,13 +29,14 @@ def baselines(panel: Panel, cells: np.ndarray, window: Window, begin: int) -> di
         The first bin that is judged: what needs a history of its own takes it from before there.
     """
     horizon, frequency = window.prediction_length, panel.frequency
-    return {
-        LAST_VALUE: last_value(panel, cells, horizon),
-        "moving average": moving_average(panel, cells, horizon, window.context_length),
-        "same time yesterday": seasonal_naive(panel, cells, horizon, frequency.day),
-        "same time last week": seasonal_naive(panel, cells, horizon, frequency.week, frequency.day),
-        "mean by time of week": time_of_week_mean(panel, cells, horizon, begin),
-    }
+    made = (
+        last_value(panel, cells, horizon),
+        moving_average(panel, cells, horizon, window.context_length),
+        seasonal_naive(panel, cells, horizon, frequency.day),
+        seasonal_naive(panel, cells, horizon, frequency.week, frequency.day),
+        time_of_week_mean(panel, cells, horizon, begin),
+    )
+    return dict(zip(NAIVE, made, strict=True))
 
 
 def last_value(panel: Panel, cells: np.ndarray, prediction_length: int) -> np.ndarray:
