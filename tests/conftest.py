@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -17,6 +18,11 @@ from omegaconf import DictConfig, open_dict
 
 from kforecast.config import CONF_DIR
 from kforecast.legacy_cli import translate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kforecast.data.windows import WindowBatch
 
 BIN = Path(sys.executable).parent
 # Test processes share few cores, where torch's threads wait for each other. Before anything imports torch.
@@ -84,6 +90,14 @@ def composed(*arguments: str, name: str = "train", conf: Path = CONF_DIR) -> Dic
         HydraConfig.instance().set_config(cfg)
         del cfg.hydra
     return cfg
+
+
+def tensors_of(batch: "WindowBatch") -> list["Tensor"]:
+    """All tensors of windows, those of their past at the end."""
+    return [
+        *(batch.context, batch.calendar, batch.series, batch.target, batch.observed),
+        *(batch.past or ()),
+    ]
 
 
 def traffic_rows(series: int, points: int, step: int = 600) -> list[str]:

@@ -96,6 +96,39 @@ class Window:
         return f"context {self.context_length} + horizon {self.prediction_length} at {self.frequency.name}"
 
 
+@dataclass(frozen=True)
+class Lookback:
+    """What a network sees of the history before a window's context.
+
+    Besides the newest bins it sees the bins around the horizon one season ago, two seasons ago and so on. A
+    season is a day, or a week where a bin is a day, and is counted in local time.
+
+    Attributes
+    ----------
+    recent:
+        Newest bins before the origin.
+    seasons:
+        How many seasons back.
+    before, after:
+        Of each season, bins before the time of day of the origin, and bins behind that of the horizon's end.
+    """
+
+    recent: int
+    seasons: int
+    before: int
+    after: int
+
+    def width(self, window: Window) -> int:
+        """Bins seen of each season."""
+        return self.before + window.prediction_length + self.after
+
+    def length(self, window: Window) -> int:
+        """Bins before the origin that a forecast can make use of; with fewer it makes do."""
+        # Where clocks were put back since, the same time was an hour longer ago.
+        hour = round(3600 / window.frequency.step)
+        return max(self.recent, self.seasons * window.frequency.season + self.before + hour)
+
+
 _DURATION = re.compile(r"([1-9][0-9]{0,8})(min|H|h|D|d)")
 _UNIT_SECONDS = {"min": 60, "h": 3600, "d": _DAY}
 

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import tensors_of
+from kforecast.data.calendar import Calendar
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import Panel
 from kforecast.data.split import split_windows
@@ -41,7 +43,7 @@ def _equal(ours, theirs):
     return len(ours) == len(theirs) and all(
         torch.equal(one, two)
         for batch, other in zip(ours, theirs, strict=True)
-        for one, two in zip(batch, other, strict=True)
+        for one, two in zip(tensors_of(batch), tensors_of(other), strict=True)
     )
 
 
@@ -118,3 +120,15 @@ def test_too_little_data_is_refused():
 
 def test_the_title_of_a_picture_names_series_and_time():
     assert _module().title(2 * 60 + 25) == "shop/c cpu, 2024-01-02 01:00 UTC"
+
+
+def test_the_calendar_is_that_of_the_configuration(caplog):
+    assert _module().calendar == Calendar()
+    module = _module(timezone={"shop/b": "Europe/Berlin"})
+    assert module.calendar.zone_numbers(module.panel.series).tolist() == [0, 1, 0]
+    assert not caplog.records
+    _module(timezone={"shop/b": "Europe/Berlin", "shop/d": "Asia/Tokyo"})
+    (record,) = caplog.records
+    assert record.getMessage() == "data.timezone names workloads that the data does not have: shop/d"
+    with pytest.raises(ValueError, match="did you mean Asia/Tokyo"):
+        _module(timezone="Asia/Tokio")

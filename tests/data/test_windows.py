@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from conftest import tensors_of
 from kforecast.data.calendar import calendar_fields
 from kforecast.data.cells import Cells
 from kforecast.data.fill import FILLS
@@ -75,7 +76,7 @@ def test_a_batch_is_that_of_cutting_window_by_window(case, fill, mask_gaps):
     panel = _panel(values, window.frequency.name)
     cells = _all_cells(panel, window)
     batch = WindowDataset(panel, window, fill, mask_gaps)[cells]
-    assert [part.dtype for part in batch] == [
+    assert [part.dtype for part in tensors_of(batch)] == [
         torch.float32,
         torch.int64,
         torch.int64,
@@ -139,9 +140,10 @@ def test_moving_to_a_device_changes_no_batch(second):
     cells = torch.tensor([2, 3, 4])
     still = WindowDataset(panel, window, "interpolate")
     moved = WindowDataset(panel, window, "interpolate").to(torch.device("cpu"))
-    assert all(torch.equal(one, two) for one, two in zip(still[cells], moved[cells], strict=True))
+    pairs = zip(tensors_of(still[cells]), tensors_of(moved[cells]), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
     if second == 2.0:  # which bins are missing nobody knows on the device without values
-        assert all(part.device.type == "meta" for part in still.to(torch.device("meta"))[cells])
+        assert all(part.device.type == "meta" for part in tensors_of(still.to(torch.device("meta"))[cells]))
 
 
 def _epoch(loader, epoch=0):

@@ -1,10 +1,13 @@
 """ForecastDataModule: a panel and its split as Lightning's loaders."""
 
+import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
+from kforecast.data.calendar import Calendar
 from kforecast.data.fill import Fill
 from kforecast.data.panel import Panel
 from kforecast.data.split import Split, split_windows
@@ -15,7 +18,10 @@ from kforecast.data.windows import (
     WindowDataset,
     window_loader,
 )
-from kforecast.window import Window
+from kforecast.errors import few
+from kforecast.window import Lookback, Window
+
+log = logging.getLogger(__name__)
 
 # Training takes several batches in one step of Lightning's loop, of about so many windows together: what the
 # loop costs, and taking windows out of the panel, is then shared among them.
@@ -41,10 +47,15 @@ class ForecastDataModule(pl.LightningDataModule):
     windows_per_epoch, validation_windows:
         Windows of an epoch, and of a validation, at most; None for all. See
         :class:`kforecast.data.windows.BatchOrder` for which.
+    timezone, holidays:
+        Where the series are, for networks that see local time: see
+        :meth:`kforecast.data.calendar.Calendar.of`.
     seed:
         Seed of the order of the training windows.
     split:
         The split, when the caller has made it with the same settings already.
+    lookback:
+        What the network sees beyond the context.
 
     Raises
     ------
@@ -68,11 +79,18 @@ class ForecastDataModule(pl.LightningDataModule):
         skip_newest_window: bool,
         windows_per_epoch: int | None = None,
         validation_windows: int | None = None,
+        timezone: str | Mapping[str, str] = "UTC",
+        holidays: str | None = None,
         seed: int = 0,
         split: Split | None = None,
+        lookback: Lookback | None = None,
     ) -> None:
         super().__init__()
         self.panel = panel
+        self.calendar = Calendar.of(timezone, holidays)
+        unknown = sorted({*self.calendar.zone_of} - {workload for workload, _ in panel.series})
+        if unknown:
+            log.warning("data.timezone names workloads that the data does not have: %s", few(unknown))
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.windows_per_epoch, self.validation_windows = windows_per_epoch, validation_windows
         self.split = split or split_windows(
@@ -85,7 +103,7 @@ class ForecastDataModule(pl.LightningDataModule):
             skip_zero_context=skip_zero_context,
             skip_newest_window=skip_newest_window,
         )
-        self.windows = WindowDataset(panel, window, fill, mask_gaps)
+        self.windows = WindowDataset(panel, window, fill, mask_gaps, lookback, self.calendar)
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         """Put the panel where the network is; worker processes gather on the host."""

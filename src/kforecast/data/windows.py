@@ -9,17 +9,38 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from kforecast.data.calendar import calendar_fields
+from kforecast.data.calendar import Calendar, calendar_fields
 from kforecast.data.cells import Cells, middles
 from kforecast.data.fill import Fill
 from kforecast.data.gaps import Gaps
 from kforecast.data.panel import Panel
-from kforecast.window import Window
+from kforecast.window import Lookback, Window
 
 # Without gradients a batch costs little memory, so that scoring takes large ones whatever the training's.
 EVALUATION_BATCH_SIZE = 4096
+
+
+class Past(NamedTuple):
+    """What a network sees beyond the context (:class:`kforecast.window.Lookback`); 0 where not observed.
+
+    D seasons back, W bins of each.
+    """
+
+    recent: Tensor
+    """float32 [B, R]: the newest bins before the origin."""
+    recent_observed: Tensor
+    """bool [B, R]."""
+    seasons: Tensor
+    """float32 [B, D, W]: the bins around the same local time, newest season first."""
+    seasons_observed: Tensor
+    """bool [B, D, W]; none of them lies behind the origin."""
+    alike: Tensor
+    """bool [B, D, W]: where seen, whether that was a day off and the forecast day is one too, or neither."""
+    moment: Tensor
+    """float32 [B, 3]: local time of day of the first target in days, day of week, 1.0 on a day off."""
 
 
 class WindowBatch(NamedTuple):
@@ -35,6 +56,20 @@ class WindowBatch(NamedTuple):
     """float32 [B, P]: the bins from the origin on; 0 where not observed."""
     observed: Tensor
     """bool [B, P]: which targets count."""
+    past: Past | None = None
+    """For networks that look further back than the context."""
+
+    def to(self, device: torch.device) -> "WindowBatch":
+        """The batch on another device."""
+        past = None if self.past is None else Past(*(tensor.to(device) for tensor in self.past))
+        return WindowBatch(
+            context=self.context.to(device),
+            calendar=self.calendar.to(device),
+            series=self.series.to(device),
+            target=self.target.to(device),
+            observed=self.observed.to(device),
+            past=past,
+        )
 
 
 class WindowDataset(Dataset[WindowBatch]):
@@ -50,16 +85,34 @@ class WindowDataset(Dataset[WindowBatch]):
         Policy for unobserved bins of the context (:class:`kforecast.data.gaps.Gaps`).
     mask_gaps:
         False makes an unobserved target count as a zero, as Kapacity's training does.
+    lookback:
+        What a network sees beyond the context; None for nothing.
+    calendar:
+        The local time that the lookback goes by.
     """
 
-    def __init__(self, panel: Panel, window: Window, fill: Fill, mask_gaps: bool = True) -> None:
-        self.window = window
+    def __init__(
+        self,
+        panel: Panel,
+        window: Window,
+        fill: Fill,
+        mask_gaps: bool = True,
+        lookback: Lookback | None = None,
+        calendar: Calendar | None = None,
+    ) -> None:
+        self.window, self.lookback = window, lookback
         self.num_bins = panel.num_bins
+        self._clock = None if lookback is None else _Clock(panel, calendar or Calendar(), lookback)
         self.mask_gaps = mask_gaps
         self._gaps = Gaps(panel.observed, fill)
         self._values = torch.from_numpy(panel.values).flatten()
         # Without gaps there is nothing to look up.
         self._observed = torch.from_numpy(panel.observed).flatten() if len(self._gaps) else None
+        if lookback is not None and (missing := lookback.width(window) - len(self._values)) > 0:
+            # Not even one season fits: none will be seen, but there must be something to look at.
+            self._values = functional.pad(self._values, (0, missing))
+            if self._observed is not None:
+                self._observed = functional.pad(self._observed, (0, missing))
         self._calendar = torch.from_numpy(calendar_fields(panel.timestamps, window.frequency)).flatten()
 
     def to(self, device: torch.device) -> "WindowDataset":
@@ -68,6 +121,8 @@ class WindowDataset(Dataset[WindowBatch]):
         self._values, self._calendar = self._values.to(device), self._calendar.to(device)
         if self._observed is not None:
             self._observed = self._observed.to(device)
+        if self._clock is not None:
+            self._clock.to(device)
         return self
 
     def __getitem__(self, cell_B: Tensor) -> WindowBatch:  # noqa: N803
@@ -92,7 +147,89 @@ class WindowDataset(Dataset[WindowBatch]):
             series=series,
             target=values[:, context_length:],
             observed=observed,
+            past=None if self._clock is None else self._past(cell_B, series, self._clock),
         )
+
+    def _past(self, cell_B: Tensor, series: Tensor, clock: "_Clock") -> Past:  # noqa: N803
+        look = self.lookback
+        assert look is not None
+        origin_B = cell_B - series * self.num_bins  # noqa: N806
+        ago = torch.arange(-look.recent, 0, device=cell_B.device)
+        recent_observed = origin_B[:, None] + ago >= 0
+        index = (cell_B[:, None] + ago).clamp_min(0)
+        if self._observed is not None:
+            recent_observed &= self._observed[index]
+        recent = self._values[index].where(recent_observed, 0.0)
+
+        width = look.width(self.window)
+        seasons_BD = clock.seasons_ago(series, origin_B, look.seasons, self.window.frequency.season)  # noqa: N806
+        first_BD = seasons_BD - look.before  # noqa: N806
+        # A season that the history does not reach back to as a whole is not seen.
+        reached = first_BD >= 0
+        row = (first_BD + (cell_B - origin_B)[:, None]).where(reached, 0)
+        along = torch.arange(width, device=cell_B.device)
+        known = reached[..., None] & (first_BD[..., None] + along < origin_B[:, None, None])
+        if self._observed is not None:
+            known = known & _rows(self._observed, width, 1)[row]
+        here_B = origin_B - look.before  # noqa: N806
+        return Past(
+            recent=recent,
+            recent_observed=recent_observed,
+            seasons=_rows(self._values, width, 1)[row].where(known, 0.0),
+            seasons_observed=known,
+            alike=clock.alike(series, first_BD.where(reached, here_B[:, None]), here_B, width),
+            moment=clock.moment(series, origin_B),
+        )
+
+
+class _Clock:
+    """Local time at the bins of a panel, and at those around it that a lookback asks for, as tensors."""
+
+    def __init__(self, panel: Panel, calendar: Calendar, look: Lookback) -> None:
+        step = panel.frequency.step
+        # Around the first origins and the last ones the lookback asks for days beyond the panel.
+        self._lead = look.before
+        self._length = look.before + panel.num_bins + look.after
+        begin = panel.start - look.before * step + np.arange(self._length, dtype=np.int64) * step
+        local = calendar.local(begin)
+        self._zone = torch.from_numpy(calendar.zone_numbers(panel.series))
+        self._step = step
+        self._ahead = torch.from_numpy(local.offset).flatten()
+        self._changes = bool((local.offset != local.offset[:, :1]).any())
+        # A bin of a day begins on the evening before where clocks are behind UTC.
+        date = calendar.local(begin + step // 2) if panel.frequency.day == 1 else local
+        day_off = (date.day_of_week >= 5) | date.holiday
+        self._day_off = torch.from_numpy(day_off).flatten()
+        shown = [local.second_of_day / 86_400, date.day_of_week, day_off]
+        self._moment = torch.from_numpy(np.stack(shown, axis=-1).astype(np.float32)).flatten(0, 1)
+
+    def to(self, device: torch.device) -> None:
+        """Move to ``device``, in place."""
+        self._zone, self._ahead = self._zone.to(device), self._ahead.to(device)
+        self._day_off, self._moment = self._day_off.to(device), self._moment.to(device)
+
+    def seasons_ago(self, series_B: Tensor, origin_B: Tensor, count: int, season: int) -> Tensor:  # noqa: N803
+        """Bins at the origin's local time one season ago, two, ...; int64 [B, D], maybe negative."""
+        then_BD = origin_B[:, None] - season * torch.arange(1, count + 1, device=origin_B.device)  # noqa: N806
+        if not self._changes:
+            return then_BD
+        then = self._ahead[self._at(series_B)[:, None] + then_BD.clamp_min(0)]
+        now = self._ahead[self._at(series_B) + origin_B]
+        # Where clocks went forward in between they showed the same time that much later.
+        return then_BD + ((now[:, None] - then) / self._step).round().long()
+
+    def alike(self, series_B: Tensor, first_BD: Tensor, first_B: Tensor, width: int) -> Tensor:  # noqa: N803
+        """Whether bins of a season and those they stand for are both on days off, or both not; [B, D, W]."""
+        rows, at = _rows(self._day_off, width, 1), self._at(series_B)
+        return rows[at[:, None] + first_BD] == rows[at + first_B][:, None]
+
+    def moment(self, series_B: Tensor, origin_B: Tensor) -> Tensor:  # noqa: N803
+        """See :class:`Past`."""
+        return self._moment[self._at(series_B) + origin_B]
+
+    def _at(self, series_B: Tensor) -> Tensor:  # noqa: N803
+        """Where bin 0 of each series' zone is."""
+        return self._zone[series_B] * self._length + self._lead
 
 
 def _rows(flat: Tensor, length: int, step: int) -> Tensor:
