@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,16 @@ def test_damaged_or_hostile_files_are_refused(
     with pytest.raises(ArtifactError, match=name):
         Artifact.load(tmp_path / "model")
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "entry", [{3: torch.zeros(2)}, {"a": torch.eye(2).to_sparse()}, {"a": torch.zeros(2, dtype=torch.cfloat)}]
+)
+def test_a_checkpoint_of_anything_but_named_plain_tensors_is_refused(tmp_path: Path, entry: dict) -> None:
+    artifact = make_artifact()
+    replace(artifact, state={**artifact.state, **entry}).save(tmp_path / "model")
+    with pytest.raises(ArtifactError, match="not a state dict of tensors"):
+        Artifact.load(tmp_path / "model")
 
 
 def test_config_problems_are_all_named() -> None:

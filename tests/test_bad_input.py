@@ -322,6 +322,32 @@ OVERRIDES = [
     override("threads=many", "threads", "'many'"),
     override("average_windows=0", "average_windows"),
     override("data.windows_per_epoch=0", "data.windows_per_epoch"),
+    overrides("data.timezone=Europe/Belin", "data.holidays=germany"),
+    Case(
+        "override: a combination that Kapacity could not serve",
+        ["--dataset-file=traffic.csv", "combine=true"],
+        ["configuration: combine: true is not for Kapacity's network", "model=auto"],
+    ),
+    Case(
+        "override: one artifact a series of a network that has no embeddings like that",
+        ["--dataset-file=traffic.csv", "model=seasonal_mlp", "artifact.per_series=true"],
+        ["configuration: artifact.per_series: true is for Kapacity's network", "model=fcnet"],
+    ),
+    Case(
+        "override: settings that make no network",
+        ["--dataset-file=traffic.csv", "model=seasonal_mlp", "model.hidden=0", "model.dropout=1"],
+        ["error: model: hidden is 0", "dropout is 1"],
+    ),
+    Case(
+        "override: settings that make a huge network",
+        ["--dataset-file=traffic.csv", "model=seasonal_mlp", "model.hidden=100000"],
+        ["error: model: ", "GiB; at most 1"],
+    ),
+    override("data.timezone=Europe/Belin", "data.timezone", "'Europe/Belin'", "did you mean Europe/Berlin"),
+    override("data.timezone={shop/a: UTC, shop/b: Moon}", "data.timezone: shop/b", "'Moon'", "IANA"),
+    override("data.timezone=null", "data.timezone", "IANA"),
+    override("data.holidays=germany", "data.holidays", "'germany'", "ISO code", "DE-BY"),
+    override("data.holidays=false", "data.holidays", "'NO'"),
     Case("source: none", [], ["no source", "--dataset-file", "--metrics-server-addr", "source=synthetic"]),
     Case(
         "source: kapacity without targets",

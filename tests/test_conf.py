@@ -17,6 +17,8 @@ from omegaconf import OmegaConf
 
 from conftest import composed, run_command
 from kforecast.config import CONF_DIR, check_train_settings, plain
+from kforecast.data.calendar import Calendar
+from kforecast.errors import ConfigError
 from kforecast.legacy_cli import FLAGS
 
 FILES = sorted(path.relative_to(CONF_DIR).as_posix() for path in CONF_DIR.rglob("*.yaml"))
@@ -67,11 +69,18 @@ def test_every_option_composes_resolves_and_passes_the_checks(file: str) -> None
     if group != "experiment":
         # What the file says has arrived, whatever the defaults list put around it.
         said = yaml.safe_load((CONF_DIR / file).read_text()) or {}
-        given = {key for key in said if key != "defaults"}
-        assert given <= set(content[group])
-        for key in given:
-            if isinstance(said[key], (int, float)):
-                assert content[group][key] == said[key]
+        said.pop("defaults", None)
+        whole = (CONF_DIR / file).read_text().startswith("# @package _global_")
+        assert_arrived(said, content if whole else content[group])
+
+
+def assert_arrived(said: dict[str, Any], content: dict[str, Any]) -> None:
+    assert set(said) <= set(content)
+    for key, value in said.items():
+        if isinstance(value, dict):
+            assert_arrived(value, content[key])
+        elif isinstance(value, (int, float)):
+            assert content[key] == value
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.startswith("hydra/")])
@@ -143,6 +152,25 @@ def test_the_kapacity_experiment_is_the_recipe_of_the_contract() -> None:
     assert (cfg.callbacks.early_stopping.patience, cfg.callbacks.early_stopping.monitor) == (15, "train/loss")
     assert (cfg.trainer.max_epochs, cfg.model.shared_embedding) == (100, False)
     assert (cfg.window.freq, cfg.window.context_length, cfg.window.prediction_length) == ("10min", 7, 3)
+
+
+@pytest.mark.parametrize("timezone", ["Asia/Tokyo", "{shop/cart: Europe/Berlin, default: Asia/Tokyo}"])
+def test_time_zones_are_one_name_or_one_for_each_workload(timezone: str) -> None:
+    cfg = composed("source=synthetic", f"data.timezone={timezone}")
+    check_train_settings(cfg)
+    expected = yaml.safe_load(timezone)
+    assert plain(cfg)["data"]["timezone"] == expected
+    assert Calendar.of(cfg.data.timezone) == Calendar.of(expected)
+
+
+def test_holidays_without_their_package_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "holidays", None)
+    cfg = composed("source=synthetic", "data.holidays=DE")
+    with pytest.raises(ConfigError) as refusal:
+        check_train_settings(cfg)
+    assert str(refusal.value) == (
+        "configuration: data.holidays: holidays (DE) need a package: pip install 'kforecast[holidays]'"
+    )
 
 
 def test_cfg_job_prints_the_configuration(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_the_level_of_a_window_is_the_mean_size_of_its_filled_context(tmp_path: 
     panel = Panel.from_frame(history([-2, 6, np.nan, 4, 5]), Frequency.parse("10min"))
     origin = np.array([1, 4, 5])
     made = forecaster.forecast_windows(panel, np.zeros(3, np.int64), origin)
-    assert made.level.tolist() == [0.5, 3.0, 3.75]
+    assert made.level.tolist() == [[0.5], [3.0], [3.75]]
     # Nothing to scale by is no reason to divide by zero.
     silent = replace(panel, values=0 * panel.values)
     assert np.isfinite(forecaster.forecast_windows(silent, np.zeros(3, np.int64), origin).values).all()
@@ -281,13 +281,13 @@ def test_intervals_are_made_of_the_errors_in_the_span(tmp_path: Path, as_consume
             error.append(np.where(panel.observed[row, at], panel.values[row, at] - made.values[0], np.nan))
             level.append(made.level[0])
             rows.append(row)
-    seen = [panel.values[row, :stop][panel.observed[row, :stop]] for row in range(2)]
+    rows_of = [[number for number, row in enumerate(rows) if row == one] for one in range(2)]
     expected = calibrate(
         np.array(error),
         np.array(level),
         ["ns/aqps", "ns/bqps"],
         np.array(rows),
-        np.array([one.mean() for one in seen]),
+        np.array([np.mean([level[number] for number in own]) for own in rows_of]),
         np.array([True, True]),
     )
     np.testing.assert_allclose(found.intervals.pooled, expected.pooled, rtol=1e-4, atol=1e-4)

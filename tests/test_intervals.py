@@ -32,14 +32,14 @@ def _of_one(error, level=1.0, mean_level=1.0, nonnegative=False):
     error = np.asarray(error, dtype=np.float64)
     levels = np.broadcast_to(np.asarray(level, dtype=np.float32), len(error))
     series = np.zeros(len(error), np.int64)
-    return calibrate(error, levels, ["a"], series, np.array([mean_level]), np.array([nonnegative]))
+    return calibrate(error, levels[:, None], ["a"], series, np.array([mean_level]), np.array([nonnegative]))
 
 
 def _quantiles(intervals, levels, forecast=0.0, level=1.0, key="a"):
     """Of one window, ``[horizon, level]``."""
     horizon = len(intervals.pooled)
     made = np.broadcast_to(np.asarray(forecast, dtype=np.float32), (1, horizon))
-    found = intervals.quantiles(made, np.float32([level]), [key], np.array([0]), levels)
+    found = intervals.quantiles(made, np.float32([[level]]), [key], np.array([0]), levels)
     assert found.dtype == np.float32
     assert found.shape == (1, horizon, len(levels))
     return found[0]
@@ -212,7 +212,9 @@ def test_a_series_without_traffic_does_not_narrow_the_intervals_of_others(mean_l
     rng, series = np.random.default_rng(1), np.repeat([0, 1], [400, 400])
     error = np.where(series == 0, rng.normal(0, 1, 800), 0.0)[:, None]
     level = np.where(series == 0, 1.0, 0.0)
-    both = calibrate(error, level, "ab", series, np.array([1.0, mean_level]), np.array([False, True]))
+    both = calibrate(
+        error, level[:, None], "ab", series, np.array([1.0, mean_level]), np.array([False, True])
+    )
     np.testing.assert_array_equal(both.pooled, _of_one(error[:400]).pooled)
     assert both.series["b"].offsets is None
     # Where nothing came, nothing is expected.
@@ -230,7 +232,7 @@ def _of_two(count_a, count_b, nan_b=0):
     series = rng.permutation(np.repeat([0, 1], [count_a, count_b]))
     error = rng.normal(0, 1, (len(series), 2)) * np.where(series == 0, 1.0, 10.0)[:, None]
     error[np.flatnonzero(series == 1)[:nan_b], 1] = NAN
-    level = np.ones(len(series), np.float32)
+    level = np.ones((len(series), 1), np.float32)
     found = calibrate(error, level, ["a", "b"], series, np.array([1.0, 3.0]), np.array([False, True]))
     return found, error, series
 
@@ -260,10 +262,10 @@ def test_windows_of_many_series_at_once():
     intervals, *_ = _of_two(300, 40)
     series = np.array([1, 0, 1, 2])
     forecast = np.arange(8, dtype=np.float32).reshape(4, 2)
-    level = np.array([1, 2, 0, 4], np.float32)
+    level = np.array([[1], [2], [0], [4]], np.float32)
     found = intervals.quantiles(forecast, level, ["a", "b", "new"], series, [0.9, 0.2])
     for window, row in enumerate(series):
-        alone = _quantiles(intervals, [0.9, 0.2], forecast[window], level[window], ["a", "b", "new"][row])
+        alone = _quantiles(intervals, [0.9, 0.2], forecast[window], level[window, 0], ["a", "b", "new"][row])
         np.testing.assert_array_equal(found[window], alone)
 
 
@@ -321,7 +323,7 @@ def test_what_is_written_is_read_bit_for_bit(seed, spread, levels):
     rng = np.random.default_rng(seed)
     series = np.repeat([0, 1], [310, 25])
     error = rng.standard_cauchy((335, 3)) * spread
-    level = rng.exponential(spread, 335).astype(np.float32)
+    level = rng.exponential(spread, (335, 1)).astype(np.float32)
     keys = ["ns/aqps", "命名/服务请求"]
     mean = rng.exponential(spread, 2)
     intervals = calibrate(error, level, keys, series, mean, np.array([True, False]))

@@ -20,13 +20,14 @@ MAY_USE = {
     "window": set(),
     "console": set(),
     "validation": {"errors"},
+    "localtime": {"validation"},
     "processes": {"errors"},
     "directory": {"errors"},
     "output": {"directory", "errors"},
     "intervals": {"errors"},
-    "models": {"window"},
-    "metrics": {"window", "errors", "validation"},
-    "data": {"metrics", "window", "errors", "console"},
+    "models": {"data", "window"},
+    "metrics": {"window", "errors", "validation", "localtime"},
+    "data": {"metrics", "window", "errors", "console", "localtime"},
     "artifact": {"models", "data", "window", "errors", "directory", "intervals", "output"},
     "forecaster": {"artifact", "models", "data", "window", "errors", "intervals"},
     "evaluation": {
@@ -90,7 +91,8 @@ def test_libraries_stay_where_they_belong(module: str) -> None:
         assert not used & {"lightning", "pytorch_lightning"}
     if module not in ("metrics/kapacity", "metrics/server") and not module.startswith("metrics/proto/"):
         assert not used & {"grpc", "google"}
-    if room(module) in ("metrics", "window", "errors", "validation", "config", "legacy_cli", "command"):
+    light = ("metrics", "window", "errors", "validation", "localtime", "config", "legacy_cli", "command")
+    if room(module) in light or module == "data/calendar":
         assert "torch" not in used
 
 

@@ -37,7 +37,12 @@ CONFIG_MAP_LIMIT = 1 << 20
 
 @dataclass(frozen=True)
 class EstimatorConfig:
-    """``estimator_config.yaml``: one flat mapping, every key of contract 5 and nothing else."""
+    """``estimator_config.yaml``: one mapping, every key of contract 5.
+
+    For networks that are not Kapacity's there are further keys: ``network`` (arguments of its class),
+    ``calendar`` (time zones and holidays), ``combination`` (weights of naive forecasts that take part) and
+    ``history_length`` (bins that a forecast makes use of).
+    """
 
     freq: str
     prediction_length: int
@@ -56,6 +61,10 @@ class EstimatorConfig:
     series_cols: tuple[str, ...] = ("workload", "metric")
     use_validation: bool = False
     val_num: int = 0
+    network: Mapping[str, Any] = field(default_factory=dict)
+    calendar: Mapping[str, Any] = field(default_factory=dict)
+    combination: Mapping[str, Any] = field(default_factory=dict)
+    history_length: int = 0
 
     @property
     def window(self) -> Window:
@@ -64,7 +73,10 @@ class EstimatorConfig:
 
     def to_yaml(self) -> str:
         """The file's text."""
-        return yaml.safe_dump(asdict(self) | {"series_cols": list(self.series_cols)}, sort_keys=True)
+        content = asdict(self) | {"series_cols": list(self.series_cols)}
+        return yaml.safe_dump(
+            {name: value for name, value in content.items() if value or name not in _OURS}, sort_keys=True
+        )
 
     @classmethod
     def from_yaml(cls, text: str) -> "EstimatorConfig":
@@ -92,6 +104,15 @@ class EstimatorConfig:
                 Frequency.parse(str(content["freq"]))
             except ValueError as error:
                 problems.append(f"freq: {error}")
+        for name, kind, what in (("model", str, "a name"), ("series_cols", list, "a list")):
+            if not isinstance(content.get(name, kind()), kind):
+                problems.append(f"{name} is {content[name]!r}, not {what}")
+        length = content.get("history_length", 0)
+        if isinstance(length, bool) or not isinstance(length, int) or length < 0:
+            problems.append(f"history_length is {length!r}, not a number of bins")
+        for name in ("network", "calendar", "combination"):
+            if not isinstance(content.get(name, {}), dict):
+                problems.append(f"{name} is {content[name]!r}, not a mapping")
         if problems:
             raise ValueError("; ".join(problems))
         values = {name: value for name, value in content.items() if name in known}
@@ -99,6 +120,8 @@ class EstimatorConfig:
         return cls(**values)
 
 
+# Keys that are not of contract 5, written only where they say something.
+_OURS = ("network", "calendar", "combination", "history_length")
 _REQUIRED = ("freq", "prediction_length", "context_length", "num_series")
 
 
@@ -285,9 +308,16 @@ def _read_state(directory: Path, contents: dict[str, bytes]) -> dict[str, Tensor
         raise ArtifactError(
             f"{directory / CHECKPOINT}: not a file of plain tensors ({type(error).__name__})"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and _is_plain(value) for name, value in state.items()
+    ):
         raise ArtifactError(f"{directory / CHECKPOINT}: not a state dict of tensors")
     return dict(state)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a tensor of real numbers, each in its place."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex()
 
 
 def _read_intervals(

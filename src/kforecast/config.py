@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from kforecast.data.calendar import Calendar
 from kforecast.data.fill import Fill
 from kforecast.errors import ConfigError, ours
 from kforecast.intervals import check_levels
@@ -34,6 +35,16 @@ def _instant(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{value!r} is not a time")
     return parse_instant(value)
+
+
+def _timezone(value: Any) -> Any:
+    Calendar.of(value)
+    return value
+
+
+def _holidays(value: Any) -> Any:
+    Calendar(holidays=value)
+    return value
 
 
 def _no_accumulation(number: int) -> int:
@@ -80,6 +91,8 @@ class DataSection(_Section):
     max_missing: Annotated[float, Field(ge=0, le=1)]
     skip_zero_context: bool
     skip_newest_window: bool
+    timezone: Annotated[str | dict[str, str], BeforeValidator(_timezone)]
+    holidays: Annotated[str | None, BeforeValidator(_holidays)]
 
 
 class OptimizerSection(_Section):
@@ -113,7 +126,7 @@ class TrainerSection(_Section):
 class ModelSection(_Section):
     """``model``: the rest is the network's."""
 
-    shared_embedding: bool
+    shared_embedding: bool | None = None
 
 
 class EarlyStoppingSection(_Section):
@@ -176,6 +189,9 @@ class TrainSettings(_Section):
     artifact_dir: Annotated[str, Field(min_length=1)]
     monitor: Literal["validation/loss", "train/loss"]
     average_windows: Annotated[int, Field(ge=1)] | None
+    schedule: Literal["constant", "cosine"]
+    refit: bool
+    combine: bool
     window: WindowSection
     data: DataSection
     model: ModelSection
@@ -207,6 +223,16 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
         problems.append(
             f"gate.require_skill: {settings.gate.require_skill:g} needs data that the model has never seen; "
             "set data.test above 0"
+        )
+    if settings.artifact.per_series and settings.model.shared_embedding is None:
+        problems.append(
+            "artifact.per_series: true is for Kapacity's network, which serves one embedding per artifact; "
+            "leave it out, or add model=fcnet"
+        )
+    if settings.combine and settings.model.shared_embedding is not None:
+        problems.append(
+            "combine: true is not for Kapacity's network, because its job would serve the network alone; add "
+            "model=auto"
         )
     trainer = settings.trainer
     if trainer.processes > 1 and (trainer.strategy != "ddp" or trainer.use_distributed_sampler):

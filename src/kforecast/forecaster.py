@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import gcd
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kforecast.artifact import METADATA, Artifact
+from kforecast.artifact import METADATA, Artifact, EstimatorConfig
+from kforecast.data.calendar import Calendar
 from kforecast.data.cells import blocks
 from kforecast.data.fill import FILLS, Fill
 from kforecast.data.panel import Panel, item_key
@@ -19,8 +20,9 @@ from kforecast.data.split import cells_between
 from kforecast.data.windows import EVALUATION_BATCH_SIZE, WindowDataset
 from kforecast.errors import ArtifactError, DataError, few
 from kforecast.intervals import OWN_WINDOWS, Intervals, calibrate, check_levels, column, missing
-from kforecast.models import NETWORKS
-from kforecast.models.fcnet import Fcnet
+from kforecast.models import NETWORKS, Fcnet, Network
+from kforecast.models.combination import NETWORK, Combination, fitted
+from kforecast.models.naive import NAIVE, baselines
 from kforecast.window import Window
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ class WindowForecasts(NamedTuple):
     values: np.ndarray
     """float32 ``[windows, horizon]``."""
     level: np.ndarray
-    """float32 ``[windows]``: mean absolute value of each context."""
+    """float32 ``[windows, horizon]`` or ``[windows, 1]``: what errors are expected to be in proportion to."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,20 @@ class Forecaster:
         What makes quantiles of its forecasts; None when they were not calibrated.
     name:
         What messages call it.
+    calendar:
+        Local time and holidays of the series, for a network that goes by them.
+    combination:
+        How much naive forecasts take part; None: not at all.
     """
 
     window: Window
     item_ids: dict[str, int]
     fill: Fill
-    net: Fcnet
+    net: Network
     intervals: Intervals | None = None
     name: str = "the artifact"
+    calendar: Calendar = field(default_factory=Calendar)
+    combination: Combination | None = None
 
     @classmethod
     def load(cls, directory: Path | str) -> "Forecaster":
@@ -97,21 +105,32 @@ class Forecaster:
             raise ArtifactError(
                 f"{name}: the id of {outside[0]!r} is not below num_series {config.num_series}"
             )
-        # The checkpoint's shapes are checked before a network of the size the config claims is built.
-        rows = artifact.state.get("static_embeddings.0.weight")
-        if rows is None or tuple(rows.shape) != (config.num_series, config.context_length):
-            raise ArtifactError(f"{name}: the checkpoint does not fit estimator_config.yaml")
+        net = _network_of(artifact, name)
         try:
-            net = NETWORKS[config.model](config.window, config.num_series)
-            net.load_state_dict(dict(artifact.state))
-        except (RuntimeError, ValueError) as error:
-            raise ArtifactError(
-                f"{name}: the checkpoint does not fit estimator_config.yaml: {error}"
-            ) from error
-        return cls(config.window, dict(artifact.item_ids), fill, net.eval(), artifact.intervals, name)
+            calendar = Calendar.from_dict(config.calendar) if config.calendar else Calendar()
+        except ValueError as error:
+            raise ArtifactError(f"{name}: calendar in estimator_config.yaml: {error}") from error
+        try:
+            combination = _combination_of(config)
+        except ValueError as error:
+            raise ArtifactError(f"{name}: combination in estimator_config.yaml: {error}") from error
+        ids = dict(artifact.item_ids)
+        return cls(config.window, ids, fill, net, artifact.intervals, name, calendar, combination)
+
+    @property
+    def history_length(self) -> int:
+        """Bins before an origin that a forecast makes use of; it makes do with fewer."""
+        look = self.net.lookback
+        return max(self.window.context_length, look.length(self.window) if look is not None else 0)
 
     def unknown(self, series: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Those of the series that the artifact has no id for."""
+        """Those of the series that the artifact cannot forecast.
+
+        A network whose series share an embedding, or that has one for series it was not trained on, forecasts
+        every series.
+        """
+        if self.net.unknown_series() is not None:
+            return []
         return [pair for pair in series if item_key(*pair) not in self.item_ids]
 
     def forecast(
@@ -122,8 +141,8 @@ class Forecaster:
         Parameters
         ----------
         history:
-            Long frame with the columns of contract 3, at the artifact's frequency or finer; the context
-            length is enough.
+            Long frame with the columns of contract 3, at the artifact's frequency or finer;
+            :attr:`history_length` bins are enough, and fewer make a forecast worse but not impossible.
         quantiles:
             Levels between 0.005 and 0.995 to forecast besides: ``[0.1, 0.9]`` for an interval of 80 %.
         as_consumed:
@@ -137,7 +156,7 @@ class Forecaster:
         Raises
         ------
         DataError
-            When a series is not in the artifact, or none of its values is known.
+            When a series cannot be forecast (:meth:`unknown`), or none of its values is known.
         ArtifactError
             When quantiles are asked for and the artifact has no intervals.
         ValueError
@@ -188,24 +207,71 @@ class Forecaster:
         as_consumed:
             See :meth:`forecast`.
         """
+        if as_consumed and not isinstance(self.net, Fcnet):
+            raise ArtifactError(
+                f"{self.name}: Kapacity's job cannot load a {type(self.net).__name__}; leave out "
+                "as_consumed, or train with model=fcnet"
+            )
         context, horizon = self.window.context_length, self.window.prediction_length
         reaches_out = len(origin) and (origin.min() < context or origin.max() + horizon > panel.num_bins)
         before, after = (context, horizon) if reaches_out else (0, 0)
         # A copy, which a panel that is mapped from a file should be spared.
         padded = panel.padded(before, after) if reaches_out else panel
-        windows = WindowDataset(padded, self.window, _CONSUMER_FILL if as_consumed else self.fill)
-        ids = torch.tensor([0 if as_consumed else self.item_ids[item_key(*pair)] for pair in panel.series])
+        windows = WindowDataset(
+            padded,
+            self.window,
+            _CONSUMER_FILL if as_consumed else self.fill,
+            lookback=self.net.lookback,
+            calendar=self.calendar,
+        )
+        other = self.net.unknown_series()
+        ids = torch.tensor(
+            [0 if as_consumed else self.item_ids.get(item_key(*pair), other) for pair in panel.series]
+        )
         device = next(self.net.parameters()).device
         cells = torch.from_numpy(series * padded.num_bins + origin + before)
         values, levels = [], []
         for chosen in torch.split(cells, EVALUATION_BATCH_SIZE):
             batch = windows[chosen]
-            context_BC = batch.context.to(device)  # noqa: N806
-            scale = self.net.scale(context_BC)
-            forecast = self.net(context_BC / scale, batch.calendar.to(device), ids[batch.series].to(device))
-            values.append((scale * forecast).cpu())
-            levels.append(scale[:, 0].cpu())
-        return WindowForecasts(torch.cat(values).numpy(), torch.cat(levels).numpy())
+            made = self.net.forecast(batch._replace(series=ids[batch.series]).to(device))
+            values.append(made.values.cpu())
+            levels.append(made.spread.cpu())
+        found = WindowForecasts(torch.cat(values).numpy(), torch.cat(levels).numpy())
+        if self.combination is None or not self.combination.naive:
+            return found
+        candidates = self._candidates(padded, cells.numpy(), found.values)
+        return found._replace(values=self.combination.of(candidates))
+
+    def _candidates(self, panel: Panel, cells: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
+        """The network's forecasts and the naive ones, from windows of a panel."""
+        begin = int((cells % panel.num_bins).min())
+        return {NETWORK: made} | baselines(panel, cells, self.window, begin)
+
+    def combined(self, panel: Panel, begin: int, stop: int) -> "Forecaster":
+        """This forecaster with naive forecasts taking part as far as they do better on ``[begin, stop)``.
+
+        They should be bins that the network was not fitted to. Without a window there none takes part.
+        """
+        cells = cells_between(panel, self.window, begin, stop, self._stride(panel, begin, stop))
+        if not len(cells):
+            return self
+        series, origin = np.divmod(cells, panel.num_bins)
+        alone = replace(self, combination=None)
+        made = alone.forecast_windows(panel, series, origin)
+        at = (series[:, None], origin[:, None] + np.arange(self.window.prediction_length))
+        actual = np.where(panel.observed[at], panel.values[at], np.nan).astype(np.float64)
+        level = np.abs(np.nan_to_num(actual)).mean(axis=1)
+        count = np.bincount(series, minlength=panel.num_series)
+        mean_level = np.bincount(series, level, panel.num_series) / np.maximum(count, 1)
+        candidates = self._candidates(panel, cells, made.values)
+        return replace(self, combination=fitted(candidates, actual, mean_level[series]))
+
+    def _stride(self, panel: Panel, begin: int, stop: int) -> int:
+        """Bins between origins, so that there are no more of them than are needed."""
+        stride = max(1, panel.num_series * (stop - begin) // _MOST_CALIBRATION_WINDOWS)
+        while gcd(stride, self.window.frequency.day) > 1:  # or else some hours of the day would have none
+            stride += 1
+        return stride
 
     def quantiles(
         self, panel: Panel, series: np.ndarray, made: WindowForecasts, levels: Sequence[float]
@@ -229,9 +295,7 @@ class Forecaster:
         without intervals; of more windows than are needed every so-manieth is taken.
         """
         horizon = self.window.prediction_length
-        stride = max(1, panel.num_series * (stop - begin) // _MOST_CALIBRATION_WINDOWS)
-        while gcd(stride, self.window.frequency.day) > 1:  # or else some hours of the day would have none
-            stride += 1
+        stride = self._stride(panel, begin, stop)
         series, origin = np.divmod(cells_between(panel, self.window, begin, stop, stride), panel.num_bins)
         if not len(series):
             return replace(self, intervals=None)
@@ -242,14 +306,16 @@ class Forecaster:
             log.info(
                 "So many series have intervals in common: the errors of all together, by the level of each"
             )
-        mean_level, nonnegative = _levels(panel, stop)
+        each = made.level.mean(axis=1, dtype=np.float64)
+        count = np.bincount(series, minlength=panel.num_series)
+        mean_level = np.bincount(series, each, panel.num_series) / np.maximum(count, 1)
         intervals = calibrate(
             error.astype(np.float64),
             made.level,
             [item_key(*pair) for pair in panel.series],
             series,
             mean_level=mean_level,
-            nonnegative=nonnegative,
+            nonnegative=_never_below_zero(panel, stop),
         )
         return replace(self, intervals=intervals)
 
@@ -265,12 +331,34 @@ class Forecaster:
             )
 
 
-def _levels(panel: Panel, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean absolute value of each series before a bin, float64, and whether none is below zero, bool."""
-    means, signs = [], []
+def _never_below_zero(panel: Panel, stop: int) -> np.ndarray:
+    """Whether no value of a series before a bin is below zero, bool ``[series]``."""
+    found = []
     for first, observed in blocks(panel.observed[:, :stop]):
         value = panel.values[first : first + len(observed), :stop]
-        count = np.maximum(observed.sum(axis=1), 1)
-        means.append(np.abs(value).sum(axis=1, where=observed, dtype=np.float64) / count)
-        signs.append(value.min(axis=1, where=observed, initial=0.0) >= 0)
-    return np.concatenate(means), np.concatenate(signs)
+        found.append(value.min(axis=1, where=observed, initial=0.0) >= 0)
+    return np.concatenate(found)
+
+
+def _combination_of(config: EstimatorConfig) -> Combination | None:
+    if not config.combination:
+        return None
+    found = Combination.from_dict(config.combination, config.prediction_length)
+    if unknown := [name for name in found.weights if name not in (NETWORK, *NAIVE)]:
+        raise ValueError(f"unknown forecaster {unknown[0]!r}")
+    return found
+
+
+def _network_of(artifact: Artifact, name: str) -> Network:
+    """The network in an artifact, in evaluation mode."""
+    config = artifact.config
+    try:
+        # Without memory at first: the checkpoint's shapes are checked before a network of the size that the
+        # config claims is built.
+        with torch.device("meta"):
+            net = NETWORKS[config.model](config.window, config.num_series, **config.network)
+        net.load_state_dict({key: value.float() for key, value in artifact.state.items()}, assign=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ArtifactError(f"{name}: the checkpoint does not fit estimator_config.yaml: {said}") from error
+    return net.eval()

@@ -3,7 +3,8 @@
 On data that the network was not fitted to, the errors of its forecasts are ranked; the ranks become offsets
 that are added to later forecasts (Vovk, Gammerman & Shafer 2005; Lei et al. 2018, "Distribution-free
 predictive inference for regression"). Errors are taken relative to the level of their window, so that
-intervals grow and shrink with the traffic.
+intervals grow and shrink with the traffic, or to the spread that a network expects itself (as Romano,
+Patterson & Candes 2019, "Conformalized quantile regression").
 """
 
 import json
@@ -79,7 +80,7 @@ class Intervals:
         forecast:
             ``[windows, horizon]``.
         level:
-            Mean absolute value of each window's context, ``[windows]``.
+            What errors are in proportion to, ``[windows, horizon]`` or ``[windows, 1]``.
         keys, series:
             Item key of every series, and for each window which of them it is (int ``[windows]``).
         levels:
@@ -95,7 +96,7 @@ class Intervals:
         table = _at_levels(offsets, np.asarray(levels, dtype=np.float64))
         floor = np.array([one.floor for one in own])[series]
         lowest = np.where([one.nonnegative for one in own], 0.0, -np.inf)[series]
-        scale = np.maximum(level, floor)[:, None, None]
+        scale = np.maximum(level, floor[:, None])[..., None]
         found = np.maximum(forecast[:, :, None] + scale * table[series], lowest[:, None, None])
         quantiles: np.ndarray = found.astype(np.float32)
         return quantiles
@@ -175,11 +176,11 @@ def calibrate(
     error:
         Actual minus forecast, ``[windows, horizon]``, NaN where not observed.
     level:
-        Mean absolute value of each window's context, ``[windows]``.
+        What errors are in proportion to, ``[windows, horizon]`` or ``[windows, 1]``.
     keys, series:
         Item key of every series, and for each window which of them it is (int ``[windows]``).
     mean_level:
-        Mean absolute value of each series, ``[series]``.
+        Mean level of each series, ``[series]``.
     nonnegative:
         Whether a series was never seen below zero, bool ``[series]``.
 
@@ -189,7 +190,7 @@ def calibrate(
     """
     busy = mean_level > 0
     floor = np.where(busy, _LEAST_LEVEL * mean_level, _NO_LEVEL)
-    relative = error / np.maximum(level, floor[series])[:, None]
+    relative = error / np.maximum(level, floor[series][:, None])
     # A series without traffic is forecast exactly, and would make the intervals of all others too narrow.
     pool = relative[busy[series]]
     if _count(pool) < FEWEST_WINDOWS:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from conftest import tensors_of
 from kforecast.data.windows import WindowBatch
 from kforecast.models.fcnet import Fcnet
 from kforecast.training.fcnet_gradient import FcnetGradient
@@ -52,7 +53,7 @@ def _mask(batch, observed):
 def _gradients(module, batch):
     """As training computes them."""
     parameters = FlatParameters(module.net)
-    gradient, chunk = FcnetGradient(module.net, parameters), Chunk(batch, len(batch.context))
+    gradient, chunk = FcnetGradient(module.net, parameters), Chunk(module.net, batch, len(batch.context))
     gradient.begin(chunk)
     gradient.add(0, len(batch.context))
     assert torch.isclose(chunk.losses()[0], module.loss(batch), rtol=1e-5)
@@ -98,7 +99,7 @@ def test_a_window_without_observed_targets_contributes_exactly_nothing():
         assert not torch.equal(changed, getattr(batch, field))
         assert _identical(gradients, _gradients(module, batch._replace(**{field: changed})))
 
-    rest = WindowBatch(*(part[:3] for part in batch))
+    rest = WindowBatch(*(part[:3] for part in tensors_of(batch)))
     assert torch.isclose(module.loss(batch), module.loss(rest), rtol=1e-6)
     for name, gradient in _gradients(module, rest).items():
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-5, atol=1e-7)
@@ -156,7 +157,7 @@ def test_the_gradient_of_every_batch_is_that_of_automatic_differentiation(
         target=torch.rand(count, horizon) * 10,
         observed=torch.rand(count, horizon) > 0.2,
     )
-    gradient, chunk = FcnetGradient(net, parameters), Chunk(batch, size)
+    gradient, chunk = FcnetGradient(net, parameters), Chunk(net, batch, size)
     gradient.begin(chunk)
     found, expected, losses = [], [], []
     for begin, stop in chunk.bounds:
@@ -165,7 +166,7 @@ def test_the_gradient_of_every_batch_is_that_of_automatic_differentiation(
         found.append(parameters.gradient.clone())
     for begin, stop in chunk.bounds:
         parameters.gradient.zero_()
-        loss = module.loss(WindowBatch(*(part[begin:stop] for part in batch)))
+        loss = module.loss(WindowBatch(*(part[begin:stop] for part in tensors_of(batch))))
         loss.backward()
         expected.append(parameters.gradient.clone())
         losses.append(loss.detach())
@@ -286,7 +287,7 @@ def test_a_gradient_is_cut_to_its_norm():
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_several_batches_at_once_are_several_steps():
     batches = [_batch(4, seed=seed) for seed in range(5)]
-    together = WindowBatch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+    together = WindowBatch(*(torch.cat(parts) for parts in zip(*map(tensors_of, batches), strict=True)))
     one, several = _trainer(), _trainer()
     assert torch.equal(_fitted(batches, 1, one), _fitted([together], 1, several))
     assert one.global_step == several.global_step == 5

@@ -11,7 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from conftest import run_command
+from conftest import run_command, tensors_of
 from kforecast.config import CONF_DIR
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import Panel
@@ -92,7 +92,7 @@ def test_the_recipe_is_the_original_one_step_by_step(caplog: pytest.LogCaptureFi
 
 def _batches(chunk: WindowBatch, size: int) -> list[WindowBatch]:
     """The batches that are handed out together."""
-    parts = zip(*(part.split(size) for part in chunk), strict=True)
+    parts = zip(*(part.split(size) for part in tensors_of(chunk)), strict=True)
     return [WindowBatch(*batch) for batch in parts]
 
 

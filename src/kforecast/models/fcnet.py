@@ -6,6 +6,8 @@ Shape suffixes: B windows, C context, P horizon, F calendar fields, H = C(4+4F) 
 import torch
 from torch import Tensor, nn
 
+from kforecast.data.windows import WindowBatch
+from kforecast.models.network import Forecast, Network, Prepared
 from kforecast.window import CALENDAR_TABLE_SIZES, Window
 
 # What the consumer's network divides by at least.
@@ -16,7 +18,7 @@ _GATES = 4
 _MOST_FEATURES = 8192
 
 
-class Fcnet(nn.Module):
+class Fcnet(Network):
     """A linear read-out of gated products between the context and learned calendar and series embeddings.
 
     Parameters
@@ -60,6 +62,25 @@ class Fcnet(nn.Module):
         """The level a window is divided by: its mean absolute value, [B, 1]."""
         return context_BC.abs().mean(dim=1, keepdim=True).clamp_min(_SMALLEST_SCALE)
 
+    def prepare(self, batch: WindowBatch) -> Prepared:
+        """Step 1 of contract 5."""
+        scale = self.scale(batch.context)
+        return Prepared((batch.context / scale, batch.calendar, batch.series), torch.zeros_like(scale), scale)
+
+    def losses(self, made: Tensor, target_BP: Tensor) -> Tensor:  # noqa: N803
+        """Absolute errors (contract 5)."""
+        return (made - target_BP).abs()
+
+    def forecast(self, batch: WindowBatch) -> Forecast:
+        """Steps 1 to 6; errors are expected to be in proportion to the level of the context."""
+        prepared = self.prepare(batch)
+        return Forecast(prepared.scale * self(*prepared.inputs), prepared.scale)
+
+    def unknown_series(self) -> int | None:
+        """Any row where all are the same."""
+        rows: Tensor = self.get_parameter("static_embeddings.0.weight")
+        return 0 if torch.equal(rows, rows[:1].expand_as(rows)) else None
+
     def forward(self, context_BC: Tensor, calendar_BPF: Tensor, series_B: Tensor) -> Tensor:  # noqa: N803
         """Forecast scaled windows: steps 2 to 6 of contract 5, without the scale.
 
@@ -95,13 +116,12 @@ class Fcnet(nn.Module):
         return forecast
 
     def artifact_state(self) -> dict[str, Tensor]:
-        """The state dict an artifact holds: CPU float32, a shared embedding written out for every series."""
-        state = {name: value.detach().to("cpu", torch.float32) for name, value in self.state_dict().items()}
+        """The state dict an artifact holds, with a shared embedding written out for every series."""
+        state = super().artifact_state()
         if self.shared_embedding:
             row = state["static_embeddings.0.weight"]
-            state["static_embeddings.0.weight"] = row.expand(self.num_series, -1)
-        # Clones: a view would be saved with all of the storage behind it.
-        return {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+            state["static_embeddings.0.weight"] = row.repeat(self.num_series, 1)
+        return state
 
 
 class _Gate(nn.Module):

@@ -2,16 +2,18 @@
 
 import logging
 import sys
+from copy import copy
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 from kforecast import __version__
 from kforecast.artifact import CHECKPOINT, CONFIG_MAP_LIMIT, Artifact, EstimatorConfig, folder_name
+from kforecast.data.calendar import Calendar
 from kforecast.data.panel import Panel, item_key
 from kforecast.data.split import Split
 from kforecast.intervals import Intervals
-from kforecast.models.fcnet import Fcnet
+from kforecast.models import Fcnet, Network
 from kforecast.training.holdout import JudgedFit
 
 log = logging.getLogger(__name__)
@@ -31,9 +33,19 @@ class ArtifactMaker:
         The whole resolved configuration, as plain values.
     panel, split:
         What is trained on.
+    calendar:
+        Local time of the series, for networks that go by it.
     """
 
-    def __init__(self, config: EstimatorConfig, settings: dict[str, Any], panel: Panel, split: Split) -> None:
+    def __init__(
+        self,
+        config: EstimatorConfig,
+        settings: dict[str, Any],
+        panel: Panel,
+        split: Split,
+        calendar: Calendar,
+    ) -> None:
+        self._calendar = calendar
         self._config, self._series, self._item_ids = config, panel.series, panel.item_ids
         step = panel.frequency.step
         self._metadata: dict[str, Any] = {
@@ -52,19 +64,47 @@ class ArtifactMaker:
             },
         }
 
-    def make(
-        self, net: Fcnet, scores: dict[str, Any] | None = None, intervals: Intervals | None = None
+    def make(self, net: Network) -> Artifact:
+        """The artifact of a network that nothing is known of yet."""
+        return self._artifact(net, {})
+
+    def finished(self, judged: JudgedFit) -> Artifact:
+        """The artifact of a finished training."""
+        forecaster = judged.forecaster
+        combination = None if forecaster.combination is None else forecaster.combination.as_dict()
+        return self._artifact(forecaster.net, scores_of(judged), forecaster.intervals, combination)
+
+    def _artifact(
+        self,
+        net: Network,
+        scores: dict[str, Any],
+        intervals: Intervals | None = None,
+        combination: dict[str, list[float]] | None = None,
     ) -> Artifact:
-        """The artifact of a network, with what is known of it so far."""
-        metadata = self._metadata | {"scores": scores or {}}
-        return Artifact(self._config, self._item_ids, net.artifact_state(), metadata, intervals)
+        config = replace(self._config_of(net), combination=combination or {})
+        metadata = self._metadata | {"scores": scores}
+        return Artifact(config, self._item_ids, net.artifact_state(), metadata, intervals)
+
+    def refitted(self) -> "ArtifactMaker":
+        """One for a network that was fitted to the validation part too."""
+        made = copy(self)
+        data = self._metadata["data"]
+        made._metadata = self._metadata | {"data": data | {"train_end": data["validation_end"]}}
+        return made
+
+    def _config_of(self, net: Network) -> EstimatorConfig:
+        config = replace(self._config, model=type(net).__name__, network=net.settings())
+        if net.lookback is None:
+            return config
+        length = max(config.context_length, net.lookback.length(config.window))
+        return replace(config, loss="quantile", calendar=self._calendar.as_dict(), history_length=length)
 
     def single_series(self, judged: JudgedFit) -> dict[str, Artifact]:
         """One artifact a series, by folder name: its row of the embedding and all that is shared."""
         settings = self._metadata["config"]
         settings = settings | {"model": settings["model"] | {"shared_embedding": False}}
         metadata = self._metadata | {"config": settings, "scores": scores_of(judged)}
-        state, config = judged.fit.net.artifact_state(), replace(self._config, num_series=1)
+        state, config = judged.forecaster.net.artifact_state(), replace(self._config, num_series=1)
         intervals = judged.forecaster.intervals
         rows = state.pop(_SERIES_TABLE)
         return {
@@ -78,7 +118,7 @@ class ArtifactMaker:
             for number, pair in enumerate(self._series)
         }
 
-    def announce(self, net: Fcnet) -> None:
+    def announce(self, net: Network) -> None:
         """Say before training how large the checkpoint will be, and what its consumer will not like."""
         sizes = self.make(net).sizes()
         log.info("The checkpoint will have %.0f KiB", sizes[CHECKPOINT] / 1024)
@@ -87,6 +127,16 @@ class ArtifactMaker:
                 "The artifact (%.2f MiB) will not fit a ConfigMap, which holds at most 1 MiB: mount it from "
                 "a volume, or make window.context_length smaller",
                 size / (1 << 20),
+            )
+        if not isinstance(net, Fcnet):
+            log.info(
+                "Kapacity's own job loads Fcnet only; what serves %s is kforecast (docs/deploy.md)",
+                type(net).__name__,
+            )
+            return
+        if self._calendar != Calendar():
+            log.warning(
+                "data.timezone and data.holidays are not for Fcnet: its calendar is UTC, as in Kapacity's job"
             )
         if self._config.freq == "1D":
             log.warning(

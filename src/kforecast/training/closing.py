@@ -49,7 +49,7 @@ def close(
         "max_epochs": settings.trainer.max_epochs,
         "seed": settings.seed,
         "series": fit.data.panel.num_series,
-        "shared_embedding": fit.net.shared_embedding,
+        "model": type(fit.net).__name__,
     }
     log_hyper_parameters(loggers, parameters, fit, scoreboard, cfg.monitor)
     artifact, run = _override_value(short_path(artifact_dir)), shlex.quote(short_path(run_dir))

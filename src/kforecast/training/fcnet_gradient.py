@@ -57,11 +57,11 @@ class FcnetGradient:
     @torch.no_grad()
     def begin(self, chunk: Chunk) -> None:
         """Turn to other batches."""
-        x, calendar = chunk.context, chunk.calendar
-        self._chunk = chunk
+        x, calendar, series = chunk.inputs
+        self._chunk, self._context = chunk, x
         self._x = x[:, None]
         self._difference = x - PRE_EMPHASIS * torch.cat([x.mean(dim=1, keepdim=True), x[:, :-1]], dim=1)
-        series = torch.zeros_like(chunk.series) if self._shared else chunk.series
+        series = torch.zeros_like(series) if self._shared else series
         fields = torch.cat([calendar[:, 0], calendar[:, -1]], dim=1)
         self._row_BK = torch.cat([series[:, None], fields + self._begins_K], dim=1)
 
@@ -81,7 +81,7 @@ class FcnetGradient:
         torch.index_select(self._tables, 0, row, out=w.embedded_rows)
         # 4. everything side by side
         w.z_embedded.copy_(w.embedded)
-        w.z_x.copy_(chunk.context[part])
+        w.z_x.copy_(self._context[part])
         w.z_difference.copy_(self._difference[part])
         torch.mul(w.series, x, out=w.z_x_series)
         torch.mul(w.last, x, out=w.z_x_last)

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.errors import ConfigError, TrainingError
-from kforecast.models.fcnet import Fcnet
+from kforecast.models import Network
 from kforecast.training.callbacks import watching
 from kforecast.training.module import ForecastModule
 
@@ -44,7 +44,7 @@ class Fit:
     seconds: float
 
     @property
-    def net(self) -> Fcnet:
+    def net(self) -> Network:
         """The network with the best weights."""
         return self.module.net
 

@@ -1,7 +1,7 @@
 """What was held out of a training: the validation part calibrates intervals, the test part judges."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kforecast.data.cells import middles
 from kforecast.data.fill import Fill
@@ -9,6 +9,7 @@ from kforecast.errors import DataError
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.scoreboard import QUANTILES, Scoreboard, judge
 from kforecast.forecaster import Forecaster
+from kforecast.models import Fcnet
 from kforecast.training.fit import Fit
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ class JudgedFit:
     fit:
         The training.
     forecaster:
-        Its network as it will be served, with intervals where there is a validation part.
+        A network as it will be served, with intervals where there is a validation part: that of the training,
+        or one trained again on the validation part too.
     scoreboard:
         How good it is on what was held out; None when nothing was.
     """
@@ -37,36 +39,61 @@ class JudgedFit:
     scoreboard: Scoreboard | None
 
 
-def judge_fit(fit: Fit, fill: Fill, capacity: Capacity, seed: int) -> JudgedFit:
+def judge_fit(
+    fit: Fit, fill: Fill, capacity: Capacity, seed: int, refit: Fit | None = None, combine: bool = False
+) -> JudgedFit:
     """Calibrate on the validation part, judge on the test part.
 
     Parameters
     ----------
+    refit:
+        The same network trained again on the validation part too, which takes the first one's place. Its
+        intervals are those of the first one, which has not seen the data they were calibrated on.
     fill:
         How unobserved bins of a context are filled when the artifact is served.
     seed:
         Of the bootstrap.
+    combine:
+        Let naive forecasts take part as far as they do better on the validation part.
     """
-    forecaster = _forecaster_of(fit, fill)
-    return JudgedFit(fit, forecaster, _judge_held_out(fit, forecaster, capacity, seed))
+    first = _forecaster_of(fit, fill, combine)
+    refitted = None if refit is None else replace(first, net=refit.net)
+    return JudgedFit(fit, refitted or first, _judge_held_out(fit, first, refitted, capacity, seed))
 
 
-def _forecaster_of(fit: Fit, fill: Fill) -> Forecaster:
+def _forecaster_of(fit: Fit, fill: Fill, combine: bool) -> Forecaster:
     """The trained network as it will be served, with intervals where there is a validation part."""
     panel, split = fit.data.panel, fit.data.split
-    forecaster = Forecaster(fit.data.windows.window, panel.item_ids, fill, fit.net)
+    forecaster = Forecaster(
+        fit.data.windows.window, panel.item_ids, fill, fit.net, calendar=fit.data.calendar
+    )
     if not len(split.validation):
         return forecaster
+    if combine:
+        forecaster = forecaster.combined(panel, split.train_end, split.validation_end)
+        combination = forecaster.combination
+        for name, weights in ({} if combination is None else combination.as_dict()).items():
+            log.info("Share of the forecast, by step: %s %s", name, _range_of(weights))
     forecaster = forecaster.calibrated(panel, split.train_end, split.validation_end)
     if forecaster.intervals is None:
         log.warning("No intervals: the validation part has too few windows to calibrate them on")
     return forecaster
 
 
-def _judge_held_out(fit: Fit, forecaster: Forecaster, capacity: Capacity, seed: int) -> Scoreboard | None:
+def _range_of(weights: list[float]) -> str:
+    least, most = min(weights), max(weights)
+    return f"{least:.0%}" if f"{least:.0%}" == f"{most:.0%}" else f"{least:.0%} to {most:.0%}"
+
+
+def _judge_held_out(
+    fit: Fit, first: Forecaster, refitted: Forecaster | None, capacity: Capacity, seed: int
+) -> Scoreboard | None:
     """Judge on the test part, or the validation part where there is none; None when nothing was held out."""
     panel, split = fit.data.panel, fit.data.split
-    trained_until = panel.start + split.train_end * panel.frequency.step
+    forecaster, trained = first, split.train_end
+    if refitted is not None and len(split.test):
+        forecaster, trained = refitted, split.validation_end
+    trained_until = panel.start + trained * panel.frequency.step
     begin, stop, part = split.validation_end, split.end, "the test span"
     levels: tuple[float, ...] = QUANTILES
     if not len(split.test):
@@ -76,6 +103,8 @@ def _judge_held_out(fit: Fit, forecaster: Forecaster, capacity: Capacity, seed: 
         if not len(split.validation):
             log.info("Not judged: nothing was held out (data.validation=0, data.test=0)")
             return None
+        if refitted is not None:
+            part += " (by the network before it was trained on that span too)"
     several = panel.num_series > 1
     most = max(_MOST_WINDOWS // (stop - begin), _FEWEST_SERIES)
     if panel.num_series > most:
@@ -88,7 +117,7 @@ def _judge_held_out(fit: Fit, forecaster: Forecaster, capacity: Capacity, seed: 
             begin,
             stop,
             capacity,
-            beside_as_consumed=not fit.net.shared_embedding and several,
+            beside_as_consumed=several and isinstance(fit.net, Fcnet) and not fit.net.shared_embedding,
             levels=levels,
             trained_until=trained_until,
             part=part,

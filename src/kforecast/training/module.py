@@ -1,22 +1,29 @@
 """ForecastModule: a network, one loss, two steps and an optimizer."""
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
-from kforecast.data.windows import WindowBatch, share_of
-from kforecast.models.fcnet import Fcnet
+from kforecast.data.windows import BatchOrder, WindowBatch, share_of
+from kforecast.models import Fcnet, Network
 from kforecast.training.fcnet_gradient import FcnetGradient
-from kforecast.training.gradient import Chunk, FlatParameters, together
+from kforecast.training.gradient import AutomaticGradient, Chunk, FlatParameters, Gradient, together
 
 # How many steps it takes until an average may be longer than half of the steps there were.
 _SOON = 10
 _TRAINED = "trained_weights"
+# Steps in which a schedule that ends at nothing begins gently.
+_WARM_UP = 100
+
+Schedule = Literal["constant", "cosine"]
 
 TRAIN_LOSS = "train/loss"
 VALIDATION_LOSS = "validation/loss"
@@ -39,15 +46,22 @@ class ForecastModule(pl.LightningModule):
         Outside of a training step the network holds an average of the weights over the steps of about so many
         windows (Polyak averaging, exponentially weighted): what is validated, saved and served; None for the
         weights of the last step.
+    schedule:
+        ``constant``, or ``cosine``: after a short warm-up the learning rate goes down to nothing along half a
+        cosine (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983).
+    schedule_epochs:
+        When it gets there; None: when the trainer ends at the latest.
     """
 
     def __init__(
         self,
-        net: Fcnet,
+        net: Network,
         optimizer: Callable[[Iterable[Parameter]], Optimizer],
         batch_size: int,
         gradient_clip_val: float | None = None,
         average_windows: int | None = None,
+        schedule: Schedule = "constant",
+        schedule_epochs: int | None = None,
     ) -> None:
         super().__init__()
         # No save_hyperparameters(): with a callable in it a checkpoint cannot be loaded safely.
@@ -57,26 +71,25 @@ class ForecastModule(pl.LightningModule):
         # The weights that training goes on with, flat; the network has them only while it trains.
         self._trained = torch.empty(0)
         self._make_optimizer = optimizer
+        self._schedule, self.schedule_epochs = schedule, schedule_epochs
         # One step of Lightning's loop takes several batches, a step of the optimizer for each.
         self.automatic_optimization = False
 
     def forward(self, batch: WindowBatch) -> Tensor:
         """Forecast in the series' own units, float32 [B, P]; the batch may lie on any device."""
-        batch = WindowBatch(*(tensor.to(self.device) for tensor in batch))
-        scale = self.net.scale(batch.context)
-        forecast: Tensor = scale * self.net(batch.context / scale, batch.calendar, batch.series)
-        return forecast
+        return self.net.forecast(batch.to(self.device)).values
 
     def loss(self, batch: WindowBatch) -> Tensor:
-        """Mean absolute error of the scaled forecast over the observed targets (contract 5).
+        """Mean loss of the scaled forecast over the observed targets.
 
         An unobserved target takes no part: neither in the mean nor in any gradient. Training takes the same
-        gradient by :class:`kforecast.training.fcnet_gradient.FcnetGradient`.
+        gradient batch by batch (:mod:`kforecast.training.gradient`).
         """
-        scale = self.net.scale(batch.context)
-        forecast = self.net(batch.context / scale, batch.calendar, batch.series)
-        error = nn.functional.l1_loss(forecast, batch.target / scale, reduction="none")
-        return error.where(batch.observed, 0.0).sum() / batch.observed.sum().clamp_min(1)
+        prepared = self.net.prepare(batch)
+        target = (batch.target - prepared.center) / prepared.scale
+        lost = self.net.losses(self.net(*prepared.inputs), target)
+        counted = batch.observed if prepared.alive is None else batch.observed & prepared.alive
+        return lost.where(counted, 0.0).sum() / counted.sum().clamp_min(1)
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> None:  # noqa: ARG002
         """Train on one batch after the other.
@@ -84,7 +97,7 @@ class ForecastModule(pl.LightningModule):
         The epoch's loss is the plain mean of its batch losses, as Kapacity's log has it.
         """
         trainer = self.trainer
-        chunk = Chunk(batch, share_of(self.batch_size, trainer.global_rank, trainer.world_size))
+        chunk = Chunk(self.net, batch, share_of(self.batch_size, trainer.global_rank, trainer.world_size))
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         weights, gradient = self._flat.values.detach(), self._flat.gradient
@@ -98,6 +111,7 @@ class ForecastModule(pl.LightningModule):
             together(gradient)
             if self.gradient_clip_val is not None:
                 nn.utils.clip_grad_norm_([self._flat.values], self.gradient_clip_val)
+            self._set_rate(optimizer)
             optimizer.step()
             if self._share is not None:
                 # In the beginning the average is over what there is.
@@ -108,6 +122,27 @@ class ForecastModule(pl.LightningModule):
         losses = chunk.losses()
         self.log(TRAIN_LOSS, losses.mean(), on_step=False, on_epoch=True, batch_size=len(losses))
 
+    def _set_rate(self, optimizer: LightningOptimizer) -> None:
+        if self._schedule == "constant":
+            return
+        step = self.trainer.global_step
+        rate = 0.5 + 0.5 * math.cos(math.pi * min(step / self._num_steps, 1.0))
+        for group, base in zip(optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = base * rate * min(1.0, (step + 1) / _WARM_UP)
+
+    def on_train_start(self) -> None:
+        """Find out how long a schedule is."""
+        if self._schedule == "constant":
+            return
+        trainer = self.trainer
+        assert isinstance(trainer.train_dataloader, DataLoader)
+        order = trainer.train_dataloader.sampler
+        assert isinstance(order, BatchOrder)
+        # Without a limit a step of Lightning's loop takes several batches.
+        limited = trainer.limit_train_batches != 1.0
+        batches = trainer.num_training_batches if limited else order.num_batches
+        self._num_steps = max(1, int(batches) * (self.schedule_epochs or trainer.max_epochs or 1))
+
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:  # noqa: ARG002
         """The epoch's validation loss is the mean over all observed targets."""
         self.log(VALIDATION_LOSS, self.loss(batch), batch_size=int(batch.observed.sum()), sync_dist=True)
@@ -116,10 +151,16 @@ class ForecastModule(pl.LightningModule):
         """The optimizer over all parameters."""
         # Here the network is where it will be trained.
         self._flat = FlatParameters(self.net)
-        self._gradient = FcnetGradient(self.net, self._flat)
+        self._gradient: Gradient = (
+            FcnetGradient(self.net, self._flat)
+            if isinstance(self.net, Fcnet)
+            else AutomaticGradient(self.net)
+        )
         weights = self._flat.values.detach()
         self._trained = self._trained.to(weights.device) if len(self._trained) else weights.clone()
-        return self._make_optimizer([self._flat.values])
+        optimizer = self._make_optimizer([self._flat.values])
+        self._base_rates = [group["lr"] for group in optimizer.param_groups]
+        return optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the weights that training goes on with beside those that are served."""

@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from kforecast.data.split import Split
     from kforecast.evaluation.capacity import Capacity
     from kforecast.metrics.source import MetricSource
-    from kforecast.models.fcnet import Fcnet
+    from kforecast.models import Network
     from kforecast.training.fit import Fit
     from kforecast.training.holdout import JudgedFit
     from kforecast.window import Frequency, Window
@@ -158,19 +158,20 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     from lightning.pytorch import seed_everything
 
     from kforecast.artifact import discard
-    from kforecast.training.artifacts import ArtifactMaker, scores_of
+    from kforecast.training.artifacts import ArtifactMaker
     from kforecast.training.callbacks import ArtifactWriter
     from kforecast.training.closing import close
     from kforecast.training.threads import choose_threads
 
     _quieten()
-    threads = choose_threads(settings.threads, settings.data.batch_size, this_process().count)
     seed_everything(settings.seed, workers=True, verbose=False)
-    log.info("Seed %d; window: %s; CPU threads: %d", settings.seed, window, threads)
     estimator_config = _estimator_config(cfg, settings, panel.num_series)
-    maker = ArtifactMaker(estimator_config, recorded(cfg), panel, split)
-    data = built(cfg.data, panel=panel, window=window, split=split, seed=settings.seed)
     net = built(cfg.model, window=window, num_series=panel.num_series)
+    processes = this_process().count
+    threads = choose_threads(settings.threads, settings.data.batch_size, processes, net.windows_per_thread)
+    log.info("Seed %d; window: %s; CPU threads: %d", settings.seed, window, threads)
+    data = built(cfg.data, panel=panel, window=window, split=split, seed=settings.seed, lookback=net.lookback)
+    maker = ArtifactMaker(estimator_config, recorded(cfg), panel, split, data.calendar)
     maker.announce(net)
     _say_sample(settings, split)
 
@@ -185,7 +186,11 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
 
     # All that is left is done once, but for a second training.
     process = this_process()
-    judged = judge_fit(fit, settings.data.fill, capacity, settings.seed) if process.first else None
+    refit = _refit(cfg, settings, fit, cluster) if settings.refit and len(split.validation) else None
+    judged = None
+    if process.first:
+        judged = judge_fit(fit, settings.data.fill, capacity, settings.seed, refit, settings.combine)
+    maker_of_first, maker = maker, maker if refit is None else maker.refitted()
     rejected = None if judged is None else _shortfall(settings, judged)
     individual = None
     if settings.artifact.per_series and first(lambda: rejected is None):
@@ -195,8 +200,8 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     parts: dict[str, Artifact] = {}
     if individual is not None:
         rejected = _shortfall(settings, individual, "with an embedding for each series ")
-        parts = maker.single_series(individual)
-    artifact = maker.make(fit.net, scores_of(judged), judged.forecaster.intervals)
+        parts = (maker if individual is judged else maker_of_first).single_series(individual)
+    artifact = maker.finished(judged)
     target = artifact_dir if rejected is None else candidate_dir
     artifact.save(target, parts)
     if rejected is None:
@@ -255,17 +260,7 @@ def _split(panel: Panel, window: Window, settings: TrainSettings, run_dir: Path)
     from kforecast.data.split import split_windows
     from kforecast.data.summary import data_table, summarize
 
-    data = settings.data
-    split = split_windows(
-        panel,
-        window,
-        validation=data.validation,
-        test=data.test,
-        max_missing=data.max_missing,
-        mask_gaps=data.mask_gaps,
-        skip_zero_context=data.skip_zero_context,
-        skip_newest_window=data.skip_newest_window,
-    )
+    split = split_windows(panel, window, **_split_settings(settings))
     process = this_process()
     for part in ("train", "validation"):
         if 0 < (count := len(getattr(split, part))) < process.count:
@@ -300,10 +295,11 @@ def _estimator_config(cfg: DictConfig, settings: TrainSettings, num_series: int)
 def _fit(
     cfg: DictConfig,
     data: Any,
-    net: Fcnet,
+    net: Network,
     loggers: list[Any],
     cluster: ClusterEnvironment | None,
     *more_callbacks: Any,
+    schedule_epochs: int | None = None,
 ) -> Fit:
     """Put together what the configuration describes, and train ``net``."""
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -340,8 +336,44 @@ def _fit(
         data.batch_size,
         gradient_clip_val=gradient_clip_val,
         average_windows=cfg.average_windows,
+        schedule=cfg.schedule,
+        schedule_epochs=schedule_epochs,
     )
     return fit(module, data, trainer, cfg.monitor)
+
+
+def _refit(cfg: DictConfig, settings: TrainSettings, fit: Fit, cluster: ClusterEnvironment | None) -> Fit:
+    """The network trained again, on the validation part too, for as many epochs as were best before."""
+    from lightning.pytorch import seed_everything
+
+    from kforecast.data.split import split_windows
+    from kforecast.training.module import TRAIN_LOSS
+
+    # Only the first process has read the checkpoint that says it.
+    epochs = first(lambda: fit.best_epoch)
+    log.info("Training again, with the validation part, for %d epochs (refit)", epochs)
+    seed_everything(settings.seed, workers=True, verbose=False)
+    panel, window = fit.data.panel, fit.data.windows.window
+    again = cfg.copy()
+    OmegaConf.update(again, "trainer.max_epochs", epochs)
+    OmegaConf.update(again, "monitor", TRAIN_LOSS)
+    # What chooses an epoch has nothing to choose by.
+    for name in ("early_stopping", "model_checkpoint", "forecast_figures"):
+        if name in again.callbacks:
+            again.callbacks[name] = None
+    split = replace(
+        split_windows(panel, window, **_split_settings(settings) | {"validation": 0.0}),
+        validation_end=fit.data.split.validation_end,
+    )
+    net = built(cfg.model, window=window, num_series=panel.num_series)
+    data = built(cfg.data, panel=panel, window=window, split=split, seed=settings.seed, lookback=net.lookback)
+    return _fit(again, data, net, [], cluster, schedule_epochs=cfg.trainer.max_epochs)
+
+
+def _split_settings(settings: TrainSettings) -> dict[str, Any]:
+    """Arguments of :func:`kforecast.data.split.split_windows`."""
+    names = ("validation", "test", "max_missing", "mask_gaps", "skip_zero_context", "skip_newest_window")
+    return settings.data.model_dump(include=set(names))
 
 
 def _individual(
@@ -359,7 +391,7 @@ def _individual(
     from kforecast.evaluation.summary import scores_table
     from kforecast.training.holdout import judge_fit
 
-    if not fit.net.shared_embedding:
+    if not cfg.model.shared_embedding:
         return judged
     log.info("Training once more, with an embedding for each series, for artifact.per_series")
     cfg = cfg.copy()

@@ -1,0 +1,85 @@
+"""What training and serving ask of a network.
+
+Shape suffixes: B windows, C context bins, P horizon bins.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kforecast.data.windows import WindowBatch
+from kforecast.window import Lookback
+
+
+class Prepared(NamedTuple):
+    """Windows as a network takes them; a forecast is ``center + scale * net(...)``."""
+
+    inputs: tuple[Tensor, ...]
+    """What ``forward`` takes, each [B, ...]."""
+    center: Tensor
+    """float32 [B, 1]: in the series' units."""
+    scale: Tensor
+    """float32 [B, 1], above 0: in the series' units."""
+    alive: Tensor | None = None
+    """bool [B, 1]: whether a window has a scale to be learned at; None when all have."""
+
+
+class Forecast(NamedTuple):
+    """Forecasts in the series' units."""
+
+    values: Tensor
+    """float32 [B, P]."""
+    spread: Tensor
+    """float32 [B, P] or [B, 1]: what errors are expected to be in proportion to."""
+
+
+class Network(nn.Module, ABC):
+    """A network that forecasts windows.
+
+    Attributes
+    ----------
+    lookback:
+        What it sees beyond the context; None for nothing.
+    windows_per_thread:
+        Windows of a training step that are worth a CPU thread.
+    """
+
+    lookback: Lookback | None = None
+    windows_per_thread: int = 512
+
+    @abstractmethod
+    def prepare(self, batch: WindowBatch) -> Prepared:
+        """Everything that has no weights in it, so that several batches are made ready at once."""
+
+    @abstractmethod
+    def losses(self, made: Tensor, target_BP: Tensor) -> Tensor:  # noqa: N803
+        """What each step of each window loses, float32 [B, P].
+
+        Parameters
+        ----------
+        made:
+            What ``forward`` returned.
+        target_BP:
+            Targets less the center, divided by the scale.
+        """
+
+    @abstractmethod
+    def forecast(self, batch: WindowBatch) -> Forecast:
+        """Forecast windows."""
+
+    @abstractmethod
+    def unknown_series(self) -> int | None:
+        """The id that stands for a series that was not trained on; None when there is none."""
+
+    def settings(self) -> dict[str, Any]:
+        """What its class needs, besides window and number of series, to be made again; plain values."""
+        return {}
+
+    def artifact_state(self) -> dict[str, Tensor]:
+        """The state dict an artifact holds: CPU float32, each tensor with a storage of its own."""
+        return {
+            name: value.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
+            for name, value in self.state_dict().items()
+        }

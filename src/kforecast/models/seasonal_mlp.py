@@ -1,0 +1,354 @@
+"""SeasonalMLP: small residual networks that see the same time of past days and weeks.
+
+Shape suffixes: B windows, P horizon bins, D seasons, W bins of a season, F features, M members, Q quantiles.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kforecast.data.windows import Past, WindowBatch
+from kforecast.models.network import Forecast, Network, Prepared
+from kforecast.window import Lookback, Window
+
+# Wide enough for intervals of 90 %, with the median in the middle.
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_MEDIAN = QUANTILES.index(0.5)
+_RECENT, _BEFORE, _AFTER = 24, 6, 2
+# Seasons are days, or weeks where a bin is a day. Every head begins as the mean over some of them.
+_DAYS, _DAY_HEADS = 28, (tuple(range(7)), (6, 13, 20, 27), tuple(range(28)))
+_WEEKS, _WEEK_HEADS = 8, (tuple(range(4)), tuple(range(8)), tuple(range(8)))
+# The last head begins with like days only: days off for days off, working days for working days.
+_LIKE, _UNLIKE = 5.0, -5.0
+_WEEK = 7
+# Places at which the long mask of dropout may be cut.
+_MASK = 1 << 20
+# What a season is compared by: level, shape, whether it is a like day.
+_COMPARED, _COMPARING = 3, 8
+_DAILY_WAVES, _WEEKLY_WAVES = 4, 3
+# Levels in proportion are taken to differ by no more than that.
+_MOST_GROWTH = 5.0
+# The least scale, as a share of the level, and the largest input: a window as flat as a table must not make
+# everything else look small.
+_LEAST_SCALE, _LARGEST_INPUT = 0.003, 50.0
+# Where traffic is suddenly a million times what it was a loss counts no more than that, or one would be all.
+_LARGEST_TARGET = 10_000.0
+# More than anyone needs, and what a damaged artifact may ask for at most.
+_MOST_LAYERS, _MOST_BYTES = 64, 2**30
+
+
+class SeasonalMLP(Network):
+    """Several small multilayer perceptrons whose mean is the forecast, as a correction to the last value.
+
+    Input are the newest bins; around the horizon the same time one season ago, and weighted means of the same
+    time over 28 days; the mean over like days (working days or days off) at the level of the newest bins; the
+    local time; and an embedding of the series. The weights of the means are an attention over days: by how
+    many days ago, whether it is a like day, and how near level and shape of the bins before the origin come
+    to today's. They begin as the mean over 7 days, over the same weekday and over like days. All values are
+    less the last one and divided by how much the series moves from bin to bin at this time of day, so that
+    levels and units make no difference. What was not observed is left out of every mean and is otherwise the
+    last value, so that a short history makes forecasts worse but not impossible.
+
+    Compare Oreshkin et al. 2020 (https://arxiv.org/abs/1905.10437) for residual MLPs and their ensembles,
+    Lim et al. 2021 (https://arxiv.org/abs/1912.09363) for quantile outputs, and Bahdanau et al. 2015
+    (https://arxiv.org/abs/1409.0473) for the attention.
+
+    Parameters
+    ----------
+    window:
+        Gives P, C and the season.
+    num_series:
+        Rows of the series embedding; one more stands for series that were not trained on.
+    members:
+        Networks whose forecasts are averaged.
+    hidden:
+        Width of their layers.
+    layers:
+        How many.
+    dropout:
+        Share of a layer's outputs left out in training.
+    embedding:
+        Width of the series embedding.
+    series_dropout:
+        Share of the windows that are trained on as if their series were unknown.
+    history_dropout:
+        Share of the windows that are trained on as if less of the past were known.
+
+    Raises
+    ------
+    ValueError
+        When a setting makes no network, or they make one of more than 1 GiB.
+    """
+
+    windows_per_thread = 128
+
+    def __init__(
+        self,
+        window: Window,
+        num_series: int,
+        members: int = 4,
+        hidden: int = 96,
+        layers: int = 2,
+        dropout: float = 0.1,
+        embedding: int = 8,
+        series_dropout: float = 0.2,
+        history_dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        sizes = {"members": members, "hidden": hidden, "layers": layers, "embedding": embedding}
+        shares = {"dropout": dropout, "series_dropout": series_dropout, "history_dropout": history_dropout}
+        _check(sizes, shares)
+        self.window, self.num_series = window, num_series
+        self.members, self.hidden, self.layers, self.embedding_dim = members, hidden, layers, embedding
+        self.dropout, self.series_dropout = dropout, series_dropout
+        self.history_dropout = history_dropout
+        days = window.frequency.day > 1
+        self.lookback: Lookback = Lookback(
+            recent=max(_RECENT, window.context_length),
+            seasons=_DAYS if days else _WEEKS,
+            before=_BEFORE,
+            after=_AFTER,
+        )
+        heads = _DAY_HEADS if days else _WEEK_HEADS
+        width = self.lookback.width(window)
+        inputs = self._num_features() + len(heads) * (width + 1) + embedding
+        outputs = window.prediction_length * len(QUANTILES)
+        weights = hidden * (inputs + (layers - 1) * hidden + outputs) + inputs * window.prediction_length
+        if (size := 4 * members * weights) > _MOST_BYTES:
+            raise ValueError(
+                f"{members} members of {layers} layers of {hidden} with {inputs} inputs make a network of "
+                f"{size / 2**30:.1f} GiB; at most 1"
+            )
+
+        def uniform(*shape: int) -> nn.Parameter:
+            """Initial weights as of nn.Linear."""
+            return nn.Parameter((torch.rand(shape) * 2 - 1) / math.sqrt(shape[-2]))
+
+        self.compare = nn.Linear(_COMPARED, _COMPARING)
+        self.weigh = nn.Parameter(torch.zeros(_COMPARING, len(heads)))
+        ago = torch.full((self.lookback.seasons, len(heads)), _UNLIKE)
+        for head, seasons in enumerate(heads):
+            ago[list(seasons), head] = 0.0
+        self.ago = nn.Parameter(ago)
+        self.like = nn.Parameter(torch.tensor([0.0] * (len(heads) - 1) + [_LIKE]))
+        self._mask = torch.empty(0)
+        self.series = nn.Parameter(torch.randn(num_series + 1, embedding) * 0.1)
+        self.first_weight = uniform(inputs, members * hidden)
+        self.first_bias = nn.Parameter(torch.zeros(members * hidden))
+        self.weight = nn.ParameterList([uniform(members, hidden, hidden) for _ in range(layers - 1)])
+        self.bias = nn.ParameterList(
+            [nn.Parameter(torch.zeros(members, 1, hidden)) for _ in range(layers - 1)]
+        )
+        # Zeros: training begins at the last value.
+        self.last_weight = nn.Parameter(torch.zeros(members, hidden, outputs))
+        self.last_bias = nn.Parameter(torch.zeros(members, 1, outputs))
+        self.linear = nn.Parameter(torch.zeros(inputs, members * window.prediction_length))
+
+    def prepare(self, batch: WindowBatch) -> Prepared:
+        """Features without weights; see the class."""
+        past = batch.past
+        assert past is not None
+        if self.training and self.history_dropout:
+            past = self._shortened(past)
+        seen, known = past.seasons, past.seasons_observed
+        recent_known = past.recent_observed
+        center = _newest(past)
+        # How much the series moves, and where it is, at this time of day.
+        moves_of_recent, pairs_of_recent = _moves(past.recent, recent_known)
+        moves_of_week, pairs_of_week = _moves(seen[:, :_WEEK], known[:, :_WEEK])
+        moves = moves_of_recent + moves_of_week.sum(dim=1)
+        pairs = pairs_of_recent + pairs_of_week.sum(dim=1)
+        count = known[:, :_WEEK].sum(dim=(1, 2)) + recent_known.sum(dim=1)
+        level = (seen[:, :_WEEK].abs().sum(dim=(1, 2)) + past.recent.abs().sum(dim=1)) / count.clamp_min(1)
+        scale = torch.maximum(moves / pairs.clamp_min(1), _LEAST_SCALE * level)[:, None]
+        alive = scale > 0
+        scale = scale.where(alive, 1.0)
+
+        def relative(values: Tensor, known: Tensor) -> Tensor:
+            return ((values - center) / scale).where(known, 0.0).clamp(-_LARGEST_INPUT, _LARGEST_INPUT)
+
+        recent = relative(past.recent, recent_known)
+        seasons = relative(seen.flatten(1), known.flatten(1)).view_as(seen)
+        shares = [
+            recent_known.float().mean(dim=1, keepdim=True),
+            known[:, 0].float().mean(dim=1, keepdim=True),
+        ]
+        today = _like_days_at_todays_level(past, level, self.window.prediction_length)
+        amounts = (torch.cat([center.abs(), level[:, None]], dim=1) / scale).clamp_min(1e-3).log()
+        features = torch.cat([recent, seasons[:, 0], relative(*today), *shares, amounts], dim=1)
+        inputs = (
+            torch.cat([features, _clock(past.moment)], dim=1),
+            _compared(recent, recent_known, seasons, past),
+            seasons,
+            known,
+            batch.series,
+        )
+        return Prepared(inputs, center, scale, alive)
+
+    def forward(
+        self,
+        features_BF: Tensor,  # noqa: N803
+        compared_BDK: Tensor,  # noqa: N803
+        seasons_BDW: Tensor,  # noqa: N803
+        known_BDW: Tensor,  # noqa: N803
+        series_B: Tensor,  # noqa: N803
+    ) -> Tensor:
+        """Quantiles of the scaled correction, of every member, float32 [M, B, P, Q]."""
+        if self.training and self.series_dropout:
+            hidden = torch.rand(len(series_B), device=series_B.device) < self.series_dropout
+            series_B = series_B.masked_fill(hidden, self.num_series)  # noqa: N806
+        like = compared_BDK[..., -1:]
+        weight = self.compare(compared_BDK).relu_() @ self.weigh + self.ago + self.like * like
+        weight = weight.softmax(dim=1).transpose(1, 2)
+        # Over the bins that were observed.
+        share = weight @ known_BDW.to(weight.dtype)
+        means = (weight @ seasons_BDW / share.clamp_min(1e-6)).flatten(1)
+        features_BF = torch.cat([features_BF, means, share.mean(dim=2)], dim=1)  # noqa: N806
+        x = torch.cat([features_BF, self.series[series_B]], dim=1)
+        count, horizon = len(x), self.window.prediction_length
+        h = self._dropped(torch.addmm(self.first_bias, x, self.first_weight).relu_())
+        h = h.view(count, self.members, -1).transpose(0, 1)
+        for weight, bias in zip(self.weight, self.bias, strict=True):
+            h = h + self._dropped(torch.baddbmm(bias, h, weight).relu_())
+        made = torch.baddbmm(self.last_bias, h, self.last_weight)
+        straight = (x @ self.linear).view(count, self.members, horizon, 1).transpose(0, 1)
+        return made.view(self.members, count, horizon, len(QUANTILES)) + straight
+
+    def _shortened(self, past: Past) -> Past:
+        """Hide what is older than so many seasons for some windows: not all series have a long past."""
+        count, seasons = past.seasons.shape[:2]
+        device = past.seasons.device
+        depth = torch.randint(seasons + 1, (count, 1, 1), device=device)
+        depth = depth.where(torch.rand((count, 1, 1), device=device) < self.history_dropout, seasons)
+        kept = torch.arange(seasons, device=device)[:, None] < depth
+        return past._replace(
+            seasons=past.seasons.where(kept, 0.0), seasons_observed=past.seasons_observed & kept
+        )
+
+    def _dropped(self, h: Tensor) -> Tensor:
+        """Dropout, with a mask that is cut out of one long one: drawing it is what costs."""
+        if not self.training or not self.dropout:
+            return h
+        if len(self._mask) < h.numel() + _MASK:
+            kept = torch.rand(h.numel() + _MASK, device=h.device) >= self.dropout
+            self._mask = kept.float() / (1 - self.dropout)
+        begin = int(torch.randint(_MASK, ()))
+        return h * self._mask[begin : begin + h.numel()].view_as(h)
+
+    def losses(self, made: Tensor, target_BP: Tensor) -> Tensor:  # noqa: N803
+        """Twice the mean pinball loss over quantiles and members: of a median the absolute error."""
+        error = target_BP.clamp(-_LARGEST_TARGET, _LARGEST_TARGET)[..., None] - made
+        level = torch.tensor(QUANTILES, device=made.device)
+        return 2 * torch.maximum(level * error, (level - 1) * error).mean(dim=(0, 3))
+
+    def forecast(self, batch: WindowBatch) -> Forecast:
+        """The median, and half the width of an interval of 90 %.
+
+        Of a series that was never seen below zero no forecast is below zero.
+        """
+        past = batch.past
+        assert past is not None
+        prepared = self.prepare(batch)
+        made = self(*prepared.inputs).mean(dim=0).sort(dim=-1).values
+        alive = prepared.alive
+        assert alive is not None
+        values = prepared.center + prepared.scale * made[..., _MEDIAN].where(alive, 0.0)
+        lowest = torch.minimum(past.recent.amin(dim=1), past.seasons.amin(dim=(1, 2)))[:, None]
+        # Not a number stays what it is: a zero would be believed.
+        values = values.where((lowest < 0) | ~(values <= 0), 0.0)
+        spread = prepared.scale * (made[..., -1] - made[..., 0]) / 2
+        return Forecast(values, spread.where(alive, 0.0))
+
+    def unknown_series(self) -> int:
+        """The row of the embedding that is trained with every series' windows."""
+        return self.num_series
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the class."""
+        return {
+            "members": self.members,
+            "hidden": self.hidden,
+            "layers": self.layers,
+            "dropout": self.dropout,
+            "embedding": self.embedding_dim,
+            "series_dropout": self.series_dropout,
+            "history_dropout": self.history_dropout,
+        }
+
+    def _num_features(self) -> int:
+        look = self.lookback
+        width, horizon = look.width(self.window), self.window.prediction_length
+        clock = 2 * (_DAILY_WAVES + _WEEKLY_WAVES) + _WEEK + 1
+        return look.recent + width + horizon + 2 + 2 + clock
+
+
+def _check(sizes: dict[str, Any], shares: dict[str, Any]) -> None:
+    """Refuse what a configuration or an artifact of anyone's may say."""
+    problems = [
+        f"{name} is {value!r}, not a whole number above 0"
+        for name, value in sizes.items()
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1
+    ]
+    problems += [
+        f"{name} is {value!r}, not a number from 0 to below 1"
+        for name, value in shares.items()
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1
+    ]
+    if not problems and sizes["layers"] > _MOST_LAYERS:
+        problems = [f"layers is {sizes['layers']}; at most {_MOST_LAYERS}"]
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _newest(past: Past) -> Tensor:
+    """The newest observed bin, else the mean of the newest season, else 0; [B, 1]."""
+    length = past.recent.shape[1]
+    age = torch.arange(length, device=past.recent.device)
+    newest = age.where(past.recent_observed, -1).amax(dim=1, keepdim=True)
+    value = past.recent.gather(1, newest.clamp_min(0))
+    known = past.seasons_observed.sum(dim=(1, 2))
+    mean = past.seasons.sum(dim=(1, 2)) / known.clamp_min(1)
+    return value.where(newest >= 0, mean[:, None])
+
+
+def _moves(values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the absolute differences of neighbours along the last axis that are both known; their number."""
+    both = known[..., 1:] & known[..., :-1]
+    return values.diff(dim=-1).abs().where(both, 0.0).sum(dim=-1), both.sum(dim=-1)
+
+
+def _like_days_at_todays_level(past: Past, level_B: Tensor, horizon: int) -> tuple[Tensor, Tensor]:  # noqa: N803
+    """Mean over the like days, in proportion to the newest bins, and where it is known; [B, P]."""
+    counted = past.seasons_observed & past.alike
+    times = counted.sum(dim=1)
+    mean, has = past.seasons.where(counted, 0.0).sum(dim=1) / times.clamp_min(1), times > 0
+    both = has[:, :_BEFORE] & past.recent_observed[:, -_BEFORE:]
+    now = past.recent[:, -_BEFORE:].where(both, 0.0).sum(dim=1)
+    then = mean[:, :_BEFORE].where(both, 0.0).sum(dim=1)
+    growth = (now / then).where(then.abs() > 1e-3 * level_B, 1.0)
+    growth = growth.clamp(1 / _MOST_GROWTH, _MOST_GROWTH)[:, None]
+    ahead = slice(_BEFORE, _BEFORE + horizon)
+    return mean[:, ahead] * growth, has[:, ahead]
+
+
+def _compared(recent: Tensor, recent_known: Tensor, seasons: Tensor, past: Past) -> Tensor:
+    """How far each season was from today before the origin: level, shape, and 1 for a like day; [B, D, 3]."""
+    both = past.seasons_observed[:, :, :_BEFORE] & recent_known[:, None, -_BEFORE:]
+    count = both.sum(dim=2).clamp_min(1)
+    difference = (seasons[:, :, :_BEFORE] - recent[:, None, -_BEFORE:]).where(both, 0.0)
+    level = difference.sum(dim=2) / count
+    shape = (difference - level[..., None]).abs().where(both, 0.0).sum(dim=2) / count
+    return torch.stack([level.abs().log1p(), shape.log1p(), past.alike.float().mean(dim=2)], dim=2)
+
+
+def _clock(moment_B3: Tensor) -> Tensor:  # noqa: N803
+    """Waves of the day and the week, the day of the week and whether it is a day off, float32 [B, F]."""
+    time, day = moment_B3[:, :1], moment_B3[:, 1:2]
+    ahead = torch.arange(1, max(_DAILY_WAVES, _WEEKLY_WAVES) + 1, device=moment_B3.device)
+    daily = 2 * math.pi * time * ahead[:_DAILY_WAVES]
+    weekly = 2 * math.pi * (day + time) / 7 * ahead[:_WEEKLY_WAVES]
+    week = F.one_hot(day[:, 0].long(), _WEEK)
+    return torch.cat([daily.sin(), daily.cos(), weekly.sin(), weekly.cos(), week, moment_B3[:, 2:]], dim=1)

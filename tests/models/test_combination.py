@@ -1,0 +1,113 @@
+"""Weights of a network and naive forecasts: shares, fitted where a naive forecast does better."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kforecast.models.combination import NETWORK, Combination, fitted
+
+HORIZON = 3
+
+
+def candidates(seed: int, network: float, naive: float, count: int = 400):
+    """What came, and forecasts that are wrong by so much."""
+    random = np.random.default_rng(seed)
+    actual = random.uniform(50, 150, (count, HORIZON))
+    forecasts = {
+        NETWORK: actual + network * random.normal(size=actual.shape),
+        "last value": actual + naive * random.normal(size=actual.shape),
+        "moving average": actual + 80.0,
+    }
+    return forecasts, actual, np.full(count, 100.0)
+
+
+def errors(forecast: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    return np.abs(forecast - actual).mean(axis=0)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    network=st.floats(0.1, 50),
+    naive=st.floats(0.1, 50),
+    gaps=st.floats(0, 0.9),
+)
+@settings(max_examples=25, deadline=None)
+def test_weights_are_shares_and_never_worse_than_the_best_alone(seed, network, naive, gaps):
+    forecasts, actual, level = candidates(seed, network, naive)
+    observed = np.random.default_rng(seed).random(actual.shape) >= gaps
+    actual = np.where(observed, actual, np.nan)
+    found = fitted(forecasts, actual, level)
+    weights = np.stack(list(found.weights.values()))
+    assert (weights >= 0).all()
+    np.testing.assert_allclose(weights.sum(axis=0), 1)
+    made = np.abs(np.where(observed, found.of(forecasts) - actual, 0)).sum(axis=0)
+    alone = [np.abs(np.where(observed, one - actual, 0)).sum(axis=0) for one in forecasts.values()]
+    # 2 % for the network, which is left alone; and weights below a hundredth are left out.
+    assert (made <= 1.03 * np.min(alone, axis=0) + 1e-6).all()
+
+
+def test_a_network_that_is_best_is_left_alone():
+    forecasts, actual, level = candidates(0, network=5, naive=20)
+    found = fitted(forecasts, actual, level)
+    assert found.as_dict() == {NETWORK: [1.0] * HORIZON}
+    assert found.naive == []
+    np.testing.assert_allclose(found.of(forecasts), forecasts[NETWORK], rtol=1e-6)
+
+
+def test_a_network_that_is_worse_is_helped_out():
+    forecasts, actual, level = candidates(0, network=20, naive=15)
+    found = fitted(forecasts, actual, level)
+    assert (found.weights["last value"] > 0.3).all()
+    assert (found.weights["moving average"] < 0.1).all()
+    # Independent errors: both together are better than either alone.
+    both = errors(found.of(forecasts), actual)
+    assert (both < 0.9 * errors(forecasts["last value"], actual)).all()
+
+
+def test_each_step_has_weights_of_its_own():
+    forecasts, actual, level = candidates(0, network=5, naive=20)
+    forecasts[NETWORK][:, 2] += 500
+    found = fitted(forecasts, actual, level).as_dict()
+    assert found[NETWORK] == [1.0, 1.0, 0.0]
+    assert found["last value"][:2] == [0.0, 0.0]
+    assert found["last value"][2] > 0.9
+
+
+def test_a_quiet_series_counts_as_much_as_a_busy_one():
+    busy, actual, level = candidates(0, network=30, naive=5)
+    quiet, other, small = candidates(1, network=5, naive=30, count=600)
+    forecasts = {name: np.concatenate([busy[name] * 1e6, quiet[name]]) for name in busy}
+    found = fitted(forecasts, np.concatenate([actual * 1e6, other]), np.concatenate([level * 1e6, small]))
+    assert all(weight > 0.5 for weight in found.as_dict()[NETWORK])
+
+
+def test_windows_without_any_level_say_nothing():
+    forecasts, actual, level = candidates(0, network=5, naive=20)
+    level[:200] = 0
+    actual[:200], forecasts[NETWORK][:200] = 0, 1e9
+    assert fitted(forecasts, actual, level).naive == []
+
+
+def test_as_dict_reads_back():
+    forecasts, actual, level = candidates(0, network=20, naive=15)
+    found = fitted(forecasts, actual, level)
+    read = Combination.from_dict(found.as_dict(), HORIZON)
+    np.testing.assert_allclose(read.of(forecasts), found.of(forecasts), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ([], "mapping"),
+        ({}, "mapping"),
+        ({NETWORK: "all"}, "numbers"),
+        ({NETWORK: [1.0, 1.0]}, "3 steps"),
+        ({NETWORK: [1.0, 1.0, float("nan")]}, "add up to 1"),
+        ({NETWORK: [0.5, 0.5, 0.5]}, "add up to 1"),
+        ({NETWORK: [2.0, 1.0, 1.0], "last value": [-1.0, 0.0, 0.0]}, "add up to 1"),
+    ],
+)
+def test_something_else_is_refused(content, said):
+    with pytest.raises(ValueError, match=said):
+        Combination.from_dict(content, HORIZON)
