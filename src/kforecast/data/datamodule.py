@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import lightning.pytorch as pl
+import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
-from kforecast.data.calendar import Calendar
+from kforecast.data.calendar import Calendar, calendar_fields
 from kforecast.data.fill import Fill
 from kforecast.data.panel import Panel
 from kforecast.data.split import Split, split_windows
@@ -19,7 +21,7 @@ from kforecast.data.windows import (
     window_loader,
 )
 from kforecast.errors import few
-from kforecast.window import Lookback, Window
+from kforecast.window import CALENDAR_TABLE_SIZES, Lookback, Window
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +139,16 @@ class ForecastDataModule(pl.LightningDataModule):
             world_size=world_size,
         )
         return window_loader(self.windows, order, self.num_workers)
+
+    def seen_calendar(self) -> list[torch.Tensor]:
+        """For each calendar field of the frequency which of its numbers are in the training part; bool."""
+        frequency = self.panel.frequency
+        begin = min(self.windows.window.context_length, self.split.train_end - 1)
+        fields = calendar_fields(self.panel.timestamps[begin : self.split.train_end], frequency)
+        return [
+            torch.from_numpy(np.bincount(fields[:, number], minlength=CALENDAR_TABLE_SIZES[name]) > 0)
+            for number, name in enumerate(frequency.calendar_fields)
+        ]
 
     @property
     def _place(self) -> tuple[int, int]:

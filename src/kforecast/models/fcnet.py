@@ -3,6 +3,8 @@
 Shape suffixes: B windows, C context, P horizon, F calendar fields, H = C(4+4F) features.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +32,9 @@ class Fcnet(Network):
     shared_embedding:
         Learn one row that all series share. The consumer serves every series with row 0, so only then is
         what it serves equal to our own forecast for more than one series.
+    mean_of_seen:
+        Give days of the month (hours, ...) that training never saw the mean of those it did. Otherwise what
+        is served on them is a random initial value: after two weeks of history on half of the month.
 
     Raises
     ------
@@ -37,7 +42,9 @@ class Fcnet(Network):
         When the context is so long that the gates would have more than 1 GiB.
     """
 
-    def __init__(self, window: Window, num_series: int, shared_embedding: bool = False) -> None:
+    def __init__(
+        self, window: Window, num_series: int, shared_embedding: bool = False, mean_of_seen: bool = True
+    ) -> None:
         super().__init__()
         width, fields = window.context_length, window.frequency.calendar_fields
         features = width * (4 + 4 * len(fields))
@@ -47,7 +54,7 @@ class Fcnet(Network):
             raise ValueError(
                 f"a context of {width} bins makes a network of {size:.1f} GiB; use at most {most}"
             )
-        self.shared_embedding = shared_embedding
+        self.shared_embedding, self.mean_of_seen = shared_embedding, mean_of_seen
         self.num_series = num_series
         # Names and order are those of the artifact's state dict.
         self.static_embeddings = nn.ModuleList([nn.Embedding(1 if shared_embedding else num_series, width)])
@@ -75,6 +82,17 @@ class Fcnet(Network):
         """Steps 1 to 6; errors are expected to be in proportion to the level of the context."""
         prepared = self.prepare(batch)
         return Forecast(prepared.scale * self(*prepared.inputs), prepared.scale)
+
+    @torch.no_grad()
+    def settle(self, seen: Sequence[Tensor]) -> None:
+        """Fill the calendar's rows that training does not see."""
+        if not self.mean_of_seen:
+            return
+        for table, known in zip(self.dynamic_embeddings, seen, strict=True):
+            weight = table.get_parameter("weight")
+            here = known.to(weight.device)
+            if here.any():
+                weight[~here] = weight[here].mean(dim=0)
 
     def unknown_series(self) -> int | None:
         """Any row where all are the same."""

@@ -4,6 +4,7 @@ Shape suffixes: B windows, C context bins, P horizon bins.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -68,6 +69,15 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def forecast(self, batch: WindowBatch) -> Forecast:
         """Forecast windows."""
+
+    def settle(self, seen: Sequence[Tensor]) -> None:
+        """Give what training does not reach a value that can be served.
+
+        Parameters
+        ----------
+        seen:
+            For each calendar field of the frequency which of its numbers training sees, bool ``[numbers]``.
+        """
 
     @abstractmethod
     def unknown_series(self) -> int | None:

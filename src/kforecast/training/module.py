@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.windows import BatchOrder, WindowBatch, share_of
 from kforecast.models import Fcnet, Network
 from kforecast.training.fcnet_gradient import FcnetGradient
@@ -71,6 +72,7 @@ class ForecastModule(pl.LightningModule):
         # The weights that training goes on with, flat; the network has them only while it trains.
         self._trained = torch.empty(0)
         self._make_optimizer = optimizer
+        self._seen: list[Tensor] = []
         self._schedule, self.schedule_epochs = schedule, schedule_epochs
         # One step of Lightning's loop takes several batches, a step of the optimizer for each.
         self.automatic_optimization = False
@@ -119,6 +121,8 @@ class ForecastModule(pl.LightningModule):
         self._trained.copy_(weights)
         if self._share is not None:
             weights.copy_(average)
+        if self._seen:
+            self.net.settle(self._seen)
         losses = chunk.losses()
         self.log(TRAIN_LOSS, losses.mean(), on_step=False, on_epoch=True, batch_size=len(losses))
 
@@ -131,7 +135,10 @@ class ForecastModule(pl.LightningModule):
             group["lr"] = base * rate * min(1.0, (step + 1) / _WARM_UP)
 
     def on_train_start(self) -> None:
-        """Find out how long a schedule is."""
+        """Find out what training sees, and how long a schedule is."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, ForecastDataModule):
+            self._seen = data.seen_calendar()
         if self._schedule == "constant":
             return
         trainer = self.trainer
