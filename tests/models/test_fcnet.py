@@ -71,3 +71,22 @@ def test_series_have_embeddings_of_their_own_when_not_shared() -> None:
 def test_a_context_that_would_fill_the_memory_is_refused() -> None:
     with pytest.raises(ValueError, match="GiB; use at most 512"):
         Fcnet(Window(Frequency.parse("1min"), 1440, 2), num_series=1)
+
+
+def test_what_training_never_saw_is_the_mean_of_what_it_did() -> None:
+    net = Fcnet(Window(Frequency.parse("10min"), 7, 3), 1)
+    before = [table.weight.detach().clone() for table in net.dynamic_embeddings]
+    seen = [torch.arange(len(rows)) < 14 for rows in before]
+    net.settle(seen)
+    for table, rows, known in zip(net.dynamic_embeddings, before, seen, strict=True):
+        assert torch.equal(table.weight[known], rows[known])
+        torch.testing.assert_close(
+            table.weight[~known], rows[known].mean(dim=0).expand(int((~known).sum()), -1)
+        )
+
+
+def test_on_request_it_stays_what_it_was() -> None:
+    net = Fcnet(Window(Frequency.parse("10min"), 7, 3), 1, mean_of_seen=False)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net.settle([torch.zeros(len(table.weight), dtype=torch.bool) for table in net.dynamic_embeddings])
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

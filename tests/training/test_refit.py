@@ -194,3 +194,18 @@ def test_two_processes_train_again_for_as_long_as_was_best(tmp_path: Path) -> No
     second = (tmp_path / "run" / "train.log").read_text().split("Training again")[1]
     assert len(re.findall(r"Epoch: \d, Steps", second)) == result["best_epoch"]
     assert len(list(tmp_path.rglob("checkpoint.pth"))) == 1
+
+
+def test_days_of_the_month_that_training_never_saw_are_served_as_the_mean_of_the_others(
+    tmp_path: Path,
+) -> None:
+    done = run_command(
+        "kforecast-train",
+        *("source=synthetic", "source.days=10", "experiment=smoke", "logger=none", "artifact_dir=model"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    # From 2024-01-01 on; a fifth of ten days is held out.
+    days = Artifact.load(tmp_path / "model").state["dynamic_embeddings.3.weight"]
+    torch.testing.assert_close(days[9:], days[1:9].mean(dim=0).expand(23, -1))
+    assert days[1:9].std(dim=0).min() > 0
