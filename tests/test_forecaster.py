@@ -197,7 +197,7 @@ def test_many_windows_come_in_the_order_asked_for_whatever_the_batch(
     series, origin = rng.integers(0, 2, 50), rng.integers(1, 121, 50)
     found = forecaster.forecast_windows(panel, series, origin)
     assert (found.values.dtype, found.level.dtype) == (np.float32, np.float32)
-    monkeypatch.setattr("kforecast.forecaster.EVALUATION_BATCH_SIZE", 7)
+    monkeypatch.setattr("kforecast.data.windows._EVALUATION_WINDOWS", 7)
     small = forecaster.forecast_windows(panel, series, origin)
     np.testing.assert_allclose(small.values, found.values, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(small.level, found.level, rtol=1e-6)

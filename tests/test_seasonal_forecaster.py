@@ -322,3 +322,16 @@ def test_what_kapacity_cannot_load_is_not_forecast_as_it_does(tmp_path: Path) ->
     directory = saved(tmp_path / "model")
     with pytest.raises(ArtifactError, match="cannot load a SeasonalMLP; leave out as_consumed"):
         Forecaster.load(directory).forecast(history(), as_consumed=True)
+
+
+def test_no_quantile_of_a_stranger_that_was_never_below_zero_is(tmp_path: Path) -> None:
+    panel = Panel.from_frame(history(), WINDOW.frequency)
+    forecaster = forecaster_of(network()).calibrated(panel, 700, panel.num_bins)
+    assert forecaster.intervals is not None
+    frame = history(workloads=("shop/new",))
+    small = frame.assign(value=frame["value"].where(frame.index % 2 == 0, 0.0))
+    made = forecaster.forecast(small, quantiles=[0.005, 0.995])
+    assert (made["q0.005"] >= 0).all()
+    assert (made["q0.995"] > made["value"]).all()
+    below = forecaster.forecast(small.assign(value=small["value"] - 10), quantiles=[0.005])
+    assert (below["q0.005"] < 0).all()

@@ -17,7 +17,7 @@ from kforecast.data.cells import blocks
 from kforecast.data.fill import FILLS, Fill
 from kforecast.data.panel import Panel, item_key
 from kforecast.data.split import cells_between
-from kforecast.data.windows import EVALUATION_BATCH_SIZE, WindowDataset
+from kforecast.data.windows import WindowDataset
 from kforecast.errors import ArtifactError, DataError, few
 from kforecast.intervals import OWN_WINDOWS, Intervals, calibrate, check_levels, column, missing
 from kforecast.models import NETWORKS, Fcnet, Network
@@ -231,7 +231,7 @@ class Forecaster:
         device = next(self.net.parameters()).device
         cells = torch.from_numpy(series * padded.num_bins + origin + before)
         values, levels = [], []
-        for chosen in torch.split(cells, EVALUATION_BATCH_SIZE):
+        for chosen in torch.split(cells, windows.evaluation_windows):
             batch = windows[chosen]
             made = self.net.forecast(batch._replace(series=ids[batch.series]).to(device))
             values.append(made.values.cpu())
@@ -286,7 +286,13 @@ class Forecaster:
         if self.intervals is None:
             raise missing(self.name)
         keys = [item_key(*pair) for pair in panel.series]
-        return self.intervals.quantiles(made.values, made.level, keys, series, levels)
+        found = self.intervals.quantiles(made.values, made.level, keys, series, levels)
+        # What intervals know nothing of is judged by what is given of it.
+        strange = np.array([key not in self.intervals.series for key in keys])
+        strange &= _never_below_zero(panel, panel.num_bins)
+        lowest = np.where(strange, 0.0, -np.inf)[series].astype(found.dtype)
+        clipped: np.ndarray = np.maximum(found, lowest[:, None, None])
+        return clipped
 
     def calibrated(self, panel: Panel, begin: int, stop: int, *, as_consumed: bool = False) -> "Forecaster":
         """This forecaster with intervals made of its errors on the targets in the bins ``[begin, stop)``.

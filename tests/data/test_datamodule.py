@@ -48,7 +48,7 @@ def _equal(ours, theirs):
 
 
 def test_worker_processes_change_neither_batches_nor_order(monkeypatch):
-    monkeypatch.setattr("kforecast.data.datamodule._WINDOWS_AT_ONCE", 16)
+    monkeypatch.setattr("kforecast.data.windows._TRAINING_WINDOWS", 16)
     here, workers = _module(), _module(num_workers=2)
     ours = _epochs(here.train_dataloader(), (0, 1))
     assert len(ours) > 8

@@ -14,7 +14,6 @@ from kforecast.data.fill import Fill
 from kforecast.data.panel import Panel
 from kforecast.data.split import Split, split_windows
 from kforecast.data.windows import (
-    EVALUATION_BATCH_SIZE,
     BatchOrder,
     WindowBatch,
     WindowDataset,
@@ -24,10 +23,6 @@ from kforecast.errors import few
 from kforecast.window import CALENDAR_TABLE_SIZES, Lookback, Window
 
 log = logging.getLogger(__name__)
-
-# Training takes several batches in one step of Lightning's loop, of about so many windows together: what the
-# loop costs, and taking windows out of the panel, is then shared among them.
-_WINDOWS_AT_ONCE = 8192
 
 
 class ForecastDataModule(pl.LightningDataModule):
@@ -133,7 +128,7 @@ class ForecastDataModule(pl.LightningDataModule):
         rank, world_size = self._place
         order = BatchOrder(
             self.split.validation,
-            EVALUATION_BATCH_SIZE,
+            self.windows.evaluation_windows,
             most=self.validation_windows,
             rank=rank,
             world_size=world_size,
@@ -163,7 +158,7 @@ class ForecastDataModule(pl.LightningDataModule):
             trainer.limit_train_batches != 1.0 or trainer.val_check_interval != 1.0 or trainer.max_steps > 0
         ):
             return 1
-        return max(1, _WINDOWS_AT_ONCE // self.batch_size)
+        return max(1, self.windows.training_windows // self.batch_size)
 
     def title(self, cell: int) -> str:
         """Series and time of a window's origin, for a picture."""

@@ -20,7 +20,12 @@ from kforecast.data.panel import Panel
 from kforecast.window import Lookback, Window
 
 # Without gradients a batch costs little memory, so that scoring takes large ones whatever the training's.
-EVALUATION_BATCH_SIZE = 4096
+_EVALUATION_WINDOWS = 4096
+# Training takes several batches in one step of Lightning's loop, of about so many windows together: what the
+# loop costs, and taking windows out of the panel, is then shared among them.
+_TRAINING_WINDOWS = 8192
+# Values of past seasons that are taken at once at most, 32 MB: a long horizon has many for each window.
+_MOST_VALUES = 8_000_000
 
 
 class Past(NamedTuple):
@@ -114,6 +119,22 @@ class WindowDataset(Dataset[WindowBatch]):
             if self._observed is not None:
                 self._observed = functional.pad(self._observed, (0, missing))
         self._calendar = torch.from_numpy(calendar_fields(panel.timestamps, window.frequency)).flatten()
+
+    @property
+    def training_windows(self) -> int:
+        """Windows to take at once for training."""
+        return self._fitting(_TRAINING_WINDOWS)
+
+    @property
+    def evaluation_windows(self) -> int:
+        """Windows to take at once where there are no gradients."""
+        return self._fitting(_EVALUATION_WINDOWS)
+
+    def _fitting(self, most: int) -> int:
+        if self.lookback is None:
+            return most
+        each = self.lookback.seasons * self.lookback.width(self.window)
+        return max(1, min(most, _MOST_VALUES // each))
 
     def to(self, device: torch.device) -> "WindowDataset":
         """Move the panel's tensors to ``device``, in place, so that batches are made there."""
