@@ -111,7 +111,8 @@ def fitted(forecasts: Mapping[str, np.ndarray], actual: np.ndarray, level: np.nd
     weights[0] = 0.8 if size > 1 else 1.0
     alone = np.eye(size)[:, :, None].repeat(horizon, axis=2)  # [K, K, P]
     errors = np.stack([loss(single) for single in alone])  # [K, P]
-    best, least = alone[np.argmin(errors, axis=0), :, np.arange(horizon)].T, errors.min(axis=0)
+    best_alone = alone[np.argmin(errors, axis=0), :, np.arange(horizon)].T
+    best, least = best_alone, errors.min(axis=0)
     unit = np.maximum(least, 1e-12)
     for step in range(_STEPS):
         error = np.einsum("kp,knp->np", weights, made) - truth
@@ -125,4 +126,7 @@ def fitted(forecasts: Mapping[str, np.ndarray], actual: np.ndarray, level: np.nd
     best = np.where(errors[0] <= _TOLERANCE * errors.min(axis=0), alone[0], best)
     best = np.where(best < _LEAST_WEIGHT, 0.0, best)
     best /= best.sum(axis=0)
+    # Without the smallest weights it must still be no worse than what it replaces.
+    limit = np.where(best[0] == 1, errors[0], errors.min(axis=0))
+    best = np.where(loss(best) <= limit * (1 + 1e-9), best, best_alone)
     return Combination(dict(zip(forecasts, best, strict=True)))
