@@ -42,7 +42,7 @@ def test_the_recipe_is_the_original_one_step_by_step(caplog: pytest.LogCaptureFi
     data: ForecastDataModule = instantiate(cfg.data, _partial_=True)(panel=panel, window=WINDOW, seed=3)
     make_optimizer = instantiate(cfg.optimizer)
     torch.manual_seed(0)
-    net = Fcnet(WINDOW, panel.num_series, cfg.model.shared_embedding, cfg.model.mean_of_seen)
+    net: Fcnet = instantiate(cfg.model, window=WINDOW, num_series=panel.num_series)
     plain_net = Fcnet(WINDOW, panel.num_series)
     plain_net.load_state_dict(net.state_dict())
 

@@ -32,6 +32,9 @@ class Fcnet(Network):
     shared_embedding:
         Learn one row that all series share. The consumer serves every series with row 0, so only then is
         what it serves equal to our own forecast for more than one series.
+    day_of_month:
+        Learn one row for each day of the month. In less than a year or so a day of the month stands for some
+        single days whose windows all overlap: what is learned of it is those days by heart.
     mean_of_seen:
         Give days of the month (hours, ...) that training never saw the mean of those it did. Otherwise what
         is served on them is a random initial value: after two weeks of history on half of the month.
@@ -43,7 +46,12 @@ class Fcnet(Network):
     """
 
     def __init__(
-        self, window: Window, num_series: int, shared_embedding: bool = False, mean_of_seen: bool = True
+        self,
+        window: Window,
+        num_series: int,
+        shared_embedding: bool = False,
+        day_of_month: bool = True,
+        mean_of_seen: bool = True,
     ) -> None:
         super().__init__()
         width, fields = window.context_length, window.frequency.calendar_fields
@@ -56,6 +64,7 @@ class Fcnet(Network):
             )
         self.shared_embedding, self.mean_of_seen = shared_embedding, mean_of_seen
         self.num_series = num_series
+        self._one_row = [field == "day_of_month" and not day_of_month for field in fields]
         # Names and order are those of the artifact's state dict.
         self.static_embeddings = nn.ModuleList([nn.Embedding(1 if shared_embedding else num_series, width)])
         self.dynamic_embeddings = nn.ModuleList(
@@ -88,7 +97,9 @@ class Fcnet(Network):
         """Fill the calendar's rows that training does not see."""
         if not self.mean_of_seen:
             return
-        for table, known in zip(self.dynamic_embeddings, seen, strict=True):
+        for table, known, one in zip(self.dynamic_embeddings, seen, self._one_row, strict=True):
+            if one:
+                continue
             weight = table.get_parameter("weight")
             here = known.to(weight.device)
             if here.any():
@@ -117,10 +128,10 @@ class Fcnet(Network):
         """
         x = context_BC
         # 2. embeddings of the series and of the horizon's first and last step
-        row_B = torch.zeros_like(series_B) if self.shared_embedding else series_B  # noqa: N806
+        row_B, first_BF, last_BF = self.rows(calendar_BPF, series_B)  # noqa: N806
         e = self.static_embeddings[0](row_B)
-        a = [table(calendar_BPF[:, 0, j]) for j, table in enumerate(self.dynamic_embeddings)]
-        b = [table(calendar_BPF[:, -1, j]) for j, table in enumerate(self.dynamic_embeddings)]
+        a = [table(first_BF[:, j]) for j, table in enumerate(self.dynamic_embeddings)]
+        b = [table(last_BF[:, j]) for j, table in enumerate(self.dynamic_embeddings)]
         # 3. differences, weakened, with the window's mean before the first value
         u = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         d = u[:, 1:] - PRE_EMPHASIS * u[:, :-1]
@@ -133,12 +144,24 @@ class Fcnet(Network):
         forecast: Tensor = self.lc(z)
         return forecast
 
+    def rows(self, calendar_BPF: Tensor, series_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: N803
+        """Rows of the embeddings: of the series [B], of the calendar at the first and the last step [B, F]."""
+        first_BF, last_BF = calendar_BPF[:, 0], calendar_BPF[:, -1]  # noqa: N806
+        if any(self._one_row):
+            several_F = torch.tensor([not one for one in self._one_row], device=series_B.device)  # noqa: N806
+            first_BF, last_BF = first_BF * several_F, last_BF * several_F  # noqa: N806
+        return torch.zeros_like(series_B) if self.shared_embedding else series_B, first_BF, last_BF
+
     def artifact_state(self) -> dict[str, Tensor]:
-        """The state dict an artifact holds, with a shared embedding written out for every series."""
+        """The state dict an artifact holds, with rows that several share written out for each of them."""
         state = super().artifact_state()
         if self.shared_embedding:
             row = state["static_embeddings.0.weight"]
             state["static_embeddings.0.weight"] = row.repeat(self.num_series, 1)
+        for j, one in enumerate(self._one_row):
+            if one:
+                table = state[f"dynamic_embeddings.{j}.weight"]
+                state[f"dynamic_embeddings.{j}.weight"] = table[:1].repeat(len(table), 1)
         return state
 
 

@@ -43,7 +43,7 @@ class FcnetGradient:
         self._tables_gradient = gradient[:size].view_as(self._tables)
         begins = torch.tensor(rows, device=values.device).cumsum(0)[:-1]
         self._begins_K = torch.cat([begins, begins])
-        self._shared = net.shared_embedding
+        self._rows_of = net.rows
         self._read_out = _Weight(net.lc.weight)
         self._bias, self._bias_gradient = net.lc.bias.detach(), _gradient(net.lc.bias)
         named = dict(net.named_parameters())
@@ -61,9 +61,9 @@ class FcnetGradient:
         self._chunk, self._context = chunk, x
         self._x = x[:, None]
         self._difference = x - PRE_EMPHASIS * torch.cat([x.mean(dim=1, keepdim=True), x[:, :-1]], dim=1)
-        series = torch.zeros_like(series) if self._shared else series
-        fields = torch.cat([calendar[:, 0], calendar[:, -1]], dim=1)
-        self._row_BK = torch.cat([series[:, None], fields + self._begins_K], dim=1)
+        row, first, last = self._rows_of(calendar, series)
+        fields = torch.cat([first, last], dim=1)
+        self._row_BK = torch.cat([row[:, None], fields + self._begins_K], dim=1)
 
     @torch.no_grad()
     def add(self, begin: int, stop: int) -> None:
