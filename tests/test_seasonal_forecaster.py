@@ -281,16 +281,15 @@ def test_the_command_ends_with_two_and_one_line(changes: dict[str, Any], tmp_pat
 
 
 def test_a_combination_is_the_weighted_mean_of_network_and_naive_forecasts(tmp_path: Path) -> None:
-    directory = saved(
-        tmp_path / "model", combination={"network": [1.0, 0.5, 0.0], "last value": [0.0, 0.5, 1.0]}
-    )
+    weights = {"past days": [0.8, 0.4, 0.0], "context": [0.2, 0.1, 0.0], "last value": [0.0, 0.5, 1.0]}
+    directory = saved(tmp_path / "model", combination=weights)
     panel = Panel.from_frame(history(gaps=0.0), WINDOW.frequency)
     series, origin = np.repeat([0, 1], 5), np.tile(np.arange(700, 705), 2)
     forecaster = Forecaster.load(directory)
     made = forecaster.forecast_windows(panel, series, origin).values
     alone = replace(forecaster, combination=None).forecast_windows(panel, series, origin).values
     last = panel.values[series, origin - 1]
-    np.testing.assert_allclose(made[:, 0], alone[:, 0])
+    np.testing.assert_allclose(made[:, 0], alone[:, 0], rtol=1e-6)
     np.testing.assert_allclose(made[:, 1], (alone[:, 1] + last) / 2, rtol=1e-6)
     np.testing.assert_allclose(made[:, 2], last)
 
@@ -307,8 +306,8 @@ def test_a_combination_forecasts_behind_the_end_of_a_history_and_from_a_short_on
 @pytest.mark.parametrize(
     "combination, said",
     [
-        ({"network": [1.0, 1.0]}, "3 steps"),
-        ({"network": [0.5, 0.5, 0.5]}, "add up to 1"),
+        ({"past days": [1.0, 1.0]}, "3 steps"),
+        ({"context": [0.5, 0.5, 0.5]}, "add up to 1"),
         ({"an oracle": [1.0, 1.0, 1.0]}, "unknown forecaster 'an oracle'"),
         ("all", "not a mapping"),
     ],

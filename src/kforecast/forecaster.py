@@ -21,7 +21,7 @@ from kforecast.data.windows import WindowDataset
 from kforecast.errors import ArtifactError, DataError, few
 from kforecast.intervals import OWN_WINDOWS, Intervals, calibrate, check_levels, column, missing
 from kforecast.models import NETWORKS, Fcnet, Network
-from kforecast.models.combination import NETWORK, Combination, fitted
+from kforecast.models.combination import Combination, fitted
 from kforecast.models.naive import NAIVE, baselines
 from kforecast.window import Window
 
@@ -43,6 +43,8 @@ class WindowForecasts(NamedTuple):
     """float32 ``[windows, horizon]``."""
     level: np.ndarray
     """float32 ``[windows, horizon]`` or ``[windows, 1]``: what errors are expected to be in proportion to."""
+    parts: dict[str, np.ndarray]
+    """What the network's forecast is made of, each float32 ``[windows, horizon]``."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Forecaster:
     calendar:
         Local time and holidays of the series, for a network that goes by them.
     combination:
-        How much naive forecasts take part; None: not at all.
+        Weights of the network's parts and of naive forecasts; None: the network as it is.
     """
 
     window: Window
@@ -111,7 +113,7 @@ class Forecaster:
         except ValueError as error:
             raise ArtifactError(f"{name}: calendar in estimator_config.yaml: {error}") from error
         try:
-            combination = _combination_of(config)
+            combination = _combination_of(config, net)
         except ValueError as error:
             raise ArtifactError(f"{name}: combination in estimator_config.yaml: {error}") from error
         ids = dict(artifact.item_ids)
@@ -230,27 +232,28 @@ class Forecaster:
         )
         device = next(self.net.parameters()).device
         cells = torch.from_numpy(series * padded.num_bins + origin + before)
-        values, levels = [], []
+        values, levels, parts = [], [], []
         for chosen in torch.split(cells, windows.evaluation_windows):
             batch = windows[chosen]
             made = self.net.forecast(batch._replace(series=ids[batch.series]).to(device))
             values.append(made.values.cpu())
             levels.append(made.spread.cpu())
-        found = WindowForecasts(torch.cat(values).numpy(), torch.cat(levels).numpy())
-        if self.combination is None or not self.combination.naive:
+            parts.append((made.values[None] if made.parts is None else made.parts).cpu())
+        by_name = dict(zip(self.net.parts, torch.cat(parts, dim=1).numpy(), strict=True))
+        found = WindowForecasts(torch.cat(values).numpy(), torch.cat(levels).numpy(), by_name)
+        if self.combination is None:
             return found
-        candidates = self._candidates(padded, cells.numpy(), found.values)
-        return found._replace(values=self.combination.of(candidates))
+        naive = self._naive(padded, cells.numpy()) if self.combination.naive else {}
+        return found._replace(values=self.combination.of(by_name | naive))
 
-    def _candidates(self, panel: Panel, cells: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
-        """The network's forecasts and the naive ones, from windows of a panel."""
-        begin = int((cells % panel.num_bins).min())
-        return {NETWORK: made} | baselines(panel, cells, self.window, begin)
+    def _naive(self, panel: Panel, cells: np.ndarray) -> dict[str, np.ndarray]:
+        """The naive forecasts from windows of a panel."""
+        return baselines(panel, cells, self.window, int((cells % panel.num_bins).min()))
 
     def combined(self, panel: Panel, begin: int, stop: int) -> "Forecaster":
-        """This forecaster with naive forecasts taking part as far as they do better on ``[begin, stop)``.
+        """This forecaster with the weights that do best on ``[begin, stop)``.
 
-        They should be bins that the network was not fitted to. Without a window there none takes part.
+        They should be bins that the network was not fitted to. Without a window there it is as it was.
         """
         cells = cells_between(panel, self.window, begin, stop, self._stride(panel, begin, stop))
         if not len(cells):
@@ -263,8 +266,8 @@ class Forecaster:
         level = np.abs(np.nan_to_num(actual)).mean(axis=1)
         count = np.bincount(series, minlength=panel.num_series)
         mean_level = np.bincount(series, level, panel.num_series) / np.maximum(count, 1)
-        candidates = self._candidates(panel, cells, made.values)
-        return replace(self, combination=fitted(candidates, actual, mean_level[series]))
+        found = fitted(made.parts, self._naive(panel, cells), actual, mean_level[series])
+        return replace(self, combination=found)
 
     def _stride(self, panel: Panel, begin: int, stop: int) -> int:
         """Bins between origins, so that there are no more of them than are needed."""
@@ -346,11 +349,11 @@ def _never_below_zero(panel: Panel, stop: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _combination_of(config: EstimatorConfig) -> Combination | None:
+def _combination_of(config: EstimatorConfig, net: Network) -> Combination | None:
     if not config.combination:
         return None
     found = Combination.from_dict(config.combination, config.prediction_length)
-    if unknown := [name for name in found.weights if name not in (NETWORK, *NAIVE)]:
+    if unknown := [name for name in found.weights if name not in (*net.parts, *NAIVE)]:
         raise ValueError(f"unknown forecaster {unknown[0]!r}")
     return found
 

@@ -79,11 +79,13 @@ def test_shapes(frequency, context, horizon):
     count = len(batch.series)
     prepared = net.prepare(batch)
     made = net(*prepared.inputs)
-    assert made.shape == (2, count, horizon, len(QUANTILES))
+    assert made.shape == (2 + 1, count, horizon, len(QUANTILES))
     assert net.losses(made, batch.target).shape == (count, horizon)
     assert [part.shape for part in (prepared.center, prepared.scale, prepared.alive)] == [(count, 1)] * 3
     found = net.forecast(batch)
     assert found.values.shape == found.spread.shape == (count, horizon)
+    assert found.parts is not None
+    assert found.parts.shape == (len(net.parts), count, horizon)
     assert found.values.dtype == found.spread.dtype == torch.float32
     assert torch.isfinite(found.values).all()
     assert (found.spread >= 0).all()
@@ -255,13 +257,16 @@ def test_a_stranger_is_forecast_the_same_whichever_row_it_has():
 
 def test_in_training_some_windows_are_of_a_stranger():
     net = network(dropout=0.0, series_dropout=0.4)
-    *features, series = net.prepare(batch_of(panel_of(traffic()), net, step=2)).inputs
-    known, unknown = net(*features, series), net(*features, torch.full_like(series, 2))
-    drawn = net.train()(*features, series)
+    *features, series, of_context, unit = net.prepare(batch_of(panel_of(traffic()), net, step=2)).inputs
+    known, unknown = (
+        net(*features, series, of_context, unit),
+        net(*features, torch.full_like(series, 2), of_context, unit),
+    )
+    drawn = net.train()(*features, series, of_context, unit)
     hidden, shown = (torch.isclose(drawn, one).all(dim=3).all(dim=2).all(dim=0) for one in (unknown, known))
     assert (hidden ^ shown).all()
     assert hidden.float().mean().item() == pytest.approx(0.4, abs=0.07)
-    assert torch.equal(net.eval()(*features, series), known)
+    assert torch.equal(net.eval()(*features, series, of_context, unit), known)
 
 
 def test_a_window_without_any_traffic_takes_no_part():
@@ -300,13 +305,47 @@ def test_the_loss_is_twice_the_pinball_loss():
         assert found[row, step].item() == pytest.approx(float(sum(each)) / 10, rel=1e-5)
 
 
-def test_the_forecast_is_the_median_of_the_mean_of_the_members():
+def test_the_forecast_is_the_mean_of_the_medians_of_its_parts():
     net = network(members=3)
     batch = batch_of(panel_of(traffic(gaps=0)), net)
     prepared, found = net.prepare(batch), net.forecast(batch)
-    made = net(*prepared.inputs).mean(dim=0).sort(dim=-1).values
-    torch.testing.assert_close(found.values, (prepared.center + prepared.scale * made[..., 2]).clamp_min(0))
-    torch.testing.assert_close(found.spread, prepared.scale * (made[..., 4] - made[..., 0]) / 2)
+    made = net(*prepared.inputs)
+    parts = [part.sort(dim=-1).values for part in (made[:3].mean(dim=0), made[3])]
+    medians = [(prepared.center + prepared.scale * part[..., 2]).clamp_min(0) for part in parts]
+    widths = [prepared.scale * (part[..., 4] - part[..., 0]) / 2 for part in parts]
+    assert found.parts is not None
+    torch.testing.assert_close(found.parts, torch.stack(medians))
+    torch.testing.assert_close(found.values, 0.8 * medians[0] + 0.2 * medians[1])
+    torch.testing.assert_close(found.spread, 0.8 * widths[0] + 0.2 * widths[1])
+
+
+def test_the_part_that_sees_the_context_sees_no_past_days():
+    net = network()
+    batch = batch_of(panel_of(traffic(gaps=0)), net)
+    past = batch.past
+    other = batch._replace(past=past._replace(seasons=past.seasons * 1.1))
+    before, after = net.forecast(batch), net.forecast(other)
+    torch.testing.assert_close(before.parts[1], after.parts[1], rtol=1e-4, atol=1e-3)
+    assert not torch.allclose(before.parts[0], after.parts[0], rtol=1e-4, atol=1e-3)
+
+
+def test_a_window_that_moves_much_counts_no_more_than_five_usual_ones():
+    """The gradient of what sees the context is in proportion to how much its window moves, up to a point."""
+    net = network(dropout=0.0)
+    panel = panel_of(traffic(gaps=0))
+    batch = batch_of(panel, net)
+    *inputs, of_context, unit = net.prepare(batch).inputs
+
+    def size(times: float) -> float:
+        net.zero_grad()
+        made = net(*inputs, of_context, torch.full_like(unit, times))
+        made[-1].sum().backward()
+        gradient = net.context.last.bias.grad
+        assert gradient is not None
+        return gradient.abs().sum().item()
+
+    assert size(2.0) == pytest.approx(2 * size(1.0), rel=1e-4)
+    assert size(40.0) == pytest.approx(5 * size(1.0), rel=1e-4)
 
 
 def test_the_default_is_small_enough_for_a_config_map():

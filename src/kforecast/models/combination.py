@@ -1,4 +1,4 @@
-"""A network and naive forecasts together: none of them is trusted further than it has shown.
+"""The parts of a network and naive forecasts together: none is trusted further than it has shown.
 
 Shape suffixes of comments: n windows, K forecasters, P horizon bins.
 """
@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-NETWORK = "network"
+from kforecast.models.naive import NAIVE
 
 # Steps and rate of the search; more change the weights by less than a percent.
 _STEPS, _RATE = 300, 0.5
 # With more windows than that the weights are no better known.
 _MOST_WINDOWS = 20_000
-# The network is left alone where its error is at most so many times that of the best naive forecast.
+# No naive forecast takes part where the network's error is at most so many times that of the best of them.
 _TOLERANCE = 1.02
 # A weight below that is noise.
 _LEAST_WEIGHT = 0.01
@@ -28,8 +28,8 @@ class Combination:
     Attributes
     ----------
     weights:
-        By forecaster, the network (:data:`NETWORK`) first: float64 ``[horizon]``, none below 0; over the
-        forecasters they add up to 1.
+        By forecaster, those of the network (:attr:`kforecast.models.network.Network.parts`) first: float64
+        ``[horizon]``, none below 0; over the forecasters they add up to 1.
     """
 
     weights: Mapping[str, np.ndarray]
@@ -42,7 +42,7 @@ class Combination:
     @property
     def naive(self) -> list[str]:
         """The naive forecasts that take part."""
-        return [name for name, weight in self.weights.items() if name != NETWORK and weight.any()]
+        return [name for name, weight in self.weights.items() if name in NAIVE and weight.any()]
 
     def as_dict(self) -> dict[str, list[float]]:
         """The weights of those that take part, in plain values."""
@@ -76,17 +76,20 @@ class Combination:
         return cls({name: values / total for name, values in weights.items()})
 
 
-def fitted(forecasts: Mapping[str, np.ndarray], actual: np.ndarray, level: np.ndarray) -> Combination:
-    """The weights with the least mean absolute error, by exponentiated gradients.
+def fitted(
+    parts: Mapping[str, np.ndarray], naive: Mapping[str, np.ndarray], actual: np.ndarray, level: np.ndarray
+) -> Combination:
+    """The weights with the least mean absolute error.
 
-    Kivinen & Warmuth 1997, "Exponentiated gradient versus gradient descent for linear predictors". At a step
-    where no naive forecast alone beats the network alone by more than 2 % the network is left alone: weights
-    that are fitted to a short span cost more there than they gain (docs/models.md).
+    At a step where no naive forecast alone beats the network by more than 2 % none of them takes part:
+    weights that are fitted to a short span cost more there than they gain (docs/models.md).
 
     Parameters
     ----------
-    forecasts:
-        By forecaster, float ``[windows, horizon]``; the network first.
+    parts:
+        What the network is made of, each float ``[windows, horizon]``.
+    naive:
+        Naive forecasts, each ``[windows, horizon]``.
     actual:
         What came, ``[windows, horizon]``, NaN where it was not observed.
     level:
@@ -94,39 +97,63 @@ def fitted(forecasts: Mapping[str, np.ndarray], actual: np.ndarray, level: np.nd
     """
     chosen = np.linspace(0, len(actual) - 1, min(len(actual), _MOST_WINDOWS)).astype(np.int64)
     scale = np.where(level[chosen] > 0, level[chosen], np.inf)[:, None]
-    made = np.stack([forecast[chosen] / scale for forecast in forecasts.values()])  # [K, n, P]
-    truth = actual[chosen] / scale
-    known = np.isfinite(truth)
-    count = np.maximum(known.sum(axis=0), 1)
-    truth = np.where(known, truth, 0.0)
 
-    def loss(weights: np.ndarray) -> np.ndarray:
-        """Mean absolute error of each step, ``[P]``."""
-        error = np.where(known, np.einsum("kp,knp->np", weights, made) - truth, 0.0)
-        found: np.ndarray = np.abs(error).sum(axis=0) / count
+    def of(forecasts: Mapping[str, np.ndarray]) -> np.ndarray:
+        made = [forecast[chosen] / scale for forecast in forecasts.values()]
+        return np.stack(made) if made else np.empty((0, *actual[chosen].shape))
+
+    errors = _Errors(actual[chosen] / scale)
+    network = errors.least(of(parts))
+    everything = errors.least(of(dict(parts) | dict(naive)))
+    alone = [errors.of(forecast) for forecast in of(naive)]
+    beaten = np.min([*alone, np.full(actual.shape[1], np.inf)], axis=0) * _TOLERANCE
+    only_network = np.concatenate([network, np.zeros((len(naive), actual.shape[1]))])
+    weights = np.where(errors.of_mean(network, of(parts)) <= beaten, only_network, everything)
+    return Combination(dict(zip([*parts, *naive], weights, strict=True)))
+
+
+class _Errors:
+    """Mean absolute errors of each step of the horizon, and the weights with the least of them."""
+
+    def __init__(self, truth: np.ndarray) -> None:
+        self._known = np.isfinite(truth)
+        self._count = np.maximum(self._known.sum(axis=0), 1)
+        self._truth = np.where(self._known, truth, 0.0)
+
+    def of(self, forecast: np.ndarray) -> np.ndarray:
+        """Of one forecast ``[n, P]``: ``[P]``."""
+        error = np.where(self._known, forecast - self._truth, 0.0)
+        found: np.ndarray = np.abs(error).sum(axis=0) / self._count
         return found
 
-    size, horizon = made.shape[0], made.shape[2]
-    weights = np.full((size, horizon), 0.2 / max(size - 1, 1))
-    weights[0] = 0.8 if size > 1 else 1.0
-    alone = np.eye(size)[:, :, None].repeat(horizon, axis=2)  # [K, K, P]
-    errors = np.stack([loss(single) for single in alone])  # [K, P]
-    best_alone = alone[np.argmin(errors, axis=0), :, np.arange(horizon)].T
-    best, least = best_alone, errors.min(axis=0)
-    unit = np.maximum(least, 1e-12)
-    for step in range(_STEPS):
-        error = np.einsum("kp,knp->np", weights, made) - truth
-        slope = np.einsum("np,knp->kp", np.where(known, np.sign(error), 0.0), made) / count / unit
-        slope -= slope.mean(axis=0)
-        weights = weights * np.exp(-_RATE / np.sqrt(step + 1) * np.clip(slope, -20, 20))
-        weights /= weights.sum(axis=0)
-        now = loss(weights)
-        better = now < least
-        best, least = np.where(better, weights, best), np.where(better, now, least)
-    best = np.where(errors[0] <= _TOLERANCE * errors.min(axis=0), alone[0], best)
-    best = np.where(best < _LEAST_WEIGHT, 0.0, best)
-    best /= best.sum(axis=0)
-    # Without the smallest weights it must still be no worse than what it replaces.
-    limit = np.where(best[0] == 1, errors[0], errors.min(axis=0))
-    best = np.where(loss(best) <= limit * (1 + 1e-9), best, best_alone)
-    return Combination(dict(zip(forecasts, best, strict=True)))
+    def of_mean(self, weights: np.ndarray, made: np.ndarray) -> np.ndarray:
+        """Of the mean of forecasts ``[K, n, P]`` with weights ``[K, P]``."""
+        return self.of(np.einsum("kp,knp->np", weights, made))
+
+    def least(self, made: np.ndarray) -> np.ndarray:
+        """Weights ``[K, P]`` for forecasts ``[K, n, P]``, by exponentiated gradients.
+
+        Kivinen & Warmuth 1997, "Exponentiated gradient versus gradient descent for linear predictors". They
+        are never worse than the best forecast alone.
+        """
+        size, _, horizon = made.shape
+        alone = np.eye(size)[:, :, None].repeat(horizon, axis=2)  # [K, K, P]
+        errors = np.stack([self.of(forecast) for forecast in made])  # [K, P]
+        best_alone = alone[np.argmin(errors, axis=0), :, np.arange(horizon)].T
+        best, least = best_alone, errors.min(axis=0)
+        limit, unit = least, np.maximum(least, 1e-12)
+        weights = np.full((size, horizon), 1 / size)
+        for step in range(_STEPS):
+            error = np.einsum("kp,knp->np", weights, made) - self._truth
+            sign = np.where(self._known, np.sign(error), 0.0)
+            slope = np.einsum("np,knp->kp", sign, made) / self._count / unit
+            slope -= slope.mean(axis=0)
+            weights = weights * np.exp(-_RATE / np.sqrt(step + 1) * np.clip(slope, -20, 20))
+            weights /= weights.sum(axis=0)
+            now = self.of_mean(weights, made)
+            better = now < least
+            best, least = np.where(better, weights, best), np.where(better, now, least)
+        best = np.where(best < _LEAST_WEIGHT, 0.0, best)
+        best /= best.sum(axis=0)
+        # Without the smallest weights it must still be no worse than the best alone.
+        return np.where(self.of_mean(best, made) <= limit * (1 + 1e-9), best, best_alone)

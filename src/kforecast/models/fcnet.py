@@ -145,7 +145,7 @@ class Fcnet(Network):
         return forecast
 
     def rows(self, calendar_BPF: Tensor, series_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: N803
-        """Rows of the embeddings: of the series [B], of the calendar at the first and the last step [B, F]."""
+        """Rows of the tables: of the series [B], of the calendar at the first and at the last step [B, F]."""
         first_BF, last_BF = calendar_BPF[:, 0], calendar_BPF[:, -1]  # noqa: N806
         if any(self._one_row):
             several_F = torch.tensor([not one for one in self._one_row], device=series_B.device)  # noqa: N806

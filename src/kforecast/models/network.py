@@ -34,6 +34,8 @@ class Forecast(NamedTuple):
     """float32 [B, P]."""
     spread: Tensor
     """float32 [B, P] or [B, 1]: what errors are expected to be in proportion to."""
+    parts: Tensor | None = None
+    """float32 [parts, B, P]: forecasts that ``values`` is a mean of (:attr:`Network.parts`); None for one."""
 
 
 class Network(nn.Module, ABC):
@@ -45,10 +47,13 @@ class Network(nn.Module, ABC):
         What it sees beyond the context; None for nothing.
     windows_per_thread:
         Windows of a training step that are worth a CPU thread.
+    parts:
+        Names of the forecasts it is made of, which can be weighted anew (``combine``).
     """
 
     lookback: Lookback | None = None
     windows_per_thread: int = 512
+    parts: tuple[str, ...] = ("network",)
 
     @abstractmethod
     def prepare(self, batch: WindowBatch) -> Prepared:

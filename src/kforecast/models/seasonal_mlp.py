@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kforecast.data.windows import Past, WindowBatch
+from kforecast.models.context_mlp import ContextMLP
 from kforecast.models.network import Forecast, Network, Prepared
 from kforecast.window import Lookback, Window
 
@@ -29,6 +30,8 @@ _MASK = 1 << 20
 # What a season is compared by: level, shape, whether it is a like day.
 _COMPARED, _COMPARING = 3, 8
 _DAILY_WAVES, _WEEKLY_WAVES = 4, 3
+# Features of the local time.
+_CLOCK = 2 * (_DAILY_WAVES + _WEEKLY_WAVES) + _WEEK + 1
 # Levels in proportion are taken to differ by no more than that.
 _MOST_GROWTH = 5.0
 # The least scale, as a share of the level, and the largest input: a window as flat as a table must not make
@@ -36,6 +39,10 @@ _MOST_GROWTH = 5.0
 _LEAST_SCALE, _LARGEST_INPUT = 0.003, 50.0
 # Where traffic is suddenly a million times what it was a loss counts no more than that, or one would be all.
 _LARGEST_TARGET = 10_000.0
+# Share of the members that see past days, where no validation says better.
+_SHARE = 0.8
+# What a window counts for the part that sees the context alone, at most.
+_LARGEST_WEIGHT = 5.0
 # More than anyone needs, and what a damaged artifact may ask for at most.
 _MOST_LAYERS, _MOST_BYTES = 64, 2**30
 
@@ -50,7 +57,8 @@ class SeasonalMLP(Network):
     to today's. They begin as the mean over 7 days, over the same weekday and over like days. All values are
     less the last one and divided by how much the series moves from bin to bin at this time of day, so that
     levels and units make no difference. What was not observed is left out of every mean and is otherwise the
-    last value, so that a short history makes forecasts worse but not impossible.
+    last value, so that a short history makes forecasts worse but not impossible. One more perceptron sees the
+    context and the local time alone (:class:`kforecast.models.context_mlp.ContextMLP`).
 
     Compare Oreshkin et al. 2020 (https://arxiv.org/abs/1905.10437) for residual MLPs and their ensembles,
     Lim et al. 2021 (https://arxiv.org/abs/1912.09363) for quantile outputs, and Bahdanau et al. 2015
@@ -84,6 +92,7 @@ class SeasonalMLP(Network):
     """
 
     windows_per_thread = 128
+    parts = ("past days", "context")
 
     def __init__(
         self,
@@ -142,6 +151,7 @@ class SeasonalMLP(Network):
         self.bias = nn.ParameterList(
             [nn.Parameter(torch.zeros(members, 1, hidden)) for _ in range(layers - 1)]
         )
+        self.context = ContextMLP(window.context_length, _CLOCK, outputs, hidden, dropout)
         # Zeros: training begins at the last value.
         self.last_weight = nn.Parameter(torch.zeros(members, hidden, outputs))
         self.last_bias = nn.Parameter(torch.zeros(members, 1, outputs))
@@ -177,14 +187,18 @@ class SeasonalMLP(Network):
             known[:, 0].float().mean(dim=1, keepdim=True),
         ]
         today = _like_days_at_todays_level(past, level, self.window.prediction_length)
-        amounts = (torch.cat([center.abs(), level[:, None]], dim=1) / scale).clamp_min(1e-3).log()
+        amounts = (torch.cat([center.abs(), level[:, None]], dim=1) / scale).clamp(1e-3, 1e6).log()
         features = torch.cat([recent, seasons[:, 0], relative(*today), *shares, amounts], dim=1)
+        clock = _clock(past.moment)
+        of_context, unit = ContextMLP.prepare(batch.context, center, scale)
         inputs = (
-            torch.cat([features, _clock(past.moment)], dim=1),
+            torch.cat([features, clock], dim=1),
             _compared(recent, recent_known, seasons, past),
             seasons,
             known,
             batch.series,
+            torch.cat([of_context, clock], dim=1),
+            unit,
         )
         return Prepared(inputs, center, scale, alive)
 
@@ -195,8 +209,10 @@ class SeasonalMLP(Network):
         seasons_BDW: Tensor,  # noqa: N803
         known_BDW: Tensor,  # noqa: N803
         series_B: Tensor,  # noqa: N803
+        of_context_BF: Tensor,  # noqa: N803
+        unit_B1: Tensor,  # noqa: N803
     ) -> Tensor:
-        """Quantiles of the scaled correction, of every member, float32 [M, B, P, Q]."""
+        """Quantiles of the scaled correction, of every member and of the context alone, [M + 1, B, P, Q]."""
         if self.training and self.series_dropout:
             hidden = torch.rand(len(series_B), device=series_B.device) < self.series_dropout
             series_B = series_B.masked_fill(hidden, self.num_series)  # noqa: N806
@@ -215,7 +231,13 @@ class SeasonalMLP(Network):
             h = h + self._dropped(torch.baddbmm(bias, h, weight).relu_())
         made = torch.baddbmm(self.last_bias, h, self.last_weight)
         straight = (x @ self.linear).view(count, self.members, horizon, 1).transpose(0, 1)
-        return made.view(self.members, count, horizon, len(QUANTILES)) + straight
+        by_days = made.view(self.members, count, horizon, len(QUANTILES)) + straight
+        out = self.context(of_context_BF)
+        # Of a window that moves much more than is usual at this time the gradient would be as much larger.
+        counted = unit_B1.clamp_max(_LARGEST_WEIGHT)
+        by_context = counted * out + (unit_B1 - counted) * out.detach()
+        by_context = by_context.view(1, count, horizon, len(QUANTILES))
+        return torch.cat([by_days, by_context])
 
     def _shortened(self, past: Past) -> Past:
         """Hide what is older than so many seasons for some windows: not all series have a long past."""
@@ -245,22 +267,24 @@ class SeasonalMLP(Network):
         return 2 * torch.maximum(level * error, (level - 1) * error).mean(dim=(0, 3))
 
     def forecast(self, batch: WindowBatch) -> Forecast:
-        """The median, and half the width of an interval of 90 %.
+        """The mean of the parts' medians, and half the width of their intervals of 90 %.
 
         Of a series that was never seen below zero no forecast is below zero.
         """
         past = batch.past
         assert past is not None
         prepared = self.prepare(batch)
-        made = self(*prepared.inputs).mean(dim=0).sort(dim=-1).values
+        made = self(*prepared.inputs)
+        parts = torch.stack([made[:-1].mean(dim=0), made[-1]]).sort(dim=-1).values
         alive = prepared.alive
         assert alive is not None
-        values = prepared.center + prepared.scale * made[..., _MEDIAN].where(alive, 0.0)
+        values = prepared.center + prepared.scale * parts[..., _MEDIAN].where(alive, 0.0)
         lowest = torch.minimum(past.recent.amin(dim=1), past.seasons.amin(dim=(1, 2)))[:, None]
         # Not a number stays what it is: a zero would be believed.
         values = values.where((lowest < 0) | ~(values <= 0), 0.0)
-        spread = prepared.scale * (made[..., -1] - made[..., 0]) / 2
-        return Forecast(values, spread.where(alive, 0.0))
+        widths = prepared.scale * (parts[..., -1] - parts[..., 0]) / 2
+        spread = torch.lerp(widths[1], widths[0], _SHARE).where(alive, 0.0)
+        return Forecast(torch.lerp(values[1], values[0], _SHARE), spread, values)
 
     def unknown_series(self) -> int:
         """The row of the embedding that is trained with every series' windows."""
@@ -281,8 +305,7 @@ class SeasonalMLP(Network):
     def _num_features(self) -> int:
         look = self.lookback
         width, horizon = look.width(self.window), self.window.prediction_length
-        clock = 2 * (_DAILY_WAVES + _WEEKLY_WAVES) + _WEEK + 1
-        return look.recent + width + horizon + 2 + 2 + clock
+        return look.recent + width + horizon + 2 + 2 + _CLOCK
 
 
 def _check(sizes: dict[str, Any], shares: dict[str, Any]) -> None:
