@@ -38,7 +38,9 @@ MAY_USE = {
     "legacy_cli": {"metrics", "window", "errors", "validation"},
 }
 # Entry functions, which alone see a configuration, inside rooms that otherwise do not.
-ENTRIES = {"evaluation/evaluate"} | {f"training/{name}" for name in ("train", "launch", "closing", "sweep")}
+ENTRIES = {"evaluation/evaluate"} | {
+    f"training/{name}" for name in ("train", "trainings", "launch", "closing", "sweep")
+}
 INSIDE = {*MAY_USE, "training"} - {"config", "legacy_cli"}
 
 

@@ -121,6 +121,33 @@ def test_every_flag(with_equals: bool, config_file: Path) -> None:
     assert dataset.source.path == "traffic.csv"
 
 
+@pytest.mark.parametrize("model", ["seasonal_mlp", "auto"])
+def test_hyper_parameters_of_fcnet_leave_the_recipe_of_another_model_alone(
+    model: str, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = composed(f"--config-file={config_file}", f"model={model}")
+    recipe = composed(f"model={model}")
+    for key in ("optimizer", "trainer", "data", "callbacks"):
+        assert cfg[key] == recipe[key]
+    assert cfg.window.context_length == 11
+    assert f"are Fcnet's; model={model} has a recipe of its own" in capsys.readouterr().err
+    # What is typed wins.
+    assert composed(f"--config-file={config_file}", f"model={model}", "optimizer.lr=0.5").optimizer.lr == 0.5
+
+
+@pytest.mark.parametrize("given", [[], ["model=fcnet"]], ids=str)
+def test_hyper_parameters_of_fcnet_are_for_fcnet(
+    given: list[str], config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert composed(f"--config-file={config_file}", *given).trainer.max_epochs == 17
+    assert capsys.readouterr().err == ""
+
+
+def test_without_hyper_parameters_nothing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert composed(written(tmp_path, minimal()), "model=auto").trainer.max_epochs == 60
+    assert capsys.readouterr().err == ""
+
+
 def test_flags_stand_anywhere_among_overrides() -> None:
     cfg = composed(
         "seed=7", "--model-save-path", "here", "optimizer.lr=0.5", "--dataset-file=t.csv", "+trainer.x=1"

@@ -94,6 +94,12 @@ class DataSection(_Section):
     timezone: Annotated[str | dict[str, str], BeforeValidator(_timezone)]
     holidays: Annotated[str | None, BeforeValidator(_holidays)]
 
+    @property
+    def split_arguments(self) -> dict[str, Any]:
+        """Arguments of :func:`kforecast.data.split.split_windows`."""
+        names = ("validation", "test", "max_missing", "mask_gaps", "skip_zero_context", "skip_newest_window")
+        return self.model_dump(include=set(names))
+
 
 class OptimizerSection(_Section):
     """``optimizer``: the step size is checked, the rest is the optimizer's."""

@@ -117,8 +117,8 @@ def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS), verb:
         model = next((argument for argument in reversed(rest) if argument.startswith("model=")), None)
         if content.hyperParams.model_fields_set and model not in (None, "model=fcnet") and verb == "train":
             print(
-                f"warning: the hyperParams of {given.config_file} are Fcnet's; {model} has a recipe of its own: "
-                "change optimizer.lr, trainer.max_epochs and data.batch_size instead",
+                f"warning: the hyperParams of {given.config_file} are Fcnet's; {model} has a recipe of its "
+                "own: change optimizer.lr, trainer.max_epochs and data.batch_size instead",
                 file=sys.stderr,
             )
         ConfigStore.instance().store(

@@ -61,6 +61,29 @@ def test_shared_embedding_is_written_out_for_every_series() -> None:
     torch.testing.assert_close(served(context, calendar, torch.zeros(3, dtype=torch.int64)), expected)
 
 
+def test_days_of_the_month_that_share_a_row_are_written_out_for_every_day() -> None:
+    window = Window(Frequency.parse("10min"), 4, 2)
+    net = Fcnet(window, num_series=1, day_of_month=False)
+    context, calendar = torch.rand(3, 4), torch.zeros(3, 2, 4, dtype=torch.int64)
+    days = calendar.clone()
+    days[..., 3] = torch.tensor([1, 15, 31])[:, None]
+    series = torch.zeros(3, dtype=torch.int64)
+    expected = net(context, calendar, series)
+    torch.testing.assert_close(net(context, days, series), expected)
+    served = Fcnet(window, num_series=1)
+    served.load_state_dict(net.artifact_state())
+    torch.testing.assert_close(served(context, days, series), expected)
+    # The rest of the calendar still counts.
+    assert not torch.equal(net(context, calendar + 1, series), expected)
+
+
+def test_a_row_that_all_days_share_is_not_mixed_with_those_that_none_uses() -> None:
+    net = Fcnet(Window(Frequency.parse("10min"), 7, 3), 1, day_of_month=False)
+    before = net.artifact_state()["dynamic_embeddings.3.weight"]
+    net.settle([torch.arange(len(table.weight)) < 5 for table in net.dynamic_embeddings])
+    assert torch.equal(net.artifact_state()["dynamic_embeddings.3.weight"], before)
+
+
 def test_series_have_embeddings_of_their_own_when_not_shared() -> None:
     net = Fcnet(Window(Frequency.parse("1H"), 4, 2), num_series=2)
     context, calendar = torch.rand(1, 4).expand(2, 4), torch.zeros(2, 2, 3, dtype=torch.int64)

@@ -146,7 +146,7 @@ def test_the_gradient_of_every_batch_is_that_of_automatic_differentiation(
 ):
     window = Window(Frequency.parse(freq), context, horizon)
     torch.manual_seed(count)
-    net = Fcnet(window, 3, shared)
+    net = Fcnet(window, 3, shared, day_of_month=not shared)
     module = ForecastModule(net, functools.partial(torch.optim.SGD, lr=0.0), size)
     parameters = FlatParameters(net)
     sizes = torch.tensor([CALENDAR_TABLE_SIZES[field] for field in window.frequency.calendar_fields])

@@ -33,7 +33,7 @@ def close(
     rejected: bool,
 ) -> None:
     """Say and show what came of it."""
-    fit, scoreboard = judged.fit, judged.scoreboard
+    fit, refit, scoreboard = judged.fit, judged.refit, judged.scoreboard
     report_dir = run_dir / "evaluation"
     if scoreboard is None:
         remove_report(report_dir)
@@ -56,7 +56,7 @@ def close(
     values = {
         "best epoch": f"{fit.best_epoch} of {fit.epochs} ({cfg.monitor} {fit.score:.6g})",
         "stopped by": fit.stopped_by,
-        "trained in": f"{fit.seconds:.1f} s",
+        "trained in": f"{fit.seconds:.1f} s" + (f", and again in {refit.seconds:.1f} s" if refit else ""),
         "rejected" if rejected else "artifact": short_path(artifact_dir),
         "per series": short_path(artifact_dir / "per_series")
         if (artifact_dir / "per_series").exists()

@@ -32,11 +32,14 @@ class JudgedFit:
         or one trained again on the validation part too.
     scoreboard:
         How good it is on what was held out; None when nothing was.
+    refit:
+        The training of the network that took its place, if any.
     """
 
     fit: Fit
     forecaster: Forecaster
     scoreboard: Scoreboard | None
+    refit: Fit | None = None
 
 
 def judge_fit(
@@ -58,7 +61,8 @@ def judge_fit(
     """
     first = _forecaster_of(fit, fill, combine)
     refitted = None if refit is None else replace(first, net=refit.net)
-    return JudgedFit(fit, refitted or first, _judge_held_out(fit, first, refitted, capacity, seed))
+    scoreboard = _judge_held_out(fit, first, refitted, capacity, seed)
+    return JudgedFit(fit, refitted or first, scoreboard, refit)
 
 
 def _forecaster_of(fit: Fit, fill: Fill, combine: bool) -> Forecaster:

@@ -10,13 +10,12 @@ import logging
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from kforecast import command
@@ -38,15 +37,11 @@ from kforecast.training.group import end_at_once, explained, first, join, leave
 from kforecast.training.launch import train_in_processes, write_result
 
 if TYPE_CHECKING:
-    from lightning.fabric.plugins import ClusterEnvironment
-
     from kforecast.artifact import Artifact, EstimatorConfig
     from kforecast.data.panel import Panel
     from kforecast.data.split import Split
     from kforecast.evaluation.capacity import Capacity
     from kforecast.metrics.source import MetricSource
-    from kforecast.models import Network
-    from kforecast.training.fit import Fit
     from kforecast.training.holdout import JudgedFit
     from kforecast.window import Frequency, Window
 
@@ -161,7 +156,9 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     from kforecast.training.artifacts import ArtifactMaker
     from kforecast.training.callbacks import ArtifactWriter
     from kforecast.training.closing import close
+    from kforecast.training.holdout import judge_fit
     from kforecast.training.threads import choose_threads
+    from kforecast.training.trainings import train_again, train_individually, train_network
 
     _quieten()
     seed_everything(settings.seed, workers=True, verbose=False)
@@ -180,13 +177,13 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     candidate_dir = run_dir / "candidate"
     during = candidate_dir if settings.gate.require_skill is not None else artifact_dir
     writer = ArtifactWriter(lambda module: maker.make(module.net).save(during))
-    fit = _fit(cfg, data, net, loggers, cluster, writer)
-
-    from kforecast.training.holdout import judge_fit
+    fit = train_network(cfg, data, net, loggers, cluster, writer)
 
     # All that is left is done once, but for a second training.
     process = this_process()
-    refit = _refit(cfg, settings, fit, cluster) if settings.refit and len(split.validation) else None
+    refit = None
+    if settings.refit and len(split.validation):
+        refit = train_again(cfg, settings, fit, cluster)
     judged = None
     if process.first:
         judged = judge_fit(fit, settings.data.fill, capacity, settings.seed, refit, settings.combine)
@@ -194,7 +191,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     rejected = None if judged is None else _shortfall(settings, judged)
     individual = None
     if settings.artifact.per_series and first(lambda: rejected is None):
-        individual = _individual(cfg, run_dir, fit, judged, capacity, cluster)
+        individual = train_individually(cfg, run_dir, fit, judged, capacity, cluster)
     if judged is None:
         return Result(fit.score, fit.epochs, fit.best_epoch, str(artifact_dir))
     parts: dict[str, Artifact] = {}
@@ -260,7 +257,7 @@ def _split(panel: Panel, window: Window, settings: TrainSettings, run_dir: Path)
     from kforecast.data.split import split_windows
     from kforecast.data.summary import data_table, summarize
 
-    split = split_windows(panel, window, **_split_settings(settings))
+    split = split_windows(panel, window, **settings.data.split_arguments)
     process = this_process()
     for part in ("train", "validation"):
         if 0 < (count := len(getattr(split, part))) < process.count:
@@ -290,122 +287,6 @@ def _estimator_config(cfg: DictConfig, settings: TrainSettings, num_series: int)
         patience=OmegaConf.select(cfg, "callbacks.early_stopping.patience") or 0,
         use_validation=bool(settings.data.validation),
     )
-
-
-def _fit(
-    cfg: DictConfig,
-    data: Any,
-    net: Network,
-    loggers: list[Any],
-    cluster: ClusterEnvironment | None,
-    *more_callbacks: Any,
-    schedule_epochs: int | None = None,
-) -> Fit:
-    """Put together what the configuration describes, and train ``net``."""
-    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-    from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
-
-    from kforecast.training.callbacks import Termination
-    from kforecast.training.fit import fit
-    from kforecast.training.module import ForecastModule
-
-    # An optimizer that refuses its settings is found now, not when training has begun.
-    built(cfg.optimizer, params=net.parameters())
-    callbacks = [built(callback) for callback in cfg.callbacks.values() if callback is not None]
-    callbacks += [Termination(), *more_callbacks]
-    # The bars of several jobs on one terminal would overwrite each other.
-    watched_by_someone = sys.stdout.isatty() and not command.runs_beside_others()
-    if watched_by_someone:
-        callbacks.append(RichProgressBar(leave=False))
-    # Lightning leaves clipping to a module that steps by itself.
-    settings = cfg.trainer.copy()
-    OmegaConf.set_struct(settings, False)
-    gradient_clip_val = settings.pop("gradient_clip_val", None)
-    trainer = built(
-        settings,
-        callbacks=callbacks,
-        # Named even for one process: Lightning would look for a cluster in the environment by itself.
-        plugins=[cluster or LightningEnvironment()],
-        logger=loggers or False,
-        enable_progress_bar=watched_by_someone,
-        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-    )
-    module = ForecastModule(
-        net,
-        instantiate(cfg.optimizer),
-        data.batch_size,
-        gradient_clip_val=gradient_clip_val,
-        average_windows=cfg.average_windows,
-        schedule=cfg.schedule,
-        schedule_epochs=schedule_epochs,
-    )
-    return fit(module, data, trainer, cfg.monitor)
-
-
-def _refit(cfg: DictConfig, settings: TrainSettings, fit: Fit, cluster: ClusterEnvironment | None) -> Fit:
-    """The network trained again, on the validation part too, for as many epochs as were best before."""
-    from lightning.pytorch import seed_everything
-
-    from kforecast.data.split import split_windows
-    from kforecast.training.module import TRAIN_LOSS
-
-    # Only the first process has read the checkpoint that says it.
-    epochs = first(lambda: fit.best_epoch)
-    log.info("Training again, with the validation part, for %d epochs (refit)", epochs)
-    seed_everything(settings.seed, workers=True, verbose=False)
-    panel, window = fit.data.panel, fit.data.windows.window
-    again = cfg.copy()
-    OmegaConf.update(again, "trainer.max_epochs", epochs)
-    OmegaConf.update(again, "monitor", TRAIN_LOSS)
-    # What chooses an epoch has nothing to choose by.
-    for name in ("early_stopping", "model_checkpoint", "forecast_figures"):
-        if name in again.callbacks:
-            again.callbacks[name] = None
-    split = replace(
-        split_windows(panel, window, **_split_settings(settings) | {"validation": 0.0}),
-        validation_end=fit.data.split.validation_end,
-    )
-    net = built(cfg.model, window=window, num_series=panel.num_series)
-    data = built(cfg.data, panel=panel, window=window, split=split, seed=settings.seed, lookback=net.lookback)
-    return _fit(again, data, net, [], cluster, schedule_epochs=cfg.trainer.max_epochs)
-
-
-def _split_settings(settings: TrainSettings) -> dict[str, Any]:
-    """Arguments of :func:`kforecast.data.split.split_windows`."""
-    names = ("validation", "test", "max_missing", "mask_gaps", "skip_zero_context", "skip_newest_window")
-    return settings.data.model_dump(include=set(names))
-
-
-def _individual(
-    cfg: DictConfig,
-    run_dir: Path,
-    fit: Fit,
-    judged: JudgedFit | None,
-    capacity: Capacity,
-    cluster: ClusterEnvironment | None,
-) -> JudgedFit | None:
-    """The network with individual embeddings: the one at hand, or another that is trained here.
-
-    None in all processes but the first, which alone judges.
-    """
-    from kforecast.evaluation.summary import scores_table
-    from kforecast.training.holdout import judge_fit
-
-    if not cfg.model.shared_embedding:
-        return judged
-    log.info("Training once more, with an embedding for each series, for artifact.per_series")
-    cfg = cfg.copy()
-    if OmegaConf.select(cfg, "callbacks.model_checkpoint.dirpath"):
-        cfg.callbacks.model_checkpoint.dirpath = str(run_dir / "checkpoints" / "per_series")
-    window, num_series = fit.data.windows.window, fit.data.panel.num_series
-    net = built(cfg.model, window=window, num_series=num_series, shared_embedding=False)
-    again = _fit(cfg, fit.data, net, [], cluster)
-    if judged is None:
-        return None
-    individual = judge_fit(again, cfg.data.fill, capacity, cfg.seed)
-    if individual.scoreboard is not None:
-        log.info("How good are individual embeddings?\n%s", scores_table(individual.scoreboard))
-    return individual
 
 
 def _quieten() -> None:

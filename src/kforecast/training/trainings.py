@@ -1,0 +1,125 @@
+"""The trainings that a configuration describes: the first, one more on all data, one with own embeddings."""
+
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning.fabric.plugins import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
+from omegaconf import DictConfig, OmegaConf
+
+from kforecast import command
+from kforecast.config import TrainSettings, built
+from kforecast.data.split import split_windows
+from kforecast.evaluation.capacity import Capacity
+from kforecast.evaluation.summary import scores_table
+from kforecast.models import Network
+from kforecast.training.callbacks import Termination
+from kforecast.training.fit import Fit, fit
+from kforecast.training.group import first
+from kforecast.training.holdout import JudgedFit, judge_fit
+from kforecast.training.module import TRAIN_LOSS, ForecastModule
+
+log = logging.getLogger(__name__)
+
+
+def train_network(
+    cfg: DictConfig,
+    data: Any,
+    net: Network,
+    loggers: list[Any],
+    cluster: ClusterEnvironment | None,
+    *more_callbacks: Any,
+    schedule_epochs: int | None = None,
+) -> Fit:
+    """Put together what the configuration describes, and train ``net``."""
+    # An optimizer that refuses its settings is found now, not when training has begun.
+    built(cfg.optimizer, params=net.parameters())
+    callbacks = [built(callback) for callback in cfg.callbacks.values() if callback is not None]
+    callbacks += [Termination(), *more_callbacks]
+    # The bars of several jobs on one terminal would overwrite each other.
+    watched_by_someone = sys.stdout.isatty() and not command.runs_beside_others()
+    if watched_by_someone:
+        callbacks.append(RichProgressBar(leave=False))
+    # Lightning leaves clipping to a module that steps by itself.
+    settings = cfg.trainer.copy()
+    OmegaConf.set_struct(settings, False)
+    gradient_clip_val = settings.pop("gradient_clip_val", None)
+    trainer = built(
+        settings,
+        callbacks=callbacks,
+        # Named even for one process: Lightning would look for a cluster in the environment by itself.
+        plugins=[cluster or LightningEnvironment()],
+        logger=loggers or False,
+        enable_progress_bar=watched_by_someone,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+    )
+    module = ForecastModule(
+        net,
+        instantiate(cfg.optimizer),
+        data.batch_size,
+        gradient_clip_val=gradient_clip_val,
+        average_windows=cfg.average_windows,
+        schedule=cfg.schedule,
+        schedule_epochs=schedule_epochs,
+    )
+    return fit(module, data, trainer, cfg.monitor)
+
+
+def train_again(
+    cfg: DictConfig, settings: TrainSettings, first_fit: Fit, cluster: ClusterEnvironment | None
+) -> Fit:
+    """The network trained again, on the validation part too, for as many epochs as were best before."""
+    # Only the first process has read the checkpoint that says it.
+    epochs = first(lambda: first_fit.best_epoch)
+    log.info("Training again, with the validation part, for %d epochs (refit)", epochs)
+    seed_everything(settings.seed, workers=True, verbose=False)
+    panel, window = first_fit.data.panel, first_fit.data.windows.window
+    again = cfg.copy()
+    OmegaConf.update(again, "trainer.max_epochs", epochs)
+    OmegaConf.update(again, "monitor", TRAIN_LOSS)
+    # What chooses an epoch has nothing to choose by.
+    for name in ("early_stopping", "model_checkpoint", "forecast_figures"):
+        if name in again.callbacks:
+            again.callbacks[name] = None
+    split = replace(
+        split_windows(panel, window, **settings.data.split_arguments | {"validation": 0.0}),
+        validation_end=first_fit.data.split.validation_end,
+    )
+    net = built(cfg.model, window=window, num_series=panel.num_series)
+    data = built(cfg.data, panel=panel, window=window, split=split, seed=settings.seed, lookback=net.lookback)
+    return train_network(again, data, net, [], cluster, schedule_epochs=cfg.trainer.max_epochs)
+
+
+def train_individually(
+    cfg: DictConfig,
+    run_dir: Path,
+    first_fit: Fit,
+    judged: JudgedFit | None,
+    capacity: Capacity,
+    cluster: ClusterEnvironment | None,
+) -> JudgedFit | None:
+    """The network with individual embeddings: the one at hand, or another that is trained here.
+
+    None in all processes but the first, which alone judges.
+    """
+    if not cfg.model.shared_embedding:
+        return judged
+    log.info("Training once more, with an embedding for each series, for artifact.per_series")
+    cfg = cfg.copy()
+    if OmegaConf.select(cfg, "callbacks.model_checkpoint.dirpath"):
+        cfg.callbacks.model_checkpoint.dirpath = str(run_dir / "checkpoints" / "per_series")
+    window, num_series = first_fit.data.windows.window, first_fit.data.panel.num_series
+    net = built(cfg.model, window=window, num_series=num_series, shared_embedding=False)
+    again = train_network(cfg, first_fit.data, net, [], cluster)
+    if judged is None:
+        return None
+    found = judge_fit(again, cfg.data.fill, capacity, cfg.seed)
+    if found.scoreboard is not None:
+        log.info("How good are individual embeddings?\n%s", scores_table(found.scoreboard))
+    return found
