@@ -5,11 +5,31 @@ Shape suffixes: B windows, C context, F features, P horizon bins, Q quantiles.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 # The least unit, as a share of the level: a flat window must not make the next small step look huge.
 _LEAST_UNIT = 0.02
 _LARGEST_RATIO = 50.0
+# Places at which the long mask of dropout may be cut.
+_MASK = 1 << 20
+
+
+class LongMaskDropout(nn.Module):
+    """Dropout, with a mask that is cut out of one long one: drawing it is what costs."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self._mask = torch.empty(0)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Leave out a share of the numbers, in training."""
+        if not self.training or not self.share:
+            return h
+        if len(self._mask) < h.numel() + _MASK:
+            kept = torch.rand(h.numel() + _MASK, device=h.device) >= self.share
+            self._mask = kept.float() / (1 - self.share)
+        begin = int(torch.randint(_MASK, ()))
+        return h * self._mask[begin : begin + h.numel()].view_as(h)
 
 
 class ContextMLP(nn.Module):
@@ -28,17 +48,19 @@ class ContextMLP(nn.Module):
         P x Q.
     hidden:
         Width of its two layers.
-    dropout:
-        Share of a layer's outputs left out in training.
+    dropped:
+        Leaves out a share of a layer's outputs in training.
     """
 
-    def __init__(self, context_length: int, clock: int, outputs: int, hidden: int, dropout: float) -> None:
+    def __init__(
+        self, context_length: int, clock: int, outputs: int, hidden: int, dropped: LongMaskDropout
+    ) -> None:
         super().__init__()
         inputs = context_length + 1 + clock
         self.first = nn.Linear(inputs, hidden)
         self.layers = nn.ModuleList([nn.Linear(hidden, hidden) for _ in range(2)])
         self.last, self.linear = nn.Linear(hidden, outputs), nn.Linear(inputs, outputs)
-        self.dropout = dropout
+        self.dropped = dropped
         # Training begins at the last value.
         for layer in (self.last, self.linear):
             nn.init.zeros_(layer.weight)
@@ -65,8 +87,8 @@ class ContextMLP(nn.Module):
 
     def forward(self, features_BF: Tensor) -> Tensor:  # noqa: N803
         """Quantiles of the correction in the window's own unit, float32 [B, P x Q]."""
-        h = F.dropout(self.first(features_BF).relu(), self.dropout, self.training)
+        h = self.dropped(self.first(features_BF).relu())
         for layer in self.layers:
-            h = h + F.dropout(layer(h).relu(), self.dropout, self.training)
+            h = h + self.dropped(layer(h).relu())
         made: Tensor = self.last(h) + self.linear(features_BF)
         return made

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kforecast.data.windows import Past, WindowBatch
-from kforecast.models.context_mlp import ContextMLP
+from kforecast.models.context_mlp import ContextMLP, LongMaskDropout
 from kforecast.models.network import Forecast, Network, Prepared
 from kforecast.window import Lookback, Window
 
@@ -25,8 +25,6 @@ _WEEKS, _WEEK_HEADS = 8, (tuple(range(4)), tuple(range(8)), tuple(range(8)))
 # The last head begins with like days only: days off for days off, working days for working days.
 _LIKE, _UNLIKE = 5.0, -5.0
 _WEEK = 7
-# Places at which the long mask of dropout may be cut.
-_MASK = 1 << 20
 # What a season is compared by: level, shape, whether it is a like day.
 _COMPARED, _COMPARING = 3, 8
 _DAILY_WAVES, _WEEKLY_WAVES = 4, 3
@@ -143,7 +141,7 @@ class SeasonalMLP(Network):
             ago[list(seasons), head] = 0.0
         self.ago = nn.Parameter(ago)
         self.like = nn.Parameter(torch.tensor([0.0] * (len(heads) - 1) + [_LIKE]))
-        self._mask = torch.empty(0)
+        self.dropped = LongMaskDropout(dropout)
         self.series = nn.Parameter(torch.randn(num_series + 1, embedding) * 0.1)
         self.first_weight = uniform(inputs, members * hidden)
         self.first_bias = nn.Parameter(torch.zeros(members * hidden))
@@ -151,7 +149,7 @@ class SeasonalMLP(Network):
         self.bias = nn.ParameterList(
             [nn.Parameter(torch.zeros(members, 1, hidden)) for _ in range(layers - 1)]
         )
-        self.context = ContextMLP(window.context_length, _CLOCK, outputs, hidden, dropout)
+        self.context = ContextMLP(window.context_length, _CLOCK, outputs, hidden, self.dropped)
         # Zeros: training begins at the last value.
         self.last_weight = nn.Parameter(torch.zeros(members, hidden, outputs))
         self.last_bias = nn.Parameter(torch.zeros(members, 1, outputs))
@@ -163,8 +161,9 @@ class SeasonalMLP(Network):
         assert past is not None
         if self.training and self.history_dropout:
             past = self._shortened(past)
-        seen, known = past.seasons, past.seasons_observed
-        recent_known = past.recent_observed
+        # As numbers: so they are counted and multiplied with, and nothing is converted at every step.
+        seen, known, alike = past.seasons, past.seasons_observed.float(), past.alike.float()
+        recent_known = past.recent_observed.float()
         center = _newest(past)
         # How much the series moves, and where it is, at this time of day.
         moves_of_recent, pairs_of_recent = _moves(past.recent, recent_known)
@@ -178,22 +177,22 @@ class SeasonalMLP(Network):
         scale = scale.where(alive, 1.0)
 
         def relative(values: Tensor, known: Tensor) -> Tensor:
-            return ((values - center) / scale).where(known, 0.0).clamp(-_LARGEST_INPUT, _LARGEST_INPUT)
+            made = (values - center).div_(scale).clamp_(-_LARGEST_INPUT, _LARGEST_INPUT)
+            return made.mul_(known)
 
         recent = relative(past.recent, recent_known)
         seasons = relative(seen.flatten(1), known.flatten(1)).view_as(seen)
-        shares = [
-            recent_known.float().mean(dim=1, keepdim=True),
-            known[:, 0].float().mean(dim=1, keepdim=True),
-        ]
-        today = _like_days_at_todays_level(past, level, self.window.prediction_length)
+        shares = [recent_known.mean(dim=1, keepdim=True), known[:, 0].mean(dim=1, keepdim=True)]
+        today = _like_days_at_todays_level(
+            past.recent, recent_known, seen, known * alike, level, self.window.prediction_length
+        )
         amounts = (torch.cat([center.abs(), level[:, None]], dim=1) / scale).clamp(1e-3, 1e6).log()
         features = torch.cat([recent, seasons[:, 0], relative(*today), *shares, amounts], dim=1)
         clock = _clock(past.moment)
         of_context, unit = ContextMLP.prepare(batch.context, center, scale)
         inputs = (
             torch.cat([features, clock], dim=1),
-            _compared(recent, recent_known, seasons, past),
+            _compared(recent, recent_known, seasons, known, alike),
             seasons,
             known,
             batch.series,
@@ -220,15 +219,15 @@ class SeasonalMLP(Network):
         weight = self.compare(compared_BDK).relu_() @ self.weigh + self.ago + self.like * like
         weight = weight.softmax(dim=1).transpose(1, 2)
         # Over the bins that were observed.
-        share = weight @ known_BDW.to(weight.dtype)
+        share = weight @ known_BDW
         means = (weight @ seasons_BDW / share.clamp_min(1e-6)).flatten(1)
         features_BF = torch.cat([features_BF, means, share.mean(dim=2)], dim=1)  # noqa: N806
         x = torch.cat([features_BF, self.series[series_B]], dim=1)
         count, horizon = len(x), self.window.prediction_length
-        h = self._dropped(torch.addmm(self.first_bias, x, self.first_weight).relu_())
+        h = self.dropped(torch.addmm(self.first_bias, x, self.first_weight).relu_())
         h = h.view(count, self.members, -1).transpose(0, 1)
         for weight, bias in zip(self.weight, self.bias, strict=True):
-            h = h + self._dropped(torch.baddbmm(bias, h, weight).relu_())
+            h = h + self.dropped(torch.baddbmm(bias, h, weight).relu_())
         made = torch.baddbmm(self.last_bias, h, self.last_weight)
         straight = (x @ self.linear).view(count, self.members, horizon, 1).transpose(0, 1)
         by_days = made.view(self.members, count, horizon, len(QUANTILES)) + straight
@@ -249,16 +248,6 @@ class SeasonalMLP(Network):
         return past._replace(
             seasons=past.seasons.where(kept, 0.0), seasons_observed=past.seasons_observed & kept
         )
-
-    def _dropped(self, h: Tensor) -> Tensor:
-        """Dropout, with a mask that is cut out of one long one: drawing it is what costs."""
-        if not self.training or not self.dropout:
-            return h
-        if len(self._mask) < h.numel() + _MASK:
-            kept = torch.rand(h.numel() + _MASK, device=h.device) >= self.dropout
-            self._mask = kept.float() / (1 - self.dropout)
-        begin = int(torch.randint(_MASK, ()))
-        return h * self._mask[begin : begin + h.numel()].view_as(h)
 
     def losses(self, made: Tensor, target_BP: Tensor) -> Tensor:  # noqa: N803
         """Twice the mean pinball loss over quantiles and members: of a median the absolute error."""
@@ -339,32 +328,41 @@ def _newest(past: Past) -> Tensor:
 
 def _moves(values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of the absolute differences of neighbours along the last axis that are both known; their number."""
-    both = known[..., 1:] & known[..., :-1]
-    return values.diff(dim=-1).abs().where(both, 0.0).sum(dim=-1), both.sum(dim=-1)
+    both = known[..., 1:] * known[..., :-1]
+    return (values.diff(dim=-1).abs_() * both).sum(dim=-1), both.sum(dim=-1)
 
 
-def _like_days_at_todays_level(past: Past, level_B: Tensor, horizon: int) -> tuple[Tensor, Tensor]:  # noqa: N803
-    """Mean over the like days, in proportion to the newest bins, and where it is known; [B, P]."""
-    counted = past.seasons_observed & past.alike
+def _like_days_at_todays_level(
+    recent: Tensor,
+    recent_known: Tensor,
+    seasons: Tensor,
+    counted: Tensor,
+    level_B: Tensor,  # noqa: N803
+    horizon: int,
+) -> tuple[Tensor, Tensor]:
+    """Mean over the like days, in proportion to the newest bins, and where it is known; [B, P].
+
+    ``counted`` is 1.0 for the bins of the seasons that are known and of like days.
+    """
     times = counted.sum(dim=1)
-    mean, has = past.seasons.where(counted, 0.0).sum(dim=1) / times.clamp_min(1), times > 0
-    both = has[:, :_BEFORE] & past.recent_observed[:, -_BEFORE:]
-    now = past.recent[:, -_BEFORE:].where(both, 0.0).sum(dim=1)
-    then = mean[:, :_BEFORE].where(both, 0.0).sum(dim=1)
+    mean, has = (seasons * counted).sum(dim=1) / times.clamp_min(1), (times > 0).float()
+    both = has[:, :_BEFORE] * recent_known[:, -_BEFORE:]
+    now = (recent[:, -_BEFORE:] * both).sum(dim=1)
+    then = (mean[:, :_BEFORE] * both).sum(dim=1)
     growth = (now / then).where(then.abs() > 1e-3 * level_B, 1.0)
     growth = growth.clamp(1 / _MOST_GROWTH, _MOST_GROWTH)[:, None]
     ahead = slice(_BEFORE, _BEFORE + horizon)
     return mean[:, ahead] * growth, has[:, ahead]
 
 
-def _compared(recent: Tensor, recent_known: Tensor, seasons: Tensor, past: Past) -> Tensor:
+def _compared(recent: Tensor, recent_known: Tensor, seasons: Tensor, known: Tensor, alike: Tensor) -> Tensor:
     """How far each season was from today before the origin: level, shape, and 1 for a like day; [B, D, 3]."""
-    both = past.seasons_observed[:, :, :_BEFORE] & recent_known[:, None, -_BEFORE:]
-    count = both.sum(dim=2).clamp_min(1)
-    difference = (seasons[:, :, :_BEFORE] - recent[:, None, -_BEFORE:]).where(both, 0.0)
+    both = known[:, :, :_BEFORE] * recent_known[:, None, -_BEFORE:]
+    count = both.sum(dim=2).clamp_min_(1)
+    difference = (seasons[:, :, :_BEFORE] - recent[:, None, -_BEFORE:]).mul_(both)
     level = difference.sum(dim=2) / count
-    shape = (difference - level[..., None]).abs().where(both, 0.0).sum(dim=2) / count
-    return torch.stack([level.abs().log1p(), shape.log1p(), past.alike.float().mean(dim=2)], dim=2)
+    shape = difference.sub_(level[..., None]).abs_().mul_(both).sum(dim=2) / count
+    return torch.stack([level.abs().log1p(), shape.log1p(), alike.mean(dim=2)], dim=2)
 
 
 def _clock(moment_B3: Tensor) -> Tensor:  # noqa: N803
