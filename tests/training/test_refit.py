@@ -202,6 +202,7 @@ def test_days_of_the_month_that_training_never_saw_are_served_as_the_mean_of_the
     done = run_command(
         "kforecast-train",
         *("source=synthetic", "source.days=10", "experiment=smoke", "logger=none", "artifact_dir=model"),
+        *("model.day_of_month=true", "refit=false"),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -209,3 +210,19 @@ def test_days_of_the_month_that_training_never_saw_are_served_as_the_mean_of_the
     days = Artifact.load(tmp_path / "model").state["dynamic_embeddings.3.weight"]
     torch.testing.assert_close(days[9:], days[1:9].mean(dim=0).expand(23, -1))
     assert days[1:9].std(dim=0).min() > 0
+
+
+def test_fcnet_is_trained_again_too_and_no_day_of_the_month_differs(tmp_path: Path) -> None:
+    done = run_command(
+        "kforecast-train",
+        *("source=synthetic", "source.days=10", "experiment=smoke", "logger=none", "artifact_dir=model"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"trained in +[\d.]+ s, and again in [\d.]+ s", done.stdout)
+    artifact = Artifact.load(tmp_path / "model")
+    assert artifact.metadata["data"]["train_end"] == artifact.metadata["data"]["validation_end"]
+    days = artifact.state["dynamic_embeddings.3.weight"]
+    assert torch.equal(days, days[:1].expand_as(days))
+    hours = artifact.state["dynamic_embeddings.1.weight"]
+    assert hours.std(dim=0).min() > 0

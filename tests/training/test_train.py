@@ -59,6 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         "--model-save-path=model",
         "trainer.max_epochs=4",
         "artifact.per_series=true",
+        "refit=false",  # so that what is served is what best.ckpt holds
         "hydra.run.dir=run",
         cwd=folder,
     )
@@ -110,6 +111,8 @@ def test_artifact_holds_the_best_checkpoint(run: SimpleNamespace) -> None:
     assert (result["status"], result["best_epoch"]) == ("done", best["epoch"] + 1)
     for name, value in artifact.state.items():
         trained = best["state_dict"][f"net.{name}"]
+        if name == "dynamic_embeddings.3.weight":  # all days of the month have one row
+            trained = trained[:1]
         torch.testing.assert_close(value, trained.expand_as(value), rtol=0, atol=0)
     assert artifact.item_ids == {"shop/cartqps": 0, "shop/searchqps": 1}
     assert artifact.config.num_series == 2
