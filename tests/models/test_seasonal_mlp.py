@@ -378,6 +378,7 @@ def test_a_network_can_be_made_again_from_what_it_says_of_itself(make):
         ({"hidden": "96"}, ["hidden", "'96'"]),
         ({"hidden": 1e9}, ["hidden", "1000000000.0"]),
         ({"hidden": 10**9}, ["GiB"]),
+        ({"hidden": 15_000, "members": 1, "layers": 1}, ["GiB"]),
         ({"layers": 10**9}, ["layers", "1000000000"]),
         ({"embedding": True}, ["embedding", "True"]),
         ({"dropout": 1.0}, ["dropout", "1.0"]),

@@ -124,7 +124,8 @@ class SeasonalMLP(Network):
         inputs = self._num_features() + len(heads) * (width + 1) + embedding
         outputs = window.prediction_length * len(QUANTILES)
         weights = hidden * (inputs + (layers - 1) * hidden + outputs) + inputs * window.prediction_length
-        if (size := 4 * members * weights) > _MOST_BYTES:
+        of_context = hidden * (2 * hidden + window.context_length + _CLOCK + outputs)
+        if (size := 4 * (members * weights + of_context)) > _MOST_BYTES:
             raise ValueError(
                 f"{members} members of {layers} layers of {hidden} with {inputs} inputs make a network of "
                 f"{size / 2**30:.1f} GiB; at most 1"
