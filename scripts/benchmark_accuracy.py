@@ -5,7 +5,7 @@ python scripts/benchmark_accuracy.py --jobs 2 --name slow --task nasa_http_10min
 
 The folder of the protocol (--bench) has protocol.py (exports tasks, judges forecasts, prints its table),
 tasks.json and peers.json (what others score). Each task is trained and evaluated with the public commands
-alone, once per seed; everything after the options is handed to kforecast-train.
+alone, once per seed; everything after the options is handed to kforecast-train, {task} and {seed} filled in.
 """
 
 import argparse
@@ -187,7 +187,7 @@ class Bench:
             f"artifact_dir={folder / 'model'}",
             f"hydra.run.dir={folder / 'run'}",
             f"seed={run.seed}",
-            *self.overrides,
+            *(part.replace("{task}", run.task).replace("{seed}", str(run.seed)) for part in self.overrides),
         ]
         evaluate = [
             BIN / "kforecast-evaluate",

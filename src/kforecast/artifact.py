@@ -150,6 +150,18 @@ class Artifact:
     metadata: dict[str, Any] | None = field(default=None, compare=False)
     intervals: Intervals | None = field(default=None, compare=False)
 
+    @property
+    def training_span(self) -> tuple[int | None, int | None]:
+        """Unix seconds at which the data ends that weights were fitted to, and that training used at all.
+
+        None where the metadata does not say.
+        """
+        data = (self.metadata or {}).get("data")
+        ends = ("train_end", "validation_end")
+        found = [data.get(name) if isinstance(data, dict) else None for name in ends]
+        fitted, used = (second if type(second) is int else None for second in found)
+        return fitted, used
+
     def save(self, directory: Path, parts: Mapping[str, "Artifact"] | None = None) -> None:
         """Make ``directory`` hold this artifact, replacing one that is there as a whole.
 

@@ -198,6 +198,7 @@ class TrainSettings(_Section):
     schedule: Literal["constant", "cosine"]
     refit: bool
     combine: bool
+    teacher: Annotated[str, Field(min_length=1)] | None
     window: WindowSection
     data: DataSection
     model: ModelSection

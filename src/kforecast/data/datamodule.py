@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from kforecast.data.calendar import Calendar, calendar_fields
 from kforecast.data.fill import Fill
 from kforecast.data.panel import Panel
 from kforecast.data.split import Split, split_windows
+from kforecast.data.taught import TaughtWindows
 from kforecast.data.windows import (
     BatchOrder,
     WindowBatch,
@@ -53,6 +54,9 @@ class ForecastDataModule(pl.LightningDataModule):
         The split, when the caller has made it with the same settings already.
     lookback:
         What the network sees beyond the context.
+    taught:
+        A teacher's forecasts from the origins of the training windows, float32 ``[windows, horizon]``, to be
+        learned too (:class:`kforecast.data.taught.TaughtWindows`).
 
     Raises
     ------
@@ -81,6 +85,7 @@ class ForecastDataModule(pl.LightningDataModule):
         seed: int = 0,
         split: Split | None = None,
         lookback: Lookback | None = None,
+        taught: np.ndarray | None = None,
     ) -> None:
         super().__init__()
         self.panel = panel
@@ -101,6 +106,9 @@ class ForecastDataModule(pl.LightningDataModule):
             skip_newest_window=skip_newest_window,
         )
         self.windows = WindowDataset(panel, window, fill, mask_gaps, lookback, self.calendar)
+        self._to_learn: Dataset[WindowBatch] = self.windows
+        if taught is not None:
+            self._to_learn = TaughtWindows(self.windows, self.split.train, taught)
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         """Put the panel where the network is; worker processes gather on the host."""
@@ -119,7 +127,7 @@ class ForecastDataModule(pl.LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
-        return window_loader(self.windows, order, self.num_workers)
+        return window_loader(self._to_learn, order, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[WindowBatch] | list[DataLoader[WindowBatch]]:
         """Validation windows in order; no loader when there is no validation part."""

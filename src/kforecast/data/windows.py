@@ -347,7 +347,9 @@ def share_of(count: int, rank: int, world_size: int) -> int:
     return len(range(rank, count, world_size))
 
 
-def window_loader(dataset: WindowDataset, order: BatchOrder, num_workers: int = 0) -> DataLoader[WindowBatch]:
+def window_loader(
+    dataset: Dataset[WindowBatch], order: BatchOrder, num_workers: int = 0
+) -> DataLoader[WindowBatch]:
     """An ordinary DataLoader whose every index is a batch or several, so that they cost one look-up."""
     return DataLoader(
         dataset,

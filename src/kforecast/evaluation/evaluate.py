@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -69,7 +69,7 @@ def evaluate(cfg: DictConfig) -> None:
     forecaster = Forecaster.of(artifact, str(artifact_dir))
     check_step(source, forecaster.window)
     panel = _known_series(read_history(source, forecaster.window.frequency, run_dir), forecaster)
-    trained_until, used_until = _training_span(artifact.metadata)
+    trained_until, used_until = artifact.training_span
     begin, stop = _span(panel, forecaster, chosen, used_until)
     warnings = _training_warnings(panel, begin, used_until)
     if forecaster.intervals is None or chosen.save_intervals:
@@ -155,14 +155,6 @@ def _known_series(panel: Panel, forecaster: Forecaster) -> Panel:
     log.warning("%d of %d series are not in the artifact: %s", len(unknown), panel.num_series, names)
     strangers = set(unknown)
     return panel.rows([row for row, pair in enumerate(panel.series) if pair not in strangers])
-
-
-def _training_span(metadata: dict[str, Any] | None) -> tuple[int | None, int | None]:
-    """Unix seconds at which the data ends that weights were fitted to, and that training used at all."""
-    data = (metadata or {}).get("data")
-    found = [data.get(name) if isinstance(data, dict) else None for name in ("train_end", "validation_end")]
-    fitted, used = (second if type(second) is int else None for second in found)
-    return fitted, used
 
 
 def _span(

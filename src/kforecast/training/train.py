@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kforecast.evaluation.capacity import Capacity
     from kforecast.metrics.source import MetricSource
     from kforecast.training.holdout import JudgedFit
+    from kforecast.training.teacher import Teacher
     from kforecast.window import Frequency, Window
 
 log = logging.getLogger(__name__)
@@ -71,13 +72,14 @@ class Result:
 
 
 class _Plan(NamedTuple):
-    """A configuration that has been checked, and what could be made of it without torch."""
+    """A configuration that has been checked, and what could be made of it before the data is read."""
 
     settings: TrainSettings
     artifact_dir: Path
     window: Window
     source: MetricSource
     capacity: Capacity
+    teacher: Teacher | None
 
 
 def train(cfg: DictConfig) -> float:
@@ -139,11 +141,21 @@ def _check(cfg: DictConfig, run_dir: Path, process: Process) -> _Plan:
     window = window_of(settings.window)
     source = built(cfg.source)
     check_step(source, window)
-    return _Plan(settings, artifact_dir, window, source, built(cfg.capacity))
+    return _Plan(
+        settings, artifact_dir, window, source, built(cfg.capacity), _teacher(settings.teacher, window)
+    )
+
+
+def _teacher(directory: str | None, window: Window) -> Teacher | None:
+    if directory is None:
+        return None
+    from kforecast.training.teacher import Teacher
+
+    return Teacher.load(Path(directory), window)
 
 
 def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
-    settings, artifact_dir, window, source, capacity = plan
+    settings, artifact_dir, window, source, capacity, teacher = plan
     cluster = join(settings.trainer.accelerator)
 
     panel = _read(source, window.frequency, run_dir)
@@ -158,7 +170,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     from kforecast.training.closing import close
     from kforecast.training.holdout import judge_fit
     from kforecast.training.threads import choose_threads
-    from kforecast.training.trainings import train_again, train_individually, train_network
+    from kforecast.training.trainings import data_of, train_again, train_individually, train_network
 
     _quieten()
     seed_everything(settings.seed, workers=True, verbose=False)
@@ -167,7 +179,9 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     processes = this_process().count
     threads = choose_threads(settings.threads, settings.data.batch_size, processes, net.windows_per_thread)
     log.info("Seed %d; window: %s; CPU threads: %d", settings.seed, window, threads)
-    data = built(cfg.data, panel=panel, window=window, split=split, seed=settings.seed, lookback=net.lookback)
+    if teacher is not None:
+        teacher.announce(panel, split)
+    data = data_of(cfg, settings, panel, split, net, teacher)
     maker = ArtifactMaker(estimator_config, recorded(cfg), panel, split, data.calendar)
     maker.announce(net)
     _say_sample(settings, split)
@@ -183,7 +197,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     process = this_process()
     refit = None
     if settings.refit and len(split.validation):
-        refit = train_again(cfg, settings, fit, cluster)
+        refit = train_again(cfg, settings, fit, teacher, cluster)
     judged = None
     if process.first:
         judged = judge_fit(fit, settings.data.fill, capacity, settings.seed, refit, settings.combine)

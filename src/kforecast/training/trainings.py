@@ -14,8 +14,10 @@ from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from kforecast import command
-from kforecast.config import TrainSettings, built
-from kforecast.data.split import split_windows
+from kforecast.config import TrainSettings, built, window_of
+from kforecast.data.datamodule import ForecastDataModule
+from kforecast.data.panel import Panel
+from kforecast.data.split import Split, split_windows
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.summary import scores_table
 from kforecast.models import Network
@@ -24,8 +26,30 @@ from kforecast.training.fit import Fit, fit
 from kforecast.training.group import first
 from kforecast.training.holdout import JudgedFit, judge_fit
 from kforecast.training.module import TRAIN_LOSS, ForecastModule
+from kforecast.training.teacher import Teacher
 
 log = logging.getLogger(__name__)
+
+
+def data_of(
+    cfg: DictConfig,
+    settings: TrainSettings,
+    panel: Panel,
+    split: Split,
+    net: Network,
+    teacher: Teacher | None,
+) -> ForecastDataModule:
+    """The windows that ``net`` is trained on."""
+    data: ForecastDataModule = built(
+        cfg.data,
+        panel=panel,
+        window=window_of(settings.window),
+        split=split,
+        seed=settings.seed,
+        lookback=net.lookback,
+        taught=None if teacher is None else teacher.forecasts(panel, split),
+    )
+    return data
 
 
 def train_network(
@@ -72,7 +96,11 @@ def train_network(
 
 
 def train_again(
-    cfg: DictConfig, settings: TrainSettings, first_fit: Fit, cluster: ClusterEnvironment | None
+    cfg: DictConfig,
+    settings: TrainSettings,
+    first_fit: Fit,
+    teacher: Teacher | None,
+    cluster: ClusterEnvironment | None,
 ) -> Fit:
     """The network trained again, on the validation part too, for as many epochs as were best before."""
     # Only the first process has read the checkpoint that says it.
@@ -92,7 +120,7 @@ def train_again(
         validation_end=first_fit.data.split.validation_end,
     )
     net = built(cfg.model, window=window, num_series=panel.num_series)
-    data = built(cfg.data, panel=panel, window=window, split=split, seed=settings.seed, lookback=net.lookback)
+    data = data_of(cfg, settings, panel, split, net, teacher)
     return train_network(again, data, net, [], cluster, schedule_epochs=cfg.trainer.max_epochs)
 
 

@@ -1,0 +1,97 @@
+"""A better model to learn from: ``teacher=ARTIFACT``."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kforecast.artifact import Artifact
+from kforecast.data.panel import Panel
+from kforecast.data.split import Split
+from kforecast.errors import ArtifactError, ConfigError, DataError, few
+from kforecast.forecaster import Forecaster
+from kforecast.metrics.timerange import utc
+from kforecast.window import Window
+
+log = logging.getLogger(__name__)
+
+# Its forecasts are kept in memory.
+_MOST_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """An artifact whose forecasts are part of what is learned (:class:`kforecast.data.taught.TaughtWindows`).
+
+    Attributes
+    ----------
+    forecaster:
+        What the artifact holds.
+    used_until:
+        Unix seconds at which the data of its own training ends; None when it does not say.
+    """
+
+    forecaster: Forecaster
+    used_until: int | None
+
+    @classmethod
+    def load(cls, directory: Path, window: Window) -> "Teacher":
+        """Load an artifact that can teach a network of such windows.
+
+        Raises
+        ------
+        ArtifactError
+            When the directory does not hold an artifact that belongs together.
+        ConfigError
+            When it is missing, or forecasts something else.
+        """
+        if not directory.is_dir():
+            raise ConfigError(f"teacher: {directory}: no such directory")
+        artifact = Artifact.load(directory)
+        forecaster = Forecaster.of(artifact, str(directory))
+        its = forecaster.window
+        if (its.frequency, its.prediction_length) != (window.frequency, window.prediction_length):
+            raise ConfigError(
+                f"teacher: {directory} forecasts {its.prediction_length} steps of {its.frequency.name}, but "
+                f"training is for {window.prediction_length} steps of {window.frequency.name}; name an "
+                "artifact of the same window.freq and window.prediction_length"
+            )
+        return cls(forecaster, artifact.training_span[1])
+
+    def forecasts(self, panel: Panel, split: Split) -> np.ndarray:
+        """Its forecasts from the origins of the training windows, float32 ``[len(split.train), horizon]``.
+
+        Raises
+        ------
+        DataError
+            When it cannot forecast one of the series, or there are too many windows.
+        ArtifactError
+            When a forecast is not a finite number.
+        """
+        name = self.forecaster.name
+        if unknown := self.forecaster.unknown(panel.series):
+            series = few([" ".join(pair) for pair in unknown])
+            raise DataError(f"teacher: {name} cannot forecast {series}; train it on the same series")
+        count, horizon = len(split.train), self.forecaster.window.prediction_length
+        if 4 * count * horizon > _MOST_BYTES:
+            raise DataError(
+                f"teacher: forecasts of {count:,} windows x {horizon} steps are more than the "
+                f"{_MOST_BYTES / 2**30:g} GiB kept in memory; train on fewer series or a shorter history"
+            )
+        cells = np.asarray(split.train)
+        made = self.forecaster.forecast_windows(panel, cells // panel.num_bins, cells % panel.num_bins).values
+        if not np.isfinite(made).all():
+            raise ArtifactError(f"teacher: {name}: its forecasts are not finite numbers")
+        return made
+
+    def announce(self, panel: Panel, split: Split) -> None:
+        """Say who teaches, and when the test part does not tell how good the result is."""
+        log.info("Learning from %s too (teacher)", self.forecaster.name)
+        test = panel.start + split.validation_end * panel.frequency.step
+        if len(split.test) and self.used_until is not None and self.used_until > test:
+            log.warning(
+                "The teacher has seen data until %s, the test part begins at %s: it will flatter the result",
+                utc(self.used_until),
+                utc(test),
+            )

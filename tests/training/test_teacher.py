@@ -1,0 +1,121 @@
+"""``teacher=ARTIFACT``: a network learns from the forecasts of a better one too."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from conftest import run_command
+from kforecast.artifact import Artifact
+from kforecast.data.cells import Cells
+from kforecast.data.panel import Panel
+from kforecast.data.taught import TaughtWindows
+from kforecast.data.windows import WindowDataset
+from kforecast.window import Frequency, Window
+
+SOURCE = ["source=synthetic", "source.workloads=2", "source.days=21", "source.step=3600", "window=1h"]
+TEACHER = ["model=seasonal_mlp", "model.members=2", "model.hidden=8", "trainer.max_epochs=2"]
+TAUGHT = ["experiment=smoke", "teacher=teacher"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds ``teacher``, an artifact."""
+    folder = tmp_path_factory.mktemp("taught")
+    train(folder, *TEACHER, "artifact_dir=teacher")
+    return folder
+
+
+def train(folder: Path, *arguments: str, refused: bool = False) -> str:
+    """What a training says."""
+    done = run_command("kforecast-train", *SOURCE, "logger=none", *arguments, cwd=folder)
+    assert done.returncode == (2 if refused else 0), done.stderr
+    return done.stderr if refused else done.stdout
+
+
+def test_targets_are_nine_tenths_the_teachers_and_alone_its_where_nothing_was_observed() -> None:
+    values = np.arange(1.0, 41.0, dtype=np.float32).reshape(2, 20)
+    observed = np.ones((2, 20), dtype=bool)
+    observed[1, 12] = False
+    panel = Panel(
+        values * observed, observed, 0, Frequency.parse("1H"), (("shop/a", "qps"), ("shop/b", "qps"))
+    )
+    cells = Cells(np.array([4, 30]), np.array([6, 3]))  # origins 4 to 9 of one, 10 to 12 of the other
+    forecasts = np.arange(18, dtype=np.float32).reshape(9, 2) * 100
+    windows = WindowDataset(panel, Window(panel.frequency, 4, 2), "interpolate")
+    asked = torch.tensor([31, 4, 32])
+    batch, plain = TaughtWindows(windows, cells, forecasts)[asked], windows[asked]
+    # Origin 11 of the second: bins 11 (value 32) and 12 (not observed); origin 12: bins 12 and 13 (value 34).
+    expected = [[0.9 * 1400 + 3.2, 1500], [0.9 * 0 + 0.5, 0.9 * 100 + 0.6], [1600, 0.9 * 1700 + 3.4]]
+    torch.testing.assert_close(batch.target, torch.tensor(expected))
+    assert batch.observed.all()
+    assert torch.equal(batch.context, plain.context)
+    assert not plain.observed.all()
+
+
+def test_what_is_learned_leans_towards_the_teacher(folder: Path) -> None:
+    said = train(folder, *TAUGHT, "artifact_dir=taught")
+    train(folder, "experiment=smoke", "artifact_dir=alone")
+    assert "Learning from teacher too (teacher)" in said
+    assert re.search(r"trained in +[\d.]+ s, and again in", said)  # taught both times
+    taught, alone = Artifact.load(folder / "taught"), Artifact.load(folder / "alone")
+    assert taught.metadata["config"]["teacher"] == "teacher"
+    assert {name: weight.shape for name, weight in taught.state.items()} == {
+        name: weight.shape for name, weight in alone.state.items()
+    }
+    found = {name: forecasts(folder, name) for name in ("teacher", "taught", "alone")}
+    assert (
+        np.abs(found["taught"] - found["teacher"]).mean() < np.abs(found["alone"] - found["teacher"]).mean()
+    )
+
+
+def forecasts(folder: Path, name: str) -> np.ndarray:
+    """Of one artifact over the newest days."""
+    done = run_command(
+        "kforecast-evaluate",
+        *(f"artifact_dir={name}", *SOURCE[:4], f"hydra.run.dir=judged-{name}"),
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    found: np.ndarray = pd.read_csv(folder / f"judged-{name}" / "forecasts.csv")["value"].to_numpy()
+    return found
+
+
+def test_a_teacher_that_has_seen_the_test_part_is_said(folder: Path) -> None:
+    train(folder, *TEACHER, "data.test=0", "artifact_dir=knows_all")
+    said = train(folder, "experiment=smoke", "teacher=knows_all")
+    assert re.search(r"WARNING: The teacher has seen data until .*, the test part begins at", said)
+    assert "WARNING: The teacher" not in train(folder, *TAUGHT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["teacher=nowhere"], ["teacher: nowhere: no such directory"]),
+        (["teacher="], ["teacher"]),
+        (
+            ["teacher=teacher", "window.prediction_length=5"],
+            ["teacher: teacher forecasts 6 steps of 1H", "5 steps of 1H", "window.prediction_length"],
+        ),
+        (["teacher=teacher", "window=10min"], ["steps of 1H", "3 steps of 10min"]),
+    ],
+)
+def test_a_teacher_of_something_else_is_refused_before_the_data_is_read(
+    folder: Path, arguments: list[str], words: list[str]
+) -> None:
+    done = run_command("kforecast-train", "--dataset-file=nowhere.csv", "window=1h", *arguments, cwd=folder)
+    said = done.stderr
+    assert done.returncode == 2, said
+    assert all(word in said for word in words), said
+    assert "nowhere.csv" not in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_a_teacher_that_does_not_know_a_series_is_refused(folder: Path) -> None:
+    train(folder, "model.shared_embedding=false", "experiment=smoke", "artifact_dir=individual")
+    said = train(folder, "source.workloads=3", "experiment=smoke", "teacher=individual", refused=True)
+    assert "teacher: individual cannot forecast shop/" in said
+    assert "train it on the same series" in said
