@@ -230,7 +230,8 @@ class Bench:
         return scores
 
     def _folder(self, task: str) -> Path:
-        return self.out / self.name.replace(" ", "-") / task
+        # Some characters mean something in an override.
+        return self.out / re.sub(r"[^\w.-]+", "-", self.name) / task
 
 
 def _json(file: Path) -> dict[str, Any]:
