@@ -240,7 +240,7 @@ def test_under_torchrun(runs: SimpleNamespace, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "outputs").glob("*/*")
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
-    assert done.stdout.count("Epoch: 1, Steps") == 1
+    assert done.stdout.count("Epoch: 1, Steps") == 2  # of the training and of the second one
     assert (run / "train.log").read_text().strip() == done.stdout.strip()
     Artifact.load(run / "artifact")
 
@@ -289,7 +289,7 @@ def test_under_a_cluster(launcher: str, shape: str, runs: SimpleNamespace, tmp_p
     assert said[1] == ("", "")
     (run,) = (tmp_path / "outputs").glob("*/*")
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
-    assert (run / "train.log").read_text().count("Epoch: 1, Steps") == 1
+    assert (run / "train.log").read_text().count("Epoch: 1, Steps") == 2
     Artifact.load(run / "artifact")
 
 

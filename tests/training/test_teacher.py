@@ -59,7 +59,7 @@ def test_targets_are_nine_tenths_the_teachers_and_alone_its_where_nothing_was_ob
 def test_what_is_learned_leans_towards_the_teacher(folder: Path) -> None:
     said = train(folder, *TAUGHT, "artifact_dir=taught")
     train(folder, "experiment=smoke", "artifact_dir=alone")
-    assert "Learning from teacher too (teacher)" in said
+    assert "Learning from the forecasts of teacher too (teacher)" in said
     assert re.search(r"trained in +[\d.]+ s, and again in", said)  # taught both times
     taught, alone = Artifact.load(folder / "taught"), Artifact.load(folder / "alone")
     assert taught.metadata["config"]["teacher"] == "teacher"

@@ -87,7 +87,7 @@ class Teacher:
 
     def announce(self, panel: Panel, split: Split) -> None:
         """Say who teaches, and when the test part does not tell how good the result is."""
-        log.info("Learning from %s too (teacher)", self.forecaster.name)
+        log.info("Learning from the forecasts of %s too (teacher)", self.forecaster.name)
         test = panel.start + split.validation_end * panel.frequency.step
         if len(split.test) and self.used_until is not None and self.used_until > test:
             log.warning(
