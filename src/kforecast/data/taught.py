@@ -11,8 +11,7 @@ from torch.utils.data import Dataset
 from kforecast.data.cells import Cells
 from kforecast.data.windows import WindowBatch, WindowDataset
 
-# With nine tenths Fcnet did better than with half or none on recordings with few windows
-# (docs/models.md).
+# With nine tenths Fcnet did better than with half or none on recordings with few windows (docs/models.md).
 _TEACHER = 0.9
 
 

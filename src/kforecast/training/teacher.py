@@ -16,8 +16,8 @@ from kforecast.window import Window
 
 log = logging.getLogger(__name__)
 
-# Its forecasts are kept in memory.
-_MOST_BYTES = 4 * 2**30
+# Its forecasts are kept in memory; while they are made, so are their parts, several times as much.
+_MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
