@@ -8,12 +8,16 @@ import pandas as pd
 import pytest
 import torch
 
-from conftest import run_command
+from conftest import composed, run_command
 from kforecast.artifact import Artifact
+from kforecast.config import built
 from kforecast.data.cells import Cells
 from kforecast.data.panel import Panel
+from kforecast.data.split import split_windows
 from kforecast.data.taught import TaughtWindows
 from kforecast.data.windows import WindowDataset
+from kforecast.errors import DataError
+from kforecast.training.teacher import Teacher
 from kforecast.window import Frequency, Window
 
 SOURCE = ["source=synthetic", "source.workloads=2", "source.days=21", "source.step=3600", "window=1h"]
@@ -58,9 +62,12 @@ def test_targets_are_nine_tenths_the_teachers_and_alone_its_where_nothing_was_ob
 
 def test_what_is_learned_leans_towards_the_teacher(folder: Path) -> None:
     said = train(folder, *TAUGHT, "artifact_dir=taught")
-    train(folder, "experiment=smoke", "artifact_dir=alone")
+    said_alone = train(folder, "experiment=smoke", "artifact_dir=alone")
     assert "Learning from the forecasts of teacher too (teacher)" in said
-    assert re.search(r"trained in +[\d.]+ s, and again in", said)  # taught both times
+    # Same seed, windows and weights: only targets can make the difference, in the second training too.
+    first, second = (losses_of_first_epochs(words) for words in (said, said_alone))
+    assert len(first) == len(second) == 2
+    assert all(ours != theirs for ours, theirs in zip(first, second, strict=True))
     taught, alone = Artifact.load(folder / "taught"), Artifact.load(folder / "alone")
     assert taught.metadata["config"]["teacher"] == "teacher"
     assert {name: weight.shape for name, weight in taught.state.items()} == {
@@ -70,6 +77,11 @@ def test_what_is_learned_leans_towards_the_teacher(folder: Path) -> None:
     assert (
         np.abs(found["taught"] - found["teacher"]).mean() < np.abs(found["alone"] - found["teacher"]).mean()
     )
+
+
+def losses_of_first_epochs(said: str) -> list[str]:
+    """Training losses of the first epoch of each training."""
+    return re.findall(r"Epoch: 1, Steps: \d+ \| Train Loss: ([\d.]+)", said)
 
 
 def forecasts(folder: Path, name: str) -> np.ndarray:
@@ -112,6 +124,19 @@ def test_a_teacher_of_something_else_is_refused_before_the_data_is_read(
     assert all(word in said for word in words), said
     assert "nowhere.csv" not in said
     assert len(said.strip().splitlines()) == 1
+
+
+def test_more_forecasts_than_fit_into_memory_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = Window(Frequency.parse("1H"), 24, 6)
+    panel = Panel.from_frame(built(composed(*SOURCE).source).fetch(), window.frequency)
+    split = split_windows(panel, window, validation=0.1, test=0.1, max_missing=0.5)
+    teacher = Teacher.load(folder / "teacher", window)
+    assert teacher.forecasts(panel, split).shape == (len(split.train), 6)
+    monkeypatch.setattr("kforecast.training.teacher._MOST_BYTES", 4 * 6 * len(split.train) - 1)
+    with pytest.raises(DataError, match=f"forecasts of {len(split.train):,} windows x 6 steps are more than"):
+        teacher.forecasts(panel, split)
 
 
 def test_a_teacher_that_does_not_know_a_series_is_refused(folder: Path) -> None:
