@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 BIN = Path(sys.executable).parent
 # Test processes share few cores, where torch's threads wait for each other. Before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Bit for bit the same everywhere, also where there is a GPU.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 START = 1_704_067_200  # 2024-01-01 00:00 UTC, a Monday
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from kforecast.artifact import Artifact
 from kforecast.config import check_train_settings
 from kforecast.errors import ConfigError
 from kforecast.processes import Process, this_process
+from kforecast.training.group import check_devices
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
@@ -151,6 +153,27 @@ def test_bad_data_is_said_once(tmp_path: Path, traffic_csv: Callable[..., Path])
 def test_what_cannot_be_shared_out(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_train_settings(composed("source=synthetic", *arguments))
+
+
+@pytest.mark.parametrize(
+    "arguments, found, message",
+    [
+        (["trainer=gpu"], 0, "trainer.accelerator: gpu, but torch finds no GPU on this machine"),
+        (["trainer=ddp"], 0, None),
+        (["trainer=ddp"], 1, "trainer.devices: 2 processes want a GPU each, and this machine has 1"),
+        (["trainer=ddp"], 2, None),
+        (["trainer=ddp", "trainer.accelerator=cpu"], 1, None),
+        (["trainer=gpu"], 1, None),
+    ],
+)
+def test_as_many_gpus_as_the_machine_has(
+    arguments: list[str], found: int, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: found)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    trainer = check_train_settings(composed("source=synthetic", *arguments)).trainer
+    with nullcontext() if message is None else pytest.raises(ConfigError, match=message):
+        check_devices(trainer)
 
 
 def test_a_bad_configuration_starts_nothing(tmp_path: Path) -> None:

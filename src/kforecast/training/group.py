@@ -15,12 +15,40 @@ from kforecast.processes import this_process
 if TYPE_CHECKING:
     from lightning.fabric.plugins import ClusterEnvironment
 
+    from kforecast.config import TrainerSection
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 # How long one process may be busy alone (a long fetch, judging) before the others give up.
 _PATIENCE = timedelta(hours=1)
 _FAREWELL = timedelta(seconds=10)
+
+
+def check_devices(trainer: TrainerSection) -> None:
+    """Refuse GPUs that this machine does not have.
+
+    Raises
+    ------
+    ConfigError
+        Naming the number asked for and that found.
+    """
+    wanted = trainer.accelerator in ("gpu", "cuda", "mps")
+    if not wanted and (trainer.accelerator != "auto" or trainer.devices == 1):
+        return  # without importing torch
+    import torch
+
+    found = torch.cuda.device_count() or int(torch.backends.mps.is_available())
+    if wanted and not found:
+        raise ConfigError(
+            f"trainer.accelerator: {trainer.accelerator}, but torch finds no GPU on this machine; use auto, "
+            "which takes one when there is one, or cpu"
+        )
+    if 0 < found < trainer.devices:
+        raise ConfigError(
+            f"trainer.devices: {trainer.devices} processes want a GPU each, and this machine has {found}; "
+            f"set trainer.devices={found}, or trainer.accelerator=cpu"
+        )
 
 
 def join(accelerator: str) -> ClusterEnvironment | None:

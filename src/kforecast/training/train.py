@@ -33,7 +33,7 @@ from kforecast.directory import check_writable
 from kforecast.errors import DataError, GateError, ours
 from kforecast.history import read_history
 from kforecast.processes import Process, this_process
-from kforecast.training.group import end_at_once, explained, first, join, leave
+from kforecast.training.group import check_devices, end_at_once, explained, first, join, leave
 from kforecast.training.launch import train_in_processes, write_result
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def train(cfg: DictConfig) -> float:
 def _check(cfg: DictConfig, run_dir: Path, process: Process) -> _Plan:
     settings = check_train_settings(cfg)
     check_processes(settings.trainer, process.count)
+    check_devices(settings.trainer)
     artifact_dir = _artifact_dir(settings, run_dir)
     if process.first:
         check_writable(artifact_dir)
