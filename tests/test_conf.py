@@ -154,6 +154,13 @@ def test_the_kapacity_experiment_is_the_recipe_of_the_contract() -> None:
     assert (cfg.window.freq, cfg.window.context_length, cfg.window.prediction_length) == ("10min", 7, 3)
 
 
+@pytest.mark.parametrize(
+    "overrides, fill", [([], "zero"), (["data.fill=ffill"], "ffill"), (["model=auto"], "interpolate")]
+)
+def test_kapacitys_network_meets_the_gaps_that_its_job_serves(overrides: list[str], fill: str) -> None:
+    assert composed("source=synthetic", *overrides).data.fill == fill
+
+
 @pytest.mark.parametrize("timezone", ["Asia/Tokyo", "{shop/cart: Europe/Berlin, default: Asia/Tokyo}"])
 def test_time_zones_are_one_name_or_one_for_each_workload(timezone: str) -> None:
     cfg = composed("source=synthetic", f"data.timezone={timezone}")
