@@ -4,6 +4,10 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -244,6 +248,33 @@ def test_a_failing_write_leaves_the_earlier_artifact(tmp_path: Path, monkeypatch
         make_artifact(0.2).save(directory)
     assert Artifact.load(directory).state["lc.bias"][0] == pytest.approx(0.1)
     assert names_in(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("module, step", [(tempfile, "mkdtemp"), (os, "fsync"), (shutil, "rmtree")])
+@pytest.mark.parametrize("others", [False, True])
+def test_ctrl_c_amid_a_replacement_takes_effect_after_it(
+    module: object, step: str, others: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "model"
+    make_artifact(0.1).save(directory)
+    if others:  # the files are renamed in one after the other
+        (directory / "notes.txt").write_text("of others")
+    before = names_in(directory)
+    done: Callable[..., object] = getattr(module, step)
+
+    def interrupted(*arguments: object, **options: object) -> object:
+        signal.raise_signal(signal.SIGINT)
+        made = done(*arguments, **options)
+        signal.raise_signal(signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(module, step, interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        make_artifact(0.2).save(directory)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert Artifact.load(directory).state["lc.bias"][0] == pytest.approx(0.2)
+    assert (names_in(tmp_path), names_in(directory)) == (["model"], before)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@
 import ctypes
 import os
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from kforecast.errors import ConfigError
@@ -35,7 +38,8 @@ def replace_directory(directory: Path, contents: Mapping[str, bytes], owned: Col
 
     A directory that holds nothing but owned entries is swapped with one atomic rename. One that cannot be
     swapped (a mounted volume, or other people's files lie in it) gets the files renamed in one after the
-    other; should the process die in those microseconds, old and new are mixed.
+    other; should the process die in those microseconds, old and new are mixed. Ctrl-C and SIGTERM take effect
+    when it is done, so that they leave nothing half made.
 
     Parameters
     ----------
@@ -52,7 +56,11 @@ def replace_directory(directory: Path, contents: Mapping[str, bytes], owned: Col
     OSError
         When the file system refuses; what was there is still there.
     """
-    directory = directory.resolve()
+    with _signals_wait():
+        _replace(directory.resolve(), contents, owned)
+
+
+def _replace(directory: Path, contents: Mapping[str, bytes], owned: Collection[str]) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     if not _may_be_swapped(directory, owned):
         _replace_files(directory, contents, owned)
@@ -69,6 +77,27 @@ def replace_directory(directory: Path, contents: Mapping[str, bytes], owned: Col
         _sync(directory.parent)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Ctrl-C and SIGTERM take effect at the end of the block. Other threads than the first never get them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    # None: a handler that is not Python's, which could not be put back.
+    handlers = {number: found for number in numbers if (found := signal.getsignal(number)) is not None}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, _: came.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for waiting in came:
+            signal.raise_signal(waiting)
 
 
 def _may_be_swapped(directory: Path, owned: Collection[str]) -> bool:
