@@ -17,7 +17,7 @@ import yaml
 
 from kforecast.artifact import METADATA, TRIO, Artifact, EstimatorConfig, checkpoint_bytes, folder_name
 from kforecast.directory import check_writable, replace_directory
-from kforecast.errors import ArtifactError, ConfigError
+from kforecast.errors import ArtifactError, ConfigError, OutputError
 from kforecast.models.fcnet import Fcnet
 
 # Contract 5, word for word.
@@ -244,7 +244,7 @@ def test_a_failing_write_leaves_the_earlier_artifact(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OutputError, match=f"{directory}: cannot be written: No space"):
         make_artifact(0.2).save(directory)
     assert Artifact.load(directory).state["lc.bias"][0] == pytest.approx(0.1)
     assert names_in(tmp_path) == ["model"]

@@ -39,7 +39,7 @@ MAY_USE = {
 }
 # Entry functions, which alone see a configuration, inside rooms that otherwise do not.
 ENTRIES = {"evaluation/evaluate"} | {
-    f"training/{name}" for name in ("train", "trainings", "launch", "closing", "sweep")
+    f"training/{name}" for name in ("train", "trainings", "launch", "closing", "rerun", "sweep")
 }
 INSIDE = {*MAY_USE, "training"} - {"config", "legacy_cli"}
 

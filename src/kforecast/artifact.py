@@ -252,6 +252,11 @@ def discard(directory: Path) -> None:
         directory.rmdir()
 
 
+def sha256(directory: Path) -> str:
+    """Of the checkpoint: equal for equal weights."""
+    return hashlib.sha256((directory / CHECKPOINT).read_bytes()).hexdigest()
+
+
 def save_intervals(directory: Path, intervals: Intervals) -> Path:
     """Put intervals beside the checkpoint of an artifact that is there; return the file.
 
@@ -260,7 +265,7 @@ def save_intervals(directory: Path, intervals: Intervals) -> Path:
     OSError
         When the file system refuses; what was there is still there.
     """
-    text = intervals.to_json(hashlib.sha256((directory / CHECKPOINT).read_bytes()).hexdigest())
+    text = intervals.to_json(sha256(directory))
 
     def write(staged: Path) -> None:
         staged.write_text(text, encoding="utf-8")

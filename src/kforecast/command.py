@@ -46,6 +46,7 @@ def run(
     config_name: str,
     flags: Collection[str] = tuple(FLAGS),
     together: bool = False,
+    prepare: Callable[[list[str]], tuple[list[str], str]] | None = None,
 ) -> int:
     """Run a command as a whole: ``sys.argv`` in, exit code out.
 
@@ -60,6 +61,8 @@ def run(
     together:
         Whether the processes that a launcher starts are one run: all but the first then print and write
         nothing. Of a machine without the first one, one process still says its errors.
+    prepare:
+        Changes the command line before anything else, and says which primary config is to be composed.
     """
     process = Process()
     signal.signal(signal.SIGTERM, _terminate)
@@ -81,12 +84,15 @@ def run(
             _be_silent()
         # Whoever started this process has had its warnings already.
         repeated = not process.first or STARTED_BY in os.environ
+        primary = config_name
+        if prepare is not None:
+            sys.argv[1:], primary = prepare(sys.argv[1:])
         with redirect_stderr(StringIO()) if repeated else nullcontext():
             sys.argv[1:] = translate(sys.argv[1:], flags, config_name)
         _check_flags(sys.argv[1:], flags)
         if process.count > 1:
             sys.argv[1:] = _for_one_of_many(sys.argv[1:], process)
-        failure = _run_hydra(task, config_name)
+        failure = _run_hydra(task, primary)
         if failure is not None:
             raise failure
     except (KforecastError, HydraException, OmegaConfBaseException) as error:

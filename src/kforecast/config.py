@@ -199,6 +199,9 @@ class TrainSettings(_Section):
     refit: bool
     combine: bool
     teacher: Annotated[str, Field(min_length=1)] | None
+    resume: Annotated[str, Field(min_length=1)] | None
+    repeat: Annotated[str, Field(min_length=1)] | None
+    checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     window: WindowSection
     data: DataSection
     model: ModelSection

@@ -2,16 +2,19 @@
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kforecast.errors import ConfigError
+from filelock import FileLock, Timeout
+
+from kforecast.errors import ConfigError, OutputError
 
 
 def check_writable(directory: Path) -> None:
@@ -20,7 +23,9 @@ def check_writable(directory: Path) -> None:
     Raises
     ------
     ConfigError
-        When it is a file, lies below one, or may not be written.
+        When it is a file, or lies below one.
+    OutputError
+        When it may not be written.
     """
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"{directory}: is a file, not a directory")
@@ -30,7 +35,87 @@ def check_writable(directory: Path) -> None:
     if not existing.is_dir():
         raise ConfigError(f"{directory}: {existing} is a file, so no directory can be made there")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"{directory}: {existing} is not writable")
+        raise OutputError(f"{directory}: {existing} is not writable")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say which path it was when the file system refuses to write it.
+
+    Raises
+    ------
+    OutputError
+        In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def check_still_there(directory: Path) -> None:
+    """Find out that a directory has gone that was there, for instance with its volume.
+
+    Raises
+    ------
+    OutputError
+        So that nothing is written below it that would lie elsewhere.
+    """
+    if not directory.is_dir():
+        raise OutputError(f"{directory}: has gone since the run began; is its volume still mounted?")
+
+
+@contextmanager
+def sole_writer(directory: Path, name: str) -> Iterator[None]:
+    """Keep other processes that ask for the same from writing a directory, on all machines where it lies.
+
+    What processes that were killed have left of their writing is removed.
+
+    Parameters
+    ----------
+    name:
+        What others are told of who writes.
+
+    Raises
+    ------
+    OutputError
+        When another is writing, and who; or when the file system refuses.
+    """
+    directory = directory.resolve()
+    made = _missing_parents(directory)
+    with writing(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    # A mounted volume is the only place that others are sure to see.
+    inside = os.path.ismount(directory) or not os.access(directory.parent, os.W_OK | os.X_OK)
+    path = directory / ".lock" if inside else directory.parent / f".{directory.name}.lock"
+    lock = FileLock(path, blocking=False)
+    try:
+        with writing(path):
+            lock.acquire()
+    except Timeout as error:
+        held_by = path.read_text(encoding="utf-8", errors="replace").strip() or "another run"
+        raise OutputError(f"{directory}: {held_by} is writing there; wait for it, or name another") from error
+    try:
+        with writing(path):
+            path.write_text(name, encoding="utf-8")
+        for folder in (directory.parent, directory) if directory.is_dir() else (directory.parent,):
+            begin = re.escape(f".{directory.name}." if folder == directory.parent else ".new.")
+            for left in folder.iterdir():
+                if re.fullmatch(rf"{begin}[a-z0-9_]{{8}}", left.name) and left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        # While it is held: whoever was waiting for this file finds that it has gone, and makes another.
+        path.unlink(missing_ok=True)
+        lock.release()
+        for parent in made:
+            with suppress(OSError):  # not empty
+                parent.rmdir()
+
+
+def _missing_parents(directory: Path) -> list[Path]:
+    """Those above a directory that do not exist, the lowest first."""
+    return [parent for parent in directory.parents if not parent.exists()]
 
 
 def replace_directory(directory: Path, contents: Mapping[str, bytes], owned: Collection[str]) -> None:
@@ -53,10 +138,10 @@ def replace_directory(directory: Path, contents: Mapping[str, bytes], owned: Col
 
     Raises
     ------
-    OSError
+    OutputError
         When the file system refuses; what was there is still there.
     """
-    with _signals_wait():
+    with signals_wait(), writing(directory):
         _replace(directory.resolve(), contents, owned)
 
 
@@ -80,7 +165,7 @@ def _replace(directory: Path, contents: Mapping[str, bytes], owned: Collection[s
 
 
 @contextmanager
-def _signals_wait() -> Iterator[None]:
+def signals_wait() -> Iterator[None]:
     """Ctrl-C and SIGTERM take effect at the end of the block. Other threads than the first never get them."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -35,7 +35,11 @@ class SourceError(KforecastError):
 
 
 class TrainingError(KforecastError):
-    """Training itself failed: numbers that are not finite, a disk that is full."""
+    """Training itself failed: numbers that are not finite, a process that is lost."""
+
+
+class OutputError(KforecastError):
+    """Something cannot be written: a full disk, a folder that has gone, another run that writes there."""
 
 
 class GateError(KforecastError):

@@ -10,6 +10,7 @@ from kforecast.console import short_path
 
 if TYPE_CHECKING:
     from kforecast.data.panel import Panel
+    from kforecast.metrics.csv import CsvSource
     from kforecast.metrics.source import MetricSource
     from kforecast.window import Frequency
 
@@ -32,3 +33,10 @@ def read_history(source: MetricSource, frequency: Frequency, run_dir: Path) -> P
     write_frame(frame, kept)
     log.info("Kept in %s; to repeat the run: source=csv source.path=%s", *[short_path(kept)] * 2)
     return Panel.from_frame(frame, frequency)
+
+
+def kept_history(history: Path) -> CsvSource:
+    """The history that an earlier run has kept, as a source."""
+    from kforecast.metrics.csv import CsvSource
+
+    return CsvSource(history, memory_map=False)

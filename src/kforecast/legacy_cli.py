@@ -144,14 +144,14 @@ def without_flags(line: str) -> str:
 
 def _insert(arguments: list[str], overrides: list[str]) -> list[str]:
     """Put overrides before the first one there is: Hydra wants all of them on one side of ``-m``."""
-    first = next((i for i, argument in enumerate(arguments) if _is_override(argument)), len(arguments))
+    first = next((i for i, argument in enumerate(arguments) if is_override(argument)), len(arguments))
     return arguments[:first] + overrides + arguments[first:]
 
 
 def append(arguments: list[str], overrides: list[str]) -> list[str]:
     """Put overrides behind the last one there is, so that they win."""
     last = max(
-        (i for i, argument in enumerate(arguments) if _is_override(argument)), default=len(arguments) - 1
+        (i for i, argument in enumerate(arguments) if is_override(argument)), default=len(arguments) - 1
     )
     return arguments[: last + 1] + overrides + arguments[last + 1 :]
 
@@ -160,6 +160,7 @@ def flags_for_hydra(arguments: list[str]) -> list[str]:
     """The flags that a composed configuration cannot stand for, as typed: where its files are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config-file")
+    parser.add_argument("--repeat")
     parser.add_argument("--config-path", "-cp")
     parser.add_argument("--config-name", "-cn")
     parser.add_argument("--config-dir", "-cd")
@@ -167,7 +168,8 @@ def flags_for_hydra(arguments: list[str]) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
 
 
-def _is_override(argument: str) -> bool:
+def is_override(argument: str) -> bool:
+    """Whether an argument is an override of Hydra's."""
     return ("=" in argument and not argument.startswith("-")) or argument.startswith("~")
 
 

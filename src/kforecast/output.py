@@ -1,17 +1,40 @@
-"""Files that a command writes: whole or not at all."""
+"""Files that a command writes: whole or not at all, and its log."""
 
 import json
+import logging
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kforecast.directory import check_writable
-from kforecast.errors import ConfigError
+from kforecast.directory import check_still_there, check_writable, signals_wait, writing
+from kforecast.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class LogFile(logging.FileHandler):
+    """A log file; when it cannot be written the work ends.
+
+    Raises
+    ------
+    OutputError
+        From whatever logs.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write, unless the folder has gone: the open file would take it, and nobody could read it."""
+        check_still_there(Path(self.baseFilename).parent)
+        super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Hand a refusal of the file system on."""
+        if isinstance(error := sys.exc_info()[1], OSError):
+            raise OutputError(f"{self.baseFilename}: cannot be written: {error.strerror or error}") from error
+        super().handleError(record)
 
 
 def check_output(value: object, endings: Collection[str], key: str = "output") -> Path | None:
@@ -63,10 +86,14 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
 
     Raises
     ------
-    OSError
+    OutputError
         When the file system refuses; what was there is still there.
     """
-    path = path.resolve()
+    with signals_wait(), writing(path):
+        _replace(path.resolve(), write)
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         # Under its own name, because the ending decides on the format.

@@ -127,6 +127,8 @@ class ForecastDataModule(pl.LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
+        if self.trainer is not None:  # gone on with at another epoch than the first
+            order.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         return window_loader(self._to_learn, order, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[WindowBatch] | list[DataLoader[WindowBatch]]:

@@ -298,9 +298,13 @@ class BatchOrder(Sampler[Tensor]):
         left_over = self._chosen % batch_size
         self.num_windows = self._chosen - (left_over if left_over < world_size > 1 else 0)
         self.epoch = 0
+        self.begin = 0
+        """How often something was handed out in this epoch already, by the run that is gone on with."""
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next; Lightning calls this before each."""
+        if epoch != self.epoch:
+            self.begin = 0
         self.epoch = epoch
 
     @property
@@ -317,13 +321,21 @@ class BatchOrder(Sampler[Tensor]):
         return -(-self.num_batches // self.at_once)
 
     def __iter__(self) -> Iterator[Tensor]:
+        # Worked out at the first step, because Lightning tells the epoch after it has asked for an iterator.
         if not self.num_windows:
-            return iter(())
+            return
         cells = torch.from_numpy(self.cells[self._positions()[: self.num_windows]])
         if self.world_size > 1:
             place = torch.arange(len(cells)) % self.batch_size
             cells = cells[place % self.world_size == self.rank]
-        return iter(torch.split(cells, self.at_once * self.share))
+        yield from torch.split(cells, self.at_once * self.share)[self.begin :]
+
+    def nth(self, number: int) -> Tensor:
+        """The windows of one step of this epoch, int64 ``[B]``; works all of them out."""
+        begin, self.begin = self.begin, 0
+        found = list(self)[number]
+        self.begin = begin
+        return found
 
     def _positions(self) -> np.ndarray:
         """Which windows, and in which order, int64 ``[chosen]``."""
@@ -347,17 +359,45 @@ def share_of(count: int, rank: int, world_size: int) -> int:
     return len(range(rank, count, world_size))
 
 
+class ResumableLoader(DataLoader[WindowBatch]):
+    """A loader that goes on amid an epoch: its state is the epoch and how often it has handed out windows."""
+
+    sampler: BatchOrder
+
+    def __iter__(self) -> Iterator[WindowBatch]:  # type: ignore[override]
+        self._handed_out = self.sampler.begin
+        return self._counted(super().__iter__())
+
+    def _counted(self, batches: Iterator[WindowBatch]) -> Iterator[WindowBatch]:
+        for batch in batches:
+            self._handed_out += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where it stands; Lightning keeps this in a checkpoint."""
+        return {"epoch": self.sampler.epoch, "handed_out": self._handed_out}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on there, unless that epoch is over."""
+        if state["epoch"] == self.sampler.epoch:
+            self.sampler.begin = state["handed_out"]
+
+
 def window_loader(
     dataset: Dataset[WindowBatch], order: BatchOrder, num_workers: int = 0
 ) -> DataLoader[WindowBatch]:
     """An ordinary DataLoader whose every index is a batch or several, so that they cost one look-up."""
-    return DataLoader(
+    kind = DataLoader if order.seed is None else ResumableLoader
+    return kind(
         dataset,
         sampler=order,
         batch_size=None,
         collate_fn=_as_is,  # type: ignore[arg-type]  # without a batch size it gets one item, not a list
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        # Of its own: every iterator draws a number, so that those of the network would depend on how often a
+        # run was gone on with.
+        generator=torch.Generator(),
     )
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,7 @@ class CsvSource:
         When ``memory_map`` is something else, or true for a file that is not Parquet.
     """
 
-    repeatable = True
+    repeatable: ClassVar[bool] = True
 
     def __init__(
         self, path: str | Path, memory_map: bool | str = "auto", cache_dir: str | Path = "outputs/cache"

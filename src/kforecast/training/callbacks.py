@@ -2,7 +2,6 @@
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +28,18 @@ class EpochLog(Checkpoint):
         self._begun = 0.0
         self._best = math.inf
         self._windows = self._steps = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is known of the epoch, for a checkpoint."""
+        return {"best": self._best, "windows": self._windows, "steps": self._steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on amid the epoch."""
+        self._best, self._windows, self._steps = (state_dict[name] for name in ("best", "windows", "steps"))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Start the clock of an epoch that is gone on with."""
+        self._begun = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Start the epoch's clock."""
@@ -92,12 +103,21 @@ class ArtifactWriter(Checkpoint):
     Parameters
     ----------
     write:
-        Called with the module, whose weights at that moment are the ones just saved.
+        Called with the module, whose weights at that moment are the ones just saved, and whether it is for
+        the first time.
     """
 
-    def __init__(self, write: Callable[[ForecastModule], None]) -> None:
+    def __init__(self, write: Callable[[ForecastModule, bool], None]) -> None:
         self._write = write
-        self._best = math.inf
+        self._best, self._first_time = math.inf, True
+
+    def state_dict(self) -> dict[str, Any]:
+        """How good the artifact is that lies there, for a checkpoint."""
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Leave it until there is a better one."""
+        self._best = state_dict["best"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write when the best score has moved."""
@@ -107,24 +127,8 @@ class ArtifactWriter(Checkpoint):
         score = float(checkpoint.best_model_score)
         if score < self._best and trainer.is_global_zero:
             assert isinstance(pl_module, ForecastModule)
-            self._write(pl_module)
-            self._best = score
-
-
-class Termination(Callback):
-    """Keeps SIGTERM what it was before the training: the end of this process, at once.
-
-    Lightning's own handler sends a message to the other processes first, which hangs when they are just
-    exchanging gradients.
-    """
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Keep the handler."""
-        self._handler = signal.getsignal(signal.SIGTERM)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Put it back."""
-        signal.signal(signal.SIGTERM, self._handler)
+            self._write(pl_module, self._first_time)
+            self._best, self._first_time = score, False
 
 
 class ForecastFigures(Callback):

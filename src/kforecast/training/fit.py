@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import EarlyStopping
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.errors import ConfigError, TrainingError
 from kforecast.models import Network
-from kforecast.training.callbacks import watching
 from kforecast.training.module import ForecastModule
+from kforecast.training.resume import LAST, RunCheckpoint, State
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,24 @@ class Fit:
         return self.module.net
 
 
-def fit(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, monitor: str) -> Fit:
+def fit(
+    module: ForecastModule,
+    data: ForecastDataModule,
+    trainer: pl.Trainer,
+    monitor: str,
+    run_checkpoint: RunCheckpoint,
+    resumed: State | None = None,
+) -> Fit:
     """Train, and put the best weights back into the module.
 
     Parameters
     ----------
     monitor:
         The loss that is reported when no ModelCheckpoint watches one.
+    run_checkpoint:
+        One of the trainer's callbacks.
+    resumed:
+        A checkpoint of this training to go on from; a training that was finished is not repeated.
 
     Raises
     ------
@@ -66,14 +77,29 @@ def fit(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, m
     KeyboardInterrupt
         When the user interrupts.
     """
+    if resumed is not None and "finished" in resumed:
+        module.load_state_dict(resumed["state_dict"])
+        return _fitted(module, data, trainer, resumed["finished"])
     begun = time.perf_counter()
     try:
-        trainer.fit(module, datamodule=data)
+        # Where it lies does not matter: what is loaded is at hand.
+        path = None if resumed is None else LAST
+        trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     except SystemExit as error:
         # Lightning turns Ctrl-C into exit code 1.
         if error.code == 1 and trainer.interrupted:
             raise KeyboardInterrupt from error
         raise
+    except TrainingError as error:
+        best = run_checkpoint.best
+        kept = (
+            "there was no better model before"
+            if best is None
+            else f"the best so far, of epoch {best['epoch'] + 1}, is kept"
+        )
+        raise TrainingError(
+            f"{error}; {kept}; try a smaller optimizer.lr, or trainer.gradient_clip_val=1"
+        ) from error
     except MisconfigurationException as error:
         raise ConfigError(f"trainer or callbacks: {' '.join(str(error).split())}") from error
     except RuntimeError as error:
@@ -81,18 +107,14 @@ def fit(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, m
         if "conditioned on metric" in str(error) or "could not find the monitored key" in str(error):
             raise ConfigError(f"callbacks: {' '.join(str(error).split())}") from error
         raise
-    seconds = time.perf_counter() - begun
+    seconds = run_checkpoint.seconds + time.perf_counter() - begun
 
-    checkpoint, stopping = watching(trainer), trainer.early_stopping_callback
+    stopping = trainer.early_stopping_callback
     epochs = best_epoch = trainer.current_epoch
-    score = float(trainer.callback_metrics.get(monitor, float("nan")))
-    if checkpoint is not None and checkpoint.best_model_path and checkpoint.best_model_score is not None:
-        score = float(checkpoint.best_model_score)
-        # The file is on the first process's machine, which alone goes on with the weights.
-        if trainer.is_global_zero:
-            best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
-            module.load_state_dict(best["state_dict"])
-            best_epoch = best["epoch"] + 1
+    score = run_checkpoint.losses.get(monitor, float("nan"))
+    if (best := run_checkpoint.best) is not None:
+        module.load_state_dict(best["state_dict"])
+        score, best_epoch = best["score"], best["epoch"] + 1
     if not torch.isfinite(torch.tensor(score)):
         raise TrainingError(f"{monitor} is {score} after {epochs} epochs; try a smaller optimizer.lr")
     if isinstance(stopping, EarlyStopping) and stopping.wait_count >= stopping.patience:
@@ -103,5 +125,13 @@ def fit(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, m
         stopped_by = f"trainer.max_epochs={trainer.max_epochs}"
     else:
         stopped_by = "another limit of the trainer"
+    outcome = {"score": score, "epochs": epochs, "best_epoch": best_epoch, "stopped_by": stopped_by}
+    outcome["seconds"] = seconds
+    if trainer.is_global_zero:
+        run_checkpoint.finish(module, outcome)
+    return _fitted(module, data, trainer, outcome)
+
+
+def _fitted(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, outcome: State) -> Fit:
     module.to(trainer.strategy.root_device).eval()
-    return Fit(module, data, score, epochs, best_epoch, stopped_by, seconds)
+    return Fit(module, data, **outcome)

@@ -8,13 +8,20 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from kforecast.directory import check_still_there
 from kforecast.errors import ConfigError
 from kforecast.legacy_cli import flags_for_hydra, quote
+from kforecast.output import write_json
 from kforecast.processes import start
 
 
-def train_in_processes(count: int, run_dir: Path, artifact_dir: Path) -> float:
+def train_in_processes(count: int, run_dir: Path, artifact_dir: Path, anew: bool) -> float:
     """Start the processes of this run, wait for them and hand on what they came to.
+
+    Parameters
+    ----------
+    anew:
+        Whether there is no checkpoint to go on from.
 
     Returns
     -------
@@ -25,8 +32,8 @@ def train_in_processes(count: int, run_dir: Path, artifact_dir: Path) -> float:
     SystemExit
         With the exit code of a run that failed.
     """
-    code = start(count, "kforecast.training.train", _command_line(run_dir, artifact_dir))
-    result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    code = start(count, "kforecast.training.train", _command_line(run_dir, artifact_dir, anew))
+    result = read_result(run_dir)
     if result["status"] == "running":
         result = {"status": "failed", "error": f"ended with exit code {code}"}
         write_result(run_dir, result)
@@ -35,12 +42,22 @@ def train_in_processes(count: int, run_dir: Path, artifact_dir: Path) -> float:
     return float(result.get("score", "nan"))
 
 
+def read_result(run_dir: Path) -> dict[str, Any]:
+    """What ``result.json`` says; empty where there is none that can be read."""
+    try:
+        content = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def write_result(run_dir: Path, content: dict[str, Any]) -> None:
     """Say in ``result.json`` how far a run has come."""
-    (run_dir / "result.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    check_still_there(run_dir)
+    write_json(content, run_dir / "result.json")
 
 
-def _command_line(run_dir: Path, artifact_dir: Path) -> list[str]:
+def _command_line(run_dir: Path, artifact_dir: Path, anew: bool) -> list[str]:
     """This run, or this job of a sweep, as a command of its own that works in the same folder."""
     hydra = HydraConfig.get()
     ours_alone = (
@@ -54,6 +71,8 @@ def _command_line(run_dir: Path, artifact_dir: Path) -> list[str]:
     overrides = [*hydra.overrides.task]
     overrides += [override for override in hydra.overrides.hydra if not override.startswith(ours_alone)]
     overrides.append(f"hydra.run.dir={quote(str(run_dir))}")
+    if anew and any(override.startswith("resume=") for override in overrides):
+        overrides.append("resume=null")  # the folder may hold checkpoints of a run that is done
     if hydra.mode == RunMode.MULTIRUN:
         overrides += [f"hydra.job.num={hydra.job.num}", f"hydra.job.id={quote(str(hydra.job.id))}"]
         overrides.append(f"artifact_dir={quote(str(artifact_dir))}")

@@ -13,14 +13,16 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from kforecast.data.datamodule import ForecastDataModule
-from kforecast.data.windows import BatchOrder, WindowBatch, share_of
+from kforecast.data.windows import BatchOrder, ResumableLoader, WindowBatch, share_of
+from kforecast.errors import TrainingError
 from kforecast.models import Fcnet, Network
 from kforecast.training.fcnet_gradient import FcnetGradient
 from kforecast.training.gradient import AutomaticGradient, Chunk, FlatParameters, Gradient, together
 
 # How many steps it takes until an average may be longer than half of the steps there were.
 _SOON = 10
-_TRAINED = "trained_weights"
+# Keys of a checkpoint.
+_TRAINED, _LOSSES, _RANDOM = "trained_weights", "epoch_losses", "random_state"
 # Steps in which a schedule that ends at nothing begins gently.
 _WARM_UP = 100
 
@@ -73,6 +75,8 @@ class ForecastModule(pl.LightningModule):
         self._trained = torch.empty(0)
         self._make_optimizer = optimizer
         self._seen: list[Tensor] = []
+        self._losses: list[Tensor] = []
+        self._random_state: dict[str, Any] = {}
         self._schedule, self.schedule_epochs = schedule, schedule_epochs
         # One step of Lightning's loop takes several batches, a step of the optimizer for each.
         self.automatic_optimization = False
@@ -96,9 +100,13 @@ class ForecastModule(pl.LightningModule):
     def training_step(self, batch: WindowBatch, batch_idx: int) -> None:  # noqa: ARG002
         """Train on one batch after the other.
 
-        The epoch's loss is the plain mean of its batch losses, as Kapacity's log has it.
+        Raises
+        ------
+        TrainingError
+            When a loss or a gradient is not a finite number.
         """
         trainer = self.trainer
+        self._restore_random_state()
         chunk = Chunk(self.net, batch, share_of(self.batch_size, trainer.global_rank, trainer.world_size))
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
@@ -107,10 +115,12 @@ class ForecastModule(pl.LightningModule):
         average = weights.clone()
         weights.copy_(self._trained)
         self._gradient.begin(chunk)
+        sums = []
         for begin, stop in chunk.bounds:
             gradient.zero_()
             self._gradient.add(begin, stop)
             together(gradient)
+            sums.append(gradient.sum())
             if self.gradient_clip_val is not None:
                 nn.utils.clip_grad_norm_([self._flat.values], self.gradient_clip_val)
             self._set_rate(optimizer)
@@ -124,7 +134,38 @@ class ForecastModule(pl.LightningModule):
         if self._seen:
             self.net.settle(self._seen)
         losses = chunk.losses()
-        self.log(TRAIN_LOSS, losses.mean(), on_step=False, on_epoch=True, batch_size=len(losses))
+        self._check_finite(chunk, torch.stack(sums), losses)
+        self._losses.append(losses)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's loss: the plain mean of its batch losses, as Kapacity's log has it."""
+        # Kept here and not by Lightning, which forgets the first part of an epoch that is gone on with.
+        self.log(TRAIN_LOSS, torch.cat([losses.to(self.device) for losses in self._losses]).mean())
+        self._losses = []
+
+    def _check_finite(self, chunk: Chunk, sums: Tensor, losses: Tensor) -> None:
+        """Find the first step whose loss or gradient is no finite number, and the window to blame."""
+        finite = sums.isfinite() & losses.isfinite()
+        if finite.all():
+            return
+        number = int((~finite).nonzero()[0])
+        begin, stop = chunk.bounds[number]
+        error = (chunk.error[begin:stop] * chunk.weight[begin:stop]).where(chunk.weight[begin:stop] > 0, 0.0)
+        worst = begin + int(error.abs().nan_to_num(torch.inf, torch.inf).amax(dim=1).argmax())
+        what = "gradient" if losses[number].isfinite() else "loss"
+        step = self.trainer.global_step - len(losses) + number + 1
+        loader = self.trainer.train_dataloader
+        cells = None
+        if isinstance(loader, ResumableLoader):
+            cells = loader.sampler.nth(loader.state_dict()["handed_out"] - 1)
+        where = self._title(cells, worst)
+        raise TrainingError(f"the {what} of step {step} (epoch {self.current_epoch + 1}) is no number{where}")
+
+    def _title(self, cells: Tensor | None, number: int) -> str:
+        data = getattr(self.trainer, "datamodule", None)
+        if cells is None or not isinstance(data, ForecastDataModule):
+            return ""
+        return f"; first to blame: {data.title(int(cells[number]))}"
 
     def _set_rate(self, optimizer: LightningOptimizer) -> None:
         if self._schedule == "constant":
@@ -150,9 +191,17 @@ class ForecastModule(pl.LightningModule):
         batches = trainer.num_training_batches if limited else order.num_batches
         self._num_steps = max(1, int(batches) * (self.schedule_epochs or trainer.max_epochs or 1))
 
-    def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
         """The epoch's validation loss is the mean over all observed targets."""
-        self.log(VALIDATION_LOSS, self.loss(batch), batch_size=int(batch.observed.sum()), sync_dist=True)
+        loss = self.loss(batch)
+        if not loss.isfinite():
+            forecast = self.net.forecast(batch).values
+            worst = int((~forecast.isfinite()).any(dim=1).int().argmax())
+            loader = self.trainer.val_dataloaders
+            order = getattr(loader, "sampler", None)
+            where = self._title(order.nth(batch_idx) if isinstance(order, BatchOrder) else None, worst)
+            raise TrainingError(f"the validation loss of epoch {self.current_epoch + 1} is no number{where}")
+        self.log(VALIDATION_LOSS, loss, batch_size=int(batch.observed.sum()), sync_dist=True)
 
     def configure_optimizers(self) -> Optimizer:
         """The optimizer over all parameters."""
@@ -170,9 +219,23 @@ class ForecastModule(pl.LightningModule):
         return optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the weights that training goes on with beside those that are served."""
+        """Keep what training goes on with beside the weights that are served."""
         checkpoint[_TRAINED] = self._trained
+        checkpoint[_LOSSES] = torch.cat([torch.empty(0), *(losses.cpu() for losses in self._losses)])
+        checkpoint[_RANDOM] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            checkpoint[_RANDOM]["cuda"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with them."""
+        """Go on with it."""
         self._trained = checkpoint[_TRAINED]
+        self._losses = [losses] if len(losses := checkpoint[_LOSSES]) else []
+        self._random_state = dict(checkpoint[_RANDOM])
+
+    def _restore_random_state(self) -> None:
+        """Draw what the interrupted run would have drawn next."""
+        if self._random_state:
+            torch.set_rng_state(self._random_state["cpu"])
+            if self.device.type == "cuda" and "cuda" in self._random_state:
+                torch.cuda.set_rng_state(self._random_state["cuda"], self.device)
+            self._random_state = {}

@@ -1,6 +1,5 @@
 """The ranking at the end of a sweep (``-m``)."""
 
-import json
 import logging
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from kforecast.console import short_path, table
+from kforecast.training.launch import read_result
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def collect(folder: Path) -> pd.DataFrame:
     rows = []
     jobs = [path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
     for job in sorted(jobs, key=lambda path: int(path.name)):
-        result = _read_json(job / "result.json")
+        result = read_result(job)
         row = {"job": int(job.name), "status": result.get("status", "failed")}
         row |= {name: result.get(name) for name in ("score", "epochs", "seconds", "artifact_dir")}
         # An override of artifact_dir names the folder of all jobs; the job's own is already in its row.
@@ -94,14 +94,6 @@ def ranking_table(results: pd.DataFrame) -> str:
         }
     )
     return table("Sweep, best first", columns, left=("artifact",), spare=("seconds", "epochs"))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _overrides(path: Path) -> dict[str, Any]:

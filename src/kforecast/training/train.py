@@ -6,10 +6,14 @@ or the data answer at once.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
+import threading
 import time
 import warnings
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,12 +33,14 @@ from kforecast.config import (
     window_of,
 )
 from kforecast.console import short_path
-from kforecast.directory import check_writable
-from kforecast.errors import DataError, GateError, ours
-from kforecast.history import read_history
+from kforecast.directory import check_still_there, check_writable, sole_writer
+from kforecast.errors import DataError, GateError, KforecastError, OutputError, ours
+from kforecast.history import kept_history, read_history
+from kforecast.legacy_cli import quote
 from kforecast.processes import Process, this_process
 from kforecast.training.group import check_devices, end_at_once, explained, first, join, leave
-from kforecast.training.launch import train_in_processes, write_result
+from kforecast.training.launch import read_result, train_in_processes, write_result
+from kforecast.training.rerun import CHECKPOINTS, UNFINISHED, Earlier, earlier_run, prepare
 
 if TYPE_CHECKING:
     from kforecast.artifact import Artifact, EstimatorConfig
@@ -43,6 +49,8 @@ if TYPE_CHECKING:
     from kforecast.evaluation.capacity import Capacity
     from kforecast.metrics.source import MetricSource
     from kforecast.training.holdout import JudgedFit
+    from kforecast.training.module import ForecastModule
+    from kforecast.training.resume import Checkpoints
     from kforecast.training.teacher import Teacher
     from kforecast.window import Frequency, Window
 
@@ -52,7 +60,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Run the command."""
     try:
-        code: object = command.run(train, config_name="train", together=True)
+        code: object = command.run(train, config_name="train", together=True, prepare=prepare)
     except SystemExit as error:
         code = error.code
     end_at_once(code)
@@ -69,6 +77,10 @@ class Result:
     artifact_dir: str
     rejected: str | None = None
     """Why the gate did not let the model pass."""
+    weights: str | None = None
+    """sha256 of the artifact's checkpoint.pth; ``data`` is that of the panel."""
+    data: str | None = None
+    threads: int | None = None
 
 
 class _Plan(NamedTuple):
@@ -80,6 +92,7 @@ class _Plan(NamedTuple):
     source: MetricSource
     capacity: Capacity
     teacher: Teacher | None
+    earlier: Earlier
 
 
 def train(cfg: DictConfig) -> float:
@@ -100,27 +113,42 @@ def train(cfg: DictConfig) -> float:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     begun = time.perf_counter()
     process = this_process()
+    unfinished = read_result(run_dir).get("status") in UNFINISHED
     if process.first:
-        write_result(run_dir, {"status": "running"})
+        write_result(run_dir, {"status": "running", "process": os.getpid()})
     try:
-        plan = _check(cfg, run_dir, process)
+        plan = _check(cfg, run_dir, process, unfinished)
         alone = plan.settings.trainer.processes == 1
-        result = _train(cfg, run_dir, plan) if alone or process.count > 1 else None
+        result = None
+        if alone or process.count > 1:
+            holder = f"the run in {short_path(run_dir)} (process {os.getpid()})"
+            with sole_writer(plan.artifact_dir, holder) if process.first else nullcontext():
+                result = _train(cfg, run_dir, plan)
     except Exception as error:
         if not process.first:
             leave(error)
             raise
-        error = explained(error)
+        error = explained(_named(error, run_dir))
         found = ours(error)
         failure = {"status": "failed", "error": str(found or error), "seconds": time.perf_counter() - begun}
-        write_result(run_dir, failure)
+        with suppress(OutputError):  # the error at hand says more
+            write_result(run_dir, failure)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             # The other jobs of a sweep go on; this one is in the table as failed.
             log.error("job failed: %s", found or error, exc_info=found is None)
             return float("nan")
         raise error
+    except (KeyboardInterrupt, SystemExit):
+        if process.first:
+            with suppress(KforecastError):
+                write_result(run_dir, {"status": "interrupted", "seconds": time.perf_counter() - begun})
+            if any((run_dir / CHECKPOINTS).glob("*.ckpt")):
+                run = quote(short_path(run_dir))
+                log.info("Interrupted; to go on: kforecast-train resume=auto hydra.run.dir=%s", run)
+        raise
     if result is None:
-        return train_in_processes(plan.settings.trainer.devices, run_dir, plan.artifact_dir)
+        anew = plan.earlier.checkpoint is None
+        return train_in_processes(plan.settings.trainer.devices, run_dir, plan.artifact_dir, anew)
     if not process.first:
         return result.score
     status = "done" if result.rejected is None else "rejected"
@@ -132,7 +160,17 @@ def train(cfg: DictConfig) -> float:
     return result.score
 
 
-def _check(cfg: DictConfig, run_dir: Path, process: Process) -> _Plan:
+def _named(error: Exception, run_dir: Path) -> Exception:
+    """The error itself; with the run's folder when a library could not write, and does not say where."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+    if isinstance(error, OSError) and error.filename is None and error.errno in full:
+        named = OutputError(f"{run_dir}: cannot be written: {error.strerror}")
+        named.__cause__ = error
+        return named
+    return error
+
+
+def _check(cfg: DictConfig, run_dir: Path, process: Process, unfinished: bool) -> _Plan:
     settings = check_train_settings(cfg)
     check_processes(settings.trainer, process.count)
     check_devices(settings.trainer)
@@ -142,9 +180,9 @@ def _check(cfg: DictConfig, run_dir: Path, process: Process) -> _Plan:
     window = window_of(settings.window)
     source = built(cfg.source)
     check_step(source, window)
-    return _Plan(
-        settings, artifact_dir, window, source, built(cfg.capacity), _teacher(settings.teacher, window)
-    )
+    capacity, teacher = built(cfg.capacity), _teacher(settings.teacher, window)
+    earlier = earlier_run(cfg, settings, run_dir, unfinished) if process.first else Earlier()
+    return _Plan(settings, artifact_dir, window, source, capacity, teacher, earlier)
 
 
 def _teacher(directory: str | None, window: Window) -> Teacher | None:
@@ -156,16 +194,18 @@ def _teacher(directory: str | None, window: Window) -> Teacher | None:
 
 
 def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
-    settings, artifact_dir, window, source, capacity, teacher = plan
+    settings, artifact_dir, window, source, capacity, teacher, earlier = plan
     cluster = join(settings.trainer.accelerator)
 
-    panel = _read(source, window.frequency, run_dir)
+    panel = _read(
+        source if earlier.history is None else kept_history(earlier.history), window.frequency, run_dir
+    )
     split = _split(panel, window, settings, run_dir)
 
     # From here on everything needs torch.
     from lightning.pytorch import seed_everything
 
-    from kforecast.artifact import discard
+    from kforecast.artifact import discard, sha256
     from kforecast.training.artifacts import ArtifactMaker
     from kforecast.training.callbacks import ArtifactWriter
     from kforecast.training.closing import close
@@ -186,19 +226,25 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     maker = ArtifactMaker(estimator_config, recorded(cfg), panel, split, data.calendar)
     maker.announce(net)
     _say_sample(settings, split)
+    checkpoints = first(lambda: _checkpoints(cfg, earlier, panel))
 
     loggers = [built(logger) for logger in cfg.logger.values() if logger is not None]
     # With a gate nothing replaces the earlier artifact before the model has passed it.
     candidate_dir = run_dir / "candidate"
     during = candidate_dir if settings.gate.require_skill is not None else artifact_dir
-    writer = ArtifactWriter(lambda module: maker.make(module.net).save(during))
-    fit = train_network(cfg, data, net, loggers, cluster, writer)
+
+    def publish(module: ForecastModule, first_time: bool) -> None:
+        check_still_there(during.parent if first_time else during)
+        maker.make(module.net).save(during)
+
+    writer = ArtifactWriter(publish)
+    fit = train_network(cfg, data, net, loggers, cluster, checkpoints, writer)
 
     # All that is left is done once, but for a second training.
     process = this_process()
     refit = None
     if settings.refit and len(split.validation):
-        refit = train_again(cfg, settings, fit, teacher, cluster)
+        refit = train_again(cfg, settings, fit, teacher, cluster, checkpoints)
     judged = None
     if process.first:
         judged = judge_fit(fit, settings.data.fill, capacity, settings.seed, refit, settings.combine)
@@ -206,7 +252,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     rejected = None if judged is None else _shortfall(settings, judged)
     individual = None
     if settings.artifact.per_series and first(lambda: rejected is None):
-        individual = train_individually(cfg, run_dir, fit, judged, capacity, cluster)
+        individual = train_individually(cfg, run_dir, fit, judged, capacity, cluster, checkpoints)
     if judged is None:
         return Result(fit.score, fit.epochs, fit.best_epoch, str(artifact_dir))
     parts: dict[str, Artifact] = {}
@@ -215,6 +261,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
         parts = (maker if individual is judged else maker_of_first).single_series(individual)
     artifact = maker.finished(judged)
     target = artifact_dir if rejected is None else candidate_dir
+    check_still_there(target.parent)
     artifact.save(target, parts)
     if rejected is None:
         discard(candidate_dir)
@@ -226,7 +273,10 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
         )
         rejected = f"{rejected}; {kept}, the model is in {short_path(candidate_dir)}"
     close(cfg, settings, run_dir, target, judged, loggers, rejected is not None)
-    return Result(fit.score, fit.epochs, fit.best_epoch, str(target), rejected)
+    weights, fingerprint = sha256(target), panel.fingerprint()
+    if settings.repeat is not None:
+        _compare(Path(settings.repeat), weights, fingerprint)
+    return Result(fit.score, fit.epochs, fit.best_epoch, str(target), rejected, weights, fingerprint, threads)
 
 
 def _read(source: MetricSource, frequency: Frequency, run_dir: Path) -> Panel:
@@ -238,6 +288,43 @@ def _read(source: MetricSource, frequency: Frequency, run_dir: Path) -> Panel:
     made: list[Panel] = []
     first(lambda: made.append(read_history(source, frequency, run_dir)))
     return made[0] if made else read_history(source, frequency, run_dir)
+
+
+def _checkpoints(cfg: DictConfig, earlier: Earlier, panel: Panel) -> Checkpoints:
+    """Where this run keeps its checkpoints; the one it goes on from is of the same data."""
+    from kforecast.training.resume import Checkpoints, about_of, deciding
+
+    folder = OmegaConf.select(cfg, "callbacks.model_checkpoint.dirpath")
+    about = {"config": deciding(recorded(cfg)), "data": panel.fingerprint()}
+    if earlier.checkpoint is not None:
+        if about_of(earlier.checkpoint)["data"] != about["data"]:
+            raise DataError(
+                "resume: the checkpoint is of other data than this; give the data it was trained on, or "
+                "leave out resume to begin anew"
+            )
+        where = earlier.checkpoint.get("epoch")
+        log.info(
+            "Going on %s", "behind a training that is done" if where is None else f"in epoch {where + 1}"
+        )
+    path = None if folder is None else Path(folder)
+    return Checkpoints(path, about, cfg.checkpoint_seconds, earlier.checkpoint, earlier.newest_of_all)
+
+
+def _compare(run_dir: Path, weights: str, data: str) -> None:
+    """Say whether a repeated run came to the same weights."""
+    then = read_result(run_dir)
+    name = short_path(run_dir)
+    if then.get("weights") == weights:
+        log.info("The weights equal those of %s, bit for bit", name)
+    elif then.get("weights") is None:
+        log.warning("%s did not come to its end: there is nothing to compare with", name)
+    else:
+        why = (
+            "its data was other data"
+            if then.get("data") != data
+            else "the same data on another machine, or with other versions?"
+        )
+        log.warning("The weights differ from those of %s: %s", name, why)
 
 
 def _say_sample(settings: TrainSettings, split: Split) -> None:
@@ -304,8 +391,15 @@ def _estimator_config(cfg: DictConfig, settings: TrainSettings, num_series: int)
     )
 
 
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    # TensorBoard's writer hands it on to whoever writes next.
+    if not issubclass(failure.exc_type, OSError):
+        threading.__excepthook__(failure)
+
+
 def _quieten() -> None:
     """Keep Lightning's advertisements and advice off a console that is for results."""
+    threading.excepthook = _thread_failed
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for advice in (

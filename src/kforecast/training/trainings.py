@@ -21,11 +21,11 @@ from kforecast.data.split import Split, split_windows
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.summary import scores_table
 from kforecast.models import Network
-from kforecast.training.callbacks import Termination
 from kforecast.training.fit import Fit, fit
 from kforecast.training.group import first
 from kforecast.training.holdout import JudgedFit, judge_fit
 from kforecast.training.module import TRAIN_LOSS, ForecastModule
+from kforecast.training.resume import Checkpoints, WholeFiles
 from kforecast.training.teacher import Teacher
 
 log = logging.getLogger(__name__)
@@ -58,14 +58,18 @@ def train_network(
     net: Network,
     loggers: list[Any],
     cluster: ClusterEnvironment | None,
+    checkpoints: Checkpoints,
     *more_callbacks: Any,
+    training: str = "",
     schedule_epochs: int | None = None,
 ) -> Fit:
-    """Put together what the configuration describes, and train ``net``."""
+    """Put together what the configuration describes, and train ``net``; the first training has no name."""
     # An optimizer that refuses its settings is found now, not when training has begun.
     built(cfg.optimizer, params=net.parameters())
     callbacks = [built(callback) for callback in cfg.callbacks.values() if callback is not None]
-    callbacks += [Termination(), *more_callbacks]
+    run_checkpoint, resumed = checkpoints.of(training)
+    # It comes last, and sees what the others have done.
+    callbacks += [*more_callbacks, run_checkpoint]
     # The bars of several jobs on one terminal would overwrite each other.
     watched_by_someone = sys.stdout.isatty() and not command.runs_beside_others()
     if watched_by_someone:
@@ -78,7 +82,7 @@ def train_network(
         settings,
         callbacks=callbacks,
         # Named even for one process: Lightning would look for a cluster in the environment by itself.
-        plugins=[cluster or LightningEnvironment()],
+        plugins=[cluster or LightningEnvironment(), WholeFiles(resumed)],
         logger=loggers or False,
         enable_progress_bar=watched_by_someone,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
@@ -92,7 +96,10 @@ def train_network(
         schedule=cfg.schedule,
         schedule_epochs=schedule_epochs,
     )
-    return fit(module, data, trainer, cfg.monitor)
+    try:
+        return fit(module, data, trainer, cfg.monitor, run_checkpoint, resumed)
+    finally:
+        run_checkpoint.restore_handlers()
 
 
 def train_again(
@@ -101,6 +108,7 @@ def train_again(
     first_fit: Fit,
     teacher: Teacher | None,
     cluster: ClusterEnvironment | None,
+    checkpoints: Checkpoints,
 ) -> Fit:
     """The network trained again, on the validation part too, for as many epochs as were best before."""
     # Only the first process has read the checkpoint that says it.
@@ -121,7 +129,9 @@ def train_again(
     )
     net = built(cfg.model, window=window, num_series=panel.num_series)
     data = data_of(cfg, settings, panel, split, net, teacher)
-    return train_network(again, data, net, [], cluster, schedule_epochs=cfg.trainer.max_epochs)
+    return train_network(
+        again, data, net, [], cluster, checkpoints, training="refit", schedule_epochs=cfg.trainer.max_epochs
+    )
 
 
 def train_individually(
@@ -131,6 +141,7 @@ def train_individually(
     judged: JudgedFit | None,
     capacity: Capacity,
     cluster: ClusterEnvironment | None,
+    checkpoints: Checkpoints,
 ) -> JudgedFit | None:
     """The network with individual embeddings: the one at hand, or another that is trained here.
 
@@ -144,7 +155,7 @@ def train_individually(
         cfg.callbacks.model_checkpoint.dirpath = str(run_dir / "checkpoints" / "per_series")
     window, num_series = first_fit.data.windows.window, first_fit.data.panel.num_series
     net = built(cfg.model, window=window, num_series=num_series, shared_embedding=False)
-    again = train_network(cfg, first_fit.data, net, [], cluster)
+    again = train_network(cfg, first_fit.data, net, [], cluster, checkpoints, training="per_series")
     if judged is None:
         return None
     found = judge_fit(again, cfg.data.fill, capacity, cfg.seed)
