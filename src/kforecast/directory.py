@@ -89,12 +89,14 @@ def sole_writer(directory: Path, name: str) -> Iterator[None]:
     inside = os.path.ismount(directory) or not os.access(directory.parent, os.W_OK | os.X_OK)
     path = directory / ".lock" if inside else directory.parent / f".{directory.name}.lock"
     lock = FileLock(path, blocking=False)
-    try:
-        with writing(path):
+    with writing(path):
+        try:
             lock.acquire()
-    except Timeout as error:
-        held_by = path.read_text(encoding="utf-8", errors="replace").strip() or "another run"
-        raise OutputError(f"{directory}: {held_by} is writing there; wait for it, or name another") from error
+        except Timeout as error:
+            holder = path.read_text(encoding="utf-8", errors="replace").strip() or "another run"
+            raise OutputError(
+                f"{directory}: {holder} is writing there; wait for it, or name another"
+            ) from error
     try:
         with writing(path):
             path.write_text(name, encoding="utf-8")

@@ -89,8 +89,16 @@ def _source(cfg: DictConfig, run_dir: Path) -> str:
         path = short_path(run_dir / HISTORY)
     if path is not None:
         return f"--dataset-file={shlex.quote(str(path))}"
-    chosen = [override for override in HydraConfig.get().overrides.task if override.startswith("source.")]
-    return shlex.join([f"source={HydraConfig.get().runtime.choices['source']}", *chosen])
+    source = HydraConfig.get().runtime.choices.get("source")
+    if source is not None:
+        chosen = [override for override in HydraConfig.get().overrides.task if override.startswith("source.")]
+        return shlex.join([f"source={source}", *chosen])
+    # The configuration of an earlier run, which was not composed of options.
+    values = OmegaConf.to_container(cfg.source, resolve=False)
+    assert isinstance(values, dict)
+    plain = {str(name): value for name, value in values.items() if isinstance(value, int | float | str)}
+    option = str(plain.pop("_target_")).split(".")[-2]
+    return shlex.join([f"source={option}", *(f"source.{name}={value}" for name, value in plain.items())])
 
 
 def _override_value(text: str) -> str:

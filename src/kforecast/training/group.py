@@ -167,12 +167,18 @@ def explained(error: Exception) -> Exception:
     return said
 
 
-def end_at_once(code: object) -> None:
-    """End a process of a group that failed or was told to end; returns in all other cases.
+def end_at_once(code: object, alone: bool) -> None:
+    """End a training that failed or was told to end; returns in all other cases.
 
-    Python's own way out destroys the group, which waits for exchanges that will never be finished, or aborts.
+    Python's own way out destroys a group of processes, which waits for exchanges that will never be finished,
+    or aborts. Behind torch it takes a second on a busy machine, which someone may be waiting for.
+
+    Parameters
+    ----------
+    alone:
+        Whether no jobs of a sweep run in processes that this one has started.
     """
-    if isinstance(code, int) and code and "torch" in sys.modules and _joined():
+    if isinstance(code, int) and code and "torch" in sys.modules and (alone or _joined()):
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -82,6 +82,13 @@ def _repeat(run_dir: Path, rest: list[str]) -> tuple[list[str], str]:
     flags = [argument.partition("=")[0] for argument in rest if argument.partition("=")[0] in FLAGS]
     if flags:
         raise ConfigError(f"--repeat takes everything from {run_dir}: leave out {', '.join(flags)}")
+    groups = {path.name for path in CONF_DIR.iterdir() if path.is_dir()} - {"hydra"}
+    chosen = [argument for argument in rest if argument.partition("=")[0].partition("@")[0] in groups]
+    if chosen:
+        raise ConfigError(
+            f"--repeat takes everything from {run_dir}: {', '.join(chosen)} cannot be chosen anew; single "
+            "keys can (optimizer.lr=0.01)"
+        )
     if {"-m", "--multirun"} & set(rest):
         raise ConfigError("--repeat repeats one run: leave out -m")
     config = _read_config(run_dir)

@@ -25,7 +25,6 @@ from kforecast.errors import ConfigError
 from kforecast.output import replace_file
 from kforecast.training.callbacks import watching
 from kforecast.training.group import first
-from kforecast.validation import list_problems
 
 log = logging.getLogger(__name__)
 
@@ -329,10 +328,9 @@ def check_same(checkpoint: State, config: State) -> None:
         if then.get(name) != now.get(name)
     ]
     if differing:
+        listed = "".join(f"\n  {line}" for line in differing)
         raise ConfigError(
-            list_problems(
-                "resume: the checkpoint is of another training (leave out resume to begin anew)", differing
-            )
+            f"resume: the checkpoint's training had other settings; leave out resume to begin anew{listed}"
         )
 
 

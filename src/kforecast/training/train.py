@@ -63,7 +63,7 @@ def main() -> None:
         code: object = command.run(train, config_name="train", together=True, prepare=prepare)
     except SystemExit as error:
         code = error.code
-    end_at_once(code)
+    end_at_once(code, alone=not {"-m", "--multirun"} & {*sys.argv})
     sys.exit(code)  # type: ignore[arg-type]
 
 
@@ -162,12 +162,15 @@ def train(cfg: DictConfig) -> float:
 
 def _named(error: Exception, run_dir: Path) -> Exception:
     """The error itself; with the run's folder when a library could not write, and does not say where."""
+    if not isinstance(error, OSError):
+        return error
+    path = run_dir if error.filename is None else Path(os.fsdecode(error.filename))
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-    if isinstance(error, OSError) and error.filename is None and error.errno in full:
-        named = OutputError(f"{run_dir}: cannot be written: {error.strerror}")
-        named.__cause__ = error
-        return named
-    return error
+    if not path.is_relative_to(run_dir) or (error.filename is None and error.errno not in full):
+        return error
+    named = OutputError(f"{path}: cannot be written: {error.strerror}")
+    named.__cause__ = error
+    return named
 
 
 def _check(cfg: DictConfig, run_dir: Path, process: Process, unfinished: bool) -> _Plan:
@@ -272,10 +275,10 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
             else "nothing is published"
         )
         rejected = f"{rejected}; {kept}, the model is in {short_path(candidate_dir)}"
-    close(cfg, settings, run_dir, target, judged, loggers, rejected is not None)
     weights, fingerprint = sha256(target), panel.fingerprint()
     if settings.repeat is not None:
         _compare(Path(settings.repeat), weights, fingerprint)
+    close(cfg, settings, run_dir, target, judged, loggers, rejected is not None)
     return Result(fit.score, fit.epochs, fit.best_epoch, str(target), rejected, weights, fingerprint, threads)
 
 
@@ -319,11 +322,11 @@ def _compare(run_dir: Path, weights: str, data: str) -> None:
     elif then.get("weights") is None:
         log.warning("%s did not come to its end: there is nothing to compare with", name)
     else:
-        why = (
-            "its data was other data"
-            if then.get("data") != data
-            else "the same data on another machine, or with other versions?"
-        )
+        why = "the same data on another machine, or with other versions?"
+        if changed := HydraConfig.get().overrides.task:
+            why = f"trained with {' '.join(changed)}"
+        if then.get("data") != data:
+            why = "its data was other data"
         log.warning("The weights differ from those of %s: %s", name, why)
 
 
