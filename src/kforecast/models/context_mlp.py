@@ -3,6 +3,7 @@
 Shape suffixes: B windows, C context, F features, P horizon bins, Q quantiles.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,16 @@ class LongMaskDropout(nn.Module):
         self.share = share
         self._mask = torch.empty(0)
 
+    @property
+    def drawn(self) -> Tensor:
+        """The mask as uint8, eight places in each: what a training that is gone on with must have kept."""
+        return torch.from_numpy(np.packbits((self._mask > 0).cpu().numpy()))
+
+    @drawn.setter
+    def drawn(self, packed: Tensor) -> None:
+        kept = torch.from_numpy(np.unpackbits(packed.numpy()))
+        self._mask = kept.float() / (1 - self.share)
+
     def forward(self, h: Tensor) -> Tensor:
         """Leave out a share of the numbers, in training."""
         if not self.training or not self.share:
@@ -28,6 +39,7 @@ class LongMaskDropout(nn.Module):
         if len(self._mask) < h.numel() + _MASK:
             kept = torch.rand(h.numel() + _MASK, device=h.device) >= self.share
             self._mask = kept.float() / (1 - self.share)
+        self._mask = self._mask.to(h.device)
         begin = int(torch.randint(_MASK, ()))
         return h * self._mask[begin : begin + h.numel()].view_as(h)
 

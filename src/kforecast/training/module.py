@@ -16,13 +16,14 @@ from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.windows import BatchOrder, ResumableLoader, WindowBatch, share_of
 from kforecast.errors import TrainingError
 from kforecast.models import Fcnet, Network
+from kforecast.models.context_mlp import LongMaskDropout
 from kforecast.training.fcnet_gradient import FcnetGradient
 from kforecast.training.gradient import AutomaticGradient, Chunk, FlatParameters, Gradient, together
 
 # How many steps it takes until an average may be longer than half of the steps there were.
 _SOON = 10
 # Keys of a checkpoint.
-_TRAINED, _LOSSES, _RANDOM = "trained_weights", "epoch_losses", "random_state"
+_TRAINED, _LOSSES, _RANDOM, _MASKS = "trained_weights", "epoch_losses", "random_state", "masks"
 # Steps in which a schedule that ends at nothing begins gently.
 _WARM_UP = 100
 
@@ -225,12 +226,20 @@ class ForecastModule(pl.LightningModule):
         checkpoint[_RANDOM] = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             checkpoint[_RANDOM]["cuda"] = torch.cuda.get_rng_state(self.device)
+        checkpoint[_MASKS] = {name: module.drawn for name, module in self._with_masks()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with it."""
         self._trained = checkpoint[_TRAINED]
         self._losses = [losses] if len(losses := checkpoint[_LOSSES]) else []
         self._random_state = dict(checkpoint[_RANDOM])
+        for name, module in self._with_masks():
+            module.drawn = checkpoint[_MASKS][name]
+
+    def _with_masks(self) -> list[tuple[str, LongMaskDropout]]:
+        return [
+            (name, module) for name, module in self.net.named_modules() if isinstance(module, LongMaskDropout)
+        ]
 
     def _restore_random_state(self) -> None:
         """Draw what the interrupted run would have drawn next."""
