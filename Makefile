@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# Of bench-accuracy: the folder of the protocol, and options and overrides.
+SUPPLY := .venv/.supply
+# Of bench-accuracy: the folder of the protocol, and options and overrides. ARGS are options of audit too.
 BENCH ?= ../shared/bench
 ARGS ?=
 
-.PHONY: help train test test-all check format bench-accuracy proto tensorboard clean
+.PHONY: help train test test-all check format bench-accuracy proto tensorboard lock sbom audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +19,9 @@ help:
 	@echo "make bench-accuracy  score the default recipe beside other forecasters (BENCH=folder of the protocol)"
 	@echo "make proto           generate code from src/kforecast/metrics/proto/provider.proto"
 	@echo "make tensorboard     look at every run under outputs/"
+	@echo "make lock            make constraints.lock anew: the hashes of the published files of constraints.txt"
+	@echo "make sbom            what is installed in .venv, as CycloneDX: outputs/sbom.json"
+	@echo "make audit           ask for known vulnerabilities of what constraints.lock pins"
 	@echo "make clean           remove .venv, caches and build output (outputs/ stays)"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -55,6 +59,28 @@ proto: $(INSTALLED)
 
 tensorboard: $(INSTALLED)
 	@$(BIN)/tensorboard --logdir outputs
+
+# The tools of the three targets below; nothing else needs them.
+$(SUPPLY): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[supply]'
+	@touch $@
+
+lock: $(SUPPLY)
+	@$(BIN)/uv pip compile --quiet --upgrade --no-deps --no-annotate --generate-hashes \
+	  --output-file constraints.lock constraints.txt
+
+sbom: $(SUPPLY)
+	@mkdir -p outputs
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --output-file outputs/sbom.json $(BIN)/python
+	@echo "outputs/sbom.json"
+
+# Strict: what the service does not know must not pass as harmless.
+audit: $(SUPPLY)
+	@$(BIN)/pip-audit --requirement constraints.lock --require-hashes --disable-pip --strict \
+	  --progress-spinner off $(ARGS) || \
+	  { echo "error: the audit did not pass: a vulnerability is named above, or else the service could not be" \
+	         "asked and nothing is known (another one: make audit ARGS='--vulnerability-service osv')"; exit 1; }
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
