@@ -214,6 +214,21 @@ def test_an_absurd_time_range_is_refused_before_memory_is_taken():
         assert word in str(caught.value)
 
 
+def test_an_absurd_time_range_is_not_excused_by_many_rows_of_one_moment():
+    frame = _frame([(0, 1.0, "a", "m")] * 13_000 + [(60 * 1_200_000, 1.0, "a", "m")])
+    with pytest.raises(DataError, match=r"1,200,001 bins of 1min for 1 series are too many for 2 rows"):
+        Panel.from_frame(frame, Frequency.parse("1min"))
+
+
+def test_a_frame_of_many_rows_is_taken_once():
+    count = 300_000  # more than are taken at a time
+    names = {"workload": "a", "metric": "m"}
+    frame = pd.DataFrame({"timestamp": 60 * np.arange(count), "value": np.arange(count) % 7.0, **names})
+    panel = Panel.from_frame(frame, Frequency.parse("1min"))
+    assert panel.report == CleaningReport(rows=count)
+    np.testing.assert_array_equal(panel.values[0], frame["value"].astype(np.float32))
+
+
 def test_nothing_observed_is_refused():
     with pytest.raises(DataError, match="no row has a value"):
         Panel.from_frame(_frame([(0, float("nan"), "a", "m")]), HOUR)
@@ -296,3 +311,12 @@ def test_the_fingerprint_does_not_see_the_report():
     assert tidy.report != untidy.report
     assert tidy.fingerprint() == untidy.fingerprint()
     assert len(tidy.fingerprint()) == 64
+
+
+def test_a_known_fingerprint_is_that_of_this_panel_alone():
+    panel = _panel()
+    known = panel.known_as("abc")
+    assert known.fingerprint() == "abc"
+    computed = {one.fingerprint() for one in (panel, known.padded(0, 0), known.rows([0, 1]))}
+    assert len(computed) == 1
+    assert "abc" not in computed

@@ -124,6 +124,7 @@ def test_the_table_has_a_row_for_every_forecaster_series_and_step_and_then_for_t
     actual = [[1, 2], [3, 4], [5, 6]]
     scores = _scores(NO_HISTORY, actual, {"kforecast": actual, "other": actual}, series=[0, 0, 2])
     assert list(scores.columns) == ["model", "workload", "metric", "step", *COLUMNS, "targets"]
+    assert scores.index.tolist() == list(range(18))
     assert scores[["model", "workload", "metric", "step"]].to_numpy().tolist() == [
         [model, workload, metric, step]
         for model in ("kforecast", "other")
@@ -152,6 +153,7 @@ def test_a_big_service_does_not_decide_which_forecast_has_the_lower_wape():
     )
     assert _row(scores)["wape"] == pytest.approx(0.1 / 3)
     assert _row(scores, model="other")["wape"] == pytest.approx(0.8 / 3)
+    assert overall(scores, "other")["wape"] == pytest.approx(0.8 / 3)
     # In the metric's unit it does.
     assert _row(scores)["mae"] > _row(scores, model="other")["mae"]
 
@@ -239,6 +241,13 @@ def test_quantiles_by_hand():
     assert _row(scores, "w0", "2")["coverage_80"] == 0
     assert scores.columns[-1] == "targets"
     assert scores.query("model == 'other'")[["pinball", "coverage_80"]].isna().all(axis=None)
+
+
+def test_a_coverage_is_named_by_its_share():
+    quantiles = np.zeros((1, 1, 4), dtype=np.float32)
+    levels = (0.0005, 0.1, 0.9, 0.9995)
+    scores = _scores(NO_HISTORY, [[0]], {"kforecast": [[0]]}, quantiles=quantiles, levels=levels)
+    assert [name for name in scores if name.startswith("coverage")] == ["coverage_80", "coverage_99.9"]
 
 
 def test_the_central_intervals_of_levels_come_narrowest_first():
