@@ -6,6 +6,7 @@ A directory is written as a whole or not at all (:mod:`kforecast.directory`).
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -17,10 +18,12 @@ import torch
 import yaml
 from torch import Tensor
 
+from kforecast.checkpoint import read_tensors
 from kforecast.directory import replace_directory
 from kforecast.errors import ArtifactError
 from kforecast.intervals import Intervals
 from kforecast.output import replace_file
+from kforecast.untrusted import parse_json, parse_yaml, read_file, shortened
 from kforecast.window import Frequency, Window
 
 CHECKPOINT = "checkpoint.pth"
@@ -33,6 +36,21 @@ PER_SERIES = "per_series"
 
 # A ConfigMap holds at most this many bytes; Kapacity's quick start ships the artifact in one.
 CONFIG_MAP_LIMIT = 1 << 20
+
+# The year 5138, where milliseconds would be.
+_LATEST = 10**11
+
+# Bytes read at most of each file, several times what a million series make.
+_MOST_BYTES = {
+    CHECKPOINT: 2 << 30,
+    CONFIG: 4 << 20,
+    ITEM_IDS: 256 << 20,
+    METADATA: 64 << 20,
+    INTERVALS: 512 << 20,
+}
+# Values in a file at most: millions of series may have commas in their names, a hundred thousand workloads
+# time zones of their own.
+_MOST_VALUES = {CONFIG: 200_000, ITEM_IDS: 8_000_000, METADATA: 2_000_000}
 
 
 @dataclass(frozen=True)
@@ -87,10 +105,7 @@ class EstimatorConfig:
         ValueError
             All missing and wrong values.
         """
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError("it is not YAML that a safe reader reads") from error
+        content = parse_yaml(text, _MOST_VALUES[CONFIG])
         if not isinstance(content, dict):
             raise ValueError("it is not a mapping")
         known = {f.name: f for f in fields(cls)}
@@ -98,21 +113,21 @@ class EstimatorConfig:
         for name in ("prediction_length", "context_length", "num_series"):
             value = content.get(name, 1)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                problems.append(f"{name} is {value!r}, not a positive integer")
+                problems.append(f"{name} is {shortened(value)}, not a positive integer")
         if "freq" in content:
             try:
-                Frequency.parse(str(content["freq"]))
+                Frequency.parse(shortened(content["freq"]))
             except ValueError as error:
                 problems.append(f"freq: {error}")
         for name, kind, what in (("model", str, "a name"), ("series_cols", list, "a list")):
             if not isinstance(content.get(name, kind()), kind):
-                problems.append(f"{name} is {content[name]!r}, not {what}")
+                problems.append(f"{name} is {shortened(content[name])}, not {what}")
         length = content.get("history_length", 0)
         if isinstance(length, bool) or not isinstance(length, int) or length < 0:
-            problems.append(f"history_length is {length!r}, not a number of bins")
+            problems.append(f"history_length is {shortened(length)}, not a number of bins")
         for name in ("network", "calendar", "combination"):
             if not isinstance(content.get(name, {}), dict):
-                problems.append(f"{name} is {content[name]!r}, not a mapping")
+                problems.append(f"{name} is {shortened(content[name])}, not a mapping")
         if problems:
             raise ValueError("; ".join(problems))
         values = {name: value for name, value in content.items() if name in known}
@@ -154,12 +169,12 @@ class Artifact:
     def training_span(self) -> tuple[int | None, int | None]:
         """Unix seconds at which the data ends that weights were fitted to, and that training used at all.
 
-        None where the metadata does not say.
+        None where the metadata does not say, or it is no moment.
         """
         data = (self.metadata or {}).get("data")
         ends = ("train_end", "validation_end")
         found = [data.get(name) if isinstance(data, dict) else None for name in ends]
-        fitted, used = (second if type(second) is int else None for second in found)
+        fitted, used = (second if type(second) is int and 0 <= second < _LATEST else None for second in found)
         return fitted, used
 
     def save(self, directory: Path, parts: Mapping[str, "Artifact"] | None = None) -> None:
@@ -206,7 +221,7 @@ class Artifact:
     def load(cls, directory: Path | str) -> "Artifact":
         """Read and verify an artifact directory, ours or one made elsewhere.
 
-        Nothing in it is executed: tensors are read with ``weights_only=True``, YAML with the safe loader.
+        Nothing in it is executed, and no more memory taken than a small multiple of what its files hold.
 
         Raises
         ------
@@ -219,14 +234,14 @@ class Artifact:
         absent = [name for name in TRIO if not (directory / name).is_file()]
         if absent:
             raise ArtifactError(f"{directory}: not an artifact: {', '.join(absent)} is missing")
-        try:
-            contents = {name: (directory / name).read_bytes() for name in TRIO}
-            metadata_file = directory / METADATA
-            metadata = json.loads(metadata_file.read_bytes()) if metadata_file.is_file() else None
-            intervals_file = directory / INTERVALS
-            intervals = intervals_file.read_bytes() if intervals_file.is_file() else None
-        except (OSError, ValueError) as error:
-            raise ArtifactError(f"{directory}: cannot be read: {error}") from error
+        contents = {name: _read(directory / name) for name in TRIO}
+        # Looked for by name, so that something else in its place is not taken for an artifact without one.
+        metadata_file, intervals_file = directory / METADATA, directory / INTERVALS
+        metadata, intervals = None, None
+        if os.path.lexists(metadata_file):
+            metadata = _parse(metadata_file, _read(metadata_file))
+        if os.path.lexists(intervals_file):
+            intervals = _read(intervals_file)
         _check_hashes(directory, contents, metadata)
 
         try:
@@ -294,10 +309,27 @@ def _only_artifacts(directory: Path) -> bool:
     return all(path.is_dir() or path.name in ours for path in directory.rglob("*"))
 
 
-def _check_hashes(directory: Path, contents: dict[str, bytes], metadata: Any) -> None:
+def _read(file: Path) -> bytes:
+    try:
+        return read_file(file, _MOST_BYTES[file.name])
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{file}: cannot be read: {error}") from error
+
+
+def _parse(file: Path, content: bytes) -> dict[str, Any]:
+    try:
+        found = parse_json(content, _MOST_VALUES[file.name])
+    except ValueError as error:
+        raise ArtifactError(f"{file}: not JSON that can be read: {shortened(error)}") from error
+    if not isinstance(found, dict):
+        raise ArtifactError(f"{file}: not a JSON object")
+    return found
+
+
+def _check_hashes(directory: Path, contents: dict[str, bytes], metadata: dict[str, Any] | None) -> None:
     if metadata is None:
         return
-    known = metadata.get("sha256") if isinstance(metadata, dict) else None
+    known = metadata.get("sha256")
     if not isinstance(known, dict):
         raise ArtifactError(f"{directory / METADATA}: sha256 of the files is missing")
     wrong = [name for name in TRIO if known.get(name) != hashlib.sha256(contents[name]).hexdigest()]
@@ -309,32 +341,19 @@ def _check_hashes(directory: Path, contents: dict[str, bytes], metadata: Any) ->
 
 
 def _read_item_ids(directory: Path, contents: dict[str, bytes]) -> dict[str, int]:
-    try:
-        item_ids = json.loads(contents[ITEM_IDS])
-    except ValueError as error:
-        raise ArtifactError(f"{directory / ITEM_IDS}: not JSON: {error}") from error
-    if not isinstance(item_ids, dict) or not all(type(number) is int for number in item_ids.values()):
+    item_ids = _parse(directory / ITEM_IDS, contents[ITEM_IDS])
+    if not all(type(number) is int for number in item_ids.values()):
         raise ArtifactError(f"{directory / ITEM_IDS}: not an object from series keys to integer ids")
+    if len(set(item_ids.values())) < len(item_ids):
+        raise ArtifactError(f"{directory / ITEM_IDS}: two series have the same id")
     return item_ids
 
 
 def _read_state(directory: Path, contents: dict[str, bytes]) -> dict[str, Tensor]:
     try:
-        state = torch.load(io.BytesIO(contents[CHECKPOINT]), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged or a malicious file
-        raise ArtifactError(
-            f"{directory / CHECKPOINT}: not a file of plain tensors ({type(error).__name__})"
-        ) from error
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and _is_plain(value) for name, value in state.items()
-    ):
-        raise ArtifactError(f"{directory / CHECKPOINT}: not a state dict of tensors")
-    return dict(state)
-
-
-def _is_plain(value: object) -> bool:
-    """Whether it is a tensor of real numbers, each in its place."""
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex()
+        return read_tensors(contents[CHECKPOINT])
+    except ValueError as error:
+        raise ArtifactError(f"{directory / CHECKPOINT}: not a state dict of tensors: {error}") from error
 
 
 def _read_intervals(
@@ -346,4 +365,4 @@ def _read_intervals(
     try:
         return Intervals.from_json(text, checkpoint, config.prediction_length)
     except ValueError as error:
-        raise ArtifactError(f"{file}: {error}") from error
+        raise ArtifactError(f"{file}: {shortened(error)}") from error

@@ -23,6 +23,7 @@ from kforecast.intervals import OWN_WINDOWS, Intervals, calibrate, check_levels,
 from kforecast.models import NETWORKS, Fcnet, Network
 from kforecast.models.combination import Combination, fitted
 from kforecast.models.naive import NAIVE, baselines
+from kforecast.untrusted import shortened
 from kforecast.window import Window
 
 log = logging.getLogger(__name__)
@@ -98,24 +99,28 @@ class Forecaster:
             log.warning("%s has no %s: made elsewhere, its files are not verified", name, METADATA)
         config = artifact.config
         if config.model not in NETWORKS:
-            raise ArtifactError(f"{name}: unknown model {config.model!r}; known: {', '.join(NETWORKS)}")
+            raise ArtifactError(
+                f"{name}: unknown model {shortened(config.model)!r}; known: {', '.join(NETWORKS)}"
+            )
         fill = (artifact.metadata or {}).get("fill", _CONSUMER_FILL)
         if fill not in FILLS:
-            raise ArtifactError(f"{name}: unknown fill {fill!r} in {METADATA}")
+            raise ArtifactError(f"{name}: unknown fill {shortened(fill)!r} in {METADATA}")
         outside = [key for key, number in artifact.item_ids.items() if not 0 <= number < config.num_series]
         if outside:
             raise ArtifactError(
-                f"{name}: the id of {outside[0]!r} is not below num_series {config.num_series}"
+                f"{name}: the id of {shortened(outside[0])!r} is not below num_series {config.num_series}"
             )
         net = _network_of(artifact, name)
         try:
             calendar = Calendar.from_dict(config.calendar) if config.calendar else Calendar()
         except ValueError as error:
-            raise ArtifactError(f"{name}: calendar in estimator_config.yaml: {error}") from error
+            raise ArtifactError(f"{name}: calendar in estimator_config.yaml: {shortened(error)}") from error
         try:
             combination = _combination_of(config, net)
         except ValueError as error:
-            raise ArtifactError(f"{name}: combination in estimator_config.yaml: {error}") from error
+            raise ArtifactError(
+                f"{name}: combination in estimator_config.yaml: {shortened(error)}"
+            ) from error
         ids = dict(artifact.item_ids)
         return cls(config.window, ids, fill, net, artifact.intervals, name, calendar, combination)
 
@@ -368,6 +373,6 @@ def _network_of(artifact: Artifact, name: str) -> Network:
             net = NETWORKS[config.model](config.window, config.num_series, **config.network)
         net.load_state_dict({key: value.float() for key, value in artifact.state.items()}, assign=True)
     except (RuntimeError, TypeError, ValueError) as error:
-        said = " ".join(str(error).split())
+        said = shortened(" ".join(str(error).split()), 500)
         raise ArtifactError(f"{name}: the checkpoint does not fit estimator_config.yaml: {said}") from error
     return net.eval()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kforecast.errors import ArtifactError
+from kforecast.untrusted import parse_json
 
 # Offsets are kept at these levels; between them they are interpolated.
 LEVELS = (0.005, 0.01, 0.025, 0.05, *(round(0.1 * n, 1) for n in range(1, 10)), 0.95, 0.975, 0.99, 0.995)
@@ -26,6 +27,8 @@ FEWEST_WINDOWS = 20
 _LEAST_LEVEL = 0.1
 # The level of a series that never had any traffic: nothing is relative to it.
 _NO_LEVEL = 1e-10
+# In a file at most: some hundred numbers for each series with a history of its own.
+_MOST_VALUES = 32_000_000
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class Intervals:
         ValueError
             When it is damaged or belongs to another checkpoint.
         """
-        content = json.loads(text)
+        content = parse_json(text.encode() if isinstance(text, str) else text, _MOST_VALUES)
         try:
             if content["checkpoint_sha256"] != checkpoint_sha256:
                 raise ValueError("it was calibrated for another checkpoint; remove it, or calibrate again")

@@ -65,7 +65,7 @@ class Combination:
             raise ValueError("a combination is a mapping from forecasters to weights")
         try:
             weights = {str(name): np.array(values, dtype=np.float64) for name, values in content.items()}
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError("its weights are not lists of numbers") from error
         if any(values.shape != (horizon,) for values in weights.values()):
             raise ValueError(f"its weights are not one for each of the {horizon} steps")
