@@ -320,7 +320,7 @@ def _parse(file: Path, content: bytes) -> dict[str, Any]:
     try:
         found = parse_json(content, _MOST_VALUES[file.name])
     except ValueError as error:
-        raise ArtifactError(f"{file}: not JSON that can be read: {shortened(error)}") from error
+        raise ArtifactError(f"{file}: cannot be read: {shortened(error)}") from error
     if not isinstance(found, dict):
         raise ArtifactError(f"{file}: not a JSON object")
     return found
