@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from kforecast.errors import ConfigError, DataError
+from kforecast.metrics.expansion import LONGEST_LINE, Decompressed, check_parquet, is_compressed
 from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, check_frame
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -115,7 +116,8 @@ class CsvSource:
         if self._memory_map != "auto":
             return bool(self._memory_map)
         try:
-            return self._is_parquet and self.num_rows() > _MOST_ROWS_IN_MEMORY
+            is_parquet = self._is_parquet and self.path.is_file()
+            return is_parquet and self.num_rows() > _MOST_ROWS_IN_MEMORY
         except (OSError, pa.ArrowException):
             return False
 
@@ -186,6 +188,8 @@ class CsvSource:
                 raise DataError(f"{self.path}: no such file")
             if self.path.is_dir():
                 raise DataError(f"{self.path}: is a directory, not a CSV or Parquet file")
+            if not self.path.is_file():
+                raise DataError(f"{self.path}: is a pipe or a device, not a file")
             if self.path.stat().st_size == 0:
                 raise DataError(f"{self.path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
         except OSError as error:
@@ -216,14 +220,15 @@ class CsvSource:
                 yield waiting.popleft().result()
 
     def _header(self) -> list[str]:
-        with pa.input_stream(str(self.path)) as stream:
+        with _opened(self.path) as stream:
             head = stream.read(1 << 16).decode("utf-8-sig", errors="replace")
         return next(csv.reader(head.splitlines()[:1]), [])
 
     def _read_csv(self) -> pa.Table:
         self._check_columns(self._header())
         try:
-            return pa.csv.read_csv(self.path, convert_options=_CONVERT)
+            with _opened(self.path) as stream:
+                return pa.csv.read_csv(stream, convert_options=_CONVERT)
         except pa.ArrowInvalid as error:
             if "conversion error" not in str(error):
                 raise
@@ -236,7 +241,8 @@ class CsvSource:
         convert = pa.csv.ConvertOptions(
             column_types=dict.fromkeys(COLUMNS, pa.string()), include_columns=["timestamp", "value"]
         )
-        text = pa.csv.read_csv(self.path, convert_options=convert).to_pandas()
+        with _opened(self.path) as stream:
+            text = pa.csv.read_csv(stream, convert_options=convert).to_pandas()
         for column in ("timestamp", "value"):
             cells = text[column].str.strip()
             wrong = pd.to_numeric(cells, errors="coerce").isna() & ~cells.isin(_MISSING)
@@ -253,7 +259,8 @@ class CsvSource:
 
     def _read_parquet(self) -> pa.Table:
         self._check_schema()
-        table = pa.parquet.read_table(self.path, columns=list(COLUMNS))
+        names = ["workload", "metric"]  # each of them once, however long it is
+        table = pa.parquet.read_table(self.path, columns=list(COLUMNS), read_dictionary=names)
         return table.cast(_SCHEMA)
 
     def _parquet_batches(self, *columns: str) -> Iterator[pa.Table]:
@@ -276,6 +283,7 @@ class CsvSource:
                 groups, rows = [], 0
 
     def _check_schema(self) -> None:
+        check_parquet(self.path, COLUMNS)
         schema = pa.parquet.read_schema(self.path)
         self._check_columns(schema.names)
         for column in ("timestamp", "value"):
@@ -298,10 +306,15 @@ class CsvSource:
             raise DataError(f"{self.path}: the column {', '.join(twice)} stands twice")
 
 
+def _opened(path: Path) -> Any:
+    """What a file holds, decompressed where its ending says that it is compressed."""
+    return Decompressed(path) if is_compressed(path) else pa.input_stream(str(path))
+
+
 def _lines(path: Path) -> Iterator[bytes]:
     """The bytes of a text file, compressed or not, in pieces of whole lines."""
     rest = b""
-    with pa.input_stream(str(path)) as stream:
+    with _opened(path) as stream:
         while block := stream.read(_PIECE):
             end = block.rfind(b"\n") + 1
             if end:
@@ -309,6 +322,8 @@ def _lines(path: Path) -> Iterator[bytes]:
                 rest = block[end:]
             else:
                 rest += block
+                if len(rest) > LONGEST_LINE:
+                    raise DataError(f"{path}: a line of more than {LONGEST_LINE:,} bytes; is it a CSV file?")
     if rest:
         yield rest
 
