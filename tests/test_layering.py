@@ -39,7 +39,8 @@ MAY_USE = {
         *("forecaster", "artifact", "data", "models", "metrics", "window", "errors", "console"),
         *("intervals", "output"),
     },
-    "config": {"data", "window", "errors", "validation", "intervals"},
+    "secrets": {"errors"},
+    "config": {"data", "window", "errors", "validation", "intervals", "secrets"},
     "legacy_cli": {"metrics", "window", "errors", "validation"},
 }
 # Entry functions, which alone see a configuration, inside rooms that otherwise do not.

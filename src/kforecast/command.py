@@ -29,6 +29,7 @@ from kforecast.console import ConsoleHandler
 from kforecast.errors import ConfigError, KforecastError, ours
 from kforecast.legacy_cli import FLAGS, append, translate, without_flags
 from kforecast.processes import INTERRUPTED, STARTED_BY, TERMINATED, Process, end_with_launcher, this_process
+from kforecast.secrets import check_arguments
 from kforecast.validation import nearest
 
 # Options of hydra/launcher that an extra of ours installs.
@@ -89,6 +90,7 @@ def run(
             sys.argv[1:], primary = prepare(sys.argv[1:])
         with redirect_stderr(StringIO()) if repeated else nullcontext():
             sys.argv[1:] = translate(sys.argv[1:], flags, config_name)
+        check_arguments(sys.argv[1:])
         _check_flags(sys.argv[1:], flags)
         if process.count > 1:
             sys.argv[1:] = _for_one_of_many(sys.argv[1:], process)

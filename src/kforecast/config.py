@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +19,7 @@ from kforecast.data.calendar import Calendar
 from kforecast.data.fill import Fill
 from kforecast.errors import ConfigError, ours
 from kforecast.intervals import check_levels
+from kforecast.secrets import check_content, forget, named_only
 from kforecast.validation import list_problems, problems_of, validate
 from kforecast.window import Frequency, Window, canonical_frequency, parse_instant
 
@@ -372,6 +374,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     ConfigError
         When a value is missing, an interpolation leads nowhere, or a ``_target_`` is none that may be named.
     """
+    _check_secrets(cfg)
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing == ["source.path"] or ("path" in cfg.source and not missing and cfg.source.path is None):
         raise ConfigError(NO_SOURCE)
@@ -391,7 +394,20 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
 
     A value like ``${oc.env:TOKEN}`` may be a secret.
     """
-    return plain(cfg) | {"source": OmegaConf.to_container(cfg.source, resolve=False)}
+    written = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(written, dict)
+    found: dict[str, Any] = named_only(plain(cfg), written)
+    return found | {"source": written["source"]}
+
+
+def _check_secrets(cfg: DictConfig) -> None:
+    try:
+        check_content(OmegaConf.to_container(cfg, resolve=False))
+    except ConfigError:
+        # It came out of a file, and Hydra has kept a copy already.
+        if HydraConfig.initialized() and (folder := HydraConfig.get().output_subdir) is not None:
+            forget(Path(HydraConfig.get().runtime.output_dir) / folder)
+        raise
 
 
 def _check_names(content: object, key: str = "") -> None:

@@ -46,8 +46,9 @@ _UNTRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([^:]+)|(Hostname Verificat
 
 def _check_address(address: str) -> str:
     host, _, port = address.rpartition(":")
-    if "//" in address or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise ValueError(f"{address!r} is not HOST:PORT, like localhost:9090")
+    if "//" in address or "@" in address or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        said = address if "@" not in address else "it"
+        raise ValueError(f"{said!r} is not HOST:PORT, like localhost:9090")
     return address
 
 

@@ -49,9 +49,12 @@ def _check_queries(queries: list[PromQuery]) -> list[PromQuery]:
 def _check_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is not a URL like http://localhost:9090")
+        said = url if "@" not in url else "it"
+        raise ValueError(f"{said!r} is not a URL like http://localhost:9090")
     if parts.username or parts.password:
         raise ValueError("holds a user or password; give them as username and password_file or password_env")
+    if parts.query or parts.fragment:
+        raise ValueError("holds a query, which the API's path cannot stand behind")
     return url.rstrip("/")
 
 
