@@ -28,7 +28,7 @@ MAY_USE = {
     "checkpoint": {"untrusted"},
     "intervals": {"errors", "untrusted"},
     "models": {"data", "window"},
-    "metrics": {"window", "errors", "validation", "localtime"},
+    "metrics": {"window", "errors", "validation", "localtime", "untrusted"},
     "data": {"metrics", "window", "errors", "console", "localtime"},
     "artifact": {
         *("models", "data", "window", "errors", "directory", "intervals", "output"),

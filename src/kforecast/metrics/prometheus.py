@@ -21,10 +21,13 @@ from kforecast.metrics.fetching import Ask, PassingError, Question, Series, TooL
 from kforecast.metrics.remote import ServerSource
 from kforecast.metrics.spec import Duration, check_keys_differ
 from kforecast.metrics.timerange import TimeRange
+from kforecast.untrusted import shortened
 from kforecast.window import parse_duration
 
 # An answer of this size is a query gone wrong; 11,000 points of one series have 300 KB.
 MOST_BYTES = 256 * 2**20
+# What is repeated of a server's words.
+_MOST_WORDS = 1000
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _SECRET_HEADER = re.compile(
     r"authori[sz]ation|cookie|token|secret|password|api-?key|credential", re.IGNORECASE
@@ -145,9 +148,15 @@ class PrometheusSource(ServerSource):
                     "deny_partial_response": "1",
                 }
                 answer = await call("query_range", parameters)
-                for warning in [*answer.get("warnings", ()), *answer.get("infos", ())]:
-                    self.warn(str(warning))
-                return [_series(series) for series in answer["data"]["result"]]
+                try:
+                    for warning in [*answer.get("warnings", ()), *answer.get("infos", ())]:
+                        self.warn(shortened(warning, _MOST_WORDS))
+                    return [_series(series) for series in answer["data"]["result"]]
+                except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+                    raise SourceError(
+                        f"{self.url}: the answer is not one of Prometheus' API ({type(error).__name__}; "
+                        f"query: {query})"
+                    ) from error
 
             yield ask
 
@@ -218,7 +227,7 @@ class PrometheusSource(ServerSource):
         """The answer of a call, or the error that it is."""
         try:
             answer = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if status == 200 and isinstance(answer, dict) and answer.get("status") == "success":
             if answer.get("isPartial"):
@@ -227,7 +236,8 @@ class PrometheusSource(ServerSource):
                 )
             return answer
         said = answer.get("error") if isinstance(answer, dict) else None
-        text = " ".join(str(said or body[:200].decode(errors="replace") or "no reason given").split())
+        words = said if isinstance(said, str) else body[:200].decode(errors="replace")
+        text = shortened(" ".join(words.split()), _MOST_WORDS) or "no reason given"
         if status in _PASSING:
             raise PassingError(f"HTTP {status}: {text}")
         if status in (401, 403):
@@ -245,8 +255,20 @@ class PrometheusSource(ServerSource):
 
 def _series(series: dict[str, Any]) -> Series:
     pairs = series.get("values", [])
-    timestamps = np.array([pair[0] for pair in pairs], dtype=np.float64)
+    timestamps = np.fromiter((float(pair[0]) for pair in pairs), np.float64, len(pairs))
     # Numbers come as text, which may be NaN, +Inf and -Inf.
-    values = np.array([pair[1] for pair in pairs], dtype=np.str_).astype(np.float64)
+    values = np.fromiter((float(pair[1]) for pair in pairs), np.float64, len(pairs))
+    if not (np.abs(timestamps) < 1e12).all():  # NaN too
+        raise ValueError("a moment is none")
     whole = not (timestamps % 1).any()
-    return Series(series.get("metric", {}), timestamps.astype(np.int64) if whole else timestamps, values)
+    labels = {_printable(name): _printable(value) for name, value in series.get("metric", {}).items()}
+    return Series(labels, timestamps.astype(np.int64) if whole else timestamps, values)
+
+
+def _printable(text: str) -> str:
+    """The text without what a terminal obeys, and what cannot be written as UTF-8."""
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    )
