@@ -25,12 +25,14 @@ from kforecast.errors import ConfigError
 from kforecast.output import replace_file
 from kforecast.training.callbacks import watching
 from kforecast.training.group import first
+from kforecast.untrusted import read_file
 
 log = logging.getLogger(__name__)
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 # After a signal the step, or a validation, may take so long; then the checkpoint of before must do.
 _GRACE_SECONDS = 3.5
+_MOST_BYTES = 8 << 30
 
 State = dict[str, Any]
 
@@ -279,8 +281,11 @@ def read_checkpoint(path: Path, folder: Path) -> State:
         When it is none, or damaged.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path, _MOST_BYTES)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            # torch never compresses: what is inside is no larger than the file.
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it is compressed")
             damaged = archive.testzip()  # torch itself does not look at the checksums
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")
