@@ -14,6 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+# The control characters of ASCII and Latin-1 but tab and line feed, and those that turn text around.
+_CONTROLS = dict.fromkeys(
+    [*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd"
+)
+
 
 class ConsoleHandler(logging.StreamHandler[TextIO]):
     """Writes to whatever ``sys.stdout`` or ``sys.stderr`` is at the moment.
@@ -36,7 +41,7 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text, each of its lines marked."""
-        return textwrap.indent(super().format(record), self.mark, lambda _: True)
+        return textwrap.indent(harmless(super().format(record)), self.mark, lambda _: True)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Say nothing when the reader has gone (``| head``); the work goes on, the log file has it all."""
@@ -95,8 +100,13 @@ def _rich_table(
         if total and number == len(rows) - 1:
             rich_table.add_section()
         # Text, because names may hold what rich takes for markup.
-        rich_table.add_row(*map(Text, row), style="bold" if number == bold else None)
+        rich_table.add_row(*(Text(harmless(cell)) for cell in row), style="bold" if number == bold else None)
     return rich_table
+
+
+def harmless(text: str) -> str:
+    """The text without what a terminal would obey: a name may be anything."""
+    return text.translate(_CONTROLS)
 
 
 def short_path(path: Path) -> str:
