@@ -107,7 +107,13 @@ class RunCheckpoint(Checkpoint):
             with writing(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            # One that is ignored, as in a shell's background, stays so; None is a handler that is not Python's.
+            self._handlers = {
+                number: handler
+                for number, handler in handlers.items()
+                if handler not in (signal.SIG_IGN, None)
+            }
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """From here on a signal waits for the end of a step; training that had ended early has ended."""
