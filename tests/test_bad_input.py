@@ -1,18 +1,34 @@
-"""Whatever is wrong with the input: exit code 2, one message that names it, nothing overwritten."""
+"""Whatever is wrong with the input: exit code 2, one message that names it, nothing written, nobody asked."""
 
+import gzip
+import json
 import os
-from collections.abc import Callable
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from conftest import START, run_command, traffic_rows
+from forking import Forking, forking
 from kforecast.artifact import METADATA, TRIO
+from kforecast.run_folder import RunFolder
 
 HEADER = "timestamp,value,workload,metric"
+GOLDEN = Path(__file__).parent / "golden" / "trio_1min"
+# In arguments and files: a port of this machine where nobody may ever call.
+PORT = "PORT"
 
 
 @dataclass(frozen=True)
@@ -24,8 +40,10 @@ class Case:
     words: list[str]
     """What the message must say."""
     files: dict[str, str | bytes] = field(default_factory=dict)
-    """Files beside it, by name; ``traffic.csv`` is always there and good."""
+    """Files beside it, by name; ``traffic.csv`` and the artifact ``good`` are always there and good."""
     command: str = "kforecast-train"
+    make: Callable[[Path], object] | None = None
+    """Makes what is no file there."""
 
 
 def config(**changes: Any) -> str:
@@ -96,6 +114,13 @@ def overrides(*arguments: str) -> Case:
 
 def lines(*rows: str) -> str:
     return "\n".join((HEADER, *rows)) + "\n"
+
+
+def bomb(level: str) -> str:
+    """A config file of nine levels, each of which is the one before several times; ``L`` names that."""
+    first = level[0] + ("a: 1" if level[0] == "{" else "a") + level[-1]
+    levels = [f"l{n}: &l{n} {level.replace('L', f'l{n - 1}')}" for n in range(1, 10)]
+    return "\n".join([f"l0: &l0 {first}", *levels, "targets: *l9", ""])
 
 
 GOOD_ROWS = traffic_rows(1, 200)
@@ -209,6 +234,175 @@ CONFIG_FILES = [
         "hyperParams.epochs",
         "hyperParams.lr",
     ),
+    in_file("a value that is no value of its tag", config() + "targets: !!int ''\n", "config.yaml"),
+    in_file(
+        "a Python object", config() + "x: !!python/object/apply:os.system ['touch x']\n", "line", "python"
+    ),
+    in_file("a date that is none", config() + "x: 2024-99-99\n", "config.yaml"),
+    in_file("a NUL", config() + "x: a\0b\n", "not YAML"),
+    in_file("half a surrogate", config(freq=None) + 'freq: "\\uD800"\n', "freq"),
+    in_file("a key that is a list", config() + "? [a, b]\n: 1\n", "not YAML"),
+    in_file("a key that is a number", config() + "3: 1\n", "3"),
+    in_file("two documents", config() + "---\n" + config(), "not YAML"),
+    in_file("very deep", "[" * 5000 + "]" * 5000, "nested"),
+    in_file("an alias of itself", "targets: &a [*a]\nfreq: 1min\n", "alias"),
+    in_file("aliases of aliases", bomb("[*L, *L, *L, *L, *L, *L, *L, *L, *L]"), "alias"),
+    in_file("merges of merges", bomb("{<<: [*L, *L, *L, *L, *L, *L, *L, *L]}"), "config.yaml"),
+    in_file("a huge number", config() + f"x: {'9' * 5000}\n", "config.yaml"),
+    in_file("a huge hexadecimal number", config(contextLength=None) + f"contextLength: 0x{'f' * 5000}\n"),
+    in_file("huge text", config(freq="x" * 1_000_000), "freq"),
+    in_file("a huge file", "#" * 20_000_000, "too large"),
+    in_file("a tab", "freq: 10min\n\tx: 1\n", "not YAML", "line 2"),
+    in_file(
+        "a history longer than time", config(targets=[target(historyLength="999999999D")]), "historyLength"
+    ),
+    in_file("a history of zero", config(targets=[target(historyLength="0D")]), "historyLength"),
+    in_file("targets that are text", config(targets="web"), "targets"),
+    in_file("targets that are a mapping", config(targets={"a": 1}), "targets"),
+    in_file("a target that is nothing", config(targets=[None]), "targets[0]"),
+    in_file("no metrics", config(targets=[target(metrics=[])]), "targets[0].metrics"),
+    in_file("a metric that is text", config(targets=[target(metrics=["qps"])]), "targets[0].metrics[0]"),
+    in_file("an empty name", config(targets=[target(workloadName="")]), "targets[0].workloadName"),
+    Case(
+        "config file: wrong, and a server is named",
+        ["--config-file=config.yaml", f"--metrics-server-addr=localhost:{PORT}"],
+        ["config.yaml", "freq"],
+        {"config.yaml": config(freq="2min")},
+    ),
+]
+
+GOOD = lines(*GOOD_ROWS)
+
+
+def changed(old: str, new: str) -> str:
+    """The good rows with the first of a text replaced."""
+    assert old in GOOD
+    return GOOD.replace(old, new, 1)
+
+
+def in_named(name: str, label: str, content: bytes, *words: str, arguments: tuple[str, ...] = ()) -> Case:
+    """A wrong dataset file of another kind."""
+    return Case(f"{name}: {label}", [f"--dataset-file={name}", *arguments], [name, *words], {name: content})
+
+
+def parquet(**columns: Any) -> bytes:
+    """A Parquet file of good rows with some columns changed; a value stands for all rows, None for none."""
+    frame = pd.DataFrame([row.split(",") for row in GOOD_ROWS], columns=HEADER.split(","))
+    made: dict[str, Any] = {
+        "timestamp": pa.array(frame["timestamp"].astype(int)),
+        "value": pa.array(frame["value"].astype(float)),
+        "workload": pa.array(frame["workload"].astype(str)),
+        "metric": pa.array(frame["metric"].astype(str)),
+    }
+    made |= {
+        name: value if isinstance(value, pa.Array) else pa.array([value] * len(frame))
+        for name, value in columns.items()
+        if value is not None
+    }
+    table = pa.table({name: column for name, column in made.items() if columns.get(name, 0) is not None})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+EMPTY = {"timestamp": pa.int64(), "value": pa.float64(), "workload": pa.string(), "metric": pa.string()}
+PARQUET = parquet()
+IN_NANOSECONDS = pa.array([(START + 600 * i) * 10**9 for i in range(len(GOOD_ROWS))])
+GZ = gzip.compress(GOOD.encode())
+
+OTHER_DATA = [
+    in_data("UTF-16", GOOD.encode("utf-16"), "data.csv", "timestamp", "save it as UTF-8"),
+    in_data("Latin-1", GOOD.replace("web", "wéb").encode("latin-1"), "data.csv", "save the file as UTF-8"),
+    in_data("semicolons", GOOD.replace(",", ";"), "timestamp;value;workload;metric", "by commas"),
+    in_data("tabs", GOOD.replace(",", "\t"), "no column timestamp", "by commas"),
+    in_data("spaces in the header", changed(",value", ", value"), "no column value", "without spaces"),
+    in_data("capitals in the header", changed("timestamp", "Timestamp"), "no column timestamp", "small"),
+    in_data("no header", "\n".join(GOOD_ROWS), "the first line must name the columns"),
+    in_data("a column twice", "timestamp,value,value,workload,metric\n1,1,1,a,b\n", "value", "twice"),
+    in_data("a header alone without an end of line", HEADER, "data.csv: no rows"),
+    in_data("NULs in a number", changed(f"{START}", f"{START}\0"), "timestamp in row 2"),
+    in_data("nothing but NULs", b"\0" * 5000, "no column timestamp"),
+    in_data("a row too short", changed(",qps", ""), "Expected 4 columns, got 3"),
+    in_data("a row too long", changed(",qps", ",qps,x"), "Expected 4 columns, got 5"),
+    in_data("a quote that is never closed", changed(",shop", ',"shop'), "data.csv: cannot be read"),
+    in_data("a comma for the decimal point", lines(*GOOD_ROWS, f'{START},"1,5",a,b'), "row 202", "'1,5'"),
+    in_data("a unit", changed(",shop", "ms,shop"), "value in row 2", "ms', not a number"),
+    in_data("hexadecimal", lines(*GOOD_ROWS, f"{START},0x10,a,b"), "value in row 202", "'0x10'"),
+    in_data("a truth value", lines(*GOOD_ROWS, f"{START},true,a,b"), "value in row 202", "'true'"),
+    in_data("microseconds", lines(f"{START}000000,1,a,b"), "microseconds", "divide by 1000000"),
+    in_data("mixed units", lines(*GOOD_ROWS, f"{START}000,1,a,b"), "row 202", "milliseconds"),
+    in_data("beyond what nanoseconds in 64 bits hold", lines("9300000000000000000,1,a,b"), "nanoseconds"),
+    in_data("an absurd time", lines("1e30,1,a,b"), "timestamp 1e+30 in row 2 is no time"),
+    in_data("an infinite time", lines("inf,1,a,b"), "timestamp", "row 2"),
+    in_data(
+        "half a second before 1970", lines("-0.5,1,a,b", *GOOD_ROWS), "timestamp -0.5 in row 2", "negative"
+    ),
+    in_data("one row in 1970", lines("0,1,a,b", *GOOD_ROWS), "1970-01-01 to 2024-01-02", "timestamp wrong?"),
+    in_data("one row in 4821", lines("90000000000,1,a,b", *GOOD_ROWS), "4821", "timestamp wrong?"),
+    in_data("a row without a time", lines(*GOOD_ROWS, ",1,a,b"), "timestamp is missing in 1 rows", "row 202"),
+    in_data("a row without a metric", lines(*GOOD_ROWS, f"{START},1,a,"), "metric", "row 202"),
+    in_data("too large for float32", lines(*GOOD_ROWS, f"{START},1e36,a,b"), "row 202", "too large"),
+    in_data("one row", lines(GOOD_ROWS[0]), "shop/web-0 qps", "1 points"),
+    in_data("the same row twice", lines(*GOOD_ROWS[:1] * 2), "shop/web-0 qps", "1 points"),
+    in_data(
+        "nothing but zeros", lines(*(f"{START + 600 * i},0,a,b" for i in range(300))), "context of zeros"
+    ),
+    in_data("nothing but gaps", lines(*GOOD_ROWS[::40]), "none of the windows is usable"),
+    in_data("a huge header", "x" * 5_000_000 + "\n1\n", "no column timestamp", "xxx ..."),
+    in_data("a huge name", lines(f"{START},1,{'a' * 5_000_000},b"), "no window to train on"),
+    in_data("a name that commands a terminal", lines(f"{START},1,\x1b[31mred,b"), "\\x1b[31mred"),
+    in_data("a page of an error", "<html><body>404</body></html>", "no column timestamp", "<html>"),
+    in_data("JSON", '[{"timestamp": 1}]', "no column timestamp"),
+    in_data("gzip without its ending", GZ, "data.csv", "compressed", ".csv.gz"),
+    in_data("Parquet without its ending", PARQUET, "data.csv", "Parquet", ".parquet"),
+    Case(
+        "data: a pipe",
+        ["--dataset-file=pipe.csv"],
+        ["pipe.csv", "pipe"],
+        make=lambda d: os.mkfifo(d / "pipe.csv"),
+    ),
+    Case("data: a device", ["--dataset-file=/dev/zero"], ["/dev/zero", "device"]),
+    Case(
+        "data: a link to nowhere",
+        ["--dataset-file=link.csv"],
+        ["link.csv", "no such file"],
+        make=lambda d: (d / "link.csv").symlink_to("nowhere"),
+    ),
+    in_named("data.csv.gz", "not compressed", GOOD.encode(), "cannot be read"),
+    in_named("data.csv.gz", "torn", GZ[:-100], "cannot be read", "Truncated"),
+    in_named("data.csv.gz", "nothing in it", gzip.compress(b""), "no column timestamp"),
+    in_named(
+        "data.csv.gz", "text in value", gzip.compress(lines("1,x,a,b").encode()), "value in row 2", "'x'"
+    ),
+    in_named("data.csv.gz", "Parquet in it", gzip.compress(PARQUET), "no column timestamp"),
+    *(
+        in_named("data.parquet", f"{label}{mapped and ', mapped'}", content, *words, arguments=arguments)
+        for mapped, arguments in (("", ()), ("mapped", ("source.memory_map=true",)))
+        for label, content, *words in (
+            ("CSV", GOOD.encode(), "cannot be read"),
+            ("torn", PARQUET[: len(PARQUET) // 2], "cannot be read"),
+            ("torn in the middle", PARQUET[:99] + b"\0" * 99 + PARQUET[198:], "cannot be read"),
+            ("no rows", parquet(**{n: pa.array([], t) for n, t in EMPTY.items()}), "no rows"),
+            ("a column missing", parquet(metric=None), "no column metric"),
+            ("dates", parquet(timestamp=pd.Timestamp("2024")), "timestamp has the type", "unix seconds"),
+            ("text in value", parquet(value="1"), "value has the type string"),
+            ("truth values", parquet(value=True), "value has the type bool"),
+            ("decimals", parquet(value=Decimal("1.5")), "value has the type decimal"),
+            ("numbers for names", parquet(workload=7), "workload has the type int64"),
+            ("names that are no text", parquet(workload=b"\xff"), "cannot be read", "UTF8"),
+            ("lists for names", parquet(metric=["qps"]), "metric has the type list"),
+            (
+                "no times",
+                parquet(timestamp=pa.array([None] * 200, pa.int64())),
+                "timestamp is missing in 200",
+            ),
+            ("nanoseconds", parquet(timestamp=IN_NANOSECONDS), "row 200", "nanoseconds", "divide by"),
+            ("the last time there is", parquet(timestamp=2**63 - 1), "row 1", "nanoseconds"),
+            ("before 1970", parquet(timestamp=-5), "timestamp -5 in row 1", "negative"),
+            ("infinite", parquet(value=float("inf")), "infinite in 200 rows"),
+        )
+    ),
 ]
 
 DATA = [
@@ -315,7 +509,71 @@ OVERRIDES = [
     override("source.memory_map=maybe", "source.memory_map", "'maybe'", "auto, true or false"),
     override("source.memory_map=true", "source.memory_map", "traffic.csv", "Parquet", "kforecast-fetch"),
     override("source.cache_dir=''", "source.cache_dir"),
-    override("trainer.accelerator=nonsense", "trainer", "nonsense"),
+    override("trainer.accelerator=nonsense", "trainer.accelerator: 'nonsense'", "'cpu'"),
+    override("trainer.accelerator=tpu"),
+    override("+trainer.strategy=fsdp", "trainer.strategy", "'ddp'"),
+    override("trainer.devices=auto"),
+    override("trainer.devices=[0]"),
+    override("trainer.max_epochs=1.5"),
+    override("trainer._target_=3", "trainer._target_: 3"),
+    override("trainer=null", "trainer=null"),
+    override("trainer=tpu", "'tpu'", "cpu, ddp, default, gpu"),
+    override("+trainer.profiler=nonsense", "profiler", "'simple'"),
+    override("+trainer.max_time=soon", "trainer", "'soon'"),
+    override("+trainer.limit_train_batches=-1", "trainer", "limit_train_batches"),
+    override("+trainer.limit_train_batches=few", "trainer.limit_train_batches: 'few'"),
+    override("+trainer.deterministic=perhaps", "trainer.deterministic: 'perhaps'"),
+    override("+trainer.benchmarck=true", "trainer.benchmarck", "did you mean benchmark"),
+    override("+trainer.callbacks=[]", "trainer.callbacks"),
+    override("+trainer.val_check_interval=9999"),
+    override("optimizer=sgd", "'sgd'", "adam"),
+    override("optimizer._partial_=false"),
+    override("optimizer._target_=builtins.dict", "optimizer"),
+    override("+optimizer.colour=red", "optimizer.colour", "unknown key"),
+    override("+optimizer.betas=[0.9]"),
+    override("+optimizer.betas=[0.9,1.5]", "optimizer.betas[1]: 1.5"),
+    override("+optimizer.eps=-1", "optimizer", "epsilon"),
+    override("+optimizer.amsgrad=text", "optimizer.amsgrad: 'text'"),
+    override("callbacks.early_stopping.patience=-1"),
+    override("callbacks.early_stopping.monitor=loss"),
+    override("+callbacks.early_stopping.patiense=3", "patiense", "did you mean patience"),
+    override("+callbacks.early_stopping.min_delta=small"),
+    override("callbacks.early_stopping=5"),
+    override("+callbacks.model_checkpoint.save_top_k=-5"),
+    override("callbacks.model_checkpoint.dirpath=traffic.csv", "traffic.csv", "is a file"),
+    override("callbacks.model_checkpoint.filename=3", "callbacks.model_checkpoint.filename: 3"),
+    override("callbacks.forecast_figures.num_windows=0"),
+    override("callbacks.epoch_log=3"),
+    override("+callbacks.mine._target_=kforecast.nowhere.Mine", "callbacks.mine", "kforecast.nowhere"),
+    override("logger=wandb", "'wandb'", "tensorboard"),
+    override("+logger.tensorboard.colour=red", "logger.tensorboard.colour"),
+    override("+logger.tensorboard.flush_secs=soon"),
+    override("logger.tensorboard=3"),
+    override("+logger.csv._target_=lightning.pytorch.loggers.CSVLogger", "logger.csv.save_dir: missing"),
+    override("logger.tensorboard.save_dir=traffic.csv", "traffic.csv", "is a file"),
+    override("+model.colour=red", "model.colour", "unknown key"),
+    override("model.day_of_month=perhaps"),
+    override("+data.colour=red", "data.colour", "unknown key"),
+    override("data.batch_size=99999999999999999999"),
+    override("+window.colour=red", "window.colour", "unknown key"),
+    override("+gate.require_skil=0", "gate.require_skil", "did you mean require_skill"),
+    override("window.context_length=10001"),
+    override("source.path=''"),
+    override("source.path=3"),
+    override("artifact_dir=null"),
+    override("teacher=nowhere", "teacher: nowhere", "no such directory"),
+    override("teacher=model", "model"),
+    override("schedule=linear"),
+    override("monitor=loss", "monitor: 'loss'"),
+    override("hydra.run.dir=traffic.csv", "hydra.run.dir", "is a file"),
+    override("hydra.run.dir=traffic.csv/below", "hydra.run.dir", "is a file"),
+    override("hydra.mode=nonsense"),
+    override("hydra/launcher=nonsense", "nonsense", "basic"),
+    override("~trainer.max_epochs", "trainer.max_epochs: missing"),
+    override("data.timezone=../../etc/passwd", "data.timezone", "IANA"),
+    override("data.timezone=/etc/passwd", "data.timezone", "IANA"),
+    override("source=kapacity", "source.path is no key"),
+    override(f"artifact_dir={'x' * 300}/{'y' * 5000}", "xxx"),
     override("+trainer.accumulate_grad_batches=4", "trainer.accumulate_grad_batches", "data.batch_size"),
     override("+trainer.precision=bf16-mixed", "trainer.precision", "float32"),
     override("+trainer.gradient_clip_val=0", "trainer.gradient_clip_val"),
@@ -367,6 +625,48 @@ OVERRIDES = [
         ["--dataset-file=traffic.csv", "--dataloader-num-workers=few"],
         ["data.num_workers", "'few'"],
     ),
+]
+
+TARGETS = {"config.yaml": config()}
+KAPACITY = ["--config-file=config.yaml", f"--metrics-server-addr=localhost:{PORT}"]
+QUERY = "source.queries=[{workload: shop/web, metric: qps, query: up}]"
+PROMETHEUS = ["source=prometheus", f"source.url=http://localhost:{PORT}", QUERY]
+
+# What is wrong here is found although a server is named, and before it is asked.
+SERVERS = [
+    Case(f"server: {' '.join(more)}", [*named, *more], words, files)
+    for named, files, more, words in [
+        (KAPACITY, TARGETS, ["optimizer.lr=-1"], ["optimizer.lr"]),
+        (KAPACITY, TARGETS, ["trainer.accelerator=nonsense"], ["trainer.accelerator"]),
+        (KAPACITY, TARGETS, ["+trainer.profiler=nonsense"], ["profiler"]),
+        (KAPACITY, TARGETS, ["+callbacks.early_stopping.colour=red"], ["callbacks.early_stopping.colour"]),
+        (KAPACITY, TARGETS, ["source.step=3600"], ["source.step", "window.freq"]),
+        (KAPACITY, TARGETS, ["source.deadline=0"], ["source.deadline"]),
+        (KAPACITY, TARGETS, ["source.end=soon"], ["source.end", "'soon'"]),
+        (KAPACITY, TARGETS, [f"source.end=1{'0' * 400}"], ["source.end"]),
+        (KAPACITY, TARGETS, ["source.token_file=nowhere"], ["source.token_file", "nowhere"]),
+        (KAPACITY, TARGETS, ["source.tls.ca=traffic.csv"], ["source.tls", "traffic.csv"]),
+        (KAPACITY, TARGETS, ["+source.colour=red"], ["source.colour"]),
+        (KAPACITY, TARGETS, ["hydra.run.dir=traffic.csv"], ["hydra.run.dir"]),
+        (PROMETHEUS, {}, ["seed=-1"], ["seed"]),
+        (PROMETHEUS, {}, ["source.queries=[]"], ["source.queries"]),
+        (PROMETHEUS, {}, ["source.history=forever"], ["source.history", "'forever'"]),
+        (PROMETHEUS, {}, ["source.history=999999999D"], ["source.history"]),
+        (PROMETHEUS, {}, ["source.username=me"], ["source", "password"]),
+        (PROMETHEUS, {}, ["source.headers={Authorization: x}"], ["source.headers", "secret"]),
+        (PROMETHEUS, {}, ["model.day_of_month=perhaps"], ["model.day_of_month"]),
+    ]
+]
+
+SWEEPS = [
+    Case(
+        "sweep: every job is wrong",
+        ["-m", "--dataset-file=traffic.csv", "seed=1,2", "optimizer.lr=-1"],
+        ["none of the 2 jobs can start", "optimizer.lr: -1 is wrong"],
+    ),
+    Case("sweep: no file", ["-m", "--dataset-file=nowhere.csv", "seed=1,2"], ["nowhere.csv: no such file"]),
+    Case("sweep: no source", ["-m", "seed=1,2"], ["no source"]),
+    Case("sweep: unknown key", ["-m", "--dataset-file=traffic.csv", "sede=1,2"], ["sede"]),
 ]
 
 FORECAST = [
@@ -431,6 +731,121 @@ FORECAST = [
     ]
 ]
 
+GOOD_ARTIFACT = ["artifact_dir=good"]
+HISTORY = {"history.csv": (GOLDEN / "history.csv").read_bytes()}
+
+# Data that other verbs meet.
+VERBS = [
+    Case(f"{verb.removeprefix('kforecast-')}: {name}", [*GOOD_ARTIFACT, *arguments], words, files, verb)
+    for verb in ("kforecast-forecast", "kforecast-evaluate")
+    for name, arguments, words, files in [
+        (
+            "text in value",
+            ["--dataset-file=data.csv"],
+            ["data.csv", "row 2", "'x'"],
+            {"data.csv": lines("1,x,a,b")},
+        ),
+        ("no rows", ["--dataset-file=data.csv"], ["data.csv: no rows"], {"data.csv": lines()}),
+        ("wrong columns", ["--dataset-file=data.csv"], ["no column"], {"data.csv": "a,b\n1,2\n"}),
+        (
+            "torn gzip",
+            ["--dataset-file=data.csv.gz"],
+            ["data.csv.gz: cannot be read"],
+            {"data.csv.gz": GZ[:-9]},
+        ),
+        (
+            "torn Parquet",
+            ["--dataset-file=a.parquet"],
+            ["a.parquet: cannot be read"],
+            {"a.parquet": PARQUET[:-9]},
+        ),
+        (
+            "milliseconds",
+            ["--dataset-file=a.csv"],
+            ["milliseconds"],
+            {"a.csv": lines(f"{START}000,1,shop/cart,qps")},
+        ),
+        ("infinite", ["--dataset-file=a.csv"], ["infinite"], {"a.csv": lines(f"{START},inf,shop/cart,qps")}),
+        ("no values", ["--dataset-file=a.csv"], ["no number"], {"a.csv": lines(f"{START},,shop/cart,qps")}),
+        ("other series", ["--dataset-file=traffic.csv"], ["shop/web-0 qps", "artifact"], {}),
+        ("a directory", ["--dataset-file=good"], ["good", "is a directory"], {}),
+        ("a device", ["--dataset-file=/dev/zero"], ["/dev/zero", "device"], {}),
+        (
+            "unknown key of the source",
+            ["--dataset-file=traffic.csv", "+source.colour=red"],
+            ["source: ", "colour"],
+            {},
+        ),
+        (
+            "no targets",
+            ["source=kapacity", f"source.address=localhost:{PORT}"],
+            ["source.targets"],
+            {},
+        ),
+        (
+            "a step that is too long",
+            [
+                "source=kapacity",
+                f"source.address=localhost:{PORT}",
+                "--config-file=config.yaml",
+                "source.step=3600",
+            ],
+            ["source.step"],
+            TARGETS,
+        ),
+    ]
+]
+VERBS += [
+    Case(
+        "evaluate: nothing after the start",
+        [*GOOD_ARTIFACT, "--dataset-file=history.csv", "evaluate.start=2030-01-01"],
+        ["evaluate.start", "2030"],
+        HISTORY,
+        "kforecast-evaluate",
+    ),
+    Case(
+        "evaluate: an unknown key",
+        [*GOOD_ARTIFACT, "--dataset-file=history.csv", "+evaluate.colour=red"],
+        ["evaluate.colour"],
+        HISTORY,
+        "kforecast-evaluate",
+    ),
+    *(
+        Case(f"fetch: {name}", arguments, words, files, "kforecast-fetch")
+        for name, arguments, words, files in [
+            ("no source", ["output=a.csv"], ["no source"], {}),
+            ("no file", ["--dataset-file=nowhere.csv", "output=a.csv"], ["nowhere.csv"], {}),
+            ("ending", ["--dataset-file=traffic.csv", "output=a.txt"], ["output", "a.txt"], {}),
+            ("ending of the report", ["--dataset-file=traffic.csv", "report=a.txt"], ["report", "a.txt"], {}),
+            ("no window", ["--dataset-file=traffic.csv", "window.freq=2min"], ["window.freq"], {}),
+            ("no directory", ["--dataset-file=traffic.csv", "output=traffic.csv/a.csv"], ["is a file"], {}),
+            (
+                "torn",
+                ["--dataset-file=a.parquet", "output=a.csv"],
+                ["a.parquet"],
+                {"a.parquet": PARQUET[:-9]},
+            ),
+            ("no targets", ["source=kapacity", f"source.address=localhost:{PORT}"], ["source.targets"], {}),
+            ("folder", ["--dataset-file=nowhere.csv", "hydra.run.dir=new/folder"], ["nowhere.csv"], {}),
+        ]
+    ),
+    *(
+        Case(f"serve-metrics: {name}", arguments, words, files, "kforecast-serve-metrics")
+        for name, arguments, words, files in [
+            ("no source", [], ["no source"], {}),
+            ("no file", ["--dataset-file=nowhere.csv"], ["nowhere.csv"], {}),
+            (
+                "address",
+                ["--dataset-file=traffic.csv", "serve.address=here"],
+                ["serve.address", "'here'"],
+                {},
+            ),
+            ("bad rows", ["--dataset-file=a.csv"], ["row 2"], {"a.csv": lines("1,x,a,b")}),
+            ("templates", [*PROMETHEUS], ["serve.templates"], {}),
+        ]
+    ),
+]
+
 ARTIFACT = ["artifact_dir=model", "--dataset-file=traffic.csv"]
 EVALUATE = [
     Case(f"evaluate: {name}", arguments, words, command="kforecast-evaluate")
@@ -478,42 +893,181 @@ def model(tmp_path: Path) -> Path:
     return directory
 
 
-def snapshot(directory: Path) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Forking]:
+    with forking() as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def listener() -> Iterator[socket.socket]:
+    """Where nobody may call."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        yield server
+
+
+def snapshot(directory: Path) -> dict[str, tuple[int, bytes]]:
+    """Everything there: kind and permissions, and what is in it."""
     return {
-        path.relative_to(directory).as_posix(): path.read_bytes()
+        path.relative_to(directory).as_posix(): (path.lstat().st_mode, _content(path))
         for path in sorted(directory.rglob("*"))
-        if path.is_file()
     }
 
 
-def assert_refused(
-    arguments: list[str], words: list[str], cwd: Path, command: str = "kforecast-train"
-) -> None:
-    done = run_command(command, *arguments, cwd=cwd)
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if stat.S_ISREG(path.lstat().st_mode) else b""
+
+
+def assert_says(done: subprocess.CompletedProcess[str], words: list[str]) -> None:
     said = f"\n--- stdout\n{done.stdout}\n--- stderr\n{done.stderr}"
     assert done.returncode == 2, said
     assert "Traceback" not in done.stdout + done.stderr, said
-    first, *others = done.stderr.splitlines()
+    # Some commands say on standard error what they do.
+    told = [line for line in done.stderr.splitlines() if not line.startswith(("INFO: ", "WARNING: "))]
+    first, *others = told
     assert first.startswith("error: "), said
     # One message: what does not fit into its line is indented.
     assert all(line.startswith("  ") for line in others), said
+    assert len(done.stderr) < 20_000
     missing = [word for word in words if word not in done.stderr]
     assert not missing, f"{missing} not said{said}"
 
 
-@pytest.mark.parametrize(
-    "case", [*CONFIG_FILES, *DATA, *OVERRIDES, *FORECAST, *EVALUATE], ids=lambda case: case.name
-)
-def test_refused(case: Case, tmp_path: Path, model: Path, traffic_csv: Callable[..., Path]) -> None:
+def assert_refused(arguments: list[str], words: list[str], cwd: Path) -> None:
+    assert_says(run_command("kforecast-train", *arguments, cwd=cwd), words)
+
+
+CASES = [*CONFIG_FILES, *DATA, *OTHER_DATA, *OVERRIDES, *SERVERS, *SWEEPS, *FORECAST, *EVALUATE, *VERBS]
+
+
+def test_there_are_enough_cases() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert len([*CONFIG_FILES, *OVERRIDES, *SERVERS, *SWEEPS]) >= 80
+    assert len([*DATA, *OTHER_DATA]) >= 40
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name[:60])
+def test_refused(
+    case: Case,
+    tmp_path: Path,
+    model: Path,
+    traffic_csv: Callable[..., Path],
+    commands: Forking,
+    listener: socket.socket,
+) -> None:
     traffic_csv()
+    shutil.copytree(GOLDEN / "model", tmp_path / "good")
     for name, content in case.files.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
-    before = snapshot(model)
+    if case.make is not None:
+        case.make(tmp_path)
+    before = snapshot(tmp_path)
+    port = str(listener.getsockname()[1])
     keeps = ["--model-save-path=model"] if case.command == "kforecast-train" else []
-    assert_refused([*keeps, *case.arguments], case.words, tmp_path, case.command)
-    assert snapshot(model) == before
+    arguments = [argument.replace(PORT, port) for argument in [*keeps, *case.arguments]]
+    done = commands.run(case.command, *arguments, cwd=tmp_path)
+    assert_says(done, case.words)
+    assert snapshot(tmp_path) == before
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+
+
+# As a user does it, in processes that load what they need by themselves.
+@pytest.mark.parametrize(
+    "case",
+    [CONFIG_FILES[8], OTHER_DATA[0], OVERRIDES[0], override("+optimizer.colour=red")],
+    ids=lambda case: case.name[:60],
+)
+def test_refused_by_an_installed_command(
+    case: Case, tmp_path: Path, model: Path, traffic_csv: Callable[..., Path]
+) -> None:
+    traffic_csv()
+    for name, content in case.files.items():
+        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    before = snapshot(tmp_path)
+    assert_says(
+        run_command(case.command, "--model-save-path=model", *case.arguments, cwd=tmp_path), case.words
+    )
+    assert snapshot(tmp_path) == before
+
+
+def test_a_plain_mistake_does_not_load_torch(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
+    arguments = [
+        "train",
+        f"--dataset-file={traffic_csv()}",
+        "optimizer.lr=-1",
+        "trainer.accelerator=nonsense",
+    ]
+    script = (
+        f"import sys; sys.argv = {arguments!r}\n"
+        "from kforecast.training.train import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "2 False\n", done.stderr
+
+
+def test_the_folder_of_an_earlier_run_is_left_as_it_was(
+    tmp_path: Path, traffic_csv: Callable[..., Path], commands: Forking
+) -> None:
+    traffic_csv()
+    (tmp_path / "short.csv").write_text(lines(*traffic_rows(1, 9)))
+    run = ["--dataset-file=traffic.csv", "hydra.run.dir=runs/mine", "trainer=cpu", "trainer.max_epochs=1"]
+    assert commands.run("kforecast-train", *run, "refit=false", cwd=tmp_path).returncode == 0
+    before = snapshot(tmp_path)
+    # A mistyped override: nothing in it is touched, not even the record of the configuration.
+    assert_says(commands.run("kforecast-train", *run, "optimizer.lr=-1", cwd=tmp_path), ["optimizer.lr"])
+    assert snapshot(tmp_path) == before
+    # Bad data is found when the run has begun: what is there stays, the record says what was run last.
+    done = commands.run("kforecast-train", *run, "--dataset-file=short.csv", cwd=tmp_path)
+    assert_says(done, ["9 points"])
+    assert {*snapshot(tmp_path)} == {*before}
+    assert (
+        snapshot(tmp_path)["runs/mine/artifact/checkpoint.pth"] == before["runs/mine/artifact/checkpoint.pth"]
+    )
+    assert json.loads((tmp_path / "runs" / "mine" / "result.json").read_text())["status"] == "failed"
+
+
+def test_a_folder_that_others_use_stays(tmp_path: Path) -> None:
+    ours, theirs = (RunFolder(tmp_path / "outputs" / "run") for _ in range(2))
+    ours.make()
+    theirs.make()
+    (ours.path / "train.log").touch()
+    ours.remove({"train.log"})
+    assert ours.path.is_dir()
+    theirs.remove({"train.log"})  # which has not made it
+    assert ours.path.is_dir()
+
+
+@pytest.mark.parametrize("name, stays", [("train.log", False), ("history.parquet", True)])
+def test_a_folder_with_something_of_worth_stays(name: str, stays: bool, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "outputs" / "run")
+    folder.make()
+    (folder.path / name).touch()
+    folder.remove({"train.log"})
+    assert (tmp_path / "outputs").exists() == stays
+
+
+def test_a_bad_job_among_good_ones_does_not_stop_a_sweep(
+    tmp_path: Path, traffic_csv: Callable[..., Path], commands: Forking
+) -> None:
+    traffic_csv()
+    quick = [
+        "--dataset-file=traffic.csv",
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        "refit=false",
+        "logger=none",
+    ]
+    done = commands.run("kforecast-train", "-m", *quick, "optimizer.lr=-1,0.01", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "of 2 jobs 1 failed" in done.stderr
 
 
 @pytest.mark.parametrize("path", ["occupied", "occupied/below/model"])

@@ -24,12 +24,13 @@ MAY_USE = {
     "processes": {"errors"},
     "directory": {"errors"},
     "output": {"directory", "errors"},
+    "run_folder": {"directory", "errors"},
     "untrusted": set(),
     "checkpoint": {"untrusted"},
     "intervals": {"errors", "untrusted"},
     "models": {"data", "window"},
     "metrics": {"window", "errors", "validation", "localtime", "untrusted"},
-    "data": {"metrics", "window", "errors", "console", "localtime"},
+    "data": {"metrics", "window", "errors", "console", "localtime", "directory"},
     "artifact": {
         *("models", "data", "window", "errors", "directory", "intervals", "output"),
         *("checkpoint", "untrusted"),
@@ -45,7 +46,7 @@ MAY_USE = {
 }
 # Entry functions, which alone see a configuration, inside rooms that otherwise do not.
 ENTRIES = {"evaluation/evaluate"} | {
-    f"training/{name}" for name in ("train", "trainings", "launch", "closing", "rerun", "sweep")
+    f"training/{name}" for name in ("train", "trainings", "launch", "closing", "rerun", "sweep", "recipe")
 }
 INSIDE = {*MAY_USE, "training"} - {"config", "legacy_cli"}
 

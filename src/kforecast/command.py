@@ -24,9 +24,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from kforecast.checking import Check, Refused, begin, leave_nothing
 from kforecast.config import CONF_DIR
 from kforecast.console import ConsoleHandler
-from kforecast.errors import ConfigError, KforecastError, ours
+from kforecast.errors import BAD_INPUT, ConfigError, KforecastError, ours
 from kforecast.legacy_cli import FLAGS, append, translate, without_flags
 from kforecast.processes import INTERRUPTED, STARTED_BY, TERMINATED, Process, end_with_launcher, this_process
 from kforecast.secrets import check_arguments
@@ -41,6 +42,9 @@ EXTRAS = {
     "submitit_slurm": "submitit",
 }
 
+# Characters of a line of an error; what is longer quotes something that is of no use to anyone.
+_WIDEST = 4000
+
 
 def run(
     task: Callable[[DictConfig], object],
@@ -48,8 +52,11 @@ def run(
     flags: Collection[str] = tuple(FLAGS),
     together: bool = False,
     prepare: Callable[[list[str]], tuple[list[str], str]] | None = None,
+    check: Check | None = None,
 ) -> int:
     """Run a command as a whole: ``sys.argv`` in, exit code out.
+
+    One that is refused for its input leaves nothing behind.
 
     Parameters
     ----------
@@ -64,7 +71,29 @@ def run(
         nothing. Of a machine without the first one, one process still says its errors.
     prepare:
         Changes the command line before anything else, and says which primary config is to be composed.
+    check:
+        What the verb can check without data, given the composed configuration: before anything is written.
     """
+    begin(check)
+    code: object = None
+    try:
+        code = _run(task, config_name, flags, together, prepare)
+    except SystemExit as ended:
+        code = ended.code
+        raise
+    finally:
+        if code == BAD_INPUT:
+            leave_nothing()
+    return code
+
+
+def _run(
+    task: Callable[[DictConfig], object],
+    config_name: str,
+    flags: Collection[str],
+    together: bool,
+    prepare: Callable[[list[str]], tuple[list[str], str]] | None,
+) -> int:
     process = Process()
     signal.signal(signal.SIGTERM, _terminate)
     # Threads that spin for long while they wait for each other slow each other down on a busy machine, or one
@@ -102,7 +131,7 @@ def run(
             raise
         found = ours(error) or _explain(error, config_name)
         if process.first or process.local == 0:
-            print(f"error: {found}", file=sys.stderr)
+            print(_printable(f"error: {found}"), file=sys.stderr)
         return found.exit_code
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain again when it flushes at exit.
@@ -111,13 +140,22 @@ def run(
     except OSError as error:
         if wants_traceback:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(_printable(f"error: {error}"), file=sys.stderr)
         return KforecastError.exit_code
     except KeyboardInterrupt:
         if process.first:
             print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _printable(message: str) -> str:
+    """A message that may quote anything, fit for a terminal: no control characters, no endless lines."""
+    lines = (
+        "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[: _WIDEST + 1])
+        for line in message.split("\n")
+    )
+    return "\n".join(line if len(line) <= _WIDEST else f"{line[:_WIDEST]} ..." for line in lines)
 
 
 def _run_hydra(task: Callable[[DictConfig], object], config_name: str) -> Exception | None:
@@ -137,6 +175,8 @@ def _run_hydra(task: Callable[[DictConfig], object], config_name: str) -> Except
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(guarded)()
+    except Refused as refused:
+        return refused.error
     except Exception as error:
         if _came_through_a_launcher(error):
             said = next((line.strip() for line in str(error).splitlines() if line.strip()), "no word why")
@@ -145,7 +185,11 @@ def _run_hydra(task: Callable[[DictConfig], object], config_name: str) -> Except
                 "the folders of the jobs"
             ) from error
         if isinstance(error, ValueError):  # what Hydra raises for window=10 or --cfg beside -m
-            raise ConfigError(str(error).splitlines()[0]) from error
+            said = str(error).splitlines()[0]
+            if "group override" in said:
+                groups = [argument for argument in sys.argv[1:] if argument.partition("=")[0] in _groups()]
+                said += f": one of {', '.join(groups)}" if groups else ""
+            raise ConfigError(said) from error
         raise
     return failures[0] if failures else None
 
@@ -217,9 +261,12 @@ def _explain(error: Exception, config_name: str) -> ConfigError:
         return ConfigError(": ".join([f"cannot read the override {error.override}", *said]))
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1].partition("@")[0]
-        return ConfigError(
-            f"unknown key {key}{nearest(key, _known_keys(config_name))} (--cfg job shows all keys)"
-        )
+        known = _known_keys(config_name)
+        if key in known:
+            return ConfigError(
+                f"{key} is no key of what the other arguments choose (--cfg job shows all keys)"
+            )
+        return ConfigError(f"unknown key {key}{nearest(key, known)} (--cfg job shows all keys)")
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
@@ -253,5 +300,8 @@ def _known_keys(config_name: str) -> list[str]:
                 walk(child, f"{prefix}{key}.")
 
     walk(cfg, "")
-    groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
-    return keys + [group for group in groups if group not in keys]
+    return keys + [group for group in _groups() if group not in keys]
+
+
+def _groups() -> list[str]:
+    return [path.name for path in CONF_DIR.iterdir() if path.is_dir()]

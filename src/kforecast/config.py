@@ -66,6 +66,12 @@ def _holidays(value: Any) -> Any:
     return value
 
 
+def _threads(value: Any) -> Any:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024):
+        raise ValueError(f"{value!r} is wrong; use auto, or a number from 1 to 1024")
+    return value
+
+
 def _no_accumulation(number: int) -> int:
     if number != 1:
         raise ValueError("a step takes as many windows as data.batch_size says: set that instead")
@@ -78,6 +84,9 @@ def _float32(precision: int | str | None) -> int | str | None:
     return precision
 
 
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+Threads = Annotated[Literal["auto"] | int, BeforeValidator(_threads)]
 Instant = Annotated[int | None, BeforeValidator(_instant)]
 # No model has a skill of 1: its error would be 0.
 RequiredSkill = Annotated[float, Field(lt=1, allow_inf_nan=False)] | None
@@ -88,7 +97,12 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
-class WindowSection(_Section):
+class _OwnSection(_Section):
+    # Nobody else looks at these.
+    model_config = ConfigDict(extra="forbid")
+
+
+class WindowSection(_OwnSection):
     """``window``: grid and shape."""
 
     freq: Annotated[str, AfterValidator(canonical_frequency)]
@@ -99,9 +113,9 @@ class WindowSection(_Section):
 class DataSection(_Section):
     """``data``: which windows, in which batches."""
 
-    batch_size: Annotated[int, Field(ge=1)]
-    windows_per_epoch: Annotated[int, Field(ge=1)] | None
-    validation_windows: Annotated[int, Field(ge=1)] | None
+    batch_size: Count
+    windows_per_epoch: Count | None
+    validation_windows: Count | None
     num_workers: Annotated[int, Field(ge=0, le=256)]
     fill: Fill
     mask_gaps: bool
@@ -121,10 +135,12 @@ class DataSection(_Section):
 
 
 class OptimizerSection(_Section):
-    """``optimizer``: the step size is checked, the rest is the optimizer's."""
+    """``optimizer``: what ours have is checked, the rest is the optimizer's."""
 
+    partial: Annotated[Literal[True], Field(alias="_partial_")]
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    betas: Betas | None = None
 
 
 class TrainerSection(_Section):
@@ -132,10 +148,10 @@ class TrainerSection(_Section):
 
     max_epochs: Annotated[int, Field(ge=1)]
     log_every_n_steps: Annotated[int, Field(ge=1)]
-    accelerator: str
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     devices: Annotated[int, Field(ge=1)]
     num_nodes: Annotated[int, Field(ge=1)] = 1
-    strategy: str = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
     use_distributed_sampler: bool = True
     gradient_clip_val: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     gradient_clip_algorithm: Literal["norm"] | None = None
@@ -154,10 +170,27 @@ class ModelSection(_Section):
     shared_embedding: bool | None = None
 
 
-class EarlyStoppingSection(_Section):
-    """``callbacks.early_stopping``: the patience is checked, the rest is Lightning's."""
+Watched = Literal["validation/loss", "train/loss"]
 
+
+class EarlyStoppingSection(_Section):
+    """``callbacks.early_stopping``: what is watched and the patience are checked, the rest is Lightning's."""
+
+    monitor: Watched
     patience: Annotated[int, Field(ge=1)]
+    mode: Literal["min"] = "min"
+    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    stopping_threshold: float | None = None
+    divergence_threshold: float | None = None
+
+
+class ModelCheckpointSection(_Section):
+    """``callbacks.model_checkpoint``: what is watched is checked, the rest is Lightning's."""
+
+    monitor: Watched | None = None
+    mode: Literal["min"] = "min"
+    save_top_k: Annotated[int, Field(ge=-1)] = 1
+    every_n_epochs: Annotated[int, Field(ge=1)] | None = None
 
 
 class ForecastFiguresSection(_Section):
@@ -171,22 +204,23 @@ class CallbacksSection(_Section):
     """``callbacks``: those whose numbers we check; each may be left out."""
 
     early_stopping: EarlyStoppingSection | None = None
+    model_checkpoint: ModelCheckpointSection | None = None
     forecast_figures: ForecastFiguresSection | None = None
 
 
-class ArtifactSection(_Section):
+class ArtifactSection(_OwnSection):
     """``artifact``: what is written besides the trio."""
 
     per_series: bool
 
 
-class GateSection(_Section):
+class GateSection(_OwnSection):
     """``gate``: how good a model must be to become the artifact."""
 
     require_skill: RequiredSkill
 
 
-class EvaluateSection(_Section):
+class EvaluateSection(_OwnSection):
     """``evaluate``: what an artifact is judged on."""
 
     start: Instant
@@ -210,9 +244,9 @@ class TrainSettings(_Section):
     """The parts of ``train.yaml`` that we own."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
+    threads: Threads
     artifact_dir: Annotated[str, Field(min_length=1)]
-    monitor: Literal["validation/loss", "train/loss"]
+    monitor: Watched
     average_windows: Annotated[int, Field(ge=1)] | None
     schedule: Literal["constant", "cosine"]
     refit: bool
@@ -343,6 +377,21 @@ def built(node: DictConfig, **arguments: Any) -> Any:
             raise ConfigError(list_problems("configuration", problems_of(cause, name))) from error
         said = " ".join(str(cause).split()) or type(cause).__name__
         raise ConfigError(f"{name}: {said}") from error
+
+
+def source_of(cfg: DictConfig) -> Any:
+    """The source that a configuration names; it has said what is wrong with it as far as it knows unread.
+
+    Raises
+    ------
+    ConfigError, DataError
+        When it refuses its settings, or there is nothing to read or to ask for.
+    """
+    source = built(cfg.source)
+    check = getattr(source, "check", None)
+    if check is not None:
+        check()
+    return source
 
 
 def window_of(section: WindowSection) -> Window:

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,6 +27,13 @@ def check_writable(directory: Path) -> None:
     OutputError
         When it may not be written.
     """
+    try:
+        _check_writable(directory)
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        raise ConfigError(f"{directory}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _check_writable(directory: Path) -> None:
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"{directory}: is a file, not a directory")
     existing = directory
@@ -82,9 +89,8 @@ def sole_writer(directory: Path, name: str) -> Iterator[None]:
         When another is writing, and who; or when the file system refuses.
     """
     directory = directory.resolve()
-    made = _missing_parents(directory)
     with writing(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        made = make_directories(directory.parent)
     # A mounted volume is the only place that others are sure to see.
     inside = os.path.ismount(directory) or not os.access(directory.parent, os.W_OK | os.X_OK)
     path = directory / ".lock" if inside else directory.parent / f".{directory.name}.lock"
@@ -110,14 +116,34 @@ def sole_writer(directory: Path, name: str) -> Iterator[None]:
         # While it is held: whoever was waiting for this file finds that it has gone, and makes another.
         path.unlink(missing_ok=True)
         lock.release()
-        for parent in made:
-            with suppress(OSError):  # not empty
-                parent.rmdir()
+        remove_empty(made)
 
 
-def _missing_parents(directory: Path) -> list[Path]:
-    """Those above a directory that do not exist, the lowest first."""
-    return [parent for parent in directory.parents if not parent.exists()]
+def make_directories(directory: Path) -> list[Path]:
+    """Make a directory with all above it, unless it is there; returns those that were made, outermost first.
+
+    Raises
+    ------
+    OSError
+        When the file system refuses.
+    """
+    made = []
+    for path in reversed((directory, *directory.parents)):
+        try:
+            path.mkdir()
+        except OSError:
+            if not path.is_dir():
+                raise
+        else:
+            made.append(path)
+    return made
+
+
+def remove_empty(made: Iterable[Path]) -> None:
+    """Undo :func:`make_directories` as far as nobody has put anything there since."""
+    for path in reversed(list(made)):
+        with suppress(OSError):
+            path.rmdir()
 
 
 def replace_directory(directory: Path, contents: Mapping[str, bytes], owned: Collection[str]) -> None:

@@ -5,6 +5,8 @@
 
 from collections.abc import Sequence
 
+BAD_INPUT = 2
+
 
 class KforecastError(Exception):
     """An error that is explained by its message alone; commands print it without a traceback."""
@@ -15,19 +17,19 @@ class KforecastError(Exception):
 class ConfigError(KforecastError):
     """A flag, an override or a configuration file is wrong."""
 
-    exit_code = 2
+    exit_code = BAD_INPUT
 
 
 class DataError(KforecastError):
     """The training or history data cannot be used."""
 
-    exit_code = 2
+    exit_code = BAD_INPUT
 
 
 class ArtifactError(KforecastError):
     """An artifact directory is incomplete, damaged or does not fit its use."""
 
-    exit_code = 2
+    exit_code = BAD_INPUT
 
 
 class SourceError(KforecastError):

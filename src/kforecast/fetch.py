@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from pydantic import BaseModel
 
 from kforecast import command
-from kforecast.config import WindowSection, built, check_step, plain, window_of
+from kforecast.config import WindowSection, check_step, plain, source_of, window_of
 from kforecast.console import short_path
 from kforecast.output import check_output, write_frame, write_json
 from kforecast.validation import validate
@@ -46,7 +46,7 @@ def fetch(cfg: DictConfig) -> None:
     output = check_output(settings["output"], _FORMATS)
     beside = output.parent / "report.json" if output is not None else None
     report = check_output(settings["report"], (".json",), key="report") or beside
-    source = built(cfg.source)
+    source = source_of(cfg)
     check_step(source, window)
 
     from kforecast.data.quality import examine, findings_text, quality_table

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from kforecast import command
-from kforecast.config import built, check_step, plain
+from kforecast.config import check_step, plain, source_of
 from kforecast.errors import ConfigError, DataError, few
 from kforecast.intervals import check_levels, missing
 from kforecast.output import check_output, write_frame
@@ -42,7 +42,7 @@ def forecast(cfg: DictConfig) -> None:
     artifact_dir = Path(str(settings["artifact_dir"]))
     if not artifact_dir.is_dir():
         raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
-    source = built(cfg.source)
+    source = source_of(cfg)
     # A file answers at once; a server is asked when all else is known to be right.
     history = source.fetch() if source.repeatable else None
 

@@ -1,12 +1,17 @@
 """Validate plain values with pydantic, and say every problem in one message: path, value, remedy."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from kforecast.errors import ConfigError
+
+# Of what someone may have mistyped; comparing what is longer takes its time.
+_LONGEST = 100
+_MOST_PROBLEMS = 50
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -39,16 +44,25 @@ def problems_of(error: ValidationError, prefix: str = "", model: type[BaseModel]
 
 
 def list_problems(name: str, problems: list[str]) -> str:
-    """One line for one problem, a list for several."""
+    """One line for one problem, a list for several; of very many the first."""
     if len(problems) == 1:
         return f"{name}: {problems[0]}"
-    return f"{name} has {len(problems)} problems:" + "".join(f"\n  {problem}" for problem in problems)
+    listed = [*problems[:_MOST_PROBLEMS], *(["..."] if len(problems) > _MOST_PROBLEMS else [])]
+    return f"{name} has {len(problems)} problems:" + "".join(f"\n  {problem}" for problem in listed)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean ...?` when a known word is close, else nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word[:_LONGEST], list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def short(value: object) -> str:
+    """A value for a message, of 60 characters at most; what is huge is never written out."""
+    writer = reprlib.Repr()
+    writer.maxstring = writer.maxother = writer.maxlong = 200
+    text = writer.repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _describe(found: Any, model: type[BaseModel] | None) -> str:
@@ -60,22 +74,19 @@ def _describe(found: Any, model: type[BaseModel] | None) -> str:
     if found["type"] == "missing":
         return f"{path}: missing"
     if found["type"] in ("model_type", "dict_type"):
-        return f"{path}: {found['input']!r} is not a mapping"
+        return f"{path}: {short(found['input'])} is not a mapping"
     message = found["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if found["type"] == "value_error":
         return f"{path}: {message}" if path else message
-    return f"{path}: {_short(found['input'])} is wrong: {message.replace('input should', 'it should')}"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return f"{path}: {short(found['input'])} is wrong: {message.replace('input should', 'it should')}"
 
 
 def _path(location: tuple[int | str, ...]) -> str:
     path = ""
-    for part in location:
+    for part in (
+        short(part)[1:-1] if isinstance(part, str) and len(part) > 60 else part for part in location
+    ):
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path
 

@@ -1,5 +1,6 @@
 """Frequencies, durations and the shape of a window: what a forecaster looks at and what it forecasts."""
 
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -131,6 +132,8 @@ class Lookback:
 
 _DURATION = re.compile(r"([1-9][0-9]{0,8})(min|H|h|D|d)")
 _UNIT_SECONDS = {"min": 60, "h": 3600, "d": _DAY}
+# There are no metrics from before 1970, and few from before 2000.
+_LONGEST = 20_000 * _DAY
 
 
 def parse_duration(text: str) -> int:
@@ -139,12 +142,15 @@ def parse_duration(text: str) -> int:
     Raises
     ------
     ValueError
-        When the text is anything but a positive integer and one of the units.
+        When the text is anything but a positive integer and one of the units, or longer than 20,000 days.
     """
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a duration; write a positive integer and min, H or D, like 48H")
-    return int(match[1]) * _UNIT_SECONDS[match[2].lower()]
+    seconds = int(match[1]) * _UNIT_SECONDS[match[2].lower()]
+    if seconds > _LONGEST:
+        raise ValueError(f"{text!r} is too long; at most {_LONGEST // _DAY}D")
+    return seconds
 
 
 def parse_instant(text: str | int | float) -> int:
@@ -157,6 +163,8 @@ def parse_instant(text: str | int | float) -> int:
     """
     try:
         seconds = float(text)
+    except OverflowError:
+        seconds = math.inf
     except ValueError:
         try:
             moment = datetime.fromisoformat(str(text))

@@ -21,6 +21,7 @@ import pyarrow as pa
 from kforecast.console import short_path
 from kforecast.data.binning import Intake, Rows, Tally, bin_rows, blocks_of
 from kforecast.data.panel import CleaningReport, Panel, fingerprint_head, in_key_order, report_of
+from kforecast.directory import make_directories, remove_empty
 from kforecast.errors import DataError
 from kforecast.metrics.csv import CsvSource
 from kforecast.window import Frequency
@@ -61,10 +62,14 @@ def mapped_panel(source: CsvSource, frequency: Frequency) -> Panel:
         log.info("Mapping %s", short_path(folder))
         return panel
     log.info("Converting %s to a memory-mapped panel, once", source)
-    source.cache_dir.mkdir(parents=True, exist_ok=True)
-    with _building(source.cache_dir) as staged:
-        _convert(source, frequency, staged)
-        panel = _published(staged, folder, frequency)
+    made = make_directories(source.cache_dir)
+    try:
+        with _building(source.cache_dir) as staged:
+            _convert(source, frequency, staged)
+            panel = _published(staged, folder, frequency)
+    except DataError:
+        remove_empty(made)
+        raise
     size = sum(file.stat().st_size for file in folder.iterdir())
     log.info("Mapped in %s (%.1f GB); delete it when it is not needed", short_path(folder), size / 1e9)
     return panel

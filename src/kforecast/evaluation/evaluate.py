@@ -11,17 +11,25 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from kforecast import command
-from kforecast.config import EvaluateSection, built, check_evaluate_settings, check_step
+from kforecast.config import (
+    EvaluateSection,
+    EvaluateSettings,
+    built,
+    check_evaluate_settings,
+    check_step,
+    source_of,
+)
 from kforecast.console import short_path
 from kforecast.directory import check_writable
 from kforecast.errors import ConfigError, DataError, GateError, few
 from kforecast.history import read_history
 from kforecast.intervals import FEWEST_WINDOWS
-from kforecast.metrics.csv import CsvSource
 
 if TYPE_CHECKING:
     from kforecast.data.panel import Panel
+    from kforecast.evaluation.capacity import Capacity
     from kforecast.forecaster import Forecaster
+    from kforecast.metrics.source import MetricSource
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +41,7 @@ _SHARE = 0.2
 def main() -> None:
     """Run the command."""
     flags = ("--config-file", "--dataset-file", "--metrics-server-addr")
-    sys.exit(command.run(evaluate, config_name="evaluate", flags=flags))
+    sys.exit(command.run(evaluate, config_name="evaluate", flags=flags, check=_check))
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -45,17 +53,8 @@ def evaluate(cfg: DictConfig) -> None:
         When ``evaluate.require_skill`` is not reached; the report is written nonetheless.
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    settings = check_evaluate_settings(cfg)
+    settings, artifact_dir, capacity, source = _check(cfg)
     chosen = settings.evaluate
-    artifact_dir = Path(settings.artifact_dir)
-    if not artifact_dir.is_dir():
-        raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
-    if chosen.save_intervals:
-        check_writable(artifact_dir)
-    capacity = built(cfg.capacity)
-    source = built(cfg.source)
-    if isinstance(source, CsvSource):
-        source.check()
 
     from torch.utils.tensorboard import SummaryWriter
 
@@ -115,6 +114,17 @@ def evaluate(cfg: DictConfig) -> None:
         reason = shortfall(board, chosen.require_skill)
         if reason is not None:
             raise GateError(f"gate not passed (evaluate.require_skill={chosen.require_skill:g}): {reason}")
+
+
+def _check(cfg: DictConfig) -> tuple[EvaluateSettings, Path, Capacity, MetricSource]:
+    """What can be said without the artifact and the history."""
+    settings = check_evaluate_settings(cfg)
+    artifact_dir = Path(settings.artifact_dir)
+    if not artifact_dir.is_dir():
+        raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
+    if settings.evaluate.save_intervals:
+        check_writable(artifact_dir)
+    return settings, artifact_dir, built(cfg.capacity), source_of(cfg)
 
 
 def _training_warnings(panel: Panel, begin: int, used_until: int | None) -> list[str]:

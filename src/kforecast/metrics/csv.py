@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,7 +53,7 @@ class CsvSource:
     Raises
     ------
     ConfigError
-        When ``memory_map`` is something else, or true for a file that is not Parquet.
+        When a setting is something else, or ``memory_map`` is true for a file that is not Parquet.
     """
 
     repeatable: ClassVar[bool] = True
@@ -60,6 +61,8 @@ class CsvSource:
     def __init__(
         self, path: str | Path, memory_map: bool | str = "auto", cache_dir: str | Path = "outputs/cache"
     ) -> None:
+        if not isinstance(path, str | Path) or not str(path):
+            raise ConfigError(f"source.path: {path!r} is not the name of a file")
         self.path = Path(path)
         if not isinstance(memory_map, bool) and memory_map != "auto":
             raise ConfigError(f"source.memory_map: {memory_map!r} is wrong; use auto, true or false")
@@ -181,15 +184,15 @@ class CsvSource:
         Raises
         ------
         DataError
-            When it is missing, a directory, or empty.
+            When it is missing, empty, or no regular file.
         """
         try:
             if not self.path.exists():
                 raise DataError(f"{self.path}: no such file")
             if self.path.is_dir():
                 raise DataError(f"{self.path}: is a directory, not a CSV or Parquet file")
-            if not self.path.is_file():
-                raise DataError(f"{self.path}: is a pipe or a device, not a file")
+            if not self.path.is_file():  # it is read more than once, and may never end
+                raise DataError(f"{self.path}: is a pipe or a device; write the rows into a file first")
             if self.path.stat().st_size == 0:
                 raise DataError(f"{self.path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
         except OSError as error:
@@ -230,6 +233,8 @@ class CsvSource:
             with _opened(self.path) as stream:
                 return pa.csv.read_csv(stream, convert_options=_CONVERT)
         except pa.ArrowInvalid as error:
+            if "Empty CSV file" in str(error):  # a header without an end of line
+                raise DataError(f"{self.path}: no rows") from error
             if "conversion error" not in str(error):
                 raise
             if "invalid UTF8" in str(error):
@@ -260,8 +265,7 @@ class CsvSource:
     def _read_parquet(self) -> pa.Table:
         self._check_schema()
         names = ["workload", "metric"]  # each of them once, however long it is
-        table = pa.parquet.read_table(self.path, columns=list(COLUMNS), read_dictionary=names)
-        return table.cast(_SCHEMA)
+        return _typed(pa.parquet.read_table(self.path, columns=list(COLUMNS), read_dictionary=names))
 
     def _parquet_batches(self, *columns: str) -> Iterator[pa.Table]:
         self._check_schema()
@@ -269,7 +273,6 @@ class CsvSource:
             self.path, read_dictionary=["workload", "metric"], buffer_size=_BUFFER
         ) as file:
             chosen = columns or COLUMNS
-            schema = pa.schema([_SCHEMA.field(name) for name in chosen])
             # Some row groups at a time: one iteration over all holds on to buffers of each until its end.
             groups: list[int] = []
             rows = 0
@@ -279,7 +282,7 @@ class CsvSource:
                 if rows < _BATCH_ROWS and group + 1 < file.num_row_groups:
                     continue
                 for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(chosen)):
-                    yield pa.Table.from_batches([batch]).select(list(chosen)).cast(schema)
+                    yield _typed(pa.Table.from_batches([batch]).select(list(chosen)))
                 groups, rows = [], 0
 
     def _check_schema(self) -> None:
@@ -296,12 +299,27 @@ class CsvSource:
             if pa.types.is_nested(kind) or pa.types.is_primitive(kind):
                 raise DataError(f"{self.path}: {column} has the type {kind}; text is expected")
 
+    def _likely_reason(self, header: str) -> str:
+        """What is probably wrong with a file that has not our columns."""
+        with self.path.open("rb") as file:
+            begin = file.read(4)
+        if begin[:2] == b"\x1f\x8b" and self.path.suffix != ".gz":
+            return "; it is compressed: let its name end in .csv.gz"
+        if begin == b"PAR1" and not self._is_parquet:
+            return "; it is a Parquet file: let its name end in .parquet"
+        if begin[:2] in (b"\xff\xfe", b"\xfe\xff") or "\0" in header:
+            return "; it is not UTF-8 text: save it as UTF-8"
+        words = header.replace("\t", ";").replace(" ", ";").lower()
+        if all(name in words for name in COLUMNS):
+            return "; separate the columns by commas, without spaces, and write their names in small letters"
+        return "; the first line must name the columns" if re.match(r"[\d.]+\s*(,|$)", header) else ""
+
     def _check_columns(self, names: list[str]) -> None:
         missing = [name for name in COLUMNS if name not in names]
         if missing:
-            raise DataError(
-                f"{self.path}: no column {', '.join(missing)}; the file has: {', '.join(names) or 'nothing'}"
-            )
+            found = ", ".join(names) or "nothing"
+            said = (found if len(found) <= 200 else found[:200] + " ...") + self._likely_reason(found)
+            raise DataError(f"{self.path}: no column {', '.join(missing)}; the file has: {said}")
         if twice := [name for name in COLUMNS if names.count(name) > 1]:
             raise DataError(f"{self.path}: the column {', '.join(twice)} stands twice")
 
@@ -309,6 +327,17 @@ class CsvSource:
 def _opened(path: Path) -> Any:
     """What a file holds, decompressed where its ending says that it is compressed."""
     return Decompressed(path) if is_compressed(path) else pa.input_stream(str(path))
+
+
+def _typed(table: pa.Table) -> pa.Table:
+    """The columns of a Parquet file in the types of ours."""
+    schema = pa.schema([_SCHEMA.field(name) for name in table.column_names])
+    columns = [
+        # Integers too large to be exact are refused later, with the reason: timestamps in nanoseconds, say.
+        column.cast(field.type, safe=not pa.types.is_integer(column.type))
+        for column, field in zip(table.columns, schema, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -148,15 +148,13 @@ class PrometheusSource(ServerSource):
                     "deny_partial_response": "1",
                 }
                 answer = await call("query_range", parameters)
-                try:
-                    for warning in [*answer.get("warnings", ()), *answer.get("infos", ())]:
+                for told in (answer.get("warnings"), answer.get("infos")):
+                    for warning in told if isinstance(told, list) else ():
                         self.warn(shortened(warning, _MOST_WORDS))
-                    return [_series(series) for series in answer["data"]["result"]]
-                except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
-                    raise SourceError(
-                        f"{self.url}: the answer is not one of Prometheus' API ({type(error).__name__}; "
-                        f"query: {query})"
-                    ) from error
+                try:
+                    return series_of(answer)
+                except ValueError as error:
+                    raise SourceError(f"{self.url}: {error} (query: {query})") from error
 
             yield ask
 
@@ -253,7 +251,24 @@ class PrometheusSource(ServerSource):
         )
 
 
+def series_of(answer: dict[str, Any]) -> list[Series]:
+    """The series of an answer to ``query_range``.
+
+    Raises
+    ------
+    ValueError
+        When it is no matrix: https://prometheus.io/docs/prometheus/latest/querying/api/#range-vectors
+    """
+    try:
+        return [_series(series) for series in answer["data"]["result"]]
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ValueError(f"the answer is not a list of series with their values ({error!r:.200})") from error
+
+
 def _series(series: dict[str, Any]) -> Series:
+    labels = {
+        _printable(str(name)): _printable(str(value)) for name, value in series.get("metric", {}).items()
+    }
     pairs = series.get("values", [])
     timestamps = np.fromiter((float(pair[0]) for pair in pairs), np.float64, len(pairs))
     # Numbers come as text, which may be NaN, +Inf and -Inf.
@@ -261,7 +276,6 @@ def _series(series: dict[str, Any]) -> Series:
     if not (np.abs(timestamps) < 1e12).all():  # NaN too
         raise ValueError("a moment is none")
     whole = not (timestamps % 1).any()
-    labels = {_printable(name): _printable(value) for name, value in series.get("metric", {}).items()}
     return Series(labels, timestamps.astype(np.int64) if whole else timestamps, values)
 
 

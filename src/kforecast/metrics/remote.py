@@ -57,6 +57,17 @@ class ServerSource(FetchSettings, ABC):
         """How the last fetch came about."""
         return self._report
 
+    def check(self) -> None:
+        """Say what is wrong as far as that is known without asking the server.
+
+        Raises
+        ------
+        ConfigError
+            When nothing is named to ask for, or there is no token where one is named.
+        """
+        self.questions(time.time() if self.end is None else float(self.end))
+        self.token()
+
     def fetch(self) -> pd.DataFrame:
         """Ask for everything, up to one moment for all.
 

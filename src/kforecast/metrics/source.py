@@ -15,6 +15,8 @@ _UNITS = (
     (1e14, "microseconds", 1_000_000),
     (1e11, "milliseconds", 1000),
 )
+# Beyond the year 5000 in nanoseconds, too.
+_LATEST = 1e20
 
 # A thousandth of what float32 holds, so that sums over a context are finite too.
 _LARGEST = 1e35
@@ -117,7 +119,9 @@ class RowCheck:
             problems.append(f"timestamp is missing in {count:,} rows, first in row {row}")
         elif "negative" in self._bad:
             _, row, timestamp = self._bad["negative"]
-            problems.append(f"timestamp {timestamp:.0f} in row {row} is negative")
+            problems.append(f"timestamp {timestamp:.15g} in row {row} is negative")
+        elif latest > _LATEST:
+            problems.append(f"timestamp {latest:g} in row {latest_row} is no time; unix seconds are expected")
         elif unit is not None:
             problems.append(
                 f"timestamp {latest:.0f} in row {latest_row} looks like {unit[1]}; "

@@ -77,7 +77,7 @@ class ObjectReference(_Words):
 
 class _MetricBlock(_Words):
     # An autoscaler's target may stand here; it says nothing about history, so it is not looked at.
-    target: Any = None
+    target: Any = Field(default=None, exclude=True)
 
 
 class ObjectMetric(_MetricBlock):

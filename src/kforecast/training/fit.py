@@ -102,6 +102,10 @@ def fit(
         ) from error
     except MisconfigurationException as error:
         raise ConfigError(f"trainer or callbacks: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        if "val_check_interval" in str(error):  # longer than an epoch, which only the data tells
+            raise ConfigError(f"trainer.val_check_interval: {' '.join(str(error).split())}") from error
+        raise
     except RuntimeError as error:
         # What EarlyStopping and ModelCheckpoint say when nothing logs what they watch.
         if "conditioned on metric" in str(error) or "could not find the monitored key" in str(error):

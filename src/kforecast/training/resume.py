@@ -108,7 +108,7 @@ class RunCheckpoint(Checkpoint):
                 self._folder.mkdir(parents=True, exist_ok=True)
         if threading.current_thread() is threading.main_thread():
             handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-            # One that is ignored, as in a shell's background, stays so; None is a handler that is not Python's.
+            # One that is ignored (a shell's background) stays so; None is a handler that is not Python's.
             self._handlers = {
                 number: handler
                 for number, handler in handlers.items()

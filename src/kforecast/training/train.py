@@ -30,6 +30,7 @@ from kforecast.config import (
     check_step,
     check_train_settings,
     recorded,
+    source_of,
     window_of,
 )
 from kforecast.console import short_path
@@ -40,6 +41,7 @@ from kforecast.legacy_cli import quote
 from kforecast.processes import Process, this_process
 from kforecast.training.group import check_devices, end_at_once, explained, first, join, leave
 from kforecast.training.launch import read_result, train_in_processes, write_result
+from kforecast.training.recipe import is_own_recipe, try_recipe
 from kforecast.training.rerun import CHECKPOINTS, UNFINISHED, Earlier, earlier_run, prepare
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Run the command."""
     try:
-        code: object = command.run(train, config_name="train", together=True, prepare=prepare)
+        code: object = command.run(train, config_name="train", together=True, prepare=prepare, check=check)
     except SystemExit as error:
         code = error.code
     end_at_once(code, alone=not {"-m", "--multirun"} & {*sys.argv})
@@ -113,7 +115,7 @@ def train(cfg: DictConfig) -> float:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     begun = time.perf_counter()
     process = this_process()
-    unfinished = read_result(run_dir).get("status") in UNFINISHED
+    unfinished = _is_unfinished(run_dir)
     if process.first:
         write_result(run_dir, {"status": "running", "process": os.getpid()})
     try:
@@ -173,6 +175,20 @@ def _named(error: Exception, run_dir: Path) -> Exception:
     return named
 
 
+def check(cfg: DictConfig) -> None:
+    """Find what is wrong with a configuration, as far as that can be told without data."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    logging.disable(logging.CRITICAL)  # what there is to tell is told when the run begins
+    try:
+        _check(cfg, run_dir, this_process(), _is_unfinished(run_dir))
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _is_unfinished(run_dir: Path) -> bool:
+    return read_result(run_dir).get("status") in UNFINISHED
+
+
 def _check(cfg: DictConfig, run_dir: Path, process: Process, unfinished: bool) -> _Plan:
     settings = check_train_settings(cfg)
     check_processes(settings.trainer, process.count)
@@ -181,9 +197,11 @@ def _check(cfg: DictConfig, run_dir: Path, process: Process, unfinished: bool) -
     if process.first:
         check_writable(artifact_dir)
     window = window_of(settings.window)
-    source = built(cfg.source)
+    source = source_of(cfg)
     check_step(source, window)
     capacity, teacher = built(cfg.capacity), _teacher(settings.teacher, window)
+    if is_own_recipe():
+        try_recipe(cfg, window)
     earlier = earlier_run(cfg, settings, run_dir, unfinished) if process.first else Earlier()
     return _Plan(settings, artifact_dir, window, source, capacity, teacher, earlier)
 
