@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kforecast.data.calendar import Calendar
@@ -33,7 +33,7 @@ from kforecast.window import FREQUENCIES, canonical_frequency, parse_duration, p
 
 _CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 FEW = settings(max_examples=300, **_CALM)
-MANY = settings(max_examples=5000, **_CALM)
+MANY = settings(max_examples=3000, **_CALM)
 START = 1_704_067_200
 
 HOSTILE = [
@@ -164,6 +164,7 @@ def check_config(content: bytes, path: Path) -> None:
 
 
 @given(CONFIGS)
+@example(b'freq: "\\U99999999"')
 @FEW
 def test_any_config_file(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     check_config(content, tmp_path_factory.getbasetemp() / "any.yaml")
@@ -373,6 +374,10 @@ def grpc_answers(draw: Callable[..., Any]) -> bytes:
 
 
 GRPC = grpc_answers() | st.binary(max_size=80)
+POINT = pb.Point(timestamp=START * 1000, value=math.nan)
+NOTHING_TWICE = pb.QueryResponse(
+    series=[pb.Series(points=[POINT], labels={"pod": pod}) for pod in "ab"]
+).SerializeToString()
 COMBINE = st.sampled_from(["sum", "mean", "error"])
 
 
@@ -386,6 +391,7 @@ def check_grpc(content: bytes, combine: str) -> None:
 
 
 @given(GRPC, COMBINE)
+@example(NOTHING_TWICE, "mean")
 @FEW
 def test_any_grpc_answer(content: bytes, combine: str) -> None:
     check_grpc(content, combine)

@@ -215,6 +215,8 @@ def read_train_config(path: Path) -> TrainConfigFile:
         raise ConfigError(f"{path}: not YAML: {_yaml_problem(error)}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: not YAML that can be read: it is nested too deeply") from error
+    except (ValueError, OverflowError) as error:  # the reader's own, of "\U99999999"
+        raise ConfigError(f"{path}: not YAML: {short(str(error))}") from error
     if content is None:
         raise ConfigError(f"{path}: the file is empty; freq, predictionLength and contextLength are needed")
     if not isinstance(content, dict):

@@ -364,6 +364,7 @@ def _merge(
     known = ~np.isnan(values)
     count = np.bincount(position[known], minlength=len(timestamps))
     total = np.bincount(position[known], weights=values[known], minlength=len(timestamps))
+    total = total.astype(np.float64, copy=False)  # of nothing, numpy counts in integers
     if combine == "mean":
         total = np.divide(total, count, out=total, where=count > 0)
     return timestamps, np.where(count > 0, total, np.nan)
