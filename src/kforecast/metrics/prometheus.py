@@ -266,9 +266,7 @@ def series_of(answer: dict[str, Any]) -> list[Series]:
 
 
 def _series(series: dict[str, Any]) -> Series:
-    labels = {
-        _printable(str(name)): _printable(str(value)) for name, value in series.get("metric", {}).items()
-    }
+    labels = {_printable(name): _printable(value) for name, value in series.get("metric", {}).items()}
     pairs = series.get("values", [])
     timestamps = np.fromiter((float(pair[0]) for pair in pairs), np.float64, len(pairs))
     # Numbers come as text, which may be NaN, +Inf and -Inf.
