@@ -57,8 +57,12 @@ class RunFolder:
             return
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if {entry.name for entry in self.path.iterdir()} <= set(names):
+            if all(entry.name in names or _is_empty(entry) for entry in self.path.iterdir()):
                 shutil.rmtree(self.path)
         except OSError:
             return
         remove_empty(self._made)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
