@@ -15,7 +15,16 @@ import pytest
 import torch
 import yaml
 
-from kforecast.artifact import METADATA, TRIO, Artifact, EstimatorConfig, checkpoint_bytes, folder_name
+from kforecast.artifact import (
+    INTERVALS,
+    METADATA,
+    TRIO,
+    Artifact,
+    EstimatorConfig,
+    checkpoint_bytes,
+    discard,
+    folder_name,
+)
 from kforecast.directory import check_writable, replace_directory
 from kforecast.errors import ArtifactError, ConfigError, OutputError
 from kforecast.models.fcnet import Fcnet
@@ -125,6 +134,8 @@ def test_damaged_or_hostile_files_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # With it torch runs code of a checkpoint wherever the caller does not forbid that.
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     make_artifact().save(tmp_path / "model")
     (tmp_path / "model" / METADATA).unlink()
     (tmp_path / "model" / name).write_bytes(content)
@@ -148,10 +159,19 @@ def test_config_problems_are_all_named() -> None:
         EstimatorConfig.from_yaml("freq: 2h\ncontext_length: 0\nprediction_length: 3")
 
 
+@pytest.mark.parametrize(
+    "text, words", [("freq: [", "not YAML"), ("- freq", "not a mapping"), ("", "not a map")]
+)
+def test_what_is_no_configuration_at_all_is_said(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        EstimatorConfig.from_yaml(text)
+
+
 def test_saving_replaces_an_artifact_and_its_parts_as_a_whole(tmp_path: Path) -> None:
     directory = tmp_path / "model"
     make_artifact(0.1).save(directory, {"0-ns-app0-qps": make_artifact(0.1, series=1)})
     assert Artifact.load(directory / "per_series" / "0-ns-app0-qps").config.num_series == 1
+    assert Artifact.load(directory).config.num_series == 2
     make_artifact(0.2).save(directory)
     assert names_in(directory) == sorted([*TRIO, METADATA])
     assert names_in(tmp_path) == ["model"]
@@ -278,11 +298,33 @@ def test_ctrl_c_amid_a_replacement_takes_effect_after_it(
 
 
 @pytest.mark.parametrize(
-    "workload, metric", [("ns/app", "qps"), ("../../etc", "passwd"), ("命名/服务", "请求"), ("", "")]
+    "workload, metric, name",
+    [
+        ("ns/app", "qps", "3-ns-app-qps"),
+        ("Shop/Cart_v1.2", "p99.", "3-Shop-Cart_v1.2-p99"),
+        ("../../etc", "passwd", "3-etc-passwd"),
+        ("命名/服务", "请求", "3"),
+        ("", "", "3"),
+        ("X" * 100, "qps", "3-" + "X" * 80),
+        ("a" * 79, "qps", "3-" + "a" * 79),  # no dash is left at the cut
+    ],
 )
-def test_folder_names_are_plain(workload: str, metric: str) -> None:
-    name = folder_name(3, workload, metric)
-    assert name.startswith("3")
-    assert "/" not in name
-    assert name.isascii()
-    assert Path(name).name == name
+def test_folder_names_are_plain_and_short(workload: str, metric: str, name: str) -> None:
+    assert folder_name(3, workload, metric) == name
+
+
+def test_discarding_removes_an_artifact_and_nothing_of_others(tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    make_artifact().save(directory, {"0-a": make_artifact(series=1)})
+    (directory / INTERVALS).write_text("{}")
+    discard(directory)
+    assert not directory.exists()
+    discard(directory)  # nothing there: nothing to do
+
+    make_artifact().save(directory)
+    notes = directory / "per_series" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    discard(directory)
+    assert names_in(directory) == ["per_series"]
+    assert notes.read_text() == "mine"
