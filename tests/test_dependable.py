@@ -195,6 +195,17 @@ def _hold(target: Path, holds: threading.Event) -> None:
         time.sleep(60)
 
 
+def test_the_root_of_a_volume_is_held_inside_it(volume: Path) -> None:
+    """Where it is mounted elsewhere, what lies beside it is not the same."""
+    make_artifact(0.1).save(volume)
+    with sole_writer(volume, "me"):
+        assert (volume / ".lock").read_text() == "me"
+        make_artifact(0.2).save(volume)
+        assert (volume / ".lock").exists()
+    assert not list(volume.glob(".*"))
+    assert Artifact.load(volume).state["lc.bias"][0] == pytest.approx(0.2)
+
+
 # Long proofs
 
 

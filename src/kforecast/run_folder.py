@@ -64,5 +64,19 @@ class RunFolder:
         remove_empty(self._made)
 
 
+def in_use(path: Path) -> bool:
+    """Whether a command is at work in a run folder, as far as its file system tells."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks there
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and not any(folder.iterdir())

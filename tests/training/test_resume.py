@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
+from provider import Provider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import BIN, composed, run_command
@@ -27,6 +29,7 @@ from kforecast.config import built, check_train_settings, window_of
 from kforecast.data.panel import Panel
 from kforecast.data.split import split_windows
 from kforecast.data.windows import WindowDataset
+from kforecast.metrics.proto import provider_pb2 as pb
 from kforecast.training.fit import Fit
 from kforecast.training.resume import LAST, PREVIOUS, Checkpoints, newest
 from kforecast.training.trainings import data_of, train_network
@@ -186,6 +189,20 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(
     assert same(resumed, whole)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_validation_that_takes_too_long_is_not_waited_for(
+    tmp_path: Path, trained: Callable[..., tuple[Fit, list[int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kforecast.training.resume._GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(Interrupt, "on_validation_batch_start", lambda *_: time.sleep(2), raising=False)
+    begun = time.monotonic()
+    nothing, _ = trained(tmp_path, "checkpoint_seconds=0", interrupt=10)
+    assert nothing is None
+    assert time.monotonic() - begun < 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.undo()
+
+
 # As its user runs it
 
 RUN = ["source=synthetic", "source.days=7", "trainer=cpu", "trainer.max_epochs=12", "checkpoint_seconds=0.05"]
@@ -270,7 +287,38 @@ def test_a_run_is_repeated(whole: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "bit for bit" in done.stdout
     assert weights(tmp_path / "again") == weights(whole / "run")
+    done = run_command("kforecast-train", "--repeat=again", "trainer.max_epochs=1", "seed=1", cwd=tmp_path)
+    assert "The weights differ from those of again: trained with trainer.max_epochs=1 seed=1" in done.stdout
     assert Artifact.load(tmp_path / "again" / "artifact").metadata["config"]["source"]["days"] == 7
+
+
+def test_what_was_fetched_is_not_fetched_again(tmp_path: Path) -> None:
+    target = {"workloadNamespace": "shop", "workloadName": "a", "historyLength": "60H"}
+    target["metrics"] = [{"name": "cpu", "type": "External", "external": {"metric": {"name": "cpu"}}}]
+    content = {"targets": [target], "freq": "10min", "predictionLength": 3, "contextLength": 7}
+    content["hyperParams"] = {"epochs": 200}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    provider = Provider()
+    with provider.serve() as address:
+        arguments = ["--config-file=config.yaml", f"--metrics-server-addr={address}", "hydra.run.dir=run"]
+        arguments += ["resume=auto", "callbacks.early_stopping=null", "logger=none", "trainer=cpu"]
+        process = started(*arguments, f"source.end={1_704_500_000 // 600 * 600}", cwd=tmp_path)
+        try:
+            wait_for("Epoch: 3,", tmp_path / "run" / "train.log", process, seconds=120)
+            process.terminate()
+            process.communicate(timeout=20)
+        finally:
+            process.kill()
+        asked = len(provider.requests)
+        # The same command, later: the server would have other data by now.
+        provider.answer = lambda request: pb.QueryResponse()
+        done = run_command("kforecast-train", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Going on in epoch" in done.stdout
+    assert len(provider.requests) == asked
+    done = run_command("kforecast-train", "--repeat=run", cwd=tmp_path)  # the server has gone
+    assert done.returncode == 0, done.stderr
+    assert "bit for bit" in done.stdout
 
 
 def test_resume_of_a_run_that_is_done_begins_anew(whole: Path, tmp_path: Path) -> None:
@@ -299,6 +347,12 @@ class _Evil:
             ["optimizer.lr: 0.5 now, 0.003", "seed: 1 now, 42"],
         ),
         (["resume=last.ckpt", "source.seed=1"], ["of other data"]),
+        (["resume=auto"], ["resume=auto", "no unfinished run under outputs/"]),
+        (
+            ["--repeat", "run", "--model-save-path=x"],
+            ["--repeat takes everything from run", "--model-save-path"],
+        ),
+        (["--repeat", "run", "model=auto"], ["model=auto cannot be chosen anew"]),
         (["--repeat", "model"], ["model", "not the folder of a run"]),
         (["--repeat", "broken"], ["config.yaml", "cannot be read"]),
         (["--repeat", "hostile"], ["optimizer", "os.system"]),
@@ -322,7 +376,7 @@ def test_what_cannot_be_gone_on_with_is_refused(
             config.hydra = {"callbacks": {"evil": {"_target_": "os.system", "command": "touch executed"}}}
             content = OmegaConf.to_yaml(config)
         (hydra / "config.yaml").write_text(content)
-    given = arguments if "--repeat" in arguments else [*RUN, *arguments]
+    given = arguments if {"--repeat", "resume=auto"} & {*arguments} else [*RUN, *arguments]
     done = run_command("kforecast-train", *given, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.startswith("error: ")

@@ -7,7 +7,6 @@ What an earlier run was is read from its own folder: ``.hydra/config.yaml``, ``r
 from __future__ import annotations
 
 import logging
-import os
 from argparse import ArgumentError, ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from kforecast.console import short_path
 from kforecast.errors import ConfigError
 from kforecast.history import HISTORY
 from kforecast.legacy_cli import FLAGS, append, is_override, quote
+from kforecast.run_folder import in_use
 from kforecast.training.launch import read_result
 
 if TYPE_CHECKING:
@@ -56,13 +56,17 @@ def prepare(arguments: list[str]) -> tuple[list[str], str]:
         return rest, "train"
     folder = _value_of("hydra.run.dir", overrides)
     run_dir = Path(folder) if folder is not None else _run_of(resume)
+    others = [argument for argument in overrides if not argument.startswith(("resume=", "hydra."))]
+    alone = not others and not any(argument.partition("=")[0] in FLAGS for argument in rest)
     if run_dir is None:
+        if alone and resume == "auto":
+            raise ConfigError(
+                "resume=auto: there is no unfinished run under outputs/; begin one, or name its folder"
+            )
         return rest, "train"
     if folder is None:
         rest = append(rest, [f"hydra.run.dir={quote(str(run_dir))}"])
-    others = [argument for argument in overrides if not argument.startswith(("resume=", "hydra."))]
-    with_flags = any(argument.partition("=")[0] in FLAGS for argument in rest)
-    if others or with_flags or not _config_of(run_dir).is_file():
+    if not alone or not _config_of(run_dir).is_file():
         return rest, "train"
     _store(_read_config(run_dir), {})
     # The folder keeps the record of how it was begun.
@@ -125,19 +129,7 @@ def _run_of(resume: str) -> Path | None:
 def _can_be_gone_on_with(run_dir: Path) -> bool:
     if read_result(run_dir).get("status") not in UNFINISHED or not (run_dir / CHECKPOINTS).is_dir():
         return False
-    return not is_running(run_dir) and any((run_dir / CHECKPOINTS).glob("*.ckpt"))
-
-
-def is_running(run_dir: Path) -> bool:
-    """Whether the process that last worked in a folder still does (on this machine)."""
-    number = read_result(run_dir).get("process")
-    if read_result(run_dir).get("status") != "running" or not isinstance(number, int):
-        return False
-    try:
-        os.kill(number, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return number != os.getpid()
+    return any((run_dir / CHECKPOINTS).glob("*.ckpt")) and not in_use(run_dir)
 
 
 def _config_of(run_dir: Path) -> Path:

@@ -117,7 +117,7 @@ def train(cfg: DictConfig) -> float:
     process = this_process()
     unfinished = _is_unfinished(run_dir)
     if process.first:
-        write_result(run_dir, {"status": "running", "process": os.getpid()})
+        write_result(run_dir, {"status": "running"})
     try:
         plan = _check(cfg, run_dir, process, unfinished)
         alone = plan.settings.trainer.processes == 1
