@@ -6,6 +6,7 @@ the config group ``train_config``. Both stand before the user's own overrides, w
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -190,6 +191,11 @@ def quote(text: str, number: bool = False) -> str:
         escaped += character
         slashes = slashes + 1 if character == "\\" else 0
     return "'" + escaped + "\\" * slashes + "'"
+
+
+def typed(text: str) -> str:
+    """A value as it is typed behind ``key=`` in a shell: quoted for it and for Hydra where it must be."""
+    return text if re.fullmatch(r"[\w./-]+", text) else shlex.quote(quote(text))
 
 
 def literal(text: str) -> str:

@@ -1,7 +1,6 @@
 """The end of a run: how good the model is, where everything lies and what to type next."""
 
 import logging
-import re
 import shlex
 import shutil
 import sys
@@ -16,7 +15,7 @@ from kforecast.console import short_path
 from kforecast.evaluation.report import publish, remove_report
 from kforecast.evaluation.summary import summary
 from kforecast.history import HISTORY
-from kforecast.legacy_cli import quote
+from kforecast.legacy_cli import typed
 from kforecast.training.holdout import JudgedFit
 from kforecast.training.report import facts, log_figures, log_hyper_parameters
 
@@ -52,7 +51,7 @@ def close(
         "model": type(fit.net).__name__,
     }
     log_hyper_parameters(loggers, parameters, fit, scoreboard, cfg.monitor)
-    artifact, run = _override_value(short_path(artifact_dir)), shlex.quote(short_path(run_dir))
+    artifact, run = typed(short_path(artifact_dir)), shlex.quote(short_path(run_dir))
     values = {
         "best epoch": f"{fit.best_epoch} of {fit.epochs} ({cfg.monitor} {fit.score:.6g})",
         "stopped by": fit.stopped_by,
@@ -99,8 +98,3 @@ def _source(cfg: DictConfig, run_dir: Path) -> str:
     plain = {str(name): value for name, value in values.items() if isinstance(value, int | float | str)}
     option = str(plain.pop("_target_")).split(".")[-2]
     return shlex.join([f"source={option}", *(f"source.{name}={value}" for name, value in plain.items())])
-
-
-def _override_value(text: str) -> str:
-    """A value as it is typed after ``key=``: quoted for Hydra and for the shell where it must be."""
-    return text if re.fullmatch(r"[\w./-]+", text) else shlex.quote(quote(text))

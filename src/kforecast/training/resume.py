@@ -324,6 +324,13 @@ def about_of(checkpoint: State) -> State:
     return about
 
 
+def epoch_of(checkpoint: State) -> int | None:
+    """The epoch that training goes on in, counted from 1; None behind the last."""
+    if "finished" in checkpoint:
+        return None
+    return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]) + 1
+
+
 def check_same(checkpoint: State, config: State) -> None:
     """Refuse a checkpoint of a training that had other settings.
 

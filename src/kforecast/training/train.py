@@ -37,7 +37,7 @@ from kforecast.console import short_path
 from kforecast.directory import check_still_there, check_writable, sole_writer
 from kforecast.errors import DataError, GateError, KforecastError, OutputError, ours
 from kforecast.history import kept_history, read_history
-from kforecast.legacy_cli import quote
+from kforecast.legacy_cli import typed
 from kforecast.processes import Process, this_process
 from kforecast.training.group import check_devices, end_at_once, explained, first, join, leave
 from kforecast.training.launch import read_result, train_in_processes, write_result
@@ -145,7 +145,7 @@ def train(cfg: DictConfig) -> float:
             with suppress(KforecastError):
                 write_result(run_dir, {"status": "interrupted", "seconds": time.perf_counter() - begun})
             if any((run_dir / CHECKPOINTS).glob("*.ckpt")):
-                run = quote(short_path(run_dir))
+                run = typed(short_path(run_dir))
                 log.info("Interrupted; to go on: kforecast-train resume=auto hydra.run.dir=%s", run)
         raise
     if result is None:
@@ -313,7 +313,7 @@ def _read(source: MetricSource, frequency: Frequency, run_dir: Path) -> Panel:
 
 def _checkpoints(cfg: DictConfig, earlier: Earlier, panel: Panel) -> Checkpoints:
     """Where this run keeps its checkpoints; the one it goes on from is of the same data."""
-    from kforecast.training.resume import Checkpoints, about_of, deciding
+    from kforecast.training.resume import Checkpoints, about_of, deciding, epoch_of
 
     folder = OmegaConf.select(cfg, "callbacks.model_checkpoint.dirpath")
     about = {"config": deciding(recorded(cfg)), "data": panel.fingerprint()}
@@ -323,10 +323,8 @@ def _checkpoints(cfg: DictConfig, earlier: Earlier, panel: Panel) -> Checkpoints
                 "resume: the checkpoint is of other data than this; give the data it was trained on, or "
                 "leave out resume to begin anew"
             )
-        where = earlier.checkpoint.get("epoch")
-        log.info(
-            "Going on %s", "behind a training that is done" if where is None else f"in epoch {where + 1}"
-        )
+        epoch = epoch_of(earlier.checkpoint)
+        log.info("Going on %s", "behind a training that is done" if epoch is None else f"in epoch {epoch}")
     path = None if folder is None else Path(folder)
     return Checkpoints(path, about, cfg.checkpoint_seconds, earlier.checkpoint, earlier.newest_of_all)
 
