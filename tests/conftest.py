@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,9 @@ BIN = Path(sys.executable).parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Bit for bit the same everywhere, also where there is a GPU.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# A shell ignores Ctrl-C for what it runs in the background; commands that are started here would too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 START = 1_704_067_200  # 2024-01-01 00:00 UTC, a Monday
 
 

@@ -118,11 +118,12 @@ def test_a_teacher_that_has_seen_the_test_part_is_said(folder: Path) -> None:
 def test_a_teacher_of_something_else_is_refused_before_the_data_is_read(
     folder: Path, arguments: list[str], words: list[str]
 ) -> None:
-    done = run_command("kforecast-train", "--dataset-file=nowhere.csv", "window=1h", *arguments, cwd=folder)
+    (folder / "rubbish.csv").write_text("rubbish")
+    done = run_command("kforecast-train", "--dataset-file=rubbish.csv", "window=1h", *arguments, cwd=folder)
     said = done.stderr
     assert done.returncode == 2, said
     assert all(word in said for word in words), said
-    assert "nowhere.csv" not in said
+    assert "rubbish.csv" not in said
     assert len(said.strip().splitlines()) == 1
 
 

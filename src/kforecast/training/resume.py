@@ -167,7 +167,6 @@ class RunCheckpoint(Checkpoint):
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._handlers = {}
 
     def state_dict(self) -> State:
         """What a checkpoint keeps of this callback."""
