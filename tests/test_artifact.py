@@ -107,7 +107,29 @@ def test_a_file_of_another_run_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     make_artifact().save(tmp_path / "model")
     (tmp_path / "model" / name).unlink()
-    with pytest.raises(ArtifactError, match=name):
+    with pytest.raises(ArtifactError, match=f"{name} is missing"):
+        Artifact.load(tmp_path / "model")
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="model: no such artifact directory"):
+        Artifact.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"{", "model: cannot be read"),
+        (b"[]", "metadata.json: sha256 of the files is missing"),
+        (b'{"sha256": "abc"}', "metadata.json: sha256 of the files is missing"),
+    ],
+)
+def test_metadata_that_does_not_vouch_for_the_files_is_refused(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    make_artifact().save(tmp_path / "model")
+    (tmp_path / "model" / METADATA).write_bytes(content)
+    with pytest.raises(ArtifactError, match=words):
         Artifact.load(tmp_path / "model")
 
 
