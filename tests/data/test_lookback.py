@@ -299,7 +299,7 @@ def test_bins_of_a_day_are_of_the_day_that_most_of_them_is_of():
     day = Frequency.parse("1D")
     panel = panel_of(np.ones((1, 100)), day)
     window, look = Window(day, 3, 1), Lookback(3, 8, before=0, after=0)
-    for zone in ("UTC", "America/New_York", "Asia/Kolkata"):
+    for zone in ("UTC", "America/New_York", "Pacific/Honolulu", "Asia/Kolkata"):
         past = past_of(panel, window, look, Calendar.of(zone), list(range(70, 77)))
         assert past.moment[:, 1].tolist() == [0, 1, 2, 3, 4, 5, 6]
         assert past.moment[:, 2].tolist() == [0] * 5 + [1, 1]
@@ -316,9 +316,23 @@ def test_moving_to_a_device_changes_nothing():
     pairs = zip(tensors_of(still[cells]), tensors_of(moved[cells]), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
     batch = still[cells].to(torch.device("meta"))
+    assert batch.past is not None
     assert all(part.device.type == "meta" for part in tensors_of(batch))
+    assert still[cells]._replace(past=None).to(torch.device("cpu")).past is None
     elsewhere = still.to(torch.device("meta"))[cells]
     assert all(part.device.type == "meta" for part in tensors_of(elsewhere))
+
+
+@pytest.mark.parametrize("horizon", [1, 1000, 10_000_000])
+def test_windows_at_once_take_no_more_memory_for_a_long_horizon(horizon):
+    minute = Frequency.parse("1min")
+    panel, window, look = panel_of(np.ones((1, 30)), minute), Window(minute, 3, horizon), Lookback(3, 7, 2, 1)
+    plain, dataset = WindowDataset(panel, window, "zero"), WindowDataset(panel, window, "zero", lookback=look)
+    values = 7 * (horizon + 3)  # of one window
+    at_once = [(plain.training_windows, dataset.training_windows)]
+    at_once += [(plain.evaluation_windows, dataset.evaluation_windows)]
+    for most, found in at_once:
+        assert found == max(1, min(most, 8_000_000 // values))
 
 
 def test_a_history_of_the_length_of_a_lookback_is_as_good_as_a_longer_one():

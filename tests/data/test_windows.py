@@ -194,7 +194,10 @@ def test_the_order_is_made_from_seed_and_epoch_alone():
 
 def test_going_through_twice_without_a_new_epoch_gives_the_same_order():
     order = BatchOrder(_cells(torch.arange(50)), 8, seed=1)
-    assert [batch.tolist() for batch in order] == [batch.tolist() for batch in order]
+    first = [batch.tolist() for batch in order]
+    assert [batch.tolist() for batch in order] == first
+    order.set_epoch(0)  # with which it begins
+    assert [batch.tolist() for batch in order] == first
 
 
 @given(
@@ -242,6 +245,10 @@ def test_an_epoch_of_some_windows_draws_from_every_stretch():
         epochs.append(drawn)
     assert epochs[0] != epochs[1]
     assert len({cell for drawn in epochs for cell in drawn}) > 900
+    uneven = torch.cat(list(BatchOrder(cells, 50, seed=1, most=300)))
+    assert uneven.dtype == torch.int64
+    bounds = np.arange(301) * 1000 // 300
+    assert np.searchsorted(bounds, sorted(uneven.tolist()), side="right").tolist() == list(range(1, 301))
     fixed = BatchOrder(cells, 100, most=4)
     assert [batch.tolist() for batch in fixed] == [[125, 375, 625, 875]]
 
@@ -260,6 +267,14 @@ def test_a_loader_gives_whole_batches_in_the_order_of_the_epoch():
     assert torch.equal(in_order, dataset[cells].context)
     for epoch in (first, second):
         assert torch.equal(_contexts(epoch).sort(dim=0).values, in_order.sort(dim=0).values)
+
+
+def test_a_loader_has_workers_only_where_asked_for_and_keeps_them():
+    panel = _panel_without_gaps(1, 9)
+    dataset, order = WindowDataset(panel, Window(panel.frequency, 2, 1), "zero"), BatchOrder(_cells([2]), 1)
+    assert window_loader(dataset, order).num_workers == 0
+    loader = window_loader(dataset, order, num_workers=1)
+    assert (loader.num_workers, loader.persistent_workers) == (1, True)
 
 
 @pytest.mark.parametrize("fill", FILLS)
