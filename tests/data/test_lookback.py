@@ -323,6 +323,14 @@ def test_moving_to_a_device_changes_nothing():
     assert all(part.device.type == "meta" for part in tensors_of(elsewhere))
 
 
+def test_the_arrays_of_a_panel_are_not_copied():
+    hour = Frequency.parse("1H")
+    panel = panel_of(np.ones((1, 300)), hour)
+    dataset = WindowDataset(panel, Window(hour, 3, 2), "zero", lookback=Lookback(3, 7, before=2, after=1))
+    panel.values[:] = 5
+    assert dataset[torch.tensor([200])].context.tolist() == [[5, 5, 5]]
+
+
 @pytest.mark.parametrize("horizon", [1, 1000, 10_000_000])
 def test_windows_at_once_take_no_more_memory_for_a_long_horizon(horizon):
     minute = Frequency.parse("1min")
