@@ -240,7 +240,7 @@ def test_a_write_that_fails_leaves_the_earlier_file(board, without_figures, tmp_
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(csv, "write_csv", full_disk)
-    with pytest.raises(OutputError, match="forecasts.csv: cannot be written: No space left"):
+    with pytest.raises(OutputError, match=r"forecasts\.csv: cannot be written: No space left"):
         write_report(board, CONTEXT, tmp_path, {})
     assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == old
     assert {path.name for path in tmp_path.iterdir()} <= {*old, "figures"}
