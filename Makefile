@@ -6,7 +6,7 @@ SUPPLY := .venv/.supply
 # Of bench-accuracy: the folder of the protocol, and options and overrides. ARGS are options of audit too.
 BENCH ?= ../shared/bench
 ARGS ?=
-# Of test and test-all; without it (make test COVERAGE=) they are about a third faster.
+# Of test and test-all; without it (make test COVERAGE=) they take about a quarter less time.
 COVERAGE ?= --cov --cov-report=
 
 .PHONY: help train test test-all check format bench-accuracy proto tensorboard lock sbom audit clean
