@@ -181,6 +181,32 @@ def test_config_problems_are_all_named() -> None:
         EstimatorConfig.from_yaml("freq: 2h\ncontext_length: 0\nprediction_length: 3")
 
 
+def config_text(**changes: str) -> str:
+    content = {"freq": "10min", "prediction_length": 3, "context_length": 7, "num_series": 2} | changes
+    return "\n".join(f"{name}: {value}" for name, value in content.items())
+
+
+def test_a_configuration_may_hold_the_least_or_other_names_of_columns() -> None:
+    least = EstimatorConfig("10min", 3, 7, 2)
+    assert EstimatorConfig.from_yaml(config_text()) == least
+    other = EstimatorConfig.from_yaml(config_text(series_cols="[app, kind]"))
+    assert other == replace(least, series_cols=("app", "kind"))
+
+
+@pytest.mark.parametrize("name", ["prediction_length", "context_length", "num_series"])
+@pytest.mark.parametrize("value", ["0", "true", "1.5", "'7'"])
+def test_a_length_is_a_positive_integer(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is .*, not a positive integer$"):
+        EstimatorConfig.from_yaml(config_text(**{name: value}))
+
+
+@pytest.mark.parametrize("name", ["freq", "prediction_length", "context_length", "num_series"])
+def test_what_a_configuration_lacks_is_said_once(name: str) -> None:
+    text = "\n".join(line for line in config_text().splitlines() if not line.startswith(name))
+    with pytest.raises(ValueError, match=f"^{name} is missing$"):
+        EstimatorConfig.from_yaml(text)
+
+
 @pytest.mark.parametrize(
     "text, words", [("freq: [", "not YAML"), ("- freq", "not a mapping"), ("", "not a map")]
 )
