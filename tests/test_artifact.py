@@ -119,8 +119,8 @@ def test_a_missing_directory_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content, words",
     [
-        (b"{", "model: cannot be read"),
-        (b"[]", "metadata.json: sha256 of the files is missing"),
+        (b"{", "metadata.json: cannot be read"),
+        (b"[]", "metadata.json: not a JSON object"),
         (b'{"sha256": "abc"}', "metadata.json: sha256 of the files is missing"),
     ],
 )

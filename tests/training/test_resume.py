@@ -111,16 +111,20 @@ def same(one: Fit, other: Fit) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("model", [[], MLP], ids=["fcnet", "seasonal_mlp"])
-def test_interrupted_at_ten_random_steps(
-    model: list[str], tmp_path: Path, trained: Callable[..., tuple[Fit, list[int]]]
+@pytest.mark.parametrize(
+    "model, count",
+    [([], 10), (MLP, 3), pytest.param(MLP, 10, marks=pytest.mark.slow)],
+    ids=["fcnet", "seasonal_mlp", "seasonal_mlp more often"],
+)
+def test_interrupted_at_random_steps(
+    model: list[str], count: int, tmp_path: Path, trained: Callable[..., tuple[Fit, list[int]]]
 ) -> None:
     whole, windows = trained(tmp_path / "whole", *model)
     total = whole.epochs * 10
     if not model:
         assert whole.stopped_by.startswith("early stopping")
         assert 2 < whole.epochs < 12
-    steps = random.Random(7).sample(range(1, total), 10)
+    steps = random.Random(7).sample(range(1, total), count)
     for step in [*steps, 10]:  # the last of an epoch too
         folder = tmp_path / str(step)
         nothing, before = trained(folder, *model, interrupt=step)
@@ -296,7 +300,7 @@ def test_what_was_fetched_is_not_fetched_again(tmp_path: Path) -> None:
     target = {"workloadNamespace": "shop", "workloadName": "a", "historyLength": "60H"}
     target["metrics"] = [{"name": "cpu", "type": "External", "external": {"metric": {"name": "cpu"}}}]
     content = {"targets": [target], "freq": "10min", "predictionLength": 3, "contextLength": 7}
-    content["hyperParams"] = {"epochs": 200}
+    content["hyperParams"] = {"epochs": 60}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
     provider = Provider()
     with provider.serve() as address:
