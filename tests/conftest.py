@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -50,6 +50,19 @@ def run_command(
         encoding="utf-8",
         timeout=timeout,
         check=False,
+    )
+
+
+def started(name: str, *arguments: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+    """Start an installed console script, for instance to interrupt it."""
+    return subprocess.Popen(
+        [str(BIN / name), *arguments],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
     )
 
 

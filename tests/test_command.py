@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import BIN
+from conftest import started
 from kforecast.forecaster import Forecaster
 
 ENDLESS = [
@@ -34,14 +34,7 @@ def wait_for(text: str, file: Path, process: subprocess.Popen[str], seconds: flo
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_training(number: signal.Signals, code: int, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [str(BIN / "kforecast-train"), *ENDLESS],
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = started("kforecast-train", *ENDLESS, cwd=tmp_path)
     try:
         # When the second epoch is logged, the artifact of the first has been written.
         wait_for("Epoch: 2", tmp_path / "run" / "train.log", process, seconds=120)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import BIN, composed, run_command
+from conftest import composed, run_command, started
 from kforecast.artifact import Artifact
 from kforecast.directory import sole_writer
 from kforecast.errors import OutputError
@@ -37,18 +37,6 @@ def earlier_artifact(folder: Path) -> bytes:
     return (folder / "checkpoint.pth").read_bytes()
 
 
-def started(*arguments: str, cwd: Path, **options: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [str(BIN / "kforecast-train"), *arguments],
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,  # type: ignore[call-overload]
-    )
-
-
 # Disks
 
 
@@ -59,7 +47,7 @@ def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
     def quota() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # a checkpoint has 316 KiB
 
-    process = started(*TRAIN, cwd=tmp_path, preexec_fn=quota)
+    process = started("kforecast-train", *TRAIN, cwd=tmp_path, preexec_fn=quota)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 3, stdout + stderr
     assert re.fullmatch(r"error: \S+: cannot be written: File too large\n", stderr)
@@ -111,7 +99,7 @@ def test_a_volume_that_is_full_or_gone(what: str, volume: Path, tmp_path: Path) 
         kept = earlier_artifact(model)
     other = earlier_artifact(tmp_path / "other")
     arguments = [f"hydra.run.dir={run}", f"--model-save-path={model}"]
-    process = started(*ENDLESS[:3], *ENDLESS[5:], *arguments, cwd=tmp_path)
+    process = started("kforecast-train", *ENDLESS[:3], *ENDLESS[5:], *arguments, cwd=tmp_path)
     try:
         wait_for("Epoch: 2,", run / "train.log", process, seconds=120)
         if "vanishes" in what:
@@ -254,7 +242,7 @@ def test_twenty_interrupted_runs_end_within_five_seconds_and_go_on(tmp_path: Pat
         folder = tmp_path / str(number)
         folder.mkdir()
         told, code = ((signal.SIGTERM, 143), (signal.SIGINT, 130))[number % 2]
-        process = started(*ENDLESS, "checkpoint_seconds=1000", cwd=folder)
+        process = started("kforecast-train", *ENDLESS, "checkpoint_seconds=1000", cwd=folder)
         try:
             wait_for("Epoch: 1 cost", folder / "run" / "train.log", process, seconds=120)
             time.sleep(chance.random())

@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from omegaconf import OmegaConf
 from provider import Provider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import BIN, composed, run_command
+from conftest import composed, run_command, started
 from kforecast.artifact import Artifact
 from kforecast.config import built, check_train_settings, window_of
 from kforecast.data.panel import Panel
@@ -229,20 +228,9 @@ def weights(run_dir: Path) -> str:
     return str(result["weights"])
 
 
-def started(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [str(BIN / "kforecast-train"), *arguments],
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_terminated_and_gone_on_with(whole: Path, tmp_path: Path) -> None:
-    process = started(*RUN, "resume=auto", cwd=tmp_path)
+    process = started("kforecast-train", *RUN, "resume=auto", cwd=tmp_path)
     run_dir = next(iter(wait_for_folder(tmp_path)))
     try:
         wait_for("Epoch: 2", run_dir / "train.log", process, seconds=120)
@@ -306,7 +294,9 @@ def test_what_was_fetched_is_not_fetched_again(tmp_path: Path) -> None:
     with provider.serve() as address:
         arguments = ["--config-file=config.yaml", f"--metrics-server-addr={address}", "hydra.run.dir=run"]
         arguments += ["resume=auto", "callbacks.early_stopping=null", "logger=none", "trainer=cpu"]
-        process = started(*arguments, f"source.end={1_704_500_000 // 600 * 600}", cwd=tmp_path)
+        process = started(
+            "kforecast-train", *arguments, f"source.end={1_704_500_000 // 600 * 600}", cwd=tmp_path
+        )
         try:
             wait_for("Epoch: 3,", tmp_path / "run" / "train.log", process, seconds=120)
             process.terminate()
