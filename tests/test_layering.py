@@ -41,7 +41,7 @@ MAY_USE = {
         *("intervals", "output"),
     },
     "secrets": {"errors"},
-    "config": {"data", "window", "errors", "validation", "intervals", "secrets"},
+    "config": {"data", "window", "errors", "validation", "intervals", "allow_list", "secrets"},
     "legacy_cli": {"metrics", "window", "errors", "validation"},
 }
 # Entry functions, which alone see a configuration, inside rooms that otherwise do not.

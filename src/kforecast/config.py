@@ -1,10 +1,5 @@
 """Where conf/ is, and the checks of a composed configuration that need neither data nor torch."""
 
-import importlib
-import importlib.util
-import re
-from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from kforecast.allow_list import check_classes, check_names
 from kforecast.data.calendar import Calendar
 from kforecast.data.fill import Fill
 from kforecast.errors import ConfigError, ours
@@ -28,18 +24,6 @@ _PACKAGE = Path(__file__).resolve().parent
 CONF_DIR = next(
     (d for d in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if d.is_dir()), _PACKAGE / "conf"
 )
-
-# Where the classes lie that a configuration may name. Not whole libraries: they also hold what runs other
-# code (lightning.pytorch.cli, torch.package, torch.utils.benchmark, every module they import).
-_LIGHTNING = ("trainer", "callbacks", "loggers", "profilers", "strategies", "plugins", "accelerators")
-_ALLOWED = (
-    "kforecast",
-    *(f"lightning.pytorch.{part}" for part in _LIGHTNING),
-    *(f"lightning.fabric.{part}" for part in ("strategies", "plugins", "accelerators")),
-    *("torch.optim", "torch.nn", "torchmetrics"),
-)
-# How some of them are named for short.
-_SHORT = "lightning.pytorch"
 
 NO_SOURCE = """no source of traffic is given; name one of:
   --dataset-file=FILE  or  source=csv source.path=FILE     a CSV, .csv.gz or Parquet file
@@ -362,7 +346,7 @@ def built(node: DictConfig, **arguments: Any) -> Any:
     ConfigError
         When the class is none that may be named, or refuses what it is given.
     """
-    _check_classes(node)
+    check_classes(node)
     try:
         # In two steps: given to instantiate() itself, our dataclasses would be turned into configs.
         return instantiate(node, _partial_=True)(**arguments)
@@ -434,7 +418,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     assert isinstance(content, dict)
-    _check_names(content)
+    check_names(content)
     return {str(key): value for key, value in content.items()}
 
 
@@ -457,66 +441,3 @@ def _check_secrets(cfg: DictConfig) -> None:
         if HydraConfig.initialized() and (folder := HydraConfig.get().output_subdir) is not None:
             forget(Path(HydraConfig.get().runtime.output_dir) / folder)
         raise
-
-
-def _check_names(content: object, key: str = "") -> None:
-    """Refuse a ``_target_`` whose name is not that of a class that may be named; imports nothing."""
-    problems = []
-    for path, target in _targets(content, key):
-        module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
-        # The name of a module's file, and of a class in it: names of what a module imports lead elsewhere.
-        in_place = (_is_below(module, _ALLOWED) or module == _SHORT) and _is_module(module)
-        if not in_place or not re.fullmatch("[A-Z][A-Za-z0-9]*", name):
-            problems.append(_refusal(path, target))
-    if problems:
-        raise ConfigError(list_problems("configuration", problems))
-
-
-def _check_classes(node: DictConfig) -> None:
-    """Refuse a ``_target_`` that is not a class of where it may come from; imports what is to be made."""
-    content, key = OmegaConf.to_container(node, resolve=True), node._get_full_key("")
-    _check_names(content, key)
-    for path, target in _targets(content, key):
-        module, _, name = target.rpartition(".")
-        try:
-            found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError):
-            continue  # Hydra says so
-        if not isinstance(found, type) or not _is_below(found.__module__, _ALLOWED):
-            raise ConfigError(f"configuration: {_refusal(path, target)}")
-
-
-def _targets(content: object, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every ``_target_`` in plain values, with its key."""
-    if isinstance(content, dict):
-        for name, value in content.items():
-            path = f"{key}.{name}" if key else str(name)
-            if name == "_target_":
-                yield path, value
-            yield from _targets(value, path)
-    elif isinstance(content, list):
-        for number, value in enumerate(content):
-            yield from _targets(value, f"{key}[{number}]")
-
-
-def _refusal(key: str, target: object) -> str:
-    return (
-        f"{key}: {target!r} is not a class that a configuration may name; those of {', '.join(_ALLOWED)} are"
-    )
-
-
-def _is_below(module: str, packages: tuple[str, ...]) -> bool:
-    return module.startswith(tuple(f"{package}." for package in packages)) or module in packages
-
-
-@lru_cache
-def _is_module(name: str) -> bool:
-    """Whether a package that is installed has such a module, found without importing it."""
-    package, *parts = name.split(".")
-    spec = importlib.util.find_spec(package)
-    places = spec.submodule_search_locations if spec is not None else None
-    return bool(places) and any(
-        all(re.fullmatch(r"[a-z]\w*", part) for part in parts)
-        and ((path := Path(place, *parts)).is_dir() or path.with_suffix(".py").is_file())
-        for place in places or ()
-    )
