@@ -202,6 +202,8 @@ class GateSection(_OwnSection):
     """``gate``: how good a model must be to become the artifact."""
 
     require_skill: RequiredSkill
+    champion: Annotated[str, Field(min_length=1)] | None
+    require_gain: Annotated[float, Field(lt=1, allow_inf_nan=False)]
 
 
 class EvaluateSection(_OwnSection):
@@ -236,6 +238,7 @@ class TrainSettings(_Section):
     refit: bool
     combine: bool
     teacher: Annotated[str, Field(min_length=1)] | None
+    warm_start: Annotated[str, Field(min_length=1)] | None
     resume: Annotated[str, Field(min_length=1)] | None
     repeat: Annotated[str, Field(min_length=1)] | None
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -270,6 +273,10 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
         problems.append(
             f"gate.require_skill: {settings.gate.require_skill:g} needs data that the model has never seen; "
             "set data.test above 0"
+        )
+    if settings.gate.champion is not None and not settings.data.test:
+        problems.append(
+            "gate.champion: the comparison needs data that neither has seen; set data.test above 0"
         )
     if settings.artifact.per_series and settings.model.shared_embedding is None:
         problems.append(

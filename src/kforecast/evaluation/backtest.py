@@ -1,6 +1,6 @@
 """Rolling origins: what a forecaster and the baselines would have said at every moment of a span."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,7 @@ from kforecast.data.split import cells_between
 from kforecast.errors import ArtifactError, DataError
 from kforecast.forecaster import Forecaster, WindowForecasts
 from kforecast.intervals import check_levels
-from kforecast.models.naive import baselines
+from kforecast.models.naive import LAST_VALUE, baselines
 
 MODEL = "kforecast"
 AS_CONSUMED = "the same, with series id 0"
@@ -119,6 +119,7 @@ def backtest(
     stride: int = 1,
     as_consumed: bool = False,
     beside_as_consumed: bool = False,
+    beside: Mapping[str, Forecaster] | None = None,
     levels: Sequence[float] = (),
 ) -> Backtest:
     """Forecast from every origin of the bins ``[begin, stop)`` in one batched pass.
@@ -133,6 +134,9 @@ def backtest(
         Judge what Kapacity's job would serve: every series with id 0, missing bins as zeros.
     beside_as_consumed:
         Show what it would serve with series id 0 beside the model.
+    beside:
+        Other models by name, of the same frequency and horizon, from the same origins; where one does not
+        know a series, the last value stands in for it.
     levels:
         Quantiles, for a forecaster that has intervals.
 
@@ -153,8 +157,11 @@ def backtest(
     if beside_as_consumed:
         consumed = forecaster.forecast_windows(panel, series, origin, as_consumed=True)
         forecasts[AS_CONSUMED] = consumed.values
+    naive = baselines(panel, cells, window, begin)
+    for name, other in (beside or {}).items():
+        forecasts[name] = _or_else(naive[LAST_VALUE], other, panel, series, origin)
     models = len(forecasts)
-    forecasts |= baselines(panel, cells, window, begin)
+    forecasts |= naive
     checked = tuple(check_levels(levels)) if forecaster.intervals is not None else ()
     found = Backtest(panel, begin, stop, stride, cells, forecasts, models, forecaster, made, checked)
     if not found.observed.any():
@@ -163,3 +170,21 @@ def backtest(
             "choose another or a longer one"
         )
     return found
+
+
+def _or_else(
+    otherwise: np.ndarray, forecaster: Forecaster, panel: Panel, series: np.ndarray, origin: np.ndarray
+) -> np.ndarray:
+    """Forecasts of another model, and something else for series that it does not know."""
+    strangers = set(forecaster.unknown(panel.series))
+    known = [row for row, pair in enumerate(panel.series) if pair not in strangers]
+    row_among_known = np.full(panel.num_series, -1)
+    row_among_known[known] = np.arange(len(known))
+    its = row_among_known[series] >= 0
+    made = otherwise.copy()
+    if its.any():
+        of_known = panel if not strangers else panel.rows(known)
+        made[its] = forecaster.forecast_windows(of_known, row_among_known[series[its]], origin[its]).values
+    if not np.isfinite(made).all():
+        raise ArtifactError(f"{forecaster.name}: its forecasts are not finite numbers")
+    return made

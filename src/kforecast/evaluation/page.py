@@ -12,6 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from kforecast.evaluation.capacity import Capacity, timing
+from kforecast.evaluation.champion import comparison_words
 from kforecast.evaluation.drawing import COLOURS, duration, inline_svg, percent
 from kforecast.evaluation.figures import middle, model_policy, notable, often_seen, short_name
 from kforecast.evaluation.scoreboard import HEADROOMS, Scoreboard
@@ -91,6 +92,7 @@ def page(board: Scoreboard, context: ReportContext, drawn: Mapping[str, Figure])
         },
         span=_span(board),
         key_numbers=_key_numbers(board),
+        comparison=() if board.comparison is None else comparison_words(board.comparison),
         scoreboard=_scoreboard(board),
         capacity=_capacity(board),
         coverage=_coverage(board),

@@ -19,6 +19,7 @@ from kforecast.evaluation.capacity import (
     simulate,
     timing,
 )
+from kforecast.evaluation.champion import CHAMPION, Champion, Comparison, compare
 from kforecast.evaluation.scores import ALL_SERIES, ALL_STEPS, overall, ratio, score
 from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, Skill, aged_at, by_age, skill
 from kforecast.forecaster import Forecaster
@@ -91,6 +92,8 @@ class Scoreboard:
         Whether it was judged as Kapacity's job serves it.
     part:
         The words for the judged span.
+    comparison:
+        With the champion, where there is one.
     """
 
     backtest: Backtest
@@ -101,6 +104,7 @@ class Scoreboard:
     orders: Orders
     as_consumed: bool
     part: str
+    comparison: Comparison | None = None
 
     @property
     def model(self) -> dict[str, float]:
@@ -173,6 +177,7 @@ class Scoreboard:
                 "blocks": self.skill.blocks,
                 "resamples": RESAMPLES,
             },
+            "champion": None if self.comparison is None else _plain(self.comparison.as_dict()),
             "age": {
                 "counted_from": "the end of the training data" if self.age_known else "the start of the span",
                 "aged_at": aged_at(self.ages),
@@ -220,6 +225,7 @@ def judge(
     trained_until: int | None = None,
     part: str = "",
     seed: int = 0,
+    champion: Champion | None = None,
 ) -> Scoreboard:
     """Backtest a forecaster over the bins ``[begin, stop)`` of a panel and score it beside the baselines.
 
@@ -233,6 +239,8 @@ def judge(
         The words for the span.
     seed:
         Of the bootstrap.
+    champion:
+        To compare with.
 
     Raises
     ------
@@ -247,6 +255,7 @@ def judge(
         stride=stride,
         as_consumed=as_consumed,
         beside_as_consumed=beside_as_consumed,
+        beside=None if champion is None else {CHAMPION: champion.forecaster},
         levels=levels,
     )
     over_best = skill(found, seed)
@@ -263,6 +272,7 @@ def judge(
         orders=order(found, capacity),
         as_consumed=as_consumed,
         part=part,
+        comparison=None if champion is None else compare(found, champion, over_best.best_baseline, seed),
     )
 
 

@@ -1,5 +1,6 @@
 """Skill over the best baseline: how sure we are of it, and how it fades with the age of the model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ _WHOLE = 0.75
 
 @dataclass(frozen=True)
 class Skill:
-    """Skill ``1 - WAPE / WAPE of the best baseline``, above 0 when the model is better.
+    """Skill ``1 - WAPE / WAPE of the best baseline`` (or other rival), above 0 when the model is better.
 
     Attributes
     ----------
@@ -54,14 +55,20 @@ class Skill:
         return bool(self.low > required)
 
 
-def skill(backtest: Backtest, seed: int = 0) -> Skill:
+def skill(backtest: Backtest, seed: int = 0, rivals: Sequence[str] | None = None) -> Skill:
     """Skill of the judged model with a block bootstrap over origins (Carlstein 1986; Künsch 1989).
 
     The span is cut into blocks of time, long enough that forecasts with common targets mostly share one: up
     to a season, at least two horizons, about twenty blocks where the span is short. Blocks are drawn with
     replacement, all series together, because a bad hour is bad for many of them at once. In each draw the
-    model is held against the baseline that is best in that draw, so that the choice of the best is paid for.
+    model is held against the rival that is best in that draw, so that the choice of the best is paid for.
+
+    Parameters
+    ----------
+    rivals:
+        The forecasters to be better than; the baselines unless others are named.
     """
+    rivals = backtest.baselines if rivals is None else rivals
     length = backtest.stop - backtest.begin
     block = max(
         2 * backtest.horizon, backtest.stride, min(backtest.panel.frequency.season, length // _SOME_BLOCKS)
@@ -70,7 +77,7 @@ def skill(backtest: Backtest, seed: int = 0) -> Skill:
     present, number = np.unique(number, return_inverse=True)
     level, errors = _sums(backtest, number, len(present))
     wape = {name: _wape(error.sum(axis=0), level.sum(axis=0)) for name, error in errors.items()}
-    best = min(backtest.baselines, key=lambda name: (np.isnan(wape[name]), wape[name]))
+    best = min(rivals, key=lambda name: (np.isnan(wape[name]), wape[name]))
     value = _skill(wape[backtest.model], wape[best])
     if len(present) < _FEWEST_BLOCKS:
         return Skill(float(value), np.nan, np.nan, best, block, len(present))
@@ -78,11 +85,17 @@ def skill(backtest: Backtest, seed: int = 0) -> Skill:
     drawn = rng.multinomial(len(present), np.full(len(present), 1 / len(present)), size=RESAMPLES)
     levels = drawn @ level
     drawn_wape = {name: _wape(drawn @ error, levels) for name, error in errors.items()}
-    best_drawn = np.min([drawn_wape[name] for name in backtest.baselines], axis=0)
+    best_drawn = np.min([drawn_wape[name] for name in rivals], axis=0)
     outcomes = _skill(drawn_wape[backtest.model], best_drawn)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(outcomes, [tail, 1 - tail]) if np.isfinite(outcomes).any() else (np.nan,) * 2
     return Skill(float(value), float(low), float(high), best, block, len(present))
+
+
+def wapes(backtest: Backtest) -> dict[str, float]:
+    """WAPE of each forecaster over all series and steps."""
+    level, errors = _sums(backtest, np.zeros(len(backtest.cells), np.int64), 1)
+    return {name: float(_wape(error.sum(axis=0), level.sum(axis=0))) for name, error in errors.items()}
 
 
 def by_age(backtest: Backtest, trained_until: int, best_baseline: str) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from kforecast.console import table
 from kforecast.evaluation.capacity import timing
+from kforecast.evaluation.champion import comparison_words
 from kforecast.evaluation.scoreboard import HEADROOMS, Orders, Scoreboard
 from kforecast.evaluation.scores import overall
 from kforecast.evaluation.skill import aged_at
@@ -60,9 +61,30 @@ def shortfall(board: Scoreboard | None, required: float) -> str | None:
     )
 
 
+def champion_shortfall(board: Scoreboard | None, required: float) -> str | None:
+    """Why a candidate does not take the champion's place; None when it does."""
+    if board is None or board.comparison is None:
+        return "nothing to compare the candidate and the champion on"
+    over = board.comparison.skill
+    if over.above(required):
+        return None
+    if math.isnan(over.value):
+        return "the champion is exact there, or there is no traffic to forecast"
+    if math.isnan(over.low):
+        return (
+            f"the skill over the champion is {over.value:.1%}, but {_origins(board)} are too few to be sure"
+        )
+    return (
+        f"the skill over the champion is {over.value:.1%}, and its 95% interval, {over.low:.1%} to "
+        f"{over.high:.1%}, is not clear of {required:.1%}"
+    )
+
+
 def summary(board: Scoreboard) -> str:
     """The scoreboard on one screen: a table, and a line each for capacity, intervals and age."""
-    lines = [scores_table(board), verdict(board)[1], capacity_words(board)]
+    lines = [scores_table(board), verdict(board)[1]]
+    lines += [] if board.comparison is None else comparison_words(board.comparison)
+    lines.append(capacity_words(board))
     lines += [words for words in (intervals_words(board), age_words(board)) if words]
     return "\n".join([*lines, *(f"Note: {note}" for note in board.orders.notes)])
 

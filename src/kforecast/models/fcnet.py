@@ -45,6 +45,8 @@ class Fcnet(Network):
         When the context is so long that the gates would have more than 1 GiB.
     """
 
+    series_table = "static_embeddings.0.weight"
+
     def __init__(
         self,
         window: Window,
@@ -107,8 +109,13 @@ class Fcnet(Network):
 
     def unknown_series(self) -> int | None:
         """Any row where all are the same."""
-        rows: Tensor = self.get_parameter("static_embeddings.0.weight")
+        rows: Tensor = self.get_parameter(self.series_table)
         return 0 if torch.equal(rows, rows[:1].expand_as(rows)) else None
+
+    def series_rows(self, table: Tensor, rows: Tensor) -> Tensor:
+        """A new series gets the mean of all, and so does the row that all share."""
+        mean = table.mean(dim=0, keepdim=True)
+        return mean if self.shared_embedding else torch.where(rows[:, None] < 0, mean, table[rows])
 
     def forward(self, context_BC: Tensor, calendar_BPF: Tensor, series_B: Tensor) -> Tensor:  # noqa: N803
         """Forecast scaled windows: steps 2 to 6 of contract 5, without the scale.
@@ -156,8 +163,8 @@ class Fcnet(Network):
         """The state dict an artifact holds, with rows that several share written out for each of them."""
         state = super().artifact_state()
         if self.shared_embedding:
-            row = state["static_embeddings.0.weight"]
-            state["static_embeddings.0.weight"] = row.repeat(self.num_series, 1)
+            row = state[self.series_table]
+            state[self.series_table] = row.repeat(self.num_series, 1)
         for j, one in enumerate(self._one_row):
             if one:
                 table = state[f"dynamic_embeddings.{j}.weight"]

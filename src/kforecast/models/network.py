@@ -49,11 +49,14 @@ class Network(nn.Module, ABC):
         Windows of a training step that are worth a CPU thread.
     parts:
         Names of the forecasts it is made of, which can be weighted anew (``combine``).
+    series_table:
+        Name of the weight that holds a row for each series.
     """
 
     lookback: Lookback | None = None
     windows_per_thread: int = 512
     parts: tuple[str, ...] = ("network",)
+    series_table: str
 
     @abstractmethod
     def prepare(self, batch: WindowBatch) -> Prepared:
@@ -87,6 +90,18 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def unknown_series(self) -> int | None:
         """The id that stands for a series that was not trained on; None when there is none."""
+
+    @abstractmethod
+    def series_rows(self, table: Tensor, rows: Tensor) -> Tensor:
+        """This network's table of series, taken from the one of another with other series.
+
+        Parameters
+        ----------
+        table:
+            As an artifact holds it, float32.
+        rows:
+            For each series of this network its row there, int64; -1 for one that is new.
+        """
 
     def settings(self) -> dict[str, Any]:
         """What its class needs, besides window and number of series, to be made again; plain values."""

@@ -91,6 +91,7 @@ class SeasonalMLP(Network):
 
     windows_per_thread = 128
     parts = ("past days", "context")
+    series_table = "series"
 
     def __init__(
         self,
@@ -279,6 +280,10 @@ class SeasonalMLP(Network):
     def unknown_series(self) -> int:
         """The row of the embedding that is trained with every series' windows."""
         return self.num_series
+
+    def series_rows(self, table: Tensor, rows: Tensor) -> Tensor:
+        """A new series gets the row of those that were not trained on, the last."""
+        return table[torch.cat([rows, rows.new_tensor([-1])])]
 
     def settings(self) -> dict[str, Any]:
         """Arguments of the class."""

@@ -19,7 +19,6 @@ from kforecast.training.holdout import JudgedFit
 log = logging.getLogger(__name__)
 
 _LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "pandas", "pyarrow")
-_SERIES_TABLE = "static_embeddings.0.weight"
 
 
 class ArtifactMaker:
@@ -106,12 +105,12 @@ class ArtifactMaker:
         metadata = self._metadata | {"config": settings, "scores": scores_of(judged)}
         state, config = judged.forecaster.net.artifact_state(), replace(self._config, num_series=1)
         intervals = judged.forecaster.intervals
-        rows = state.pop(_SERIES_TABLE)
+        rows = state.pop(Fcnet.series_table)
         return {
             folder_name(number, *pair): Artifact(
                 config,
                 {item_key(*pair): 0},
-                {_SERIES_TABLE: rows[number : number + 1].clone(), **state},
+                {Fcnet.series_table: rows[number : number + 1].clone(), **state},
                 metadata,
                 intervals.only(item_key(*pair)) if intervals is not None else None,
             )

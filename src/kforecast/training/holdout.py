@@ -7,6 +7,7 @@ from kforecast.data.cells import middles
 from kforecast.data.fill import Fill
 from kforecast.errors import DataError
 from kforecast.evaluation.capacity import Capacity
+from kforecast.evaluation.champion import Champion
 from kforecast.evaluation.scoreboard import QUANTILES, Scoreboard, judge
 from kforecast.forecaster import Forecaster
 from kforecast.models import Fcnet
@@ -43,7 +44,13 @@ class JudgedFit:
 
 
 def judge_fit(
-    fit: Fit, fill: Fill, capacity: Capacity, seed: int, refit: Fit | None = None, combine: bool = False
+    fit: Fit,
+    fill: Fill,
+    capacity: Capacity,
+    seed: int,
+    refit: Fit | None = None,
+    combine: bool = False,
+    champion: Champion | None = None,
 ) -> JudgedFit:
     """Calibrate on the validation part, judge on the test part.
 
@@ -58,10 +65,12 @@ def judge_fit(
         Of the bootstrap.
     combine:
         Let naive forecasts take part as far as they do better on the validation part.
+    champion:
+        To compare with on the test part.
     """
     first = _forecaster_of(fit, fill, combine)
     refitted = None if refit is None else replace(first, net=refit.net)
-    scoreboard = _judge_held_out(fit, first, refitted, capacity, seed)
+    scoreboard = _judge_held_out(fit, first, refitted, capacity, seed, champion)
     return JudgedFit(fit, refitted or first, scoreboard, refit)
 
 
@@ -90,7 +99,12 @@ def _range_of(weights: list[float]) -> str:
 
 
 def _judge_held_out(
-    fit: Fit, first: Forecaster, refitted: Forecaster | None, capacity: Capacity, seed: int
+    fit: Fit,
+    first: Forecaster,
+    refitted: Forecaster | None,
+    capacity: Capacity,
+    seed: int,
+    champion: Champion | None,
 ) -> Scoreboard | None:
     """Judge on the test part, or the validation part where there is none; None when nothing was held out."""
     panel, split = fit.data.panel, fit.data.split
@@ -126,6 +140,7 @@ def _judge_held_out(
             trained_until=trained_until,
             part=part,
             seed=seed,
+            champion=champion,
         )
     except DataError as error:
         log.warning("Not judged: %s", error)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kforecast.artifact import Artifact
 from kforecast.data.panel import Panel
 from kforecast.data.split import Split
-from kforecast.errors import ArtifactError, ConfigError, DataError, few
+from kforecast.errors import ArtifactError, DataError, few
 from kforecast.forecaster import Forecaster
 from kforecast.metrics.timerange import utc
+from kforecast.training.earlier_artifact import load_for
 from kforecast.window import Window
 
 log = logging.getLogger(__name__)
@@ -46,18 +46,8 @@ class Teacher:
         ConfigError
             When it is missing, or forecasts something else.
         """
-        if not directory.is_dir():
-            raise ConfigError(f"teacher: {directory}: no such directory")
-        artifact = Artifact.load(directory)
-        forecaster = Forecaster.of(artifact, str(directory))
-        its = forecaster.window
-        if (its.frequency, its.prediction_length) != (window.frequency, window.prediction_length):
-            raise ConfigError(
-                f"teacher: {directory} forecasts {its.prediction_length} steps of {its.frequency.name}, but "
-                f"training is for {window.prediction_length} steps of {window.frequency.name}; name an "
-                "artifact of the same window.freq and window.prediction_length"
-            )
-        return cls(forecaster, artifact.training_span[1])
+        artifact = load_for("teacher", directory, window)
+        return cls(Forecaster.of(artifact, str(directory)), artifact.training_span[1])
 
     def forecasts(self, panel: Panel, split: Split) -> np.ndarray:
         """Its forecasts from the origins of the training windows, float32 ``[len(split.train), horizon]``.

@@ -49,11 +49,13 @@ if TYPE_CHECKING:
     from kforecast.data.panel import Panel
     from kforecast.data.split import Split
     from kforecast.evaluation.capacity import Capacity
+    from kforecast.evaluation.champion import Champion
     from kforecast.metrics.source import MetricSource
     from kforecast.training.holdout import JudgedFit
     from kforecast.training.module import ForecastModule
     from kforecast.training.resume import Checkpoints
     from kforecast.training.teacher import Teacher
+    from kforecast.training.warm_start import WarmStart
     from kforecast.window import Frequency, Window
 
 log = logging.getLogger(__name__)
@@ -94,6 +96,8 @@ class _Plan(NamedTuple):
     source: MetricSource
     capacity: Capacity
     teacher: Teacher | None
+    champion: Champion | None
+    warm_start: WarmStart | None
     earlier: Earlier
 
 
@@ -202,8 +206,9 @@ def _check(cfg: DictConfig, run_dir: Path, process: Process, unfinished: bool) -
     capacity, teacher = built(cfg.capacity), _teacher(settings.teacher, window)
     if is_own_recipe():
         try_recipe(cfg, window)
+    champion, warm_start = _champion(settings.gate.champion, window), _warm_start(cfg, settings, window)
     earlier = earlier_run(cfg, settings, run_dir, unfinished) if process.first else Earlier()
-    return _Plan(settings, artifact_dir, window, source, capacity, teacher, earlier)
+    return _Plan(settings, artifact_dir, window, source, capacity, teacher, champion, warm_start, earlier)
 
 
 def _teacher(directory: str | None, window: Window) -> Teacher | None:
@@ -214,8 +219,25 @@ def _teacher(directory: str | None, window: Window) -> Teacher | None:
     return Teacher.load(Path(directory), window)
 
 
+def _champion(directory: str | None, window: Window) -> Champion | None:
+    if directory is None:
+        return None
+    from kforecast.evaluation.champion import Champion
+    from kforecast.training.earlier_artifact import load_for
+
+    return Champion.of(load_for("gate.champion", Path(directory), window), directory)
+
+
+def _warm_start(cfg: DictConfig, settings: TrainSettings, window: Window) -> WarmStart | None:
+    if settings.warm_start is None:
+        return None
+    from kforecast.training.warm_start import WarmStart
+
+    return WarmStart.load(Path(settings.warm_start), window, built(cfg.model, window=window, num_series=1))
+
+
 def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
-    settings, artifact_dir, window, source, capacity, teacher, earlier = plan
+    settings, artifact_dir, window, source, capacity, teacher, champion, warm_start, earlier = plan
     cluster = join(settings.trainer.accelerator)
 
     panel = _read(
@@ -232,17 +254,25 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     from kforecast.training.closing import close
     from kforecast.training.holdout import judge_fit
     from kforecast.training.threads import choose_threads
-    from kforecast.training.trainings import data_of, train_again, train_individually, train_network
+    from kforecast.training.trainings import (
+        data_of,
+        network_of,
+        train_again,
+        train_individually,
+        train_network,
+    )
 
     _quieten()
     seed_everything(settings.seed, workers=True, verbose=False)
     estimator_config = _estimator_config(cfg, settings, panel.num_series)
-    net = built(cfg.model, window=window, num_series=panel.num_series)
+    net = network_of(cfg, window, panel, warm_start)
     processes = this_process().count
     threads = choose_threads(settings.threads, settings.data.batch_size, processes, net.windows_per_thread)
     log.info("Seed %d; window: %s; CPU threads: %d", settings.seed, window, threads)
     if teacher is not None:
         teacher.announce(panel, split)
+    if warm_start is not None:
+        warm_start.announce()
     data = data_of(cfg, settings, panel, split, net, teacher)
     maker = ArtifactMaker(estimator_config, recorded(cfg), panel, split, data.calendar)
     maker.announce(net)
@@ -252,7 +282,8 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     loggers = [built(logger) for logger in cfg.logger.values() if logger is not None]
     # With a gate nothing replaces the earlier artifact before the model has passed it.
     candidate_dir = run_dir / "candidate"
-    during = candidate_dir if settings.gate.require_skill is not None else artifact_dir
+    gated = settings.gate.require_skill is not None or champion is not None
+    during = candidate_dir if gated else artifact_dir
 
     def publish(module: ForecastModule, first_time: bool) -> None:
         check_still_there(during.parent if first_time else during)
@@ -265,10 +296,12 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     process = this_process()
     refit = None
     if settings.refit and len(split.validation):
-        refit = train_again(cfg, settings, fit, teacher, cluster, checkpoints)
+        refit = train_again(cfg, settings, fit, teacher, cluster, checkpoints, warm_start)
     judged = None
     if process.first:
-        judged = judge_fit(fit, settings.data.fill, capacity, settings.seed, refit, settings.combine)
+        judged = judge_fit(
+            fit, settings.data.fill, capacity, settings.seed, refit, settings.combine, champion
+        )
     maker_of_first, maker = maker, maker if refit is None else maker.refitted()
     rejected = None if judged is None else _shortfall(settings, judged)
     individual = None
@@ -358,11 +391,14 @@ def _say_sample(settings: TrainSettings, split: Split) -> None:
 
 def _shortfall(settings: TrainSettings, judged: JudgedFit, which: str = "") -> str | None:
     """Why the gate does not let a model pass; None when it does, or there is no gate."""
-    from kforecast.evaluation.summary import shortfall
+    from kforecast.evaluation.summary import champion_shortfall, shortfall
 
-    required = settings.gate.require_skill
-    reason = None if required is None else shortfall(judged.scoreboard, required)
-    return None if reason is None else f"gate not passed (gate.require_skill={required:g}): {which}{reason}"
+    gate, board = settings.gate, judged.scoreboard
+    if gate.require_skill is not None and (reason := shortfall(board, gate.require_skill)):
+        return f"gate not passed (gate.require_skill={gate.require_skill:g}): {which}{reason}"
+    if gate.champion is not None and not which and (reason := champion_shortfall(board, gate.require_gain)):
+        return f"gate not passed (gate.champion={gate.champion}): {reason}"
+    return None
 
 
 def _artifact_dir(settings: TrainSettings, run_dir: Path) -> Path:

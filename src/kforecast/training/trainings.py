@@ -27,8 +27,18 @@ from kforecast.training.holdout import JudgedFit, judge_fit
 from kforecast.training.module import TRAIN_LOSS, ForecastModule
 from kforecast.training.resume import Checkpoints, WholeFiles
 from kforecast.training.teacher import Teacher
+from kforecast.training.warm_start import WarmStart
+from kforecast.window import Window
 
 log = logging.getLogger(__name__)
+
+
+def network_of(cfg: DictConfig, window: Window, panel: Panel, warm_start: WarmStart | None) -> Network:
+    """The network that is to be trained, with the weights that training begins from."""
+    net: Network = built(cfg.model, window=window, num_series=panel.num_series)
+    if warm_start is not None:
+        warm_start.give(net, panel)
+    return net
 
 
 def data_of(
@@ -109,6 +119,7 @@ def train_again(
     teacher: Teacher | None,
     cluster: ClusterEnvironment | None,
     checkpoints: Checkpoints,
+    warm_start: WarmStart | None = None,
 ) -> Fit:
     """The network trained again, on the validation part too, for as many epochs as were best before."""
     # Only the first process has read the checkpoint that says it.
@@ -127,7 +138,7 @@ def train_again(
         split_windows(panel, window, **settings.data.split_arguments | {"validation": 0.0}),
         validation_end=first_fit.data.split.validation_end,
     )
-    net = built(cfg.model, window=window, num_series=panel.num_series)
+    net = network_of(cfg, window, panel, warm_start)
     data = data_of(cfg, settings, panel, split, net, teacher)
     return train_network(
         again, data, net, [], cluster, checkpoints, training="refit", schedule_epochs=cfg.trainer.max_epochs

@@ -1,0 +1,179 @@
+"""A candidate beside the champion, the artifact that serves today: who is better, and how that has aged."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from kforecast.artifact import Artifact
+from kforecast.evaluation.backtest import Backtest
+from kforecast.evaluation.skill import Skill, skill, wapes
+from kforecast.forecaster import Forecaster
+
+CHAMPION = "champion"
+# A champion counts as drifted when its error beside the best baseline's has grown by this share.
+DRIFTED = 0.1
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The artifact that serves today, and how good it was when it was trained.
+
+    Attributes
+    ----------
+    forecaster:
+        What it forecasts with.
+    wape, baseline_wape:
+        Its error, and that of the best baseline, on the test span of its own training; NaN where its metadata
+        does not say.
+    used_until:
+        Unix seconds at which the data of its training ends; None when that is not known.
+    """
+
+    forecaster: Forecaster
+    wape: float = math.nan
+    baseline_wape: float = math.nan
+    used_until: int | None = None
+
+    @classmethod
+    def of(cls, artifact: Artifact, name: str) -> "Champion":
+        """The champion in an artifact.
+
+        Raises
+        ------
+        ArtifactError
+            See :meth:`kforecast.forecaster.Forecaster.of`.
+        """
+        board = _at(artifact.metadata, "scores", "scoreboard")
+        best = _at(board, "skill", "best_baseline")
+        return cls(
+            Forecaster.of(artifact, name),
+            _number(_at(board, "overall", "wape")),
+            _number(_at(board, "baselines", best, "wape")),
+            artifact.training_span[1],
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a backtest says of a candidate and the champion beside it.
+
+    Attributes
+    ----------
+    skill:
+        Of the candidate over the champion: ``1 - WAPE / WAPE of the champion``, with its interval.
+    strangers:
+        Series that the champion does not know: the last value stands in for it.
+    wape, relative:
+        The champion's error on the judged span, and that over the best baseline's.
+    wape_then, relative_then:
+        The same when it was trained, on its own test span; NaN where that is not known.
+    has_seen:
+        Whether the champion was trained on a part of the judged span.
+    """
+
+    skill: Skill
+    strangers: int
+    wape: float
+    relative: float
+    wape_then: float
+    relative_then: float
+    has_seen: bool
+
+    @property
+    def drift(self) -> float:
+        """By what share the champion's error, beside the best baseline's, has grown since its training.
+
+        The baseline is beside it because some weeks are hard for everyone. NaN where it is not known.
+        """
+        return _over(self.relative, self.relative_then) - 1
+
+    @property
+    def drifted(self) -> bool:
+        """Whether it has grown by more than a tenth."""
+        return bool(self.drift > DRIFTED)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values; NaN stays."""
+        return {
+            "skill": {"value": self.skill.value, "low": self.skill.low, "high": self.skill.high},
+            "strangers": self.strangers,
+            "wape": self.wape,
+            "relative": self.relative,
+            "wape_then": self.wape_then,
+            "relative_then": self.relative_then,
+            "drift": self.drift,
+            "drifted": self.drifted,
+            "has_seen": self.has_seen,
+        }
+
+
+def compare(found: Backtest, champion: Champion, best_baseline: str, seed: int) -> Comparison:
+    """Compare the judged model of a backtest with the champion that is beside it."""
+    error = wapes(found)
+    begins = found.panel.start + found.begin * found.panel.frequency.step
+    return Comparison(
+        skill=skill(found, seed, (CHAMPION,)),
+        strangers=len(champion.forecaster.unknown(found.panel.series)),
+        wape=error[CHAMPION],
+        relative=_over(error[CHAMPION], error[best_baseline]),
+        wape_then=champion.wape,
+        relative_then=_over(champion.wape, champion.baseline_wape),
+        has_seen=champion.used_until is not None and champion.used_until > begins,
+    )
+
+
+def comparison_words(found: Comparison) -> list[str]:
+    """Who is better, how the champion has aged, and what to know before believing it: a line each."""
+    over, sure = found.skill, ""
+    if math.isnan(over.value):
+        words = "No comparison with the champion: there was no traffic to forecast."
+    else:
+        compared = f"its error is {abs(over.value):.1%} {'lower' if over.value > 0 else 'higher'}"
+        if math.isnan(over.low):
+            sure = ", but the span is too short to tell that from chance"
+        else:
+            sure = f"; 95% interval {over.low:.1%} to {over.high:.1%}"
+        if over.low > 0:
+            head = "Better than the champion"
+        elif over.high < 0:
+            head = "Worse than the champion"
+        else:
+            head = "Not better than the champion beyond chance"
+        words = f"{head}: {compared}{sure}."
+    return [words, _drift_words(found), *_notes(found)]
+
+
+def _drift_words(found: Comparison) -> str:
+    """The champion's error now beside that at its training."""
+    if math.isnan(found.drift):
+        return f"Champion: WAPE {found.wape:.2%} here; what it was when it was trained is not known."
+    verdict = f"it has drifted by {found.drift:.0%}" if found.drifted else "no drift"
+    return (
+        f"Champion: WAPE {found.wape_then:.2%} when it was trained, {found.wape:.2%} here; beside the best "
+        f"baseline {found.relative_then:.2f} then, {found.relative:.2f} now: {verdict}."
+    )
+
+
+def _notes(found: Comparison) -> list[str]:
+    said = []
+    if found.strangers:
+        said.append(
+            f"The champion does not know {found.strangers:,} series: the last value stands in for it."
+        )
+    if found.has_seen:
+        said.append("The champion was trained on a part of this span, which flatters it.")
+    return said
+
+
+def _over(value: float, other: float) -> float:
+    return value / other if other > 0 else math.nan
+
+
+def _at(content: Any, *path: Any) -> Any:
+    for name in path:
+        content = content.get(name) if isinstance(content, dict) else None
+    return content
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

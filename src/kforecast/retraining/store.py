@@ -1,0 +1,250 @@
+"""The directory of a champion: every artifact that was one or may be, and which of them serves.
+
+``versions/<n>/`` are artifact directories that never change. ``champion`` and ``candidate`` are links to two
+of them. ``state.json`` says what happened; it is replaced in one step, and the links follow it.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kforecast.directory import check_writable, make_directories, signals_wait, sole_writer, writing
+from kforecast.errors import ArtifactError, ConfigError
+from kforecast.output import replace_file, write_json
+from kforecast.untrusted import read_file
+from kforecast.validation import list_problems, problems_of
+
+CHAMPION, CANDIDATE, VERSIONS, STATE = "champion", "candidate", "versions", "state.json"
+HISTORY = "history.csv"
+_MOST_BYTES = 64 << 20
+
+Version = Annotated[int, Field(ge=1)]
+Decision = Literal["first", "promoted", "kept", "rejected", "rolled back"]
+
+
+class _Written(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Cycle(_Written):
+    """What came of one run, or of a way back."""
+
+    time: str
+    """When it was decided, ISO 8601."""
+    decision: Decision
+    """``kept``: the champion stays; ``rejected``: a gate refused the first candidate."""
+    champion: Version | None
+    """Who serves since then."""
+    candidate: Version | None = None
+    reason: str = ""
+    """In words."""
+    span_start: int | None = None
+    """Unix seconds of the first bin that both were judged on, and of the last."""
+    span_end: int | None = None
+    candidate_wape: float | None = None
+    champion_wape: float | None = None
+    baseline_wape: float | None = None
+    """Of the best baseline."""
+    skill: float | None = None
+    """Of the candidate over the champion, with its interval of 95 %."""
+    low: float | None = None
+    high: float | None = None
+    champion_wape_then: float | None = None
+    """The champion's error on the test span of its own training."""
+    drift: float | None = None
+    """Growth of the champion's error beside the best baseline's since then; 0.1 is a tenth."""
+    seconds: float | None = None
+    run: str | None = None
+    """The folder of the training."""
+
+
+class State(_Written):
+    """``state.json``."""
+
+    champion: Version | None = None
+    candidate: Version | None = None
+    former: tuple[Version, ...] = ()
+    """Champions before this one, oldest first, that can be gone back to."""
+    sha256: dict[Version, dict[str, str]] = {}
+    """Of every file of every version that is kept."""
+    cycles: tuple[Cycle, ...] = ()
+
+    @property
+    def newest(self) -> int:
+        """The highest number that was given to a version."""
+        used = [cycle.candidate for cycle in self.cycles if cycle.candidate is not None]
+        return max([*used, *self.sha256, 0])
+
+
+class Store:
+    """Where champions and candidates lie.
+
+    Parameters
+    ----------
+    root:
+        The directory; created by the first write.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be one, or its state.json is not ours.
+    """
+
+    def __init__(self, root: Path) -> None:
+        check_writable(root)
+        self.root = root
+        self.state = self._read()
+
+    @property
+    def champion(self) -> Path | None:
+        """Where the champion is served from; None before the first."""
+        return None if self.state.champion is None else self.root / CHAMPION
+
+    def version(self, number: int) -> Path:
+        """Where a version lies."""
+        return self.root / VERSIONS / str(number)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Self]:
+        """Be the only one who writes; what a process that was killed has left undone is finished.
+
+        Raises
+        ------
+        OutputError
+            When another is writing, or the file system refuses.
+        """
+        with sole_writer(self.root, name), writing(self.root):
+            self.state = self._read()
+            make_directories(self.root / VERSIONS)
+            self._tidy()
+            yield self
+
+    def decide(self, cycle: Cycle, former: tuple[int, ...], keep: int) -> None:
+        """Record what came of a cycle, let the links follow, and forget versions nobody needs.
+
+        Parameters
+        ----------
+        former:
+            Champions that can be gone back to from now on.
+        keep:
+            So many of them, the newest.
+        """
+        former = former[max(0, len(former) - keep) :]
+        candidate = self.state.candidate if cycle.candidate is None else cycle.candidate
+        needed = {number for number in (cycle.champion, candidate, *former) if number is not None}
+        known = self.state.sha256
+        self.state = State(
+            champion=cycle.champion,
+            candidate=candidate,
+            former=former,
+            sha256={number: known.get(number) or _hashes(self.version(number)) for number in sorted(needed)},
+            cycles=(*self.state.cycles, cycle),
+        )
+        with signals_wait(), writing(self.root):
+            write_json(self.state.model_dump(mode="json"), self.root / STATE)
+            self._tidy()
+
+    def check(self, number: int) -> None:
+        """Find out whether a version is still what it was.
+
+        Raises
+        ------
+        ArtifactError
+            When a file of it is missing or has changed.
+        """
+        folder = self.version(number)
+        if not folder.is_dir() or _hashes(folder) != self.state.sha256.get(number):
+            raise ArtifactError(
+                f"{folder}: is not what it was when it was the champion (sha256 differs): restore it from a "
+                "backup, or train again"
+            )
+
+    def write_history(self) -> None:
+        """Every cycle as a row of ``history.csv``."""
+        import pandas as pd
+
+        frame = pd.DataFrame([cycle.model_dump() for cycle in self.state.cycles])
+        with writing(self.root / HISTORY):
+            replace_file(self.root / HISTORY, lambda path: frame.to_csv(path, index=False))
+
+    def _tidy(self) -> None:
+        """Make links and versions what state.json says."""
+        for name, number in ((CHAMPION, self.state.champion), (CANDIDATE, self.state.candidate)):
+            _link(self.root / name, number)
+        for path in (self.root / VERSIONS).iterdir():
+            # Nothing but what an artifact is written to, under its own name or on the way there.
+            ours = re.fullmatch(r"(\d+)|\.\d+\.[a-z0-9_]{8}", path.name)
+            if ours and (ours[1] is None or int(ours[1]) not in self.state.sha256):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _read(self) -> State:
+        path = self.root / STATE
+        try:
+            return State.model_validate_json(read_file(path, _MOST_BYTES))
+        except FileNotFoundError:
+            if self.root.is_dir() and (foreign := _foreign(self.root)):
+                raise ConfigError(
+                    f"retrain.dir: {self.root} holds {foreign} but no {STATE}: name a directory of its own"
+                ) from None
+            return State()
+        except ValidationError as error:
+            raise ConfigError(list_problems(str(path), problems_of(error))) from error
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+def _foreign(root: Path) -> str | None:
+    """What lies in a directory that is none of ours; what a killed first run has left is."""
+    names = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+    return next((name for name in names if name not in (VERSIONS, HISTORY)), None)
+
+
+def _link(path: Path, number: int | None) -> None:
+    """Let a link lead to a version, in one step; None for no link."""
+    if number is None:
+        with suppress(FileNotFoundError):
+            path.unlink()
+        return
+    target = f"{VERSIONS}/{number}"
+    if path.is_symlink() and os.readlink(path) == target:  # noqa: PTH115
+        return
+    staged = path.with_name(f".{path.name}.new")
+    staged.unlink(missing_ok=True)
+    staged.symlink_to(target, target_is_directory=True)
+    staged.replace(path)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def facts_of(document: dict[str, Any] | None) -> dict[str, Any]:
+    """What a report.json says of a candidate and the champion, under the names of :class:`Cycle`."""
+    if document is None:
+        return {}
+    found = document["champion"] or {}
+    over = found.get("skill") or {}
+    best = document["skill"]["best_baseline"]
+    return {
+        "span_start": document["span"]["start"],
+        "span_end": document["span"]["end"],
+        "candidate_wape": document["overall"]["wape"],
+        "baseline_wape": document["baselines"][best]["wape"],
+        "champion_wape": found.get("wape"),
+        "champion_wape_then": found.get("wape_then"),
+        "drift": found.get("drift"),
+        "skill": over.get("value"),
+        "low": over.get("low"),
+        "high": over.get("high"),
+    }
