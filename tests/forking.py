@@ -20,6 +20,7 @@ COMMANDS = {
     "kforecast-evaluate": "kforecast.evaluation.evaluate",
     "kforecast-forecast": "kforecast.forecast",
     "kforecast-serve-metrics": "kforecast.serve_metrics",
+    "kforecast-retrain": "kforecast.retraining.retrain",
 }
 # Loaded by some verb at some time; none of them starts a thread by being loaded.
 LIBRARIES = [

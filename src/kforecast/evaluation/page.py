@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -73,18 +72,25 @@ class ReportContext:
     warnings: tuple[str, ...] = ()
 
 
+def template(name: str) -> Template:
+    """A page of ours, by its file in this package: everything in it is escaped, ``style.css`` is within."""
+    environment = Environment(
+        loader=PackageLoader("kforecast", "evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.globals["colours"] = COLOURS
+    return environment.get_template(name)
+
+
 def page(board: Scoreboard, context: ReportContext, drawn: Mapping[str, Figure]) -> str:
     """The page as HTML that needs nothing besides itself."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
-    )
-    template = environment.from_string(
-        files("kforecast.evaluation").joinpath("report.html").read_text(encoding="utf-8")
-    )
     labels, captions = _labels(board), _captions(board)
-    return template.render(
+    return template("report.html").render(
         context=context,
-        colours=COLOURS,
         figures={
             # Its texts were escaped when it was drawn.
             name: {"svg": Markup(inline_svg(figure, name, labels[name])), "caption": captions[name]}

@@ -1,36 +1,177 @@
 """What happened to a champion over time: a table on the console, a page with a picture."""
 
+from pathlib import Path
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
 from kforecast.console import table
-from kforecast.retraining.store import Store
+from kforecast.evaluation.champion import DRIFTED
+from kforecast.evaluation.drawing import (
+    BASELINE,
+    FULL,
+    INK,
+    LINE,
+    MODEL,
+    SECOND,
+    canvas,
+    date_axis,
+    from_zero,
+    inline_svg,
+    largest,
+    legend,
+    line,
+    percent,
+    style,
+)
+from kforecast.evaluation.page import template
+from kforecast.output import replace_file
+from kforecast.retraining.store import Cycle, Store
+
+PAGE = "report.html"
+_NEWEST = 10
+_HEADS = ("candidate", "its WAPE", "champion's WAPE", "skill", "interval", "drift", "champion then")
 
 
-def publish(store: Store) -> None:
-    """Write the page."""
+def publish(store: Store) -> Path:
+    """Write the page; returns where it lies.
+
+    Raises
+    ------
+    OutputError
+        When the file system refuses.
+    """
+    cycles = store.state.cycles
+    figure = _figure(cycles)
+    tone, verdict = _verdict(store)
+    text = template("champion.html").render(
+        title=store.root.resolve().name,
+        tone=tone,
+        verdict=verdict,
+        # Its texts are our own.
+        figure="" if figure is None else Markup(inline_svg(figure, "cycles", _label(cycles))),
+        heads=_HEADS,
+        rows=[
+            {
+                "time": _time(cycle),
+                "cells": [cell or "–" for cell in _cells(cycle)],
+                "decision": cycle.decision,
+                # With an interval the numbers say it.
+                "reason": "" if cycle.low is not None else cycle.reason,
+                "changed": cycle.decision in ("first", "promoted", "rolled back"),
+            }
+            for cycle in cycles
+        ],
+        former=", ".join(map(str, store.state.former)) or "none yet",
+    )
+
+    def write(path: Path) -> None:
+        path.write_text(text, encoding="utf-8", newline="\n")
+
+    replace_file(store.root / PAGE, write)
+    return store.root / PAGE
 
 
 def summary(store: Store) -> str:
     """The newest cycles, and who serves."""
-    cycles = store.state.cycles[-10:]
-
-    def percent(values: list[float | None]) -> list[str]:
-        return ["" if value is None else f"{value:.2%}" for value in values]
-
-    text = table(
-        f"Cycles of {store.root}, newest last",
-        {
-            "time": [cycle.time[:16].replace("T", " ") for cycle in cycles],
-            "candidate": [str(cycle.candidate or "") for cycle in cycles],
-            "its WAPE": percent([cycle.candidate_wape for cycle in cycles]),
-            "champion's": percent([cycle.champion_wape for cycle in cycles]),
-            "skill over it": percent([cycle.skill for cycle in cycles]),
-            "interval": [
-                "" if cycle.low is None or cycle.high is None else f"{cycle.low:.1%} to {cycle.high:.1%}"
-                for cycle in cycles
-            ],
-            "drift": ["" if cycle.drift is None else f"{cycle.drift:+.0%}" for cycle in cycles],
-            "decision": [cycle.decision for cycle in cycles],
-            "champion": [str(cycle.champion or "none") for cycle in cycles],
-        },
-        left=("time", "decision"),
+    cycles = store.state.cycles[-_NEWEST:]
+    cells = list(zip(*map(_cells, cycles), strict=True))
+    columns = {
+        "decided (UTC)": [_time(cycle) for cycle in cycles],
+        **dict(zip(_HEADS, map(list, cells), strict=True)),
+        "decision": [cycle.decision for cycle in cycles],
+    }
+    shown = table(
+        f"Cycles of {store.root}",
+        columns,
+        left=("decided (UTC)", "decision"),
+        spare=("interval", "champion then", "drift", "its WAPE"),
     )
-    return text
+    return f"{shown}\n{_verdict(store)[1]}"
+
+
+def _verdict(store: Store) -> tuple[str, str]:
+    """Who serves, and whether it should."""
+    state, newest = store.state, store.state.cycles[-1]
+    if state.champion is None:
+        return "bad", f"No champion yet. {_sentence(newest.reason)}"
+    name = f"Version {state.champion}"
+    if newest.decision == "first":
+        return "good", f"{name} is the first champion."
+    if newest.decision == "promoted":
+        assert newest.skill is not None
+        return "good", (
+            f"{name} is the new champion: its error is {percent(newest.skill)} lower than that of the former "
+            f"one; 95% interval {_interval(newest)}."
+        )
+    if newest.decision == "rolled back":
+        return "unsure", f"{name} is the champion again: {newest.reason}."
+    if newest.drift is not None and newest.drift > DRIFTED:
+        return "unsure", (
+            f"{name} stays the champion, with drift: beside the best baseline its error is "
+            f"{percent(newest.drift, 0)} larger than when it was trained. The candidate, which knows newer "
+            "data, is not better beyond doubt: this span is harder to forecast, or the change too recent."
+        )
+    return "good", f"{name} stays the champion: the candidate is not better beyond doubt."
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "." * (not text.endswith("."))
+
+
+def _time(cycle: Cycle) -> str:
+    return cycle.time[:16].replace("T", " ")
+
+
+def _interval(cycle: Cycle) -> str:
+    if cycle.low is None or cycle.high is None:
+        return ""
+    return f"{percent(cycle.low)} to {percent(cycle.high)}"
+
+
+def _cells(cycle: Cycle) -> list[str]:
+    """One for each of ``_HEADS``; empty where a cycle does not say."""
+    return [
+        "" if cycle.candidate is None else str(cycle.candidate),
+        *(
+            "" if value is None else percent(value, 2)
+            for value in (cycle.candidate_wape, cycle.champion_wape, cycle.skill)
+        ),
+        _interval(cycle),
+        "" if cycle.drift is None else f"{'+' if cycle.drift >= 0 else ''}{percent(cycle.drift, 0)}",
+        "none" if cycle.champion is None else str(cycle.champion),
+    ]
+
+
+def _figure(cycles: tuple[Cycle, ...]) -> Figure | None:
+    """The errors of each cycle; None where there is but one."""
+    judged = [cycle for cycle in cycles if cycle.span_end is not None and cycle.candidate_wape is not None]
+    if len({cycle.span_end for cycle in judged}) < 2:
+        return None
+
+    def column(name: str) -> np.ndarray:
+        return np.array([getattr(cycle, name) for cycle in judged], dtype=np.float64)
+
+    time = column("span_end").astype("datetime64[s]")
+    candidate, champion, baseline = map(column, ("candidate_wape", "champion_wape", "baseline_wape"))
+    served = np.array([cycle.decision in ("first", "promoted") for cycle in judged])
+    with style():
+        figure, axes = canvas(FULL, 3.0, bottom=0.4 + LINE)
+        axis = axes[0, 0]
+        line(axis, time, baseline, BASELINE, "best baseline", 1.2, marker=True)
+        line(axis, time, champion, SECOND, "champion so far", 1.6, marker=True)
+        line(axis, time, candidate, MODEL, "candidate", 1.6, marker=True)
+        axis.plot(
+            time[served], candidate[served], "o", ms=9, mfc="none", mec=INK, mew=1.2, label="becomes champion"
+        )
+        axis.set_title("WAPE on the newest span of each cycle")
+        reach = max((time[-1] - time[0]) * 0.03, np.timedelta64(3600, "s"))
+        from_zero(axis, largest(candidate, champion), largest(baseline), cut=3.0, form="percent")
+        date_axis(axis, time[0] - reach, time[-1] + reach)
+        legend(figure, axis, below=1, columns=4)
+    return figure
+
+
+def _label(cycles: tuple[Cycle, ...]) -> str:
+    return f"Lines of the WAPE of candidate, champion and best baseline over {len(cycles)} cycles"

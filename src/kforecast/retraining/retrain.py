@@ -90,16 +90,19 @@ def _run_cycle(cfg: DictConfig, settings: _Settings, store: Store) -> None:
         log.info("There is no champion in %s yet: the candidate becomes it", store.root)
     else:
         log.info("Champion: version %d of %s", before, store.root)
-    refused = None
     try:
         train(_for_training(cfg, settings, store, run_dir))
-    except GateError as error:
-        refused = str(error)
+    except GateError:
+        pass  # the result says so
+    except SystemExit as ended:  # of a training in several processes
+        if ended.code != GateError.exit_code:
+            raise
 
     from kforecast.artifact import Artifact
 
-    number = store.state.newest + 1
-    Artifact.load(Path(read_result(run_dir)["artifact_dir"])).save(store.version(number))
+    result, number = read_result(run_dir), store.state.newest + 1
+    refused: str | None = result["rejected"]
+    Artifact.load(Path(result["artifact_dir"])).save(store.version(number))
     decision, reason = _decide(before, refused)
     promoted = refused is None
     former = store.state.former
@@ -163,7 +166,8 @@ def _for_training(cfg: DictConfig, settings: _Settings, store: Store, run_dir: P
         found.artifact_dir = str(run_dir / "artifact")
         if store.champion is not None:
             found.gate.champion = str(store.champion)
-            found.warm_start = str(store.champion) if settings.warm_start else None
+        if store.champion is not None and settings.warm_start:
+            found.warm_start = str(store.champion)
     return found
 
 
@@ -202,8 +206,8 @@ def _check(cfg: DictConfig) -> None:
     if not settings.rollback:
         if cfg.artifact.per_series:
             raise ConfigError(
-                "artifact.per_series: a champion is one artifact; leave it out, and train artifacts for single "
-                "series with kforecast-train"
+                "artifact.per_series: a champion is one artifact; leave it out, and train artifacts for "
+                "single series with kforecast-train"
             )
         run_dir = Path(HydraConfig.get().runtime.output_dir)
         check_training(_for_training(cfg, settings, store, run_dir))

@@ -5,7 +5,6 @@ of them. ``state.json`` says what happened; it is replaced in one step, and the 
 """
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -212,8 +211,8 @@ def _link(path: Path, number: int | None) -> None:
         with suppress(FileNotFoundError):
             path.unlink()
         return
-    target = f"{VERSIONS}/{number}"
-    if path.is_symlink() and os.readlink(path) == target:  # noqa: PTH115
+    target = Path(VERSIONS, str(number))
+    if path.is_symlink() and path.readlink() == target:
         return
     staged = path.with_name(f".{path.name}.new")
     staged.unlink(missing_ok=True)

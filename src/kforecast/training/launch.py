@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 from kforecast.directory import check_still_there
 from kforecast.errors import ConfigError
@@ -15,7 +16,7 @@ from kforecast.output import write_json
 from kforecast.processes import start
 
 
-def train_in_processes(count: int, run_dir: Path, artifact_dir: Path, anew: bool) -> float:
+def train_in_processes(cfg: DictConfig, run_dir: Path, artifact_dir: Path, anew: bool) -> float:
     """Start the processes of this run, wait for them and hand on what they came to.
 
     Parameters
@@ -32,7 +33,8 @@ def train_in_processes(count: int, run_dir: Path, artifact_dir: Path, anew: bool
     SystemExit
         With the exit code of a run that failed.
     """
-    code = start(count, "kforecast.training.train", _command_line(run_dir, artifact_dir, anew))
+    command_line = _command_line(cfg, run_dir, artifact_dir, anew)
+    code = start(cfg.trainer.devices, "kforecast.training.train", command_line)
     result = read_result(run_dir)
     if result["status"] == "running":
         result = {"status": "failed", "error": f"ended with exit code {code}"}
@@ -57,7 +59,7 @@ def write_result(run_dir: Path, content: dict[str, Any]) -> None:
     write_json(content, run_dir / "result.json")
 
 
-def _command_line(run_dir: Path, artifact_dir: Path, anew: bool) -> list[str]:
+def _command_line(cfg: DictConfig, run_dir: Path, artifact_dir: Path, anew: bool) -> list[str]:
     """This run, or this job of a sweep, as a command of its own that works in the same folder."""
     hydra = HydraConfig.get()
     ours_alone = (
@@ -69,6 +71,11 @@ def _command_line(run_dir: Path, artifact_dir: Path, anew: bool) -> list[str]:
         "hydra/launcher",
     )
     overrides = [*hydra.overrides.task]
+    # What a retraining adds to the configuration, but for its own keys.
+    overrides = [override for override in overrides if not override.lstrip("+").startswith("retrain")]
+    for key in ("gate.champion", "warm_start"):
+        if (value := OmegaConf.select(cfg, key)) is not None:
+            overrides.append(f"{key}={quote(str(value))}")
     overrides += [override for override in hydra.overrides.hydra if not override.startswith(ours_alone)]
     overrides.append(f"hydra.run.dir={quote(str(run_dir))}")
     if anew and any(override.startswith("resume=") for override in overrides):

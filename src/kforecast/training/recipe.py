@@ -62,13 +62,15 @@ def try_recipe(cfg: DictConfig, window: Window) -> None:
     ConfigError
         When a library refuses its settings.
     """
-    logging.disable(logging.CRITICAL)  # of libraries, which tell of what is made and of what fails
+    # Of libraries, which tell of what is made and of what fails.
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _try(cfg, window)
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
 
 
 def _try(cfg: DictConfig, window: Window) -> None:

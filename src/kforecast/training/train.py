@@ -154,7 +154,7 @@ def train(cfg: DictConfig) -> float:
         raise
     if result is None:
         anew = plan.earlier.checkpoint is None
-        return train_in_processes(plan.settings.trainer.devices, run_dir, plan.artifact_dir, anew)
+        return train_in_processes(cfg, run_dir, plan.artifact_dir, anew)
     if not process.first:
         return result.score
     status = "done" if result.rejected is None else "rejected"

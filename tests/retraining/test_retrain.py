@@ -1,0 +1,223 @@
+"""``kforecast-retrain``: who serves after each cycle, and what never changes."""
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import started
+from forking import Forking, forking
+from kforecast.artifact import Artifact
+from kforecast.metrics.synthetic import SyntheticSource
+
+SOURCE = ["source=synthetic", "source.workloads=2", "source.days=14", "source.step=600"]
+QUICK = [*SOURCE, "experiment=smoke", "logger=none", "trainer=cpu", "retrain.dir=models"]
+ALWAYS, NEVER = "gate.require_gain=-99", "gate.require_gain=0.99"
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[Forking]:
+    with forking() as found:
+        yield found
+
+
+def retrain(process: Forking, cwd: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = process.run("kforecast-retrain", *arguments, cwd=cwd, timeout=120)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def cycles(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "models" / "state.json").read_text())["cycles"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def history(process: Forking, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three cycles: the first champion, a candidate that stays one, one that takes its place."""
+    folder = tmp_path_factory.mktemp("cycles") / "work"
+    folder.mkdir()
+    retrain(process, folder, *QUICK)
+    retrain(process, folder, *QUICK, "seed=2", NEVER)
+    retrain(process, folder, *QUICK, "seed=3", ALWAYS, "retrain.warm_start=true")
+    return folder
+
+
+@pytest.fixture
+def work(history: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    shutil.copytree(history, tmp_path / "work", symlinks=True)
+    return tmp_path / "work"
+
+
+def test_each_cycle_is_told(history: Path) -> None:
+    found = cycles(history)
+    assert [cycle["decision"] for cycle in found] == ["first", "kept", "promoted"]
+    assert [cycle["candidate"] for cycle in found] == [1, 2, 3]
+    assert [cycle["champion"] for cycle in found] == [1, 1, 3]
+    first, kept, promoted = found
+    assert first["champion_wape"] is None
+    assert first["candidate_wape"] > 0
+    # The same data for all, so that the champion errs now as it did then.
+    assert kept["champion_wape"] == pytest.approx(first["candidate_wape"])
+    assert kept["champion_wape_then"] == pytest.approx(first["candidate_wape"])
+    assert kept["drift"] == pytest.approx(0, abs=1e-6)
+    assert kept["skill"] == pytest.approx(1 - kept["candidate_wape"] / kept["champion_wape"])
+    assert kept["low"] <= kept["skill"] <= kept["high"]
+    assert "gate.champion=models/champion" in kept["reason"]
+    assert promoted["reason"] == ""
+    frame = pd.read_csv(history / "models" / "history.csv")
+    assert list(frame["decision"]) == ["first", "kept", "promoted"]
+    page = (history / "models" / "report.html").read_text(encoding="utf-8")
+    assert page.count("promoted") >= 1
+    assert "<script" not in page
+
+
+def test_what_is_served_is_an_artifact(history: Path, process: Forking) -> None:
+    models = history / "models"
+    assert hashes(models / "champion") == hashes(models / "versions" / "3")
+    metadata = Artifact.load(models / "champion").metadata
+    assert metadata is not None
+    assert metadata["seed"] == 3
+    assert "retrain" not in metadata["config"]
+    done = process.run("kforecast-forecast", "artifact_dir=models/champion", *SOURCE, cwd=history)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("timestamp,workload,metric,value\n")
+
+
+def test_the_report_of_a_run_compares_candidate_and_champion(history: Path) -> None:
+    runs = sorted((history / "outputs").glob("*/*"))
+    report = json.loads((runs[1] / "evaluation" / "report.json").read_text())
+    assert report["champion"]["drifted"] is False
+    assert "Candidate and champion" in (runs[1] / "evaluation" / "report.html").read_text()
+    scores = pd.read_csv(runs[1] / "evaluation" / "scores.csv")
+    of_champion = scores[(scores["model"] == "champion") & (scores["workload"] == "*")]
+    assert of_champion[of_champion["step"] == "all"]["wape"].item() == pytest.approx(
+        report["champion"]["wape"]
+    )
+    log = (runs[2] / "retrain.log").read_text()
+    assert "Training begins from the weights of models/champion (warm_start)" in log
+
+
+def test_the_way_back_restores_the_same_files(work: Path, process: Forking) -> None:
+    models = work / "models"
+    before = hashes(models / "versions" / "1")
+    done = retrain(process, work, "--rollback", "retrain.dir=models")
+    assert "Version 1 is the champion again: version 3 was taken back." in done.stdout
+    assert hashes(models / "champion") == before
+    assert cycles(work)[-1]["decision"] == "rolled back"
+    assert cycles(work)[-1]["champion"] == 1
+    refused = retrain(process, work, "--rollback", "retrain.dir=models", code=2)
+    assert refused.stderr == "error: --rollback: models has no former champion to go back to\n"
+    # The next candidate is compared with the one that serves again, and numbers are not used twice.
+    retrain(process, work, *QUICK, NEVER)
+    assert cycles(work)[-1] | {"champion": 1, "candidate": 4} == cycles(work)[-1]
+    assert hashes(models / "champion") == before
+
+
+def test_no_way_back_to_what_has_changed(work: Path, process: Forking) -> None:
+    champion = hashes(work / "models" / "champion")
+    (work / "models" / "versions" / "1" / "item2id.json").write_text("{}")
+    done = retrain(process, work, "--rollback", "retrain.dir=models", code=2)
+    assert "versions/1: is not what it was when it was the champion" in done.stderr
+    assert hashes(work / "models" / "champion") == champion
+
+
+def test_a_first_candidate_that_does_not_pass_the_gate(tmp_path: Path, process: Forking) -> None:
+    (tmp_path / "work").mkdir()
+    done = retrain(process, tmp_path / "work", *QUICK, "gate.require_skill=0.99", code=4)
+    assert done.stderr.startswith("error: there is no champion: gate not passed (gate.require_skill=0.99)")
+    models = tmp_path / "work" / "models"
+    assert not (models / "champion").exists()
+    assert Artifact.load(models / "candidate")
+    assert cycles(tmp_path / "work")[-1]["decision"] == "rejected"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["artifact_dir=elsewhere"], "artifact_dir=elsewhere: kforecast-retrain decides that itself"),
+        (["gate.champion=models/champion"], "kforecast-retrain decides that itself"),
+        (["warm_start=models/champion"], "kforecast-retrain decides that itself"),
+        (["-m", "seed=1,2"], "kforecast-retrain trains one candidate: leave out -m"),
+        (["--model-save-path=model"], "unknown flag --model-save-path"),
+        (["artifact.per_series=true"], "artifact.per_series: a champion is one artifact"),
+        (["retrain.keep=0"], "keep: 0"),
+        (["retrain.warm_start=yes please"], "warm_start"),
+        (["window=1h"], "gate.champion: models/champion forecasts 3 steps of 10min"),
+        (["data.test=0"], "gate.champion: the comparison needs data that neither has seen"),
+        (["retrain.dir=outputs"], "retrain.dir: outputs holds"),
+        (["window.context_length=9", "retrain.warm_start=true"], "warm_start: models/champion holds a Fcnet"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_read(
+    arguments: list[str], words: str, history: Path, process: Forking
+) -> None:
+    before = sorted(history.rglob("*"))
+    done = retrain(process, history, *QUICK, *arguments, code=2)
+    assert done.stderr.count("error: ") == 1
+    assert words in done.stderr
+    assert "Reading" not in done.stdout
+    assert sorted(history.rglob("*")) == before
+
+
+def test_a_directory_must_be_named(process: Forking, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    for arguments in (SOURCE, ["--rollback"]):
+        done = retrain(process, tmp_path / "work", *arguments, code=2)
+        assert "retrain.dir" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_champion_outlives_a_killed_cycle(number: signal.Signals, work: Path, process: Forking) -> None:
+    before = hashes(work / "models" / "champion")
+    long = [*QUICK, "trainer.max_epochs=200", "callbacks.early_stopping=null", "checkpoint_seconds=0"]
+    command = [*long, "resume=auto", "hydra.run.dir=killed", NEVER]
+    killed = started("kforecast-retrain", *command, cwd=work)
+    log, deadline = work / "killed" / "retrain.log", time.monotonic() + 60
+    while not (log.exists() and "Epoch: 2," in log.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    killed.send_signal(number)
+    killed.communicate(timeout=30)
+    assert killed.returncode == (143 if number == signal.SIGTERM else -9)
+    assert hashes(work / "models" / "champion") == before
+    assert len(cycles(work)) == 3
+    # The same command goes on with the same training.
+    done = retrain(process, work, *command)
+    assert "Going on in epoch" in done.stdout
+    assert [cycle["decision"] for cycle in cycles(work)] == ["first", "kept", "promoted", "kept"]
+
+
+def eight_weeks(folder: Path, process: Forking, level: float) -> list[dict[str, Any]]:
+    """A cycle a week, on the newest four weeks; from the fourth on traffic is higher by ``level`` means."""
+    folder.mkdir()
+    day = 86_400
+    traffic = {"hourly": 0.25, "weekend": 0.6, "trend": 0.0, "noise": 0.08, "spikes": 1.5, "gaps": 1.0}
+    source = SyntheticSource(
+        workloads=4, days=28 + 7 * 8, step=600, start=1_704_067_200, seed=1, timezone="UTC", **traffic
+    )
+    frame = source.fetch()
+    since = frame["timestamp"] - source.start
+    mean = frame.groupby("workload", observed=True)["value"].transform("mean")
+    frame["value"] += np.where(since >= (28 + 7 * 3) * day, level, 0.0) * mean
+    for week in range(9):
+        newest = (since >= 7 * week * day) & (since < (28 + 7 * week) * day)
+        frame[newest].to_csv(folder / "traffic.csv", index=False)
+        quiet = ["logger=none", "trainer=cpu", "callbacks.forecast_figures=null"]
+        retrain(process, folder, "--dataset-file=traffic.csv", "retrain.dir=models", *quiet)
+    return cycles(folder)
