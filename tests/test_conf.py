@@ -20,10 +20,13 @@ from kforecast.config import CONF_DIR, check_train_settings, plain
 from kforecast.data.calendar import Calendar
 from kforecast.errors import ConfigError
 from kforecast.legacy_cli import FLAGS
+from kforecast.retraining.retrain import prepare as prepare_retrain
 
 FILES = sorted(path.relative_to(CONF_DIR).as_posix() for path in CONF_DIR.rglob("*.yaml"))
 OPTIONS = [file for file in FILES if "/" in file and not file.startswith("hydra/")]
 PRIMARIES = [file.removesuffix(".yaml") for file in FILES if "/" not in file]
+# What kforecast-retrain adds to a command line of kforecast-train.
+RETRAIN = prepare_retrain([])[0]
 # Values that only the user knows.
 NEEDED = {
     "train": ["source.path=traffic.csv"],
@@ -41,6 +44,8 @@ NEEDED = {
 def selected(file: str) -> list[str]:
     """The overrides that choose an option's file."""
     group, option = file.removesuffix(".yaml").rsplit("/", 1)
+    if group == "retrain":
+        return [*RETRAIN, "retrain.dir=models", *NEEDED["train"]]
     return [f"{group}={option}", *NEEDED.get(file, NEEDED["train"])]
 
 
@@ -87,7 +92,8 @@ def assert_arrived(said: dict[str, Any], content: dict[str, Any]) -> None:
 def test_every_option_for_hydra_itself_is_used(file: str) -> None:
     group, option = file.removesuffix(".yaml").rsplit("/", 1)
     lists = [yaml.safe_load((CONF_DIR / f"{name}.yaml").read_text())["defaults"] for name in PRIMARIES]
-    assert any({f"override {group}": option} in entries for entries in lists)
+    chosen = any({f"override {group}": option} in entries for entries in lists)
+    assert chosen or f"{group}={option}" in RETRAIN
     assert composed(f"{group}={option}", *NEEDED["train"])
 
 

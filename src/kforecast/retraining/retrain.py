@@ -58,7 +58,7 @@ def main() -> None:
     """Run the command."""
     flags = [flag for flag in FLAGS if flag != "--model-save-path"]
     try:
-        code: object = command.run(retrain, config_name="train", flags=flags, prepare=_prepare, check=_check)
+        code: object = command.run(retrain, config_name="train", flags=flags, prepare=prepare, check=_check)
     except SystemExit as error:
         code = error.code
     end_at_once(code, alone=True)
@@ -176,8 +176,14 @@ def _report(run_dir: Path) -> dict[str, object] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _prepare(arguments: list[str]) -> tuple[list[str], str]:
-    """Turn the command line into one of ``conf/train.yaml`` with our keys beside its own."""
+def prepare(arguments: list[str]) -> tuple[list[str], str]:
+    """Turn the command line into one of ``conf/train.yaml`` with our keys beside its own.
+
+    Raises
+    ------
+    ConfigError
+        When it asks for what a cycle decides itself.
+    """
     if {"-m", "--multirun"} & set(arguments):
         raise ConfigError("kforecast-retrain trains one candidate: leave out -m")
     if this_process().count > 1:
