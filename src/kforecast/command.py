@@ -129,7 +129,7 @@ def _run(
     except (KforecastError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
-        found = ours(error) or _explain(error, config_name)
+        found = ours(error) or explain(error, config_name)
         if process.first or process.local == 0:
             print(_printable(f"error: {found}"), file=sys.stderr)
         return found.exit_code
@@ -252,7 +252,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     raise SystemExit(TERMINATED)
 
 
-def _explain(error: Exception, config_name: str) -> ConfigError:
+def explain(error: Exception, config_name: str) -> ConfigError:
     """Hydra's words for a wrong command line, in one line and with the nearest right one."""
     text = str(error)
     if isinstance(error, OverrideParseException):

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kforecast.allow_list import check_classes, check_names
+from kforecast.conf_dir import CONF_DIR as CONF_DIR
 from kforecast.data.calendar import Calendar
 from kforecast.data.fill import Fill
 from kforecast.errors import ConfigError, ours
@@ -18,12 +19,6 @@ from kforecast.intervals import check_levels
 from kforecast.secrets import check_content, forget, named_only
 from kforecast.validation import list_problems, problems_of, validate
 from kforecast.window import Frequency, Window, canonical_frequency, parse_instant
-
-_PACKAGE = Path(__file__).resolve().parent
-# Inside the package in a wheel, at the top of the repository in a checkout.
-CONF_DIR = next(
-    (d for d in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if d.is_dir()), _PACKAGE / "conf"
-)
 
 NO_SOURCE = """no source of traffic is given; name one of:
   --dataset-file=FILE  or  source=csv source.path=FILE     a CSV, .csv.gz or Parquet file

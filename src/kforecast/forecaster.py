@@ -1,30 +1,37 @@
 """Forecaster: an artifact, ours or one made elsewhere, as a function from history to forecast."""
 
 import logging
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import gcd
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from kforecast.artifact import METADATA, Artifact, EstimatorConfig
+from kforecast.artifact import METADATA, Artifact
 from kforecast.data.calendar import Calendar
 from kforecast.data.cells import blocks
 from kforecast.data.fill import FILLS, Fill
 from kforecast.data.panel import Panel, item_key
+from kforecast.data.reading import panel_of
 from kforecast.data.split import cells_between
 from kforecast.data.windows import WindowDataset
+from kforecast.directory import check_writable, sole_writer
 from kforecast.errors import ArtifactError, DataError, few
 from kforecast.intervals import OWN_WINDOWS, Intervals, calibrate, check_levels, column, missing
-from kforecast.models import NETWORKS, Fcnet, Network
+from kforecast.loading import calendar_of, combination_of, network_of
+from kforecast.models import Fcnet, Network
 from kforecast.models.combination import Combination, fitted
-from kforecast.models.naive import NAIVE, baselines
+from kforecast.models.naive import baselines
 from kforecast.untrusted import shortened
 from kforecast.window import Window
+
+if TYPE_CHECKING:
+    from kforecast.evaluation.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +55,11 @@ class WindowForecasts(NamedTuple):
     """What the network's forecast is made of, each float32 ``[windows, horizon]``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Forecaster:
-    """A network and all that is needed to forecast with it. Make one of an artifact with :meth:`load`.
+    """A network and all that is needed to forecast with it.
+
+    Make one of an artifact with :meth:`load`, or of traffic with :func:`kforecast.train`.
 
     Attributes
     ----------
@@ -70,6 +79,8 @@ class Forecaster:
         Local time and holidays of the series, for a network that goes by them.
     combination:
         Weights of the network's parts and of naive forecasts; None: the network as it is.
+    artifact:
+        What it was made of, and :meth:`save` writes; None for one that was put together otherwise.
     """
 
     window: Window
@@ -80,6 +91,10 @@ class Forecaster:
     name: str = "the artifact"
     calendar: Calendar = field(default_factory=Calendar)
     combination: Combination | None = None
+    artifact: Artifact | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return f"Forecaster({type(self.net).__name__}, {self.window}, {len(self.item_ids):,} series)"
 
     @classmethod
     def load(cls, directory: Path | str) -> "Forecaster":
@@ -97,32 +112,32 @@ class Forecaster:
         """The forecaster in an artifact that is already in memory; see :meth:`load`."""
         if artifact.metadata is None:
             log.warning("%s has no %s: made elsewhere, its files are not verified", name, METADATA)
-        config = artifact.config
-        if config.model not in NETWORKS:
-            raise ArtifactError(
-                f"{name}: unknown model {shortened(config.model)!r}; known: {', '.join(NETWORKS)}"
-            )
         fill = (artifact.metadata or {}).get("fill", _CONSUMER_FILL)
         if fill not in FILLS:
             raise ArtifactError(f"{name}: unknown fill {shortened(fill)!r} in {METADATA}")
-        outside = [key for key, number in artifact.item_ids.items() if not 0 <= number < config.num_series]
-        if outside:
-            raise ArtifactError(
-                f"{name}: the id of {shortened(outside[0])!r} is not below num_series {config.num_series}"
-            )
-        net = _network_of(artifact, name)
-        try:
-            calendar = Calendar.from_dict(config.calendar) if config.calendar else Calendar()
-        except ValueError as error:
-            raise ArtifactError(f"{name}: calendar in estimator_config.yaml: {shortened(error)}") from error
-        try:
-            combination = _combination_of(config, net)
-        except ValueError as error:
-            raise ArtifactError(
-                f"{name}: combination in estimator_config.yaml: {shortened(error)}"
-            ) from error
-        ids = dict(artifact.item_ids)
-        return cls(config.window, ids, fill, net, artifact.intervals, name, calendar, combination)
+        net = network_of(artifact, name)
+        calendar, combination = calendar_of(artifact, name), combination_of(artifact, net, name)
+        window, ids, intervals = artifact.config.window, dict(artifact.item_ids), artifact.intervals
+        return cls(window, ids, fill, net, intervals, name, calendar, combination, artifact)
+
+    def save(self, directory: Path | str) -> None:
+        """Write the artifact directory that :meth:`load` reads, as kforecast-train writes it.
+
+        One that is there is replaced as a whole, with its artifacts of single series (``per_series/``).
+
+        Raises
+        ------
+        ArtifactError
+            When this forecaster was not made of an artifact.
+        OutputError
+            When the file system refuses, or a run is writing there; what was there is still there.
+        """
+        if self.artifact is None:
+            raise ArtifactError(f"{self.name}: not made of an artifact, so there is nothing to save")
+        target = Path(directory)
+        check_writable(target)
+        with sole_writer(target, f"process {os.getpid()}"):
+            replace(self.artifact, intervals=self.intervals).save(target)
 
     @property
     def history_length(self) -> int:
@@ -148,8 +163,9 @@ class Forecaster:
         Parameters
         ----------
         history:
-            Long frame with the columns of contract 3, at the artifact's frequency or finer;
-            :attr:`history_length` bins are enough, and fewer make a forecast worse but not impossible.
+            Long frame ``timestamp`` (unix seconds, or datetimes), ``value, workload, metric`` at the
+            artifact's frequency or finer; :attr:`history_length` bins are enough, and fewer make a forecast
+            worse but not impossible.
         quantiles:
             Levels between 0.005 and 0.995 to forecast besides: ``[0.1, 0.9]`` for an interval of 80 %.
         as_consumed:
@@ -163,14 +179,15 @@ class Forecaster:
         Raises
         ------
         DataError
-            When a series cannot be forecast (:meth:`unknown`), or none of its values is known.
+            When the frame is no such frame, a series cannot be forecast (:meth:`unknown`), or none of its
+            values is known.
         ArtifactError
             When quantiles are asked for and the artifact has no intervals.
         ValueError
             When a quantile is not between 0.005 and 0.995.
         """
         levels = check_levels(quantiles)
-        panel = Panel.from_frame(history, self.window.frequency)
+        panel = panel_of(history, self.window.frequency)
         unknown = self.unknown(panel.series)
         if unknown:
             names = few([" ".join(pair) for pair in unknown])
@@ -197,6 +214,60 @@ class Forecaster:
             for number, level in enumerate(levels):
                 frame[column(level)] = found[..., number].reshape(-1)
         return frame
+
+    def evaluate(
+        self,
+        history: pd.DataFrame,
+        *,
+        start: str | int | None = None,
+        end: str | int | None = None,
+        stride: int = 1,
+        as_consumed: bool = False,
+        quantiles: Sequence[float] | None = None,
+        capacity: Mapping[str, Any] | None = None,
+        seed: int = 42,
+    ) -> "Evaluation":
+        """Judge forecasts of a span of history beside five baselines, as kforecast-evaluate does.
+
+        Parameters
+        ----------
+        history:
+            As in :meth:`forecast`: the span, and some days or weeks before it.
+        start, end:
+            First and last judged bin, unix seconds or ISO 8601. Without a start it is the first bin after
+            what training used, or the last fifth where that is not known; without an end the newest bin.
+        stride:
+            Bins between origins.
+        as_consumed:
+            See :meth:`forecast`.
+        quantiles:
+            Levels that are judged; None for those of the intervals of 80, 90 and 95 %, and the median.
+        capacity:
+            Settings of ``conf/capacity/default.yaml`` to change, like ``{"lead_time": 60}``.
+        seed:
+            Of the bootstrap that gives the skill its interval.
+
+        Raises
+        ------
+        DataError
+            When the frame is no such frame, or there is nothing to judge.
+        ConfigError
+            When one of the other arguments is wrong.
+        """
+        # What judges forecasters knows them; they know it only here.
+        from kforecast.evaluation.evaluation import evaluate_frame
+
+        return evaluate_frame(
+            self,
+            history,
+            start=start,
+            end=end,
+            stride=stride,
+            as_consumed=as_consumed,
+            quantiles=quantiles,
+            capacity=capacity,
+            seed=seed,
+        )
 
     @torch.inference_mode()
     def forecast_windows(
@@ -352,27 +423,3 @@ def _never_below_zero(panel: Panel, stop: int) -> np.ndarray:
         value = panel.values[first : first + len(observed), :stop]
         found.append(value.min(axis=1, where=observed, initial=0.0) >= 0)
     return np.concatenate(found)
-
-
-def _combination_of(config: EstimatorConfig, net: Network) -> Combination | None:
-    if not config.combination:
-        return None
-    found = Combination.from_dict(config.combination, config.prediction_length)
-    if unknown := [name for name in found.weights if name not in (*net.parts, *NAIVE)]:
-        raise ValueError(f"unknown forecaster {unknown[0]!r}")
-    return found
-
-
-def _network_of(artifact: Artifact, name: str) -> Network:
-    """The network in an artifact, in evaluation mode."""
-    config = artifact.config
-    try:
-        # Without memory at first: the checkpoint's shapes are checked before a network of the size that the
-        # config claims is built.
-        with torch.device("meta"):
-            net = NETWORKS[config.model](config.window, config.num_series, **config.network)
-        net.load_state_dict({key: value.float() for key, value in artifact.state.items()}, assign=True)
-    except (RuntimeError, TypeError, ValueError) as error:
-        said = shortened(" ".join(str(error).split()), 500)
-        raise ArtifactError(f"{name}: the checkpoint does not fit estimator_config.yaml: {said}") from error
-    return net.eval()

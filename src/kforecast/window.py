@@ -76,17 +76,38 @@ def canonical_frequency(text: str) -> str:
     return Frequency.parse(text).name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Window:
     """The bins one forecast is made from and the bins it forecasts.
 
     An *origin* is the index of the first forecast bin: the context is ``[origin - context_length,
     origin)`` and the horizon ``[origin, origin + prediction_length)``.
+
+    Parameters
+    ----------
+    freq:
+        Bin width: ``1min``, ``10min``, ``1H`` or ``1D`` in any spelling of :meth:`Frequency.parse`.
+    context_length, prediction_length:
+        Bins a forecast is made from, and bins it reaches ahead.
+
+    Raises
+    ------
+    ValueError
+        When the frequency is unknown, or a length is not a positive integer.
     """
 
     frequency: Frequency
     context_length: int
     prediction_length: int
+
+    def __init__(self, freq: Frequency | str, context_length: int, prediction_length: int) -> None:
+        for name, length in (("context_length", context_length), ("prediction_length", prediction_length)):
+            if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+                raise ValueError(f"{name} is {length!r}; use a positive integer")
+        frequency = freq if isinstance(freq, Frequency) else Frequency.parse(freq)
+        object.__setattr__(self, "frequency", frequency)
+        object.__setattr__(self, "context_length", context_length)
+        object.__setattr__(self, "prediction_length", prediction_length)
 
     @property
     def length(self) -> int:

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pandas as pd
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from kforecast.conf_dir import CONF_DIR
 
 # A load of exactly three replicas, give or take rounding, is served by three.
 _TOLERANCE = 1e-9
@@ -62,6 +65,19 @@ class Capacity(BaseModel):
         1951, Optimal inventory policy): one replica more is worth its price up to there.
         """
         return self.cost_under / (self.cost_under + self.cost_over)
+
+
+def default_capacity(**changed: Any) -> Capacity:
+    """The settings of ``conf/capacity/default.yaml``, some of them changed.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        When there is no such setting, or a value is wrong.
+    """
+    values = yaml.safe_load((CONF_DIR / "capacity" / "default.yaml").read_text(encoding="utf-8"))
+    del values["_target_"]
+    return Capacity(**values | changed)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 _LOSS_NAMES = {TRAIN_LOSS: "Train loss", VALIDATION_LOSS: "Validation loss"}
 
 
+_PROGRESS_SECONDS = 2.0
+
+
 # Lightning calls callbacks of the class Checkpoint last, in their order. These two look at what
 # ModelCheckpoint has just done, so they are of that class and stand behind it.
 class EpochLog(Checkpoint):
@@ -95,6 +98,46 @@ class EpochLog(Checkpoint):
         stopping = trainer.early_stopping_callback
         if isinstance(stopping, EarlyStopping) and stopping.wait_count:
             log.info("EarlyStopping counter: %d out of %d", stopping.wait_count, stopping.patience)
+
+
+class Progress(Checkpoint):
+    """Says how a training goes, in a line every few seconds and one at its end.
+
+    Parameters
+    ----------
+    say:
+        Gets the line.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._best, self._best_epoch = math.inf, 0
+        self._said, self._line = 0.0, ""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Say the losses, when it is time."""
+        metrics, epoch = trainer.callback_metrics, trainer.current_epoch + 1
+        checkpoint = watching(trainer)
+        if checkpoint is not None and checkpoint.best_model_score is not None:
+            score = float(checkpoint.best_model_score)
+            if score != self._best:
+                self._best, self._best_epoch = score, epoch
+        losses = [
+            f"{_LOSS_NAMES[name].lower()} {metrics[name]:.5f}" for name in _LOSS_NAMES if name in metrics
+        ]
+        best = f" (best {self._best:.5f}, epoch {self._best_epoch})" if self._best_epoch else ""
+        self._line = f"epoch {epoch}: {', '.join(losses)}{best}"
+        if time.monotonic() - self._said >= _PROGRESS_SECONDS:
+            self._tell()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Say the last epoch's, unless they were."""
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._line:
+            self._say(self._line)
+        self._said, self._line = time.monotonic(), ""
 
 
 class ArtifactWriter(Checkpoint):

@@ -116,10 +116,14 @@ class RunCheckpoint(Checkpoint):
             }
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """From here on a signal waits for the end of a step; training that had ended early has ended."""
+        """From here on a signal waits for a checkpoint to be written, where there is one to write.
+
+        Training that had ended early has ended.
+        """
+        # Processes that exchange gradients hang when one of them goes on alone.
+        waits = self._folder is not None and trainer.world_size == 1
         for number, handler in self._handlers.items():
-            # Processes that exchange gradients hang when one of them goes on alone.
-            signal.signal(number, self._note if trainer.world_size == 1 else handler)
+            signal.signal(number, self._note if waits else handler)
         stopping = trainer.early_stopping_callback
         if isinstance(stopping, EarlyStopping) and (
             stopping.stopped_epoch or stopping.wait_count >= stopping.patience
@@ -163,7 +167,7 @@ class RunCheckpoint(Checkpoint):
 
     def restore_handlers(self) -> None:
         """Let signals end the process at once again."""
-        if hasattr(signal, "setitimer"):
+        if self._told is not None and hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)

@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 import time
-import warnings
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,7 +44,7 @@ from kforecast.training.recipe import is_own_recipe, try_recipe
 from kforecast.training.rerun import CHECKPOINTS, UNFINISHED, Earlier, earlier_run, prepare
 
 if TYPE_CHECKING:
-    from kforecast.artifact import Artifact, EstimatorConfig
+    from kforecast.artifact import Artifact
     from kforecast.data.panel import Panel
     from kforecast.data.split import Split
     from kforecast.evaluation.capacity import Capacity
@@ -253,18 +252,20 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     from kforecast.training.callbacks import ArtifactWriter
     from kforecast.training.closing import close
     from kforecast.training.holdout import judge_fit
+    from kforecast.training.quiet import quieten
     from kforecast.training.threads import choose_threads
     from kforecast.training.trainings import (
         data_of,
+        estimator_config,
         network_of,
         train_again,
         train_individually,
         train_network,
     )
 
-    _quieten()
+    threading.excepthook = _thread_failed
+    quieten()
     seed_everything(settings.seed, workers=True, verbose=False)
-    estimator_config = _estimator_config(cfg, settings, panel.num_series)
     net = network_of(cfg, window, panel, warm_start)
     processes = this_process().count
     threads = choose_threads(settings.threads, settings.data.batch_size, processes, net.windows_per_thread)
@@ -274,7 +275,8 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     if warm_start is not None:
         warm_start.announce()
     data = data_of(cfg, settings, panel, split, net, teacher)
-    maker = ArtifactMaker(estimator_config, recorded(cfg), panel, split, data.calendar)
+    config = estimator_config(cfg, settings, panel.num_series)
+    maker = ArtifactMaker(config, recorded(cfg), panel, split, data.calendar)
     maker.announce(net)
     _say_sample(settings, split)
     checkpoints = first(lambda: _checkpoints(cfg, earlier, panel))
@@ -429,43 +431,10 @@ def _split(panel: Panel, window: Window, settings: TrainSettings, run_dir: Path)
     return split
 
 
-def _estimator_config(cfg: DictConfig, settings: TrainSettings, num_series: int) -> EstimatorConfig:
-    from kforecast.artifact import EstimatorConfig
-
-    return EstimatorConfig(
-        freq=settings.window.freq,
-        prediction_length=settings.window.prediction_length,
-        context_length=settings.window.context_length,
-        num_series=num_series,
-        learning_rate=settings.optimizer.lr,
-        epochs=settings.trainer.max_epochs,
-        batch_size=settings.data.batch_size,
-        num_workers=settings.data.num_workers,
-        patience=OmegaConf.select(cfg, "callbacks.early_stopping.patience") or 0,
-        use_validation=bool(settings.data.validation),
-    )
-
-
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     # TensorBoard's writer hands it on to whoever writes next.
     if not issubclass(failure.exc_type, OSError):
         threading.__excepthook__(failure)
-
-
-def _quieten() -> None:
-    """Keep Lightning's advertisements and advice off a console that is for results."""
-    threading.excepthook = _thread_failed
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for advice in (
-        r".*does not have many workers.*",  # our loader gathers whole batches; workers are seldom faster
-        r".*number of training batches .* is smaller than the logging interval.*",
-        r".*Checkpoint directory .* exists and is not empty.*",
-        r".*Total length of `list` across ranks is zero.*",  # no validation part: meant so
-        r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
-        r".*recommended to use `self.log\('train/loss', ..., sync_dist=True\)`.*",  # it is of all already
-    ):
-        warnings.filterwarnings("ignore", message=advice)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from kforecast import command
+from kforecast.artifact import EstimatorConfig
 from kforecast.config import TrainSettings, built, window_of
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import Panel
@@ -31,6 +33,22 @@ from kforecast.training.warm_start import WarmStart
 from kforecast.window import Window
 
 log = logging.getLogger(__name__)
+
+
+def estimator_config(cfg: DictConfig, settings: TrainSettings, num_series: int) -> EstimatorConfig:
+    """What estimator_config.yaml says of a training."""
+    return EstimatorConfig(
+        freq=settings.window.freq,
+        prediction_length=settings.window.prediction_length,
+        context_length=settings.window.context_length,
+        num_series=num_series,
+        learning_rate=settings.optimizer.lr,
+        epochs=settings.trainer.max_epochs,
+        batch_size=settings.data.batch_size,
+        num_workers=settings.data.num_workers,
+        patience=OmegaConf.select(cfg, "callbacks.early_stopping.patience") or 0,
+        use_validation=bool(settings.data.validation),
+    )
 
 
 def network_of(cfg: DictConfig, window: Window, panel: Panel, warm_start: WarmStart | None) -> Network:
@@ -80,8 +98,9 @@ def train_network(
     run_checkpoint, resumed = checkpoints.of(training)
     # It comes last, and sees what the others have done.
     callbacks += [*more_callbacks, run_checkpoint]
-    # The bars of several jobs on one terminal would overwrite each other.
-    watched_by_someone = sys.stdout.isatty() and not command.runs_beside_others()
+    # The bars of several jobs on one terminal would overwrite each other; no command: it is not ours alone.
+    is_command = HydraConfig.initialized()
+    watched_by_someone = sys.stdout.isatty() and is_command and not command.runs_beside_others()
     if watched_by_someone:
         callbacks.append(RichProgressBar(leave=False))
     # Lightning leaves clipping to a module that steps by itself.

@@ -1,0 +1,84 @@
+"""History that is in memory already, as a pandas frame of the user's own making."""
+
+from typing import ClassVar
+
+import pandas as pd
+
+from kforecast.errors import DataError, few
+from kforecast.metrics.source import COLUMNS, check_frame
+
+
+class FrameSource:
+    """A long frame (contract 3) as a source: ``timestamp, value, workload, metric``; other columns are left.
+
+    Parameters
+    ----------
+    frame:
+        ``timestamp`` in unix seconds, or as datetimes (UTC where they name no zone); the others as in a file.
+    name:
+        What messages call it.
+    """
+
+    repeatable: ClassVar[bool] = True
+
+    def __init__(self, frame: pd.DataFrame, name: str = "the frame") -> None:
+        self._frame, self._name = frame, name
+
+    def __str__(self) -> str:
+        return self._name
+
+    def fetch(self) -> pd.DataFrame:
+        """The checked columns; the frame itself is left as it is. Rows in messages count from 0.
+
+        Raises
+        ------
+        DataError
+            When it is no such frame.
+        """
+        frame: object = self._frame
+        wanted = f"a pandas DataFrame with the columns {', '.join(COLUMNS)} is expected"
+        if not isinstance(frame, pd.DataFrame):
+            raise DataError(f"{self._name} is of the type {type(frame).__name__}; {wanted}")
+        missing = [column for column in COLUMNS if column not in frame.columns]
+        if missing:
+            has = few([str(column) for column in frame.columns]) or "no columns"
+            raise DataError(f"{self._name} has no column {', '.join(missing)}, but {has}; {wanted}")
+        twice = [column for column in COLUMNS if not isinstance(frame[column], pd.Series)]
+        if twice:
+            raise DataError(f"{self._name} has more than one column {twice[0]}")
+        rows = frame[list(COLUMNS)].reset_index(drop=True)
+        columns = {
+            "timestamp": self._numbers("timestamp", _seconds(rows["timestamp"])),
+            "value": self._numbers("value", rows["value"]),
+            "workload": _names(rows["workload"]),
+            "metric": _names(rows["metric"]),
+        }
+        return check_frame(pd.DataFrame(columns), self._name, first_row=0)
+
+    def _numbers(self, column: str, cells: pd.Series) -> pd.Series:
+        if pd.api.types.is_numeric_dtype(cells.dtype):
+            return cells if cells.dtype.kind in "iuf" and not cells.hasnans else cells.astype("float64")
+        numbers = pd.to_numeric(cells, errors="coerce")
+        wrong = (numbers.isna() & cells.notna()).to_numpy()
+        if wrong.any():
+            row = int(wrong.argmax())
+            hint = "; give unix seconds, or pandas.to_datetime(...)" if column == "timestamp" else ""
+            raise DataError(f"{self._name}: {column} in row {row} is {cells.iloc[row]!r}, not a number{hint}")
+        return numbers.astype("float64")
+
+
+def _seconds(moments: pd.Series) -> pd.Series:
+    """Datetimes as unix seconds; all else as it is."""
+    if not pd.api.types.is_datetime64_any_dtype(moments.dtype):
+        return moments
+    in_utc = moments.dt.tz_localize("UTC") if moments.dt.tz is None else moments.dt.tz_convert("UTC")
+    seconds: pd.Series = (in_utc - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
+    return seconds
+
+
+def _names(names: pd.Series) -> pd.Series:
+    """Names as text, each of them once; what has no name stays so."""
+    found = names.astype("category")
+    if all(isinstance(name, str) for name in found.cat.categories):
+        return found
+    return names.map(str, na_action="ignore").astype("category")

@@ -1,0 +1,309 @@
+"""``kforecast.train``: a frame in, a Forecaster out; what kforecast-train does, without a run folder.
+
+The recipe comes from conf/ as the command's does. Nothing of the process is changed for good: not Hydra's
+state, random numbers, threads, warnings or handlers of signals. Nothing is written but to a temporary folder.
+"""
+
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from hydra import compose, initialize_config_dir, version
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.errors import HydraException
+from lightning.pytorch import seed_everything
+from lightning.pytorch.utilities.seed import isolate_rng
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.basecontainer import BaseContainer
+from omegaconf.errors import OmegaConfBaseException
+
+from kforecast.artifact import Artifact
+from kforecast.command import explain
+from kforecast.conf_dir import CONF_DIR
+from kforecast.config import TrainSettings, built, check_train_settings, recorded, window_of
+from kforecast.data.reading import panel_of
+from kforecast.data.split import split_windows
+from kforecast.directory import make_directories
+from kforecast.errors import ConfigError, ours
+from kforecast.evaluation.summary import span_words, verdict
+from kforecast.forecaster import Forecaster
+from kforecast.processes import this_process
+from kforecast.training.artifacts import ArtifactMaker
+from kforecast.training.callbacks import Progress
+from kforecast.training.fit import Fit
+from kforecast.training.group import check_devices
+from kforecast.training.holdout import JudgedFit, judge_fit
+from kforecast.training.quiet import quiet
+from kforecast.training.recipe import try_recipe
+from kforecast.training.resume import Checkpoints
+from kforecast.training.teacher import Teacher
+from kforecast.training.threads import choose_threads
+from kforecast.training.trainings import data_of, estimator_config, train_again, train_network
+from kforecast.validation import nearest
+from kforecast.window import Window
+
+log = logging.getLogger(__name__)
+
+# Keys that belong to the command: where data comes from, where things go, how a run goes on.
+_OF_THE_COMMAND = (
+    *("source", "window", "model", "logger", "artifact_dir", "artifact", "gate", "resume", "repeat"),
+    *("checkpoint_seconds", "hydra", "train_config"),
+)
+_INSTEAD = {"source": "frame", "window": "window", "model": "model"}
+_MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
+_KEYS = {
+    "max_epochs": "trainer.max_epochs",
+    "learning_rate": "optimizer.lr",
+    "batch_size": "data.batch_size",
+    "patience": "callbacks.early_stopping.patience",
+    "validation": "data.validation",
+    "test": "data.test",
+    "refit": "refit",
+    "timezone": "data.timezone",
+    "holidays": "data.holidays",
+    "seed": "seed",
+}
+_composing = threading.Lock()
+
+
+def train(
+    frame: pd.DataFrame,
+    window: Window,
+    *,
+    model: str = "fcnet",
+    max_epochs: int | None = None,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
+    patience: int | None = None,
+    validation: float | None = None,
+    test: float | None = None,
+    refit: bool | None = None,
+    timezone: str | Mapping[str, str] | None = None,
+    holidays: str | None = None,
+    seed: int = 42,
+    overrides: Sequence[str] = (),
+    verbose: bool = True,
+) -> Forecaster:
+    """Train a forecaster on a frame of traffic.
+
+    With the same settings, seed and data it comes to the same weights as kforecast-train, bit for bit. None
+    stands for the value of the model's recipe in conf/.
+
+    Parameters
+    ----------
+    frame:
+        Long frame ``timestamp`` (unix seconds, or datetimes), ``value, workload, metric``; rows in any order,
+        finer than the window's frequency or as fine.
+    window:
+        Bin width, bins a forecast is made from, bins it reaches ahead.
+    model:
+        ``fcnet``, which Kapacity's job loads; ``seasonal_mlp`` or ``auto``, which forecast better.
+    max_epochs, patience:
+        When training ends: after so many epochs, or so many without improvement.
+    learning_rate, batch_size:
+        Of the optimizer's steps.
+    validation, test:
+        Shares of the time range that choose the best epoch and that judge the result (the newest). Without a
+        validation part the training loss is watched.
+    refit:
+        Whether to train once more with the validation part, for as many epochs as were best.
+    timezone, holidays:
+        Where the series are: an IANA name, or one for each workload; an ISO code like ``DE`` or ``DE-BY``.
+    seed:
+        Of weights, order of windows and everything random.
+    overrides:
+        All else, as on the command line: ``["data.fill=zero", "optimizer=adamw"]``. Where an argument says
+        the same, the argument counts.
+    verbose:
+        Print how it goes. Everything is logged besides, to the logger ``kforecast``.
+
+    Raises
+    ------
+    ConfigError
+        When an argument or an override is wrong.
+    DataError
+        When the frame is no such frame, or there is too little to train on.
+    TrainingError
+        When a loss or a gradient is not a finite number.
+    KeyboardInterrupt
+        When the user interrupts; nothing is left behind.
+    """
+    say: Callable[[str], None] = _print if verbose else log.debug
+    begun = time.perf_counter()
+    if not isinstance(window, Window):
+        raise ConfigError(
+            f"window is of the type {type(window).__name__}; give "
+            'Window(freq="10min", context_length=7, prediction_length=3)'
+        )
+    if (started := this_process().count) > 1:
+        raise ConfigError(
+            f"train() works in one process, but a launcher has started {started}; use kforecast-train there"
+        )
+    given: dict[str, Any] = {"max_epochs": max_epochs, "learning_rate": learning_rate, "seed": seed}
+    given |= {"batch_size": batch_size, "patience": patience, "validation": validation, "test": test}
+    given |= {"refit": refit, "timezone": timezone, "holidays": holidays}
+    with tempfile.TemporaryDirectory(prefix="kforecast-") as folder, quiet(), _left_as_it_was():
+        cfg = _composed(window, model, given, list(overrides), folder)
+        settings = check_train_settings(cfg)
+        if settings.trainer.processes > 1:
+            raise ConfigError(
+                f"trainer.devices: {settings.trainer.processes} processes; train() works in one: use "
+                "kforecast-train"
+            )
+        check_devices(settings.trainer)
+        try_recipe(cfg, window_of(settings.window))
+        artifact, judged = _train(cfg, settings, frame, folder, say)
+    say(f"Done in {time.perf_counter() - begun:.1f} s: {_outcome(judged)}")
+    return Forecaster.of(artifact, "the trained model")
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def _train(
+    cfg: DictConfig, settings: TrainSettings, frame: pd.DataFrame, folder: str, say: Callable[[str], None]
+) -> tuple[Artifact, JudgedFit]:
+    """What the command does between reading and writing, step by step."""
+    window = window_of(settings.window)
+    teacher = None if settings.teacher is None else Teacher.load(Path(settings.teacher), window)
+    panel = panel_of(frame, window.frequency)
+    split = split_windows(panel, window, **settings.data.split_arguments)
+    seed_everything(settings.seed, workers=True, verbose=False)
+    net = built(cfg.model, window=window, num_series=panel.num_series)
+    choose_threads(settings.threads, settings.data.batch_size, windows_per_thread=net.windows_per_thread)
+    say(
+        f"Training {type(net).__name__} on {panel.num_series:,} series, {len(split.train):,} windows "
+        f"({window}), seed {settings.seed}"
+    )
+    data = data_of(cfg, settings, panel, split, net, teacher)
+    config, described = estimator_config(cfg, settings, panel.num_series), _described(cfg, folder)
+    maker = ArtifactMaker(config, described, panel, split, data.calendar)
+    # Without what a run goes on from. The best epoch's weights lie in a file.
+    checkpoints = Checkpoints(None, {}, settings.checkpoint_seconds)
+    if best := OmegaConf.select(cfg, "callbacks.model_checkpoint.dirpath"):
+        make_directories(Path(best))
+    found = train_network(cfg, data, net, [], None, checkpoints, Progress(say))
+    refitted: Fit | None = None
+    if settings.refit and len(split.validation):
+        say(f"training again, with the validation part, for {found.best_epoch} epochs (refit)")
+        refitted = train_again(cfg, settings, found, teacher, None, checkpoints)
+        maker = maker.refitted()
+    capacity = built(cfg.capacity)
+    judged = judge_fit(found, settings.data.fill, capacity, settings.seed, refitted, settings.combine)
+    return maker.finished(judged), judged
+
+
+def _outcome(judged: JudgedFit) -> str:
+    fit, board = judged.fit, judged.scoreboard
+    best = f"best epoch {fit.best_epoch} of {fit.epochs}"
+    if board is None:
+        return f"{best}; nothing was held out to judge it on"
+    return f"{best}; WAPE {board.model['wape']:.2%} on {span_words(board)}. {verdict(board)[1]}"
+
+
+def _composed(
+    window: Window, model: str, given: Mapping[str, Any], overrides: list[str], folder: str
+) -> DictConfig:
+    """The configuration that kforecast-train would have, with all interpolations resolved."""
+    if model not in _MODELS:
+        raise ConfigError(
+            f"model is {model!r}{nearest(str(model), _MODELS)}; use one of {', '.join(_MODELS)}"
+        )
+    for override in overrides:
+        if not isinstance(override, str) or "=" not in override.lstrip("~"):
+            raise ConfigError(f"overrides: {override!r} is not of the form key=value")
+        group = override.lstrip("+~").partition("=")[0].partition(".")[0].partition("@")[0].partition("/")[0]
+        if group in _INSTEAD and "." not in override.partition("=")[0]:
+            raise ConfigError(f"overrides: {override}: give it as the argument {_INSTEAD[group]}")
+        if group in _OF_THE_COMMAND and group != "model":
+            raise ConfigError(f"overrides: {override}: {group} is for kforecast-train, not for train()")
+    fixed = [f"model={model}", "logger=none", "source=csv", "source.path=frame"]
+    values = {f"window.{name}": getattr(window, name) for name in ("context_length", "prediction_length")}
+    values |= {"window.freq": window.frequency.name}
+    values |= {_KEYS[name]: _plain(name, value) for name, value in given.items() if value is not None}
+    if values.get("data.validation") == 0:
+        values["monitor"] = "train/loss"
+    with _hydra_of_its_own():
+        try:
+            with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+                cfg = compose("train", [*fixed, *overrides], return_hydra_config=True)
+            with open_dict(cfg):
+                cfg.hydra.runtime.output_dir = folder
+            HydraConfig.instance().set_config(cfg)
+            with open_dict(cfg):
+                del cfg["hydra"]
+            for key, value in values.items():
+                OmegaConf.update(cfg, key, value, merge=False)
+            OmegaConf.resolve(cfg)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ours(error) or explain(error, "train") from error
+    return cfg
+
+
+def _plain(name: str, value: Any) -> Any:
+    """An argument as a configuration has it, whose own checks say what is wrong with it."""
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(name, inner) for key, inner in value.items()}
+    raise ConfigError(f"{name} is {value!r}, of the type {type(value).__name__}")
+
+
+@contextmanager
+def _hydra_of_its_own() -> Iterator[None]:
+    """Compose without a trace, also inside of somebody else's Hydra application; one at a time."""
+    kinds: tuple[type, ...] = (GlobalHydra, HydraConfig, version.VersionBase)
+    with _composing:
+        kept = {kind: Singleton._instances.pop(kind) for kind in kinds if kind in Singleton._instances}
+        resolvers = dict(BaseContainer._resolvers)
+        try:
+            yield
+        finally:
+            for kind in kinds:
+                Singleton._instances.pop(kind, None)
+            Singleton._instances.update(kept)
+            BaseContainer._resolvers = resolvers
+
+
+@contextmanager
+def _left_as_it_was() -> Iterator[None]:
+    """Random numbers, torch's threads and the environment, which a training sets for itself."""
+    threads, environment = torch.get_num_threads(), dict(os.environ)
+    try:
+        with isolate_rng():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+
+
+def _described(cfg: DictConfig, folder: str) -> dict[str, Any]:
+    """What metadata.json says of the settings; the temporary folder has gone when it is read."""
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: renamed(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [renamed(inner) for inner in value]
+        return value.replace(folder, ".") if isinstance(value, str) else value
+
+    found: dict[str, Any] = renamed(recorded(cfg))
+    return found | {"source": {"_target_": "kforecast.metrics.frame.FrameSource"}}
