@@ -1,0 +1,67 @@
+"""docs/python.md: its examples run, and its tables are the signatures."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import kforecast
+from test_python_api import traffic
+
+PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    """A section of the page, its heading left out."""
+    return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def arguments(text: str) -> list[tuple[str, str]]:
+    """The arguments of a table, each with its default; a line may have several of one kind."""
+    table = text.partition("| argument | default | |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    found = []
+    for line in table.splitlines():
+        names, default = line.strip("|").split("|")[:2]
+        found += [
+            (name, default.partition("(")[0].strip(" `") or "") for name in re.findall(r"`(\w+)`", names)
+        ]
+    return found
+
+
+@pytest.mark.parametrize(
+    "title, function",
+    [("kforecast.train", kforecast.train), ("Evaluation", kforecast.Forecaster.evaluate)],
+)
+def test_tables_are_signatures(title: str, function: object) -> None:
+    signature = inspect.signature(function)  # type: ignore[arg-type]
+    expected = [
+        (name, "" if parameter.default is parameter.empty else repr(parameter.default).replace("()", ""))
+        for name, parameter in signature.parameters.items()
+        if name != "self"
+    ]
+    assert arguments(section(title)) == expected
+
+
+def test_named_members_are_there() -> None:
+    for name in re.findall(
+        r"`(?:forecaster)?\.(\w+)", section("kforecast.Forecaster") + section("Evaluation")
+    ):
+        places = (kforecast.Forecaster, kforecast.Evaluation)
+        fields = {field for place in places for field in place.__dataclass_fields__}
+        assert name in fields or any(hasattr(place, name) for place in places), name
+    for name in re.findall(r"^\| `(\w+Error)`", section("Errors"), flags=re.MULTILINE):
+        assert issubclass(getattr(kforecast, name), kforecast.KforecastError)
+
+
+def test_examples_run_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    traffic().to_csv("traffic.csv", index=False)
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 5
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "report", "traffic.csv"]
+    assert list(names["long"]) == ["timestamp", "workload", "value", "metric"]  # type: ignore[call-overload]
+    assert len(names["worst"]) == 2  # type: ignore[arg-type]
