@@ -9,7 +9,7 @@ ARGS ?=
 # Of test and test-all; without it (make test COVERAGE=) they take about a quarter less time.
 COVERAGE ?= --cov --cov-report=
 
-.PHONY: help train test test-all check format bench-accuracy proto tensorboard lock sbom audit clean
+.PHONY: help train test test-all check format bench-accuracy proto tensorboard docs lock sbom audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make bench-accuracy  score the default recipe beside other forecasters (BENCH=folder of the protocol)"
 	@echo "make proto           generate code from src/kforecast/metrics/proto/provider.proto"
 	@echo "make tensorboard     look at every run under outputs/"
+	@echo "make docs            the documentation as a site: outputs/site/index.html"
 	@echo "make lock            make constraints.lock anew: the hashes of the published files of constraints.txt"
 	@echo "make sbom            what is installed in .venv, as CycloneDX: outputs/sbom.json"
 	@echo "make audit           ask for known vulnerabilities of what constraints.lock pins"
@@ -61,6 +62,10 @@ proto: $(INSTALLED)
 
 tensorboard: $(INSTALLED)
 	@$(BIN)/tensorboard --logdir outputs
+
+docs: $(INSTALLED)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "outputs/site/index.html"
 
 # The tools of the three targets below; nothing else needs them.
 $(SUPPLY): $(INSTALLED)

@@ -1,0 +1,61 @@
+"""What MkDocs is told that mkdocs.yml cannot say: pages from outside of docs/, and the order of all."""
+
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+# Pages made of files beside docs/.
+BESIDE = {
+    "index.md": "README.md",
+    "index.zh-CN.md": "README.zh-CN.md",
+    "security.md": "SECURITY.md",
+    "changelog.md": "CHANGELOG.md",
+}
+# What is not named here comes behind, in alphabetical order.
+FIRST = ("index", "train", "sources", "models", "evaluate", "deploy", "retrain", "experiments", "python")
+LAST = ("architecture", "changelog", "security", "index.zh-CN")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Every page, in our order."""
+    names = {path.stem for path in Path(config.docs_dir).glob("*.md")}
+    names |= {page.removesuffix(".md") for page, file in BESIDE.items() if (ROOT / file).exists()}
+    between = sorted(names - {*FIRST, *LAST})
+    config.nav = [f"{name}.md" for name in (*FIRST, *between, *LAST) if name in names]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """The files beside docs/ as pages."""
+    for page, name in BESIDE.items():
+        if (ROOT / name).exists():
+            text = (ROOT / name).read_text(encoding="utf-8")
+            files.append(File.generated(config, page, content=_moved(text)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """GitHub wants a pipe in a table's code escaped, Python-Markdown shows the backslash."""
+    text = markdown if page.file.src_uri in BESIDE else _linked(markdown)
+    return re.sub(r"`[^`\n]*`", lambda code: code[0].replace(r"\|", "|"), text)
+
+
+def _moved(text: str) -> str:
+    """Links of a file beside docs/, from inside of it."""
+    text = _linked(text)
+    return re.sub(r"\]\(docs/", "](", text)
+
+
+def _linked(text: str) -> str:
+    """Links to the files beside docs/, to the pages made of them; source code is not on the site."""
+    for page, name in BESIDE.items():
+        text = re.sub(rf"\]\((?:\.\./)?{re.escape(name)}(?=[)#])", f"]({page}", text)
+    return re.sub(
+        r"\[([^\]\n]+)\]\(\.\./([^)#\s]+)\)",
+        lambda link: link[1] if (ROOT / link[2]).exists() else link[0],
+        text,
+    )
