@@ -38,7 +38,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """GitHub wants a pipe in a table's code escaped, Python-Markdown shows the backslash."""
     text = markdown if page.file.src_uri in BESIDE else _linked(markdown)
     return re.sub(r"`[^`\n]*`", lambda code: code[0].replace(r"\|", "|"), text)
