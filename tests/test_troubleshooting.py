@@ -1,0 +1,62 @@
+"""docs/troubleshooting.md: every message that it explains is one that the source says."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import kforecast
+
+PAGE = (Path(__file__).parents[1] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+HEADINGS = re.findall(r"^### `(.+)`$", PAGE, flags=re.MULTILINE)
+WARNINGS = re.findall(r"^\| `(.+?)` \|", PAGE, flags=re.MULTILINE)
+# What stands in a message for a value.
+VALUE = "\0"
+
+
+@cache
+def messages() -> tuple[str, ...]:
+    """Every text in the package, with one sign in the place of each value."""
+
+    def texts(tree: ast.AST) -> Iterator[str]:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield re.sub(r"%[\w.,]*[sdgf]", VALUE, node.value)
+            elif isinstance(node, ast.JoinedStr):
+                yield "".join(
+                    str(part.value) if isinstance(part, ast.Constant) else VALUE for part in node.values
+                )
+
+    files = Path(kforecast.__file__).parent.rglob("*.py")
+    return tuple(text for file in files for text in texts(ast.parse(file.read_text(encoding="utf-8"))))
+
+
+def said(pattern: str) -> bool:
+    parts = [re.escape(part) for part in pattern.split("...")]
+    # A value of the page's may be several of the source's with words between; one of the source's stays one.
+    found = re.compile(".*?".join(parts), flags=re.DOTALL)
+    return any(found.search(text) for text in messages())
+
+
+def test_the_page_explains_what_users_meet_most() -> None:
+    assert len(HEADINGS) >= 40
+    assert len(HEADINGS) == len(set(HEADINGS))
+
+
+@pytest.mark.parametrize("pattern", [*HEADINGS, *WARNINGS])
+def test_every_message_is_said_by_the_source(pattern: str) -> None:
+    assert said(pattern)
+
+
+def test_a_message_that_nobody_says_is_found_out() -> None:
+    assert not said("unknown kay ... (--cfg job shows all keys)")
+    assert not said("no such file ... anywhere")
+
+
+def test_every_message_has_its_cause_and_remedy() -> None:
+    for pattern in HEADINGS:
+        answer = PAGE.partition(f"### `{pattern}`\n")[2].partition("\n#")[0].strip()
+        assert len(answer) > 40, pattern
