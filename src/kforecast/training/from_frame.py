@@ -49,7 +49,14 @@ from kforecast.training.recipe import try_recipe
 from kforecast.training.resume import Checkpoints
 from kforecast.training.teacher import Teacher
 from kforecast.training.threads import choose_threads
-from kforecast.training.trainings import data_of, estimator_config, train_again, train_network
+from kforecast.training.trainings import (
+    data_of,
+    estimator_config,
+    network_of,
+    train_again,
+    train_network,
+    warm_start_of,
+)
 from kforecast.validation import nearest
 from kforecast.window import Window
 
@@ -178,10 +185,11 @@ def _train(
     """What the command does between reading and writing, step by step."""
     window = window_of(settings.window)
     teacher = None if settings.teacher is None else Teacher.load(Path(settings.teacher), window)
+    warm_start = warm_start_of(cfg, settings, window)
     panel = panel_of(frame, window.frequency)
     split = split_windows(panel, window, **settings.data.split_arguments)
     seed_everything(settings.seed, workers=True, verbose=False)
-    net = built(cfg.model, window=window, num_series=panel.num_series)
+    net = network_of(cfg, window, panel, warm_start)
     choose_threads(settings.threads, settings.data.batch_size, windows_per_thread=net.windows_per_thread)
     say(
         f"Training {type(net).__name__} on {panel.num_series:,} series, {len(split.train):,} windows "
@@ -198,7 +206,7 @@ def _train(
     refitted: Fit | None = None
     if settings.refit and len(split.validation):
         say(f"training again, with the validation part, for {found.best_epoch} epochs (refit)")
-        refitted = train_again(cfg, settings, found, teacher, None, checkpoints)
+        refitted = train_again(cfg, settings, found, teacher, None, checkpoints, warm_start)
         maker = maker.refitted()
     capacity = built(cfg.capacity)
     judged = judge_fit(found, settings.data.fill, capacity, settings.seed, refitted, settings.combine)

@@ -230,9 +230,9 @@ def _champion(directory: str | None, window: Window) -> Champion | None:
 def _warm_start(cfg: DictConfig, settings: TrainSettings, window: Window) -> WarmStart | None:
     if settings.warm_start is None:
         return None
-    from kforecast.training.warm_start import WarmStart
+    from kforecast.training.trainings import warm_start_of
 
-    return WarmStart.load(Path(settings.warm_start), window, built(cfg.model, window=window, num_series=1))
+    return warm_start_of(cfg, settings, window)
 
 
 def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:

@@ -59,6 +59,20 @@ def network_of(cfg: DictConfig, window: Window, panel: Panel, warm_start: WarmSt
     return net
 
 
+def warm_start_of(cfg: DictConfig, settings: TrainSettings, window: Window) -> WarmStart | None:
+    """The weights that training begins from, where the configuration names some.
+
+    Raises
+    ------
+    ArtifactError, ConfigError
+        See :meth:`WarmStart.load`.
+    """
+    if settings.warm_start is None:
+        return None
+    net: Network = built(cfg.model, window=window, num_series=1)
+    return WarmStart.load(Path(settings.warm_start), window, net)
+
+
 def data_of(
     cfg: DictConfig,
     settings: TrainSettings,
