@@ -411,7 +411,8 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     """
     _check_secrets(cfg)
     missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing == ["source.path"] or ("path" in cfg.source and not missing and cfg.source.path is None):
+    source = cfg.get("source") or {}  # not every verb has one
+    if missing == ["source.path"] or ("path" in source and not missing and source["path"] is None):
         raise ConfigError(NO_SOURCE)
     if missing:
         raise ConfigError(f"no value for {', '.join(missing)}; give it on the command line: {missing[0]}=...")

@@ -225,7 +225,7 @@ class SeasonalMLP(Network):
         means = (weight @ seasons_BDW / share.clamp_min(1e-6)).flatten(1)
         features_BF = torch.cat([features_BF, means, share.mean(dim=2)], dim=1)  # noqa: N806
         x = torch.cat([features_BF, self.series[series_B]], dim=1)
-        count, horizon = len(x), self.window.prediction_length
+        count, horizon = x.shape[0], self.window.prediction_length
         h = self.dropped(torch.addmm(self.first_bias, x, self.first_weight).relu_())
         h = h.view(count, self.members, -1).transpose(0, 1)
         for weight, bias in zip(self.weight, self.bias, strict=True):

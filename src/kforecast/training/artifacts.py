@@ -2,23 +2,32 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from kforecast import __version__
 from kforecast.artifact import CHECKPOINT, CONFIG_MAP_LIMIT, Artifact, EstimatorConfig, folder_name
 from kforecast.data.calendar import Calendar
 from kforecast.data.panel import Panel, item_key
 from kforecast.data.split import Split
+from kforecast.errors import ArtifactError
+from kforecast.forecaster import Forecaster
 from kforecast.intervals import Intervals
-from kforecast.models import Fcnet, Network
+from kforecast.models import NETWORKS, Fcnet, Network
 from kforecast.training.holdout import JudgedFit
+from kforecast.untrusted import shortened
 
 log = logging.getLogger(__name__)
 
 _LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "pandas", "pyarrow")
+# What Lightning's module calls its network in a state dict.
+_NET = "net."
 
 
 class ArtifactMaker:
@@ -61,6 +70,14 @@ class ArtifactMaker:
                 "train_end": panel.start + split.train_end * step,
                 "validation_end": panel.start + split.validation_end * step,
             },
+        }
+
+    def describe(self, net: Network) -> dict[str, Any]:
+        """All of :meth:`make` but the weights, in plain values, for checkpoints; see :func:`restored`."""
+        return {
+            "estimator_config": self._config_of(net).to_yaml(),
+            "item_ids": self._item_ids,
+            "metadata": self._metadata,
         }
 
     def make(self, net: Network) -> Artifact:
@@ -146,6 +163,39 @@ class ArtifactMaker:
                 "model.shared_embedding=false: Kapacity's job will serve every series as if it were %s",
                 " ".join(self._series[0]),
             )
+
+
+def restored(described: Mapping[str, Any], weights: Mapping[str, Tensor], scores: dict[str, Any]) -> Artifact:
+    """The artifact of weights that a checkpoint has kept.
+
+    Parameters
+    ----------
+    described:
+        What :meth:`ArtifactMaker.describe` made, from a file that may be anyone's.
+    weights:
+        State dict of the module that was trained.
+    scores:
+        For the metadata.
+
+    Raises
+    ------
+    ValueError
+        When they do not belong together.
+    """
+    try:
+        config = EstimatorConfig.from_yaml(described["estimator_config"])
+        item_ids, metadata = dict(described["item_ids"]), dict(described["metadata"])
+        arguments = {name: value for name, value in metadata["config"]["model"].items() if name != "_target_"}
+        # Without memory at first: what the file says of sizes is believed once the weights fit.
+        with torch.device("meta"):
+            net = NETWORKS[config.model](config.window, config.num_series, **arguments)
+        own = {name.removeprefix(_NET): value for name, value in weights.items() if name.startswith(_NET)}
+        net.load_state_dict(own, assign=True)
+        artifact = Artifact(config, item_ids, net.artifact_state(), metadata | {"scores": scores})
+        Forecaster.of(artifact, "it")
+    except (ArtifactError, AttributeError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(shortened(" ".join(str(error).split()) or type(error).__name__, 500)) from error
+    return artifact
 
 
 def scores_of(judged: JudgedFit) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -86,9 +86,13 @@ class RunCheckpoint(Checkpoint):
         What the training is of, for :func:`check_same`.
     every_seconds:
         How much training is lost at most when the process is killed without a word.
+    artifact:
+        What an artifact says besides the weights, so that one can be made of a checkpoint alone.
     """
 
-    def __init__(self, folder: Path | None, about: State, every_seconds: float) -> None:
+    def __init__(
+        self, folder: Path | None, about: State, every_seconds: float, artifact: State | None = None
+    ) -> None:
         self.best: State | None = None
         """``score``, ``epoch`` (from 0) and ``state_dict`` of the best; None when no score is watched."""
         self.losses: dict[str, float] = {}
@@ -96,6 +100,7 @@ class RunCheckpoint(Checkpoint):
         self.seconds = 0.0
         """How long training took in processes that were interrupted."""
         self._folder, self._about, self._every_seconds = folder, about, every_seconds
+        self._artifact = artifact or {}
         self._told: int | None = None
         self._handlers: dict[int, Any] = {}
         self._begun = self._saved = 0.0
@@ -160,7 +165,12 @@ class RunCheckpoint(Checkpoint):
             Plain values, which :func:`newest` gives back under ``finished``.
         """
         if self._folder is not None:
-            content = {"about": self._about, "finished": outcome, "state_dict": module.state_dict()}
+            content = {
+                "about": self._about,
+                "artifact": self._artifact,
+                "finished": outcome,
+                "state_dict": module.state_dict(),
+            }
             self._put(lambda path: WholeFiles().save_checkpoint(content, path), True)
         if self._told is not None:
             self._leave()
@@ -176,6 +186,7 @@ class RunCheckpoint(Checkpoint):
         """What a checkpoint keeps of this callback."""
         return {
             "about": self._about,
+            "artifact": self._artifact,
             "best": self.best,
             "losses": self.losses,
             "seconds": self.seconds + time.monotonic() - self._begun,
@@ -236,6 +247,8 @@ class Checkpoints:
         The first training's, read and found whole; None to train from the beginning.
     newest_of_all:
         Whether the other trainings of the run go on from their newest ones.
+    artifact:
+        See :class:`RunCheckpoint`.
     """
 
     folder: Path | None
@@ -243,6 +256,7 @@ class Checkpoints:
     every_seconds: float
     resumed: State | None = None
     newest_of_all: bool = False
+    artifact: State = field(default_factory=dict)
 
     def of(self, training: str) -> tuple[RunCheckpoint, State | None]:
         """What writes the checkpoints of a training, and the one to go on from, in each process.
@@ -251,7 +265,7 @@ class Checkpoints:
         """
         folder = None if self.folder is None else self.folder / training
         found = first(lambda: self._find(training, folder))
-        return RunCheckpoint(folder, self.about, self.every_seconds), found
+        return RunCheckpoint(folder, self.about, self.every_seconds, self.artifact), found
 
     def _find(self, training: str, folder: Path | None) -> State | None:
         found = self.resumed
@@ -325,6 +339,26 @@ def about_of(checkpoint: State) -> State:
     about = checkpoint.get("about") or checkpoint["callbacks"][RunCheckpoint.__qualname__]["about"]
     assert isinstance(about, dict)
     return about
+
+
+def artifact_of(checkpoint: State) -> State:
+    """What the artifact of the training says besides the weights; nothing where the checkpoint is older."""
+    kept = checkpoint if "finished" in checkpoint else checkpoint["callbacks"][RunCheckpoint.__qualname__]
+    return dict(kept.get("artifact") or {})
+
+
+def best_of(checkpoint: State) -> State:
+    """The best weights that a checkpoint knows of: ``score``, ``epoch`` (from 1) and ``state_dict``."""
+    if "finished" in checkpoint:
+        score, epoch = (checkpoint["finished"][name] for name in ("score", "best_epoch"))
+        return {"score": score, "epoch": epoch, "state_dict": checkpoint["state_dict"]}
+    best: State | None = checkpoint["callbacks"][RunCheckpoint.__qualname__]["best"]
+    scores = [kept.get("best_model_score") for kept in checkpoint["callbacks"].values() if kept]
+    score = next((float(found) for found in scores if found is not None), None)
+    if best is None or score not in (None, best["score"]):
+        # What ModelCheckpoint has just found to be better than all before, or no score is watched.
+        return {"score": score, "epoch": checkpoint["epoch"] + 1, "state_dict": checkpoint["state_dict"]}
+    return best | {"epoch": best["epoch"] + 1}
 
 
 def epoch_of(checkpoint: State) -> int | None:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -279,7 +279,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     maker = ArtifactMaker(config, recorded(cfg), panel, split, data.calendar)
     maker.announce(net)
     _say_sample(settings, split)
-    checkpoints = first(lambda: _checkpoints(cfg, earlier, panel))
+    checkpoints = replace(first(lambda: _checkpoints(cfg, earlier, panel)), artifact=maker.describe(net))
 
     loggers = [built(logger) for logger in cfg.logger.values() if logger is not None]
     # With a gate nothing replaces the earlier artifact before the model has passed it.
@@ -298,7 +298,8 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     process = this_process()
     refit = None
     if settings.refit and len(split.validation):
-        refit = train_again(cfg, settings, fit, teacher, cluster, checkpoints, warm_start)
+        again = replace(checkpoints, artifact=maker.refitted().describe(net))
+        refit = train_again(cfg, settings, fit, teacher, cluster, again, warm_start)
     judged = None
     if process.first:
         judged = judge_fit(

@@ -1,0 +1,10 @@
+"""Make an artifact of a run that was killed, or an ONNX file of an artifact.
+
+python scripts/export.py run=outputs/2026-11-26/18-40-12 artifact_dir=model
+python scripts/export.py artifact_dir=model format=onnx output=model.onnx
+"""
+
+from kforecast.export import main
+
+if __name__ == "__main__":
+    main()
