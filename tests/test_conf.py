@@ -34,6 +34,7 @@ NEEDED = {
     "forecast": ["source.path=traffic.csv", "artifact_dir=model"],
     "evaluate": ["source.path=traffic.csv", "artifact_dir=model"],
     "serve_metrics": ["source.path=traffic.csv"],
+    "export": ["artifact_dir=model"],
     "source/kapacity.yaml": ["source.address=localhost:9090"],
     "source/prometheus.yaml": ["source.url=http://localhost:9090"],
     "source/synthetic.yaml": [],

@@ -41,6 +41,7 @@ MAY_USE = {
         *("artifact", "loading", "models", "data", "window", "errors", "intervals", "untrusted"),
         "directory",
     },
+    "onnx_file": {"artifact", "data", "forecaster", "models", "output"},
     "evaluation": {
         *("forecaster", "artifact", "data", "models", "metrics", "window", "errors", "console"),
         *("intervals", "output", "validation", "conf_dir"),

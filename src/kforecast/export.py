@@ -96,11 +96,13 @@ def _export_artifact(run: Path, directory: Path) -> None:
     from kforecast.training.resume import artifact_of, best_of
 
     path, checkpoint = _kept(run)
-    described = artifact_of(checkpoint)
+    try:
+        described, best = artifact_of(checkpoint), best_of(checkpoint)
+        scores = {"best": best["score"], "best_epoch": best["epoch"]}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: not one of our trainings ({type(error).__name__})") from error
     if not described:
         raise ConfigError(f"{path}: written by an earlier version, without what an artifact says")
-    best = best_of(checkpoint)
-    scores = {"best": best["score"], "best_epoch": best["epoch"]}
     try:
         artifact = restored(described, best["state_dict"], scores)
     except ValueError as error:

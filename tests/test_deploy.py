@@ -1,0 +1,326 @@
+"""deploy/: manifests that a cluster accepts, whose commands are ours, and that go on after an eviction."""
+
+import base64
+import copy
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+import kforecast.errors
+from conftest import composed, run_command, started
+from kforecast.artifact import CONFIG_MAP_LIMIT, TRIO, Artifact
+from kforecast.config import CONF_DIR, source_of
+from kforecast.processes import TERMINATED
+from test_command import wait_for
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+pytestmark = pytest.mark.skipif(not DEPLOY.is_dir(), reason="not a checkout")
+
+OVERLAYS = ("kapacity", "prometheus")
+# Files that Kubernetes itself does not read.
+INPUTS = ("kustomization.yaml", "train-config.yaml", "shop.yaml")
+VERSIONS = ("1.31", "1.35")
+
+Manifest = dict[str, Any]
+
+
+def documents(text: str) -> list[Manifest]:
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def plain_manifests() -> list[Manifest]:
+    files = [path for path in sorted(DEPLOY.rglob("*.yaml")) if path.name not in INPUTS]
+    return [document for path in files for document in documents(path.read_text(encoding="utf-8"))]
+
+
+def kustomization(folder: str) -> Manifest:
+    (found,) = documents((DEPLOY / folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def patched(overlay: str) -> list[Manifest]:
+    """The base with an overlay's patches, as far as our tests need kustomize."""
+    base = [
+        document
+        for file in kustomization("base")["resources"]
+        for document in documents((DEPLOY / "base" / file).read_text(encoding="utf-8"))
+    ]
+    made = copy.deepcopy(base)
+    for patch in kustomization(overlay)["patches"]:
+        (target,) = [manifest for manifest in made if manifest["kind"] == patch["target"]["kind"]]
+        for operation in yaml.safe_load(patch["patch"]):
+            assert operation["op"] == "add"
+            *parents, last = operation["path"].split("/")[1:]
+            place: Any = target
+            for part in parents:
+                place = place[int(part) if isinstance(place, list) else part]
+            if isinstance(place, list):
+                place.insert(len(place) if last == "-" else int(last), operation["value"])
+            else:
+                place[last] = operation["value"]
+    return made
+
+
+def rendered(folder: Path) -> list[Manifest]:
+    if shutil.which("kubectl") is None:
+        pytest.skip("needs kubectl")
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return documents(done.stdout)
+
+
+def pods(manifests: list[Manifest]) -> dict[str, Manifest]:
+    """The spec of every pod, by the name of what starts it."""
+    found = {}
+    for manifest in manifests:
+        spec = manifest.get("spec", {})
+        spec = spec.get("jobTemplate", {}).get("spec", spec)
+        spec = spec.get("template", {}).get("spec", spec)
+        if "containers" in spec:
+            found[manifest["metadata"]["name"]] = spec
+    return found
+
+
+def jobs(manifests: list[Manifest]) -> Iterator[Manifest]:
+    for manifest in manifests:
+        if manifest["kind"] == "Job":
+            yield manifest["spec"]
+        if manifest["kind"] == "CronJob":
+            yield manifest["spec"]["jobTemplate"]["spec"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_manifest_is_valid(version: str) -> None:
+    kinds = [manifest["kind"] for manifest in plain_manifests()]
+    expected = ["CronJob", "Job", "Namespace", "NetworkPolicy", "PersistentVolumeClaim", "Pod"]
+    assert sorted(kinds) == expected
+    for manifest in plain_manifests():
+        kubernetes_validate.validate(manifest, version, strict=True)
+    for overlay in OVERLAYS:
+        for manifest in patched(overlay):
+            kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_the_checker_of_manifests_finds_a_mistyped_key() -> None:
+    (job,) = [manifest for manifest in plain_manifests() if manifest["kind"] == "Job"]
+    job["spec"]["podFailurePolicies"] = job["spec"].pop("podFailurePolicy")
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(job, VERSIONS[0], strict=True)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_kustomize_makes_is_valid_and_what_we_take_it_for(overlay: str) -> None:
+    made = rendered(DEPLOY / overlay)
+    for manifest in made:
+        kubernetes_validate.validate(manifest, VERSIONS[0], strict=True)
+        assert manifest["kind"] == "Namespace" or manifest["metadata"]["namespace"] == "kforecast"
+    ours, theirs = pods(patched(overlay)), pods(made)
+    assert set(ours) == set(theirs) == {"kforecast-train", "kforecast-retrain"}
+    (config,) = [manifest for manifest in made if manifest["kind"] == "ConfigMap"]
+    for name, spec in theirs.items():
+        assert spec["containers"][0]["args"] == ours[name]["containers"][0]["args"]
+        assert spec["containers"][0]["image"] == "registry.example.com/kforecast:latest"
+        assert spec["volumes"][0]["configMap"]["name"] == config["metadata"]["name"]
+        keys = {item["key"] for item in spec["volumes"][0]["configMap"].get("items", [])}
+        assert keys <= set(config["data"])
+    selected = next(manifest for manifest in made if manifest["kind"] == "NetworkPolicy")["spec"]
+    labels = [job["template"]["metadata"]["labels"] for job in jobs(made)]
+    assert labels == [selected["podSelector"]["matchLabels"]] * 2
+
+
+def test_pods_are_restricted() -> None:
+    """The fields that the Pod Security Standard "restricted" asks for, and what our image needs."""
+    found = pods(plain_manifests())
+    assert set(found) == {"kforecast-train", "kforecast-retrain", "kforecast-reader"}
+    for spec in found.values():
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["securityContext"]["runAsUser"] == spec["securityContext"]["fsGroup"] == 10001
+        assert spec["automountServiceAccountToken"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+        assert {next(iter(set(volume) - {"name"})) for volume in spec["volumes"]} <= {
+            *("configMap", "persistentVolumeClaim", "emptyDir")
+        }
+        (container,) = spec["containers"]
+        own = container["securityContext"]
+        assert own == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+        assert "memory" in container["resources"]["limits"]
+        assert "/tmp" in [mount["mountPath"] for mount in container["volumeMounts"]]
+    enforced = [manifest for manifest in plain_manifests() if manifest["kind"] == "Namespace"]
+    assert enforced[0]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def action(job: Manifest, code: int, disrupted: bool) -> str:
+    """What a Job does about a pod that failed, by the first rule that fits (Kubernetes' own order)."""
+    for rule in job["podFailurePolicy"]["rules"]:
+        codes = rule.get("onExitCodes")
+        if codes is not None and codes["operator"] == "In" and code in codes["values"]:
+            return str(rule["action"])
+        if disrupted and "DisruptionTarget" in [p["type"] for p in rule.get("onPodConditions", [])]:
+            return str(rule["action"])
+    return "Count"
+
+
+def test_the_failure_policy_is_that_of_our_exit_codes() -> None:
+    errors = vars(kforecast.errors).values()
+    kinds = [kind for kind in errors if isinstance(kind, type) and issubclass(kind, Exception)]
+    codes = {kind.exit_code for kind in kinds}
+    assert len(kinds) > 5
+    dependency = kforecast.errors.KforecastError.exit_code
+    for job in jobs(plain_manifests()):
+        for code in codes:
+            assert action(job, code, False) == ("Count" if code == dependency else "FailJob")
+        assert action(job, TERMINATED, True) == "Ignore"
+        assert action(job, 137, True) == "Ignore"
+        assert action(job, TERMINATED, False) == action(job, 137, False) == "Count"
+        listed = [rule["onExitCodes"] for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
+        assert {code for rule in listed for code in rule["values"]} == codes
+        # A policy wants both; names must be those of the containers.
+        pod = job["template"]["spec"]
+        assert pod["restartPolicy"] == "Never"
+        assert {rule["containerName"] for rule in listed} == {c["name"] for c in pod["containers"]}
+        # A checkpoint at SIGTERM takes up to five seconds (docs/reliability.md).
+        assert pod["terminationGracePeriodSeconds"] > 5
+        assert job["backoffLimit"] > 0
+
+
+def laid_out(overlay: str, spec: Manifest, folder: Path) -> list[str]:
+    """The pod's command line, with its mounts in a folder: the config is there, /models is empty."""
+    config = folder / "config"
+    (files,) = [generator["files"] for generator in kustomization(overlay)["configMapGenerator"]]
+    items = spec["volumes"][0]["configMap"].get("items", [{"key": file, "path": file} for file in files])
+    for item in items:
+        (config / item["path"]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(DEPLOY / overlay / item["key"], config / item["path"])
+    (folder / "models").mkdir(exist_ok=True)
+    (container,) = spec["containers"]
+    return [
+        argument.replace("/config", str(config)).replace("/models", str(folder / "models"))
+        for argument in [*container["command"], *container["args"]]
+    ]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("name", ["kforecast-train", "kforecast-retrain"])
+def test_the_commands_are_ours(overlay: str, name: str, tmp_path: Path) -> None:
+    verb = name.removeprefix("kforecast-")
+    if not (CONF_DIR / f"{verb}.yaml").exists():
+        pytest.skip(f"there is no {name} yet")
+    command, *arguments = laid_out(overlay, pods(patched(overlay))[name], tmp_path)
+    assert command == name
+    done = run_command(command, *arguments, "--cfg", "job", "--resolve", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    cfg = yaml.safe_load(done.stdout)
+    models = str(tmp_path / "models")
+    if verb == "train":
+        assert cfg["artifact_dir"] == f"{models}/shop/champion"
+        assert cfg["resume"] == "auto"
+    else:
+        assert cfg["retrain"]["dir"] == f"{models}/shop"
+    assert cfg["window"]["freq"] == "10min"
+    source = cfg["source"]
+    assert source["_target_"].endswith(
+        {"kapacity": "KapacitySource", "prometheus": "PrometheusSource"}[overlay]
+    )
+    asked = source["address" if overlay == "kapacity" else "url"].rsplit(":", 1)[1]
+    (policy,) = [manifest for manifest in patched(overlay) if manifest["kind"] == "NetworkPolicy"]
+    *_, rule = policy["spec"]["egress"]
+    assert [str(port["port"]) for port in rule["ports"]] == [asked]
+
+
+def test_a_pod_that_is_evicted_and_started_again_goes_on(tmp_path: Path) -> None:
+    (spec,) = [spec for name, spec in pods(patched("kapacity")).items() if name == "kforecast-train"]
+    command, *arguments = laid_out("kapacity", spec, tmp_path)
+    own = [argument for argument in arguments if not argument.startswith("--")]
+    # The cluster's source cannot be had here.
+    own += ["source=synthetic", "source.workloads=2", "source.days=10", "source.step=600", "logger=none"]
+    own += ["callbacks.forecast_figures=null", "refit=false", "trainer.max_epochs=25"]
+    own += ["callbacks.early_stopping.patience=25", "monitor=train/loss"]
+    own += ["data.validation=0", "data.test=0"]
+    pod = started(command, *own, cwd=tmp_path / "models")
+    run = tmp_path / "models" / "runs" / "train"
+    wait_for("Epoch: 2,", run / "train.log", pod, seconds=120)
+    pod.send_signal(signal.SIGTERM)
+    pod.communicate(timeout=spec["terminationGracePeriodSeconds"])
+    assert pod.returncode == TERMINATED
+    assert json.loads((run / "result.json").read_text())["status"] == "interrupted"
+    assert Artifact.load(tmp_path / "models" / "shop" / "champion")
+
+    again = run_command(command, *own, cwd=tmp_path / "models")
+    assert again.returncode == 0, again.stderr
+    assert "INFO: Going on in epoch " in again.stdout
+    assert "INFO: Epoch: 1 cost time" not in again.stdout
+    result = json.loads((run / "result.json").read_text())
+    assert (result["status"], result["epochs"]) == ("done", 25)
+    assert Artifact.load(tmp_path / "models" / "shop" / "champion").metadata["scores"]["epochs"] == 25
+
+
+def test_an_artifact_as_a_config_map(tmp_path: Path) -> None:
+    shutil.copytree(DEPLOY / "artifact", tmp_path / "artifact")
+    trio = ROOT / "tests" / "golden" / "trio_1min" / "model"
+    shutil.copytree(trio, tmp_path / "artifact" / "model")
+    (manifest,) = rendered(tmp_path / "artifact")
+    kubernetes_validate.validate(manifest, VERSIONS[0], strict=True)
+    data = {name: text.encode() for name, text in manifest["data"].items()}
+    data |= {name: base64.b64decode(text) for name, text in manifest["binaryData"].items()}
+    assert data == {name: (trio / name).read_bytes() for name in TRIO}
+    assert sum(map(len, data.values())) <= CONFIG_MAP_LIMIT
+
+
+def test_the_image_runs_as_the_manifests_say() -> None:
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    (user,) = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert user == "10001:10001"
+    # Nothing goes into the image that .dockerignore does not name.
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {
+        word
+        for line in lines
+        if line.startswith("COPY ") and "--from" not in line
+        for word in line.split()[1:-1]
+    }
+    assert {name.removesuffix("/kforecast/__init__.py") for name in copied} == kept
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_files_of_the_image_are_those_of_the_lock(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    for name in (
+        "antlr4-python3-runtime-4.9.3.tar.gz",
+        "torch-2.13.0+cpu-cp311-none-any.whl",
+        "own_name-1.whl",
+    ):
+        (files / name).write_text(name)
+    known = hashlib.sha256(b"antlr4-python3-runtime-4.9.3.tar.gz").hexdigest()
+    (tmp_path / "lock").write_text(f"antlr4-python3-runtime==4.9.3 \\\n    --hash=sha256:{known}\n")
+    command = [sys.executable, str(DEPLOY / "check_hashes.py"), str(tmp_path / "lock"), str(files), "torch"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"error: not in {tmp_path / 'lock'}: own_name-1.whl\n")
+    (files / "own_name-1.whl").unlink()
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_what_is_to_be_edited_is_right_as_it_is() -> None:
+    """The source checks its targets, and its queries, when it is made."""
+    file = DEPLOY / "kapacity" / "train-config.yaml"
+    cfg = composed(f"--config-file={file}", "--metrics-server-addr=localhost:9090")
+    assert len(source_of(cfg).targets) == 1
