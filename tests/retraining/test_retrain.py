@@ -221,3 +221,26 @@ def eight_weeks(folder: Path, process: Forking, level: float) -> list[dict[str, 
         quiet = ["logger=none", "trainer=cpu", "callbacks.forecast_figures=null"]
         retrain(process, folder, "--dataset-file=traffic.csv", "retrain.dir=models", *quiet)
     return cycles(folder)
+
+
+@pytest.mark.slow
+def test_without_a_change_the_champion_stays_eight_weeks(process: Forking, tmp_path: Path) -> None:
+    found = eight_weeks(tmp_path / "work", process, level=0.0)
+    assert [cycle["decision"] for cycle in found] == ["first", *["kept"] * 8]
+
+
+@pytest.mark.slow
+def test_a_level_shift_is_followed_within_a_cycle(process: Forking, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    found = eight_weeks(work, process, level=2.0)
+    assert [cycle["decision"] for cycle in found[:4]] == ["first", *["kept"] * 3]
+    follows = found[4]
+    assert follows["decision"] == "promoted"
+    assert follows["drift"] > 0.5
+    assert follows["candidate_wape"] < 0.95 * follows["champion_wape"]
+    # What served before lies there as it was.
+    models = work / "models"
+    former = json.loads((models / "state.json").read_text())["former"][-1]
+    before = hashes(models / "versions" / str(former))
+    retrain(process, work, "--rollback", "retrain.dir=models")
+    assert hashes(models / "champion") == before
