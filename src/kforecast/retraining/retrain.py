@@ -144,8 +144,14 @@ def _roll_back(store: Store, settings: _Settings) -> None:
     if not state.former:
         raise ConfigError(f"--rollback: {store.root} has no former champion to go back to")
     store.check(state.former[-1])
-    reason = f"version {state.champion} was taken back"
-    cycle = Cycle(time=_now(), decision="rolled back", champion=state.former[-1], reason=reason)
+    # What was taken back is kept, as the candidate that it was.
+    cycle = Cycle(
+        time=_now(),
+        decision="rolled back",
+        champion=state.former[-1],
+        candidate=state.champion,
+        reason=f"version {state.champion} was taken back",
+    )
     store.decide(cycle, state.former[:-1], settings.keep)
     _close(store)
 
