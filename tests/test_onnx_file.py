@@ -3,10 +3,11 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -21,12 +22,16 @@ from kforecast.data.panel import Panel
 from kforecast.data.windows import WindowDataset
 from kforecast.forecaster import Forecaster
 from kforecast.models import NETWORKS, Network
-from kforecast.onnx_file import write_onnx
+from kforecast.onnx_file import OnnxNetwork, write_onnx
 from kforecast.window import Frequency, Window
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "forecast_onnx.py"
 SMALL = {"members": 2, "hidden": 16, "layers": 2}
-MIXED = {"past days": [0.5, 0.25], "context": [0.3, 0.0], "same time yesterday": [0.2, 0.75]}
+MIXED = {
+    "past days": [0.5, 0.25, 0.0],
+    "context": [0.3, 0.0, 0.5],
+    "same time yesterday": [0.2, 0.75, 0.5],
+}
 
 
 def history(freq: str, days: int = 40, start: int = START) -> pd.DataFrame:
@@ -75,70 +80,132 @@ def artifact(
 
 
 ITEMS = ["shop/cartqps", "shop/search, fastqps"]
+# Summer time begins within the past that the second looks at, and one holiday is in it.
+BERLIN = {"timezone": {"default": "UTC", "shop/cart": "Europe/Berlin"}, "holidays": "DE"}
+KINDS: dict[str, dict[str, Any]] = {
+    "fcnet": {"model": "Fcnet", "freq": "10min", "days": 3, "fill": "zero"},
+    "seasonal": {
+        "model": "SeasonalMLP",
+        "freq": "1H",
+        "days": 40,
+        "start": 1_709_251_200,
+        "calendar": BERLIN,
+    },
+    # Clocks of half an hour, behind UTC, and less history than is looked at.
+    "short": {
+        "model": "SeasonalMLP",
+        "freq": "10min",
+        "days": 9,
+        "start": 1_729_900_000 // 600 * 600,
+        "calendar": {"timezone": "America/St_Johns", "holidays": None},
+        "fill": "ffill",
+    },
+    "days": {
+        "model": "SeasonalMLP",
+        "freq": "1D",
+        "days": 500,
+        "calendar": {"timezone": "America/New_York", "holidays": None},
+        "combination": {"past days": [1.0, 1.0, 0.5], "context": [0.0, 0.0, 0.5]},
+    },
+    "with naive": {"model": "SeasonalMLP", "freq": "1H", "days": 40, "combination": MIXED},
+}
+SLOW = ("short", "days", "with naive")
 
 
-@pytest.mark.parametrize(
-    "model, freq, combination",
-    [
-        ("Fcnet", "10min", None),
-        ("SeasonalMLP", "1H", MIXED),
-        pytest.param("Fcnet", "1D", None, marks=pytest.mark.slow),
-        pytest.param("SeasonalMLP", "10min", None, marks=pytest.mark.slow),
-        pytest.param("SeasonalMLP", "1D", {"past days": [1.0, 1.0]}, marks=pytest.mark.slow),
-    ],
-)
+class Written(NamedTuple):
+    """An artifact in ``folder/model``, its ``folder/model.onnx``, and a history."""
+
+    folder: Path
+    forecaster: Forecaster
+    frame: pd.DataFrame
+    inputs: list[str]
+
+
+@cache
+def written(kind: str, folder: Path) -> Written:
+    about = dict(KINDS[kind])
+    model, freq = about.pop("model"), about.pop("freq")
+    frame = history(freq, about.pop("days"), about.pop("start", START))
+    made = artifact(folder / "model", model, Window(Frequency.parse(freq), 7, 3), ITEMS, **about)
+    return Written(folder, made, frame, write_onnx(made, folder / "model", folder / "model.onnx"))
+
+
+@pytest.fixture(scope="module")
+def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Written]:
+    """Exports each kind once."""
+    base = tmp_path_factory.mktemp("onnx")
+
+    def make(kind: str) -> Written:
+        (base / kind).mkdir(exist_ok=True)
+        return written(kind, base / kind)
+
+    return make
+
+
+def some(kinds: Iterable[str]) -> list[Any]:
+    return [pytest.param(kind, marks=[pytest.mark.slow] if kind in SLOW else []) for kind in kinds]
+
+
+@pytest.mark.parametrize("kind", some(KINDS))
 def test_a_thousand_windows_are_forecast_as_the_forecaster_does(
-    model: str, freq: str, combination: dict[str, list[float]] | None, tmp_path: Path
+    kind: str, write: Callable[[str], Written]
 ) -> None:
-    window = Window(Frequency.parse(freq), 7, 2)
-    forecaster = artifact(tmp_path / "model", model, window, ITEMS, combination=combination)
-    file = tmp_path / "model.onnx"
-    names = write_onnx(forecaster, tmp_path / "model", file)
+    folder, forecaster, frame, names = write(kind)
+    batch, expected = thousand(forecaster, frame)
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    assert [argument.name for argument in session.get_inputs()] == names
+    assert ("naive" in names) == (kind == "with naive")
+    (made,) = session.run(None, {name: batch[name].numpy() for name in names})
+    level = np.maximum(np.abs(expected), np.abs(batch["context"].numpy()).mean(axis=1, keepdims=True))
+    assert made.dtype == np.float32
+    assert (np.abs(made - expected) / level).max() < 1e-5
+    # One window alone is the same as among many.
+    (alone,) = session.run(None, {name: batch[name].numpy()[:1] for name in names})
+    assert np.allclose(alone, made[:1], rtol=1e-5)
 
-    days = 600 if freq == "1D" else 40
-    panel = Panel.from_frame(history(freq, days), window.frequency)
-    random = np.random.default_rng(0)
+
+def test_naive_forecasts_take_part_as_in_the_forecaster(tmp_path: Path) -> None:
+    window = Window(Frequency.parse("1H"), 7, 3)
+    forecaster = artifact(tmp_path / "model", "SeasonalMLP", window, ITEMS, combination=MIXED)
+    batch, expected = thousand(forecaster, history("1H"))
+    network = OnnxNetwork(forecaster).eval()
+    with torch.inference_mode():
+        made = network(*(batch[name] for name in network.inputs)).numpy()
+    assert network.naive == ["same time yesterday"]
+    assert np.allclose(made, expected, rtol=1e-6)
+
+
+def thousand(forecaster: Forecaster, frame: pd.DataFrame) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """What the network is given of a thousand windows, as the forecaster makes it, and the forecasts."""
+    window, random = forecaster.window, np.random.default_rng(0)
+    panel = Panel.from_frame(frame, window.frequency)
     series = random.integers(0, panel.num_series, 1000)
     origin = random.integers(window.context_length, panel.num_bins - window.prediction_length, 1000)
-    expected = forecaster.forecast_windows(panel, series, origin).values
-
-    # What the network is given, as the forecaster makes it.
     windows = WindowDataset(
         panel, window, forecaster.fill, lookback=forecaster.net.lookback, calendar=forecaster.calendar
     )
     cells = series * panel.num_bins + origin
     batch = windows[torch.from_numpy(cells)]
     given = batch._asdict() | (batch.past._asdict() if batch.past else {})
-    if "naive" in names:
-        naive = forecaster._naive(panel, cells)
-        given["naive"] = torch.from_numpy(np.stack([naive["same time yesterday"]], axis=1))
-    session = onnxruntime.InferenceSession(str(file))
-    assert [argument.name for argument in session.get_inputs()] == names
-    (made,) = session.run(None, {name: given[name].numpy() for name in names})
-    level = np.maximum(np.abs(expected), np.abs(batch.context.numpy()).mean(axis=1, keepdims=True))
-    assert made.dtype == np.float32
-    assert (np.abs(made - expected) / level).max() < 1e-5
-    # One window alone is the same as among many.
-    (alone,) = session.run(None, {name: given[name].numpy()[:1] for name in names})
-    assert np.allclose(alone, made[:1], rtol=1e-5)
+    naive = forecaster._naive(panel, cells)["same time yesterday"]
+    given["naive"] = torch.from_numpy(naive)[:, None]
+    return given, forecaster.forecast_windows(panel, series, origin).values
 
 
-def test_the_file_says_what_else_is_needed(tmp_path: Path) -> None:
-    window = Window(Frequency.parse("1H"), 5, 2)
-    forecaster = artifact(tmp_path / "model", "Fcnet", window, ITEMS)
-    write_onnx(forecaster, tmp_path / "model", tmp_path / "model.onnx")
-    model = onnx.load(tmp_path / "model.onnx")
+def test_the_file_says_what_else_is_needed(write: Callable[[str], Written]) -> None:
+    folder, forecaster, _, _ = write("fcnet")
+    model = onnx.load(folder / "model.onnx")
     about = {entry.key: entry.value for entry in model.metadata_props}
-    assert (about["model"], about["freq"], about["fill"]) == ("Fcnet", "1H", "interpolate")
-    assert (about["context_length"], about["prediction_length"], about["step"]) == ("5", "2", "3600")
+    assert (about["model"], about["freq"], about["fill"]) == ("Fcnet", "10min", "zero")
+    assert (about["context_length"], about["prediction_length"], about["step"]) == ("7", "3", "600")
     assert json.loads(about["item2id"]) == dict(forecaster.item_ids)
-    assert json.loads(about["calendar_fields"]) == ["hour", "day_of_week", "day_of_month"]
+    assert json.loads(about["calendar_fields"]) == ["minute", "hour", "day_of_week", "day_of_month"]
     assert json.loads(about["calendar"])["timezone"] == "UTC"
-    assert about["checkpoint_sha256"] == sha256(tmp_path / "model")
+    assert about["checkpoint_sha256"] == sha256(folder / "model")
     assert {"kforecast", "torch"} <= set(about)
     assert [len(argument.type.tensor_type.shape.dim) for argument in model.graph.input] == [2, 1, 3]
     # Nothing of the machine it was made on.
-    assert b".py" not in (tmp_path / "model.onnx").read_bytes()
+    assert b".py" not in (folder / "model.onnx").read_bytes()
 
 
 def forecasts(text: str) -> dict[tuple[str, ...], float]:
@@ -159,43 +226,17 @@ def without_torch(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="not a checkout")
-@pytest.mark.parametrize(
-    "model, freq, days, start, options",
-    [
-        ("Fcnet", "10min", 3, START, {"fill": "zero"}),
-        # Summer time begins within the past that is looked at; one holiday is in it.
-        (
-            *("SeasonalMLP", "1H", 40, 1_709_251_200),
-            {"calendar": {"timezone": {"default": "UTC", "shop/cart": "Europe/Berlin"}, "holidays": "DE"}},
-        ),
-        # Less history than is looked at, behind UTC, and clocks of half an hour.
-        pytest.param(
-            *("SeasonalMLP", "10min", 9, 1_729_900_000 // 600 * 600),
-            {"calendar": {"timezone": "America/St_Johns", "holidays": None}, "fill": "ffill"},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            *("SeasonalMLP", "1D", 70, START),
-            {"calendar": {"timezone": "America/New_York", "holidays": None}},
-            marks=pytest.mark.slow,
-        ),
-    ],
-    ids=["Fcnet", "SeasonalMLP", "short history", "days"],
-)
-def test_the_example_forecasts_what_the_command_forecasts(
-    model: str, freq: str, days: int, start: int, options: dict[str, Any], tmp_path: Path
-) -> None:
-    forecaster = artifact(tmp_path / "model", model, Window(Frequency.parse(freq), 7, 3), ITEMS, **options)
-    write_onnx(forecaster, tmp_path / "model", tmp_path / "model.onnx")
-    frame = history(freq, days, start)
+@pytest.mark.parametrize("kind", some(kind for kind in KINDS if kind != "with naive"))
+def test_the_example_forecasts_what_the_command_forecasts(kind: str, write: Callable[[str], Written]) -> None:
+    folder, _, frame, _ = write(kind)
     # Rows of the same second, one without a value, and a newest bin that has only begun.
     frame = pd.concat([frame, frame.iloc[5:9].assign(value=1.0), frame.iloc[20:21].assign(value=np.nan)])
-    frame.sample(frac=1, random_state=1).to_csv(tmp_path / "traffic.csv", index=False)
+    frame.sample(frac=1, random_state=1).to_csv(folder / "traffic.csv", index=False)
     command = run_command(
-        "kforecast-forecast", "artifact_dir=model", "--dataset-file=traffic.csv", cwd=tmp_path
+        "kforecast-forecast", "artifact_dir=model", "--dataset-file=traffic.csv", cwd=folder
     )
     assert command.returncode == 0, command.stderr
-    done = without_torch("model.onnx", "traffic.csv", cwd=tmp_path)
+    done = without_torch("model.onnx", "traffic.csv", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     expected, made = forecasts(command.stdout), forecasts(done.stdout)
     assert len(expected) == 6
@@ -205,9 +246,18 @@ def test_the_example_forecasts_what_the_command_forecasts(
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="not a checkout")
 def test_the_example_refuses_what_it_cannot_forecast(
-    tmp_path: Path, traffic_csv: Callable[..., Path]
+    write: Callable[[str], Written], traffic_csv: Callable[..., Path]
 ) -> None:
-    window = Window(Frequency.parse("10min"), 7, 3)
-    write_onnx(artifact(tmp_path / "model", "Fcnet", window, ITEMS), tmp_path / "model", tmp_path / "m.onnx")
-    done = without_torch("m.onnx", traffic_csv(points=30), cwd=tmp_path)
+    folder = write("fcnet").folder
+    done = without_torch(folder / "model.onnx", traffic_csv(points=30), cwd=folder)
     assert (done.returncode, done.stderr) == (2, "error: not in the model: shop/web-0 qps\n")
+
+
+@pytest.mark.slow
+def test_the_example_says_that_it_makes_no_naive_forecasts(
+    write: Callable[[str], Written], traffic_csv: Callable[..., Path]
+) -> None:
+    folder = write("with naive").folder
+    done = without_torch(folder / "model.onnx", traffic_csv(points=30), cwd=folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: naive forecasts take part in it: same time yesterday\n"
