@@ -65,7 +65,7 @@ tensorboard: $(INSTALLED)
 
 docs: $(INSTALLED)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
-	@echo "outputs/site/index.html"
+	@echo "outputs/site/index.html (with its search: $(BIN)/mkdocs serve)"
 
 # The tools of the three targets below; nothing else needs them.
 $(SUPPLY): $(INSTALLED)

@@ -15,6 +15,8 @@ BESIDE = {
     "security.md": "SECURITY.md",
     "changelog.md": "CHANGELOG.md",
 }
+# Of pages whose heading is the project's name.
+TITLES = {"index.md": "Start", "index.zh-CN.md": "中文"}
 # What is not named here comes behind, in alphabetical order.
 FIRST = ("index", "train", "sources", "models", "evaluate", "deploy", "retrain", "experiments", "python")
 LAST = ("architecture", "changelog", "security", "index.zh-CN")
@@ -25,7 +27,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     names = {path.stem for path in Path(config.docs_dir).glob("*.md")}
     names |= {page.removesuffix(".md") for page, file in BESIDE.items() if (ROOT / file).exists()}
     between = sorted(names - {*FIRST, *LAST})
-    config.nav = [f"{name}.md" for name in (*FIRST, *between, *LAST) if name in names]
+    pages = [f"{name}.md" for name in (*FIRST, *between, *LAST) if name in names]
+    config.nav = [{TITLES[page]: page} if page in TITLES else page for page in pages]
     return config
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -143,6 +144,39 @@ def test_the_command_comes_to_the_same_artifact(made: SimpleNamespace, tmp_path:
     pd.testing.assert_frame_equal(found.scores, whole, check_dtype=False, rtol=1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings, arguments",
+    [
+        (
+            {"model": "auto", "max_epochs": 2, "timezone": {"default": "UTC", "shop/cart": "Asia/Tokyo"}},
+            ["model=auto", "trainer.max_epochs=2", "data.timezone={default: UTC, shop/cart: Asia/Tokyo}"],
+        ),
+        (
+            {"overrides": ["experiment=kapacity"], "max_epochs": 2, "learning_rate": 0.002, "seed": 7},
+            ["experiment=kapacity", "trainer.max_epochs=2", "optimizer.lr=0.002", "seed=7"],
+        ),
+        (
+            {"validation": 0, "test": 0, "max_epochs": 2, "overrides": ["callbacks=none"]},
+            ["data.validation=0", "data.test=0", "trainer.max_epochs=2", "callbacks=none"],
+        ),
+    ],
+    ids=["auto", "kapacity", "all of it"],
+)
+def test_the_command_comes_to_the_same_with_other_recipes(
+    settings: dict[str, Any], arguments: list[str], tmp_path: Path
+) -> None:
+    traffic().to_csv(tmp_path / "traffic.csv", index=False)
+    if "callbacks=none" in arguments:
+        arguments = [*arguments, "monitor=train/loss"]
+    given = ("--dataset-file=traffic.csv", "artifact_dir=command", "logger=none")
+    done = run_command("kforecast-train", *given, *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kforecast.train(traffic(), WINDOW, **settings, verbose=False).save(tmp_path / "notebook")
+    for name in TRIO:
+        assert (tmp_path / "notebook" / name).read_bytes() == (tmp_path / "command" / name).read_bytes(), name
+
+
 def test_again_in_a_thread_of_another_hydra_application_it_is_the_same(made: SimpleNamespace) -> None:
     result: list[kforecast.Forecaster] = []
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -199,7 +233,10 @@ def test_ctrl_c_is_a_keyboard_interrupt_and_no_more(
         ({"overrides": ["optimizer=adan"]}, "unknown option 'adan' of the group optimizer"),
         ({"overrides": ["data.fill"]}, "overrides: 'data.fill' is not of the form key=value"),
         ({"overrides": ["window=1h"]}, "overrides: window=1h: give it as the argument window"),
-        ({"overrides": ["source.path=a.csv"]}, "source is for kforecast-train, not for train()"),
+        ({"overrides": ["window.freq=1H"]}, "overrides: window.freq=1H: give it as the argument window"),
+        ({"overrides": ["source.path=a.csv"]}, "overrides: source.path=a.csv: give it as the argument frame"),
+        ({"overrides": ["model=auto"]}, "overrides: model=auto: give it as the argument model"),
+        ({"overrides": ["gate.require_skill=0"]}, "gate is for kforecast-train, not for train()"),
         ({"overrides": ["trainer=ddp"]}, "trainer.devices: 2 processes; train() works in one"),
         ({"overrides": ["+trainer.gradient_clip=1"]}, "trainer.gradient_clip: unknown key"),
     ],

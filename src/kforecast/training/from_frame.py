@@ -62,12 +62,12 @@ from kforecast.window import Window
 
 log = logging.getLogger(__name__)
 
-# Keys that belong to the command: where data comes from, where things go, how a run goes on.
+# Keys that belong to the command: where things go, how a run goes on.
 _OF_THE_COMMAND = (
-    *("source", "window", "model", "logger", "artifact_dir", "artifact", "gate", "resume", "repeat"),
-    *("checkpoint_seconds", "hydra", "train_config"),
+    *("logger", "artifact_dir", "artifact", "gate", "resume", "repeat", "checkpoint_seconds"),
+    *("hydra", "train_config"),
 )
-_INSTEAD = {"source": "frame", "window": "window", "model": "model"}
+_ARGUMENTS = {"source": "frame", "window": "window"}
 _MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
 _KEYS = {
     "max_epochs": "trainer.max_epochs",
@@ -233,9 +233,12 @@ def _composed(
         if not isinstance(override, str) or "=" not in override.lstrip("~"):
             raise ConfigError(f"overrides: {override!r} is not of the form key=value")
         group = override.lstrip("+~").partition("=")[0].partition(".")[0].partition("@")[0].partition("/")[0]
-        if group in _INSTEAD and "." not in override.partition("=")[0]:
-            raise ConfigError(f"overrides: {override}: give it as the argument {_INSTEAD[group]}")
-        if group in _OF_THE_COMMAND and group != "model":
+        whole = "." not in override.partition("=")[0]
+        if group in _ARGUMENTS or (group == "model" and whole):
+            raise ConfigError(
+                f"overrides: {override}: give it as the argument {_ARGUMENTS.get(group, group)}"
+            )
+        if group in _OF_THE_COMMAND:
             raise ConfigError(f"overrides: {override}: {group} is for kforecast-train, not for train()")
     fixed = [f"model={model}", "logger=none", "source=csv", "source.path=frame"]
     values = {f"window.{name}": getattr(window, name) for name in ("context_length", "prediction_length")}
@@ -291,16 +294,18 @@ def _hydra_of_its_own() -> Iterator[None]:
 
 @contextmanager
 def _left_as_it_was() -> Iterator[None]:
-    """Random numbers, torch's threads and the environment, which a training sets for itself."""
-    threads, environment = torch.get_num_threads(), dict(os.environ)
+    """Random numbers, torch's threads and Lightning's variables, which a training sets for itself."""
+    names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+    threads, environment = torch.get_num_threads(), {name: os.environ.get(name) for name in names}
     try:
         with isolate_rng():
             yield
     finally:
         torch.set_num_threads(threads)
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ.update(environment)
+        for name, value in environment.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _described(cfg: DictConfig, folder: str) -> dict[str, Any]:
