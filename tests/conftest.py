@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import copy
 import math
 import os
 import signal
@@ -107,8 +108,10 @@ def composed(*arguments: str, name: str = "train", conf: Path = CONF_DIR) -> Dic
     with open_dict(cfg):
         cfg.hydra.runtime.output_dir = "run"
         HydraConfig.instance().set_config(cfg)
-        del cfg.hydra
-    return cfg
+    task = copy.deepcopy(cfg)  # as Hydra does it: its own part still knows the whole
+    with open_dict(task):
+        del task.hydra
+    return task
 
 
 def tensors_of(batch: "WindowBatch") -> list["Tensor"]:

@@ -56,7 +56,17 @@ HANDS_ON = {"forecaster": {"evaluation"}}
 # Entry functions, which alone see a configuration, inside rooms that otherwise do not.
 ENTRIES = {"evaluation/evaluate"} | {
     f"training/{name}"
-    for name in ("train", "trainings", "from_frame", "launch", "closing", "rerun", "sweep", "recipe")
+    for name in (
+        "train",
+        "trainings",
+        "from_frame",
+        "launch",
+        "closing",
+        "rerun",
+        "sweep",
+        "search",
+        "recipe",
+    )
 }
 INSIDE = {*MAY_USE, "training"} - {"config", "legacy_cli"}
 

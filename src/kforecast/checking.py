@@ -94,10 +94,18 @@ class CheckFirst(Callback):
         Refused
             When there is none, with what is wrong with the first.
         """
-        if _command.check is None or not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
-            return  # only the sweeper itself knows what its jobs will be
+        if _command.check is None:
+            return
         problem: Exception | None = None
-        jobs, before = _jobs(config), HydraConfig.instance().cfg
+        sweeper = str(config.hydra.sweeper._target_)
+        searches = sweeper.endswith("_search.Search")
+        if not searches and not sweeper.endswith(".BasicSweeper"):
+            return  # only the sweeper itself knows what its jobs will be
+        try:
+            jobs = _points(config) if searches else _jobs(config)
+        except KforecastError as error:
+            raise Refused(error) from error
+        before = HydraConfig.instance().cfg
         for number, overrides in enumerate(islice(jobs, _MOST_JOBS)):
             try:
                 job = GlobalHydra.instance().config_loader().load_sweep_config(config, list(overrides))
@@ -115,7 +123,8 @@ class CheckFirst(Callback):
             finally:
                 HydraConfig.instance().cfg = before
         if problem is not None and len(jobs) <= _MOST_JOBS:
-            raise Refused(_of_all(problem, len(jobs)))
+            tried = f"{len(jobs)} points of the search space" if searches else f"{len(jobs)} jobs"
+            raise Refused(_of_all(problem, len(jobs), tried))
 
 
 def _place(config: DictConfig, *keys: str) -> Path:
@@ -146,10 +155,19 @@ def _jobs(config: DictConfig) -> Sequence[Sequence[str]]:
     return jobs
 
 
-def _of_all(problem: Exception, count: int) -> Exception:
+def _points(config: DictConfig) -> Sequence[Sequence[str]]:
+    """The overrides of some jobs that a search could run."""
+    from kforecast.training.search import possible_jobs
+
+    return possible_jobs(
+        config, cast(list[str], OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
+    )
+
+
+def _of_all(problem: Exception, count: int, tried: str) -> Exception:
     found = ours(problem)
     if found is None or count == 1:
         return problem
-    said: KforecastError = type(found)(f"none of the {count} jobs can start; the first: {found}")
+    said: KforecastError = type(found)(f"none of the {tried} can start; the first: {found}")
     said.__cause__ = problem
     return said

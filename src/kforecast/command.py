@@ -28,7 +28,7 @@ from kforecast.checking import Check, Refused, begin, leave_nothing
 from kforecast.config import CONF_DIR
 from kforecast.console import ConsoleHandler
 from kforecast.errors import BAD_INPUT, ConfigError, KforecastError, ours
-from kforecast.legacy_cli import FLAGS, append, translate, without_flags
+from kforecast.legacy_cli import FLAGS, append, is_sweep, translate, without_flags
 from kforecast.processes import INTERRUPTED, STARTED_BY, TERMINATED, Process, end_with_launcher, this_process
 from kforecast.secrets import check_arguments
 from kforecast.validation import nearest
@@ -204,7 +204,7 @@ def _be_silent() -> None:
 
 def _for_one_of_many(arguments: list[str], process: Process) -> list[str]:
     """The command line of a process that a launcher started; only the first may make folders and files."""
-    if any(argument in ("-m", "--multirun") for argument in arguments):
+    if is_sweep(arguments):
         raise ConfigError("-m starts the processes of each job itself: run a sweep without a launcher")
     if process.first:
         return arguments
@@ -215,7 +215,10 @@ def _for_one_of_many(arguments: list[str], process: Process) -> list[str]:
 def _came_through_a_launcher(error: Exception) -> bool:
     """Whether a launcher's plugin raised it: a lost worker, no cluster. A job's own comes another way."""
     frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_globals.get("__name__", "").startswith("hydra_plugins.") for frame, _ in frames)
+    # Of plugins, launchers alone: a sweeper's error is not a worker's.
+    return any(
+        re.match(r"hydra_plugins\.\w*_launcher\b", frame.f_globals.get("__name__", "")) for frame, _ in frames
+    )
 
 
 def runs_beside_others() -> bool:
@@ -270,6 +273,8 @@ def explain(error: Exception, config_name: str) -> ConfigError:
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        if group == "hydra/sweeper" and option == "optuna":
+            return ConfigError("searches need a package: pip install 'kforecast[optuna]'")
         if group == "hydra/launcher" and option in EXTRAS:
             return ConfigError(
                 f"the launcher {option} is not installed: pip install 'kforecast[{EXTRAS[option]}]'"

@@ -149,6 +149,20 @@ class ModelSection(_Section):
     shared_embedding: bool | None = None
 
 
+# What a sweep can aim at: what every training has, and what is judged on the test part.
+_AIMS_OF_ALL = ("score", "artifact_kib", "seconds")
+_AIMS = (*_AIMS_OF_ALL, "wape", "mae", "rmse", "mase", "skill", "capacity_cost")
+
+
+def _objective(value: Any) -> list[str]:
+    aims = value if isinstance(value, list) else [value]
+    unknown = [str(name) for name in aims if name not in _AIMS]
+    if unknown or not aims or len({*aims}) < len(aims):
+        raise ValueError(f"{value!r} is wrong; use one of {', '.join(_AIMS)}, or a list of several")
+    return aims
+
+
+Objective = Annotated[list[str], BeforeValidator(_objective)]
 Watched = Literal["validation/loss", "train/loss"]
 
 
@@ -228,6 +242,7 @@ class TrainSettings(_Section):
     threads: Threads
     artifact_dir: Annotated[str, Field(min_length=1)]
     monitor: Watched
+    objective: Objective
     average_windows: Annotated[int, Field(ge=1)] | None
     schedule: Literal["constant", "cosine"]
     refit: bool
@@ -272,6 +287,11 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
     if settings.gate.champion is not None and not settings.data.test:
         problems.append(
             "gate.champion: the comparison needs data that neither has seen; set data.test above 0"
+        )
+    if not settings.data.test and (judged := set(settings.objective) - set(_AIMS_OF_ALL)):
+        problems.append(
+            f"objective: {', '.join(sorted(judged))} needs data that the model has never seen; set data.test "
+            "above 0"
         )
     if settings.artifact.per_series and settings.model.shared_embedding is None:
         problems.append(

@@ -8,7 +8,7 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -177,6 +177,16 @@ def flags_for_hydra(arguments: list[str]) -> list[str]:
 def is_override(argument: str) -> bool:
     """Whether an argument is an override of Hydra's."""
     return ("=" in argument and not argument.startswith("-")) or argument.startswith("~")
+
+
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Whether a command line runs several jobs: by ``-m``, or because a search does so by itself."""
+    searches = [argument for argument in arguments if argument.startswith("hparams_search=")]
+    search = searches[-1].partition("=")[2] if searches else "null"
+    # A process of one of its jobs is told that it is none.
+    return ("hydra.mode=RUN" not in arguments and search not in ("null", "")) or bool(
+        {"-m", "--multirun"} & set(arguments)
+    )
 
 
 def quote(text: str, number: bool = False) -> str:

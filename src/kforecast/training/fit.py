@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.errors import ConfigError, TrainingError
 from kforecast.models import Network
+from kforecast.training.hopeless import MedianStopping
 from kforecast.training.module import ForecastModule
 from kforecast.training.resume import LAST, RunCheckpoint, State
 
@@ -33,6 +34,8 @@ class Fit:
         In words.
     seconds:
         Of the training alone.
+    hopeless:
+        Whether it was stopped because other jobs of its sweep did better.
     """
 
     module: ForecastModule
@@ -42,6 +45,7 @@ class Fit:
     best_epoch: int
     stopped_by: str
     seconds: float
+    hopeless: bool = False
 
     @property
     def net(self) -> Network:
@@ -114,6 +118,7 @@ def fit(
     seconds = run_checkpoint.seconds + time.perf_counter() - begun
 
     stopping = trainer.early_stopping_callback
+    hopeless = next((one.reason for one in _median_stopping(trainer) if one.reason is not None), None)
     epochs = best_epoch = trainer.current_epoch
     score = run_checkpoint.losses.get(monitor, float("nan"))
     if (best := run_checkpoint.best) is not None:
@@ -121,7 +126,9 @@ def fit(
         score, best_epoch = best["score"], best["epoch"] + 1
     if not torch.isfinite(torch.tensor(score)):
         raise TrainingError(f"{monitor} is {score} after {epochs} epochs; try a smaller optimizer.lr")
-    if isinstance(stopping, EarlyStopping) and stopping.wait_count >= stopping.patience:
+    if hopeless is not None:
+        stopped_by = hopeless
+    elif isinstance(stopping, EarlyStopping) and stopping.wait_count >= stopping.patience:
         stopped_by = f"early stopping: no better {stopping.monitor} in {stopping.patience} epochs"
     elif isinstance(stopping, EarlyStopping) and stopping.stopped_epoch:
         stopped_by = f"early stopping: {stopping.stopping_reason_message}"
@@ -130,10 +137,15 @@ def fit(
     else:
         stopped_by = "another limit of the trainer"
     outcome = {"score": score, "epochs": epochs, "best_epoch": best_epoch, "stopped_by": stopped_by}
-    outcome["seconds"] = seconds
+    outcome |= {"seconds": seconds, "hopeless": hopeless is not None}
     if trainer.is_global_zero:
         run_checkpoint.finish(module, outcome)
     return _fitted(module, data, trainer, outcome)
+
+
+def _median_stopping(trainer: pl.Trainer) -> list[MedianStopping]:
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, MedianStopping)]
 
 
 def _fitted(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, outcome: State) -> Fit:

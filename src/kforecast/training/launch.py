@@ -1,7 +1,9 @@
 """A run in several processes on this machine: the same command, started once for each."""
 
 import json
+import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from kforecast.output import write_json
 from kforecast.processes import start
 
 
-def train_in_processes(cfg: DictConfig, run_dir: Path, artifact_dir: Path, anew: bool) -> float:
+def train_in_processes(
+    cfg: DictConfig, run_dir: Path, artifact_dir: Path, anew: bool
+) -> float | tuple[float, ...]:
     """Start the processes of this run, wait for them and hand on what they came to.
 
     Parameters
@@ -26,7 +30,7 @@ def train_in_processes(cfg: DictConfig, run_dir: Path, artifact_dir: Path, anew:
 
     Returns
     -------
-    The best score of the watched loss; NaN when a job of a sweep failed.
+    What the run aims at, see :func:`values_of`.
 
     Raises
     ------
@@ -41,7 +45,7 @@ def train_in_processes(cfg: DictConfig, run_dir: Path, artifact_dir: Path, anew:
         write_result(run_dir, result)
     if code and HydraConfig.get().mode != RunMode.MULTIRUN:
         raise SystemExit(code)
-    return float(result.get("score", "nan"))
+    return as_returned(values_of(result))
 
 
 def read_result(run_dir: Path) -> dict[str, Any]:
@@ -51,6 +55,17 @@ def read_result(run_dir: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def values_of(result: Mapping[str, Any]) -> list[float]:
+    """What a run came to, in the order of ``objective``; NaN for one that failed."""
+    aims = result.get("objectives") or {"score": result.get("score")}
+    return [math.nan if value is None else float(value) for value in aims.values()]
+
+
+def as_returned(values: list[float]) -> float | tuple[float, ...]:
+    """What a sweeper is given: one number, or a tuple when there are several aims."""
+    return values[0] if len(values) == 1 else tuple(values)
 
 
 def write_result(run_dir: Path, content: dict[str, Any]) -> None:
@@ -76,12 +91,16 @@ def _command_line(cfg: DictConfig, run_dir: Path, artifact_dir: Path, anew: bool
     for key in ("gate.champion", "warm_start"):
         if (value := OmegaConf.select(cfg, key)) is not None:
             overrides.append(f"{key}={quote(str(value))}")
+    if hydra.runtime.choices.get("hparams_search") is not None:
+        # What it sets of the training counts; that it begins a sweep does not.
+        overrides.append("hydra.mode=RUN")
     overrides += [override for override in hydra.overrides.hydra if not override.startswith(ours_alone)]
     overrides.append(f"hydra.run.dir={quote(str(run_dir))}")
     if anew and any(override.startswith("resume=") for override in overrides):
         overrides.append("resume=null")  # the folder may hold checkpoints of a run that is done
     if hydra.mode == RunMode.MULTIRUN:
         overrides += [f"hydra.job.num={hydra.job.num}", f"hydra.job.id={quote(str(hydra.job.id))}"]
+        overrides.append(f"hydra.sweep.dir={quote(str(run_dir.parent))}")
         overrides.append(f"artifact_dir={quote(str(artifact_dir))}")
     flags = flags_for_hydra(sys.orig_argv)
     if "train_config=from_file" in overrides and not any(flag.startswith("--config-file=") for flag in flags):

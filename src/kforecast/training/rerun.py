@@ -19,7 +19,7 @@ from kforecast.config import CONF_DIR, TrainSettings, recorded
 from kforecast.console import short_path
 from kforecast.errors import ConfigError
 from kforecast.history import HISTORY
-from kforecast.legacy_cli import FLAGS, append, is_override, quote
+from kforecast.legacy_cli import FLAGS, append, is_override, is_sweep, quote
 from kforecast.run_folder import in_use
 from kforecast.training.launch import read_result
 
@@ -32,6 +32,11 @@ log = logging.getLogger(__name__)
 UNFINISHED = ("running", "interrupted", "failed")
 CHECKPOINTS = "checkpoints"
 _RECORDED = "recorded"
+# Flags of Hydra's that do not go with -m, or are it.
+_OTHER_MODES = {
+    *("-m", "--multirun", "-r", "--run", "-c", "--cfg", "-i", "--info", "-h", "--help", "--hydra-help"),
+    *("-sc", "--shell-completion", "--version"),
+}
 
 
 def prepare(arguments: list[str]) -> tuple[list[str], str]:
@@ -48,11 +53,13 @@ def prepare(arguments: list[str]) -> tuple[list[str], str]:
         When there is no such run, or its folder is not that of a run.
     """
     given, rest = _flags(arguments)
+    if is_sweep(rest) and not any(argument.partition("=")[0] in _OTHER_MODES for argument in rest):
+        rest = ["-m", *rest]  # ranges on the command line want it
     overrides = [argument for argument in rest if is_override(argument)]
     if given.repeat is not None:
         return _repeat(Path(given.repeat), rest)
     resume = _value_of("resume", overrides)
-    if resume in (None, "", "null") or {"-m", "--multirun"} & set(rest):
+    if resume in (None, "", "null") or is_sweep(rest):
         return rest, "train"
     folder = _value_of("hydra.run.dir", overrides)
     run_dir = Path(folder) if folder is not None else _run_of(resume)
@@ -93,7 +100,7 @@ def _repeat(run_dir: Path, rest: list[str]) -> tuple[list[str], str]:
             f"--repeat takes everything from {run_dir}: {', '.join(chosen)} cannot be chosen anew; single "
             "keys can (optimizer.lr=0.01)"
         )
-    if {"-m", "--multirun"} & set(rest):
+    if is_sweep(rest):
         raise ConfigError("--repeat repeats one run: leave out -m")
     config = _read_config(run_dir)
     result = read_result(run_dir)

@@ -36,10 +36,10 @@ from kforecast.console import short_path
 from kforecast.directory import check_still_there, check_writable, sole_writer
 from kforecast.errors import DataError, GateError, KforecastError, OutputError, ours
 from kforecast.history import kept_history, read_history
-from kforecast.legacy_cli import typed
+from kforecast.legacy_cli import is_sweep, typed
 from kforecast.processes import Process, this_process
 from kforecast.training.group import check_devices, end_at_once, explained, first, join, leave
-from kforecast.training.launch import read_result, train_in_processes, write_result
+from kforecast.training.launch import as_returned, read_result, train_in_processes, values_of, write_result
 from kforecast.training.recipe import is_own_recipe, try_recipe
 from kforecast.training.rerun import CHECKPOINTS, UNFINISHED, Earlier, earlier_run, prepare
 
@@ -66,7 +66,7 @@ def main() -> None:
         code: object = command.run(train, config_name="train", together=True, prepare=prepare, check=check)
     except SystemExit as error:
         code = error.code
-    end_at_once(code, alone=not {"-m", "--multirun"} & {*sys.argv})
+    end_at_once(code, alone=not is_sweep(sys.argv[1:]))
     sys.exit(code)  # type: ignore[arg-type]
 
 
@@ -77,7 +77,10 @@ class Result:
     score: float
     epochs: int
     best_epoch: int
+    stopped_by: str
     artifact_dir: str
+    objectives: dict[str, float] | None = None
+    """What a sweep aims at, when it is not the score alone."""
     rejected: str | None = None
     """Why the gate did not let the model pass."""
     weights: str | None = None
@@ -100,7 +103,7 @@ class _Plan(NamedTuple):
     earlier: Earlier
 
 
-def train(cfg: DictConfig) -> float:
+def train(cfg: DictConfig) -> float | tuple[float, ...]:
     """Train as configured; ``result.json`` of the run folder says how far it came.
 
     With several devices and without a launcher the processes are started here, once the configuration has
@@ -108,7 +111,8 @@ def train(cfg: DictConfig) -> float:
 
     Returns
     -------
-    The best score of the watched loss, which a sweeper minimises; NaN when a job of a sweep failed.
+    What a sweeper optimises (``objective``): the best score of the watched loss unless the configuration says
+    otherwise, a tuple when there are several; NaN when a job of a sweep failed.
 
     Raises
     ------
@@ -147,7 +151,9 @@ def train(cfg: DictConfig) -> float:
         if process.first:
             with suppress(KforecastError):
                 write_result(run_dir, {"status": "interrupted", "seconds": time.perf_counter() - begun})
-            if any((run_dir / CHECKPOINTS).glob("*.ckpt")):
+            # A search says itself how to go on.
+            searching = HydraConfig.get().runtime.choices.get("hparams_search") is not None
+            if any((run_dir / CHECKPOINTS).glob("*.ckpt")) and not searching:
                 run = typed(short_path(run_dir))
                 log.info("Interrupted; to go on: kforecast-train resume=auto hydra.run.dir=%s", run)
         raise
@@ -156,13 +162,16 @@ def train(cfg: DictConfig) -> float:
         return train_in_processes(cfg, run_dir, plan.artifact_dir, anew)
     if not process.first:
         return result.score
+    content = asdict(result)
+    if result.objectives is None:
+        del content["objectives"]
     status = "done" if result.rejected is None else "rejected"
-    write_result(run_dir, {"status": status} | asdict(result) | {"seconds": time.perf_counter() - begun})
+    write_result(run_dir, {"status": status} | content | {"seconds": time.perf_counter() - begun})
     if result.rejected is not None:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise GateError(result.rejected)
         log.error("job rejected: %s", result.rejected)
-    return result.score
+    return as_returned(values_of(content))
 
 
 def _named(error: Exception, run_dir: Path) -> Exception:
@@ -252,6 +261,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     from kforecast.training.callbacks import ArtifactWriter
     from kforecast.training.closing import close
     from kforecast.training.holdout import judge_fit
+    from kforecast.training.objective import aim_at
     from kforecast.training.quiet import quieten
     from kforecast.training.threads import choose_threads
     from kforecast.training.trainings import (
@@ -297,7 +307,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     # All that is left is done once, but for a second training.
     process = this_process()
     refit = None
-    if settings.refit and len(split.validation):
+    if settings.refit and len(split.validation) and not first(lambda: fit.hopeless):
         again = replace(checkpoints, artifact=maker.refitted().describe(net))
         refit = train_again(cfg, settings, fit, teacher, cluster, again, warm_start)
     judged = None
@@ -311,7 +321,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     if settings.artifact.per_series and first(lambda: rejected is None):
         individual = train_individually(cfg, run_dir, fit, judged, capacity, cluster, checkpoints)
     if judged is None:
-        return Result(fit.score, fit.epochs, fit.best_epoch, str(artifact_dir))
+        return Result(fit.score, fit.epochs, fit.best_epoch, fit.stopped_by, str(artifact_dir))
     parts: dict[str, Artifact] = {}
     if individual is not None:
         rejected = _shortfall(settings, individual, "with an embedding for each series ")
@@ -333,7 +343,18 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     if settings.repeat is not None:
         _compare(Path(settings.repeat), weights, fingerprint)
     close(cfg, settings, run_dir, target, judged, loggers, rejected is not None)
-    return Result(fit.score, fit.epochs, fit.best_epoch, str(target), rejected, weights, fingerprint, threads)
+    return Result(
+        fit.score,
+        fit.epochs,
+        fit.best_epoch,
+        fit.stopped_by,
+        str(target),
+        aim_at(settings.objective, judged, artifact) if settings.objective != ["score"] else None,
+        rejected,
+        weights,
+        fingerprint,
+        threads,
+    )
 
 
 def _read(source: MetricSource, frequency: Frequency, run_dir: Path) -> Panel:

@@ -26,6 +26,7 @@ from kforecast.models import Network
 from kforecast.training.fit import Fit, fit
 from kforecast.training.group import first
 from kforecast.training.holdout import JudgedFit, judge_fit
+from kforecast.training.hopeless import MedianStopping
 from kforecast.training.module import TRAIN_LOSS, ForecastModule
 from kforecast.training.resume import Checkpoints, WholeFiles
 from kforecast.training.teacher import Teacher
@@ -110,6 +111,8 @@ def train_network(
     built(cfg.optimizer, params=net.parameters())
     callbacks = [built(callback) for callback in cfg.callbacks.values() if callback is not None]
     run_checkpoint, resumed = checkpoints.of(training)
+    if training:  # other jobs are judged by their first one
+        callbacks = [callback for callback in callbacks if not isinstance(callback, MedianStopping)]
     # It comes last, and sees what the others have done.
     callbacks += [*more_callbacks, run_checkpoint]
     # The bars of several jobs on one terminal would overwrite each other; no command: it is not ours alone.
