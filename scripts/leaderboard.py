@@ -1,0 +1,10 @@
+"""Which run is best? Every run and every job of a sweep below a folder, as a table and as a page.
+
+python scripts/leaderboard.py outputs --sort=skill --html=leaderboard.html
+python scripts/leaderboard.py outputs/sweeps/search --copy-best=model
+"""
+
+from kforecast.leaderboard import main
+
+if __name__ == "__main__":
+    main()
