@@ -1,5 +1,6 @@
 """Where conf/ is, and the checks of a composed configuration that need neither data nor torch."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from kforecast.data.calendar import Calendar
 from kforecast.data.fill import Fill
 from kforecast.errors import ConfigError, ours
 from kforecast.intervals import check_levels
-from kforecast.secrets import check_content, forget, named_only
+from kforecast.secrets import check_content, forget, named_only, without_secrets
 from kforecast.validation import list_problems, problems_of, validate
 from kforecast.window import Frequency, Window, canonical_frequency, parse_instant
 
@@ -162,6 +163,9 @@ def _objective(value: Any) -> list[str]:
     return aims
 
 
+# Loggers that need a package, by class; its name is that of our extra.
+_EXTRAS = {"MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
+
 Objective = Annotated[list[str], BeforeValidator(_objective)]
 Watched = Literal["validation/loss", "train/loss"]
 
@@ -260,6 +264,13 @@ class TrainSettings(_Section):
     callbacks: CallbacksSection
     artifact: ArtifactSection
     gate: GateSection
+    logger: dict[str, Any]
+
+    @property
+    def logger_classes(self) -> list[tuple[str, str]]:
+        """Key and class of each logger."""
+        nodes = ((name, node) for name, node in self.logger.items() if isinstance(node, dict))
+        return [(name, str(node.get("_target_"))) for name, node in nodes]
 
 
 def check_train_settings(cfg: DictConfig) -> TrainSettings:
@@ -293,6 +304,11 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
             f"objective: {', '.join(sorted(judged))} needs data that the model has never seen; set data.test "
             "above 0"
         )
+    problems += [
+        f"logger.{name}: needs a package: pip install 'kforecast[{extra}]'"
+        for name, target in settings.logger_classes
+        if (extra := _EXTRAS.get(target.rpartition(".")[2])) is not None and find_spec(extra) is None
+    ]
     if settings.artifact.per_series and settings.model.shared_embedding is None:
         problems.append(
             "artifact.per_series: true is for Kapacity's network, which serves one embedding per artifact; "
@@ -381,7 +397,7 @@ def built(node: DictConfig, **arguments: Any) -> Any:
         name = node._get_full_key("")
         if isinstance(cause, ValidationError):
             raise ConfigError(list_problems("configuration", problems_of(cause, name))) from error
-        said = " ".join(str(cause).split()) or type(cause).__name__
+        said = without_secrets(" ".join(str(cause).split())) or type(cause).__name__
         raise ConfigError(f"{name}: {said}") from error
 
 

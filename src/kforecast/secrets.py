@@ -71,6 +71,11 @@ def check_content(content: object) -> None:
         raise ConfigError(f"{key}: {_ADVICE}")
 
 
+def without_secrets(text: str) -> str:
+    """A library's message without the user and the password of an address that it quotes."""
+    return _IN_URL.sub("://", text)
+
+
 def forget(folder: Path) -> None:
     """Remove what Hydra has kept of a configuration in a folder."""
     for name in ("config.yaml", "overrides.yaml", "hydra.yaml"):

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from kforecast.artifact import Artifact
 from kforecast.config import TrainSettings, built
 from kforecast.console import short_path
 from kforecast.evaluation.report import publish, remove_report
@@ -17,7 +20,9 @@ from kforecast.evaluation.summary import summary
 from kforecast.history import HISTORY
 from kforecast.legacy_cli import typed
 from kforecast.training.holdout import JudgedFit
-from kforecast.training.report import facts, log_figures, log_hyper_parameters
+from kforecast.training.launch import SILENT
+from kforecast.training.report import facts, final_scores, log_figures, log_hyper_parameters
+from kforecast.training.trackers import log_outcome
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +34,8 @@ def close(
     artifact_dir: Path,
     judged: JudgedFit,
     loggers: list[Any],
+    parameters: dict[str, Any],
+    artifact: Artifact,
     rejected: bool,
 ) -> None:
     """Say and show what came of it."""
@@ -41,17 +48,10 @@ def close(
         artifact_name, source = short_path(artifact_dir), str(built(cfg.source))
         figures = publish(scoreboard, report_dir, artifact=artifact_name, source=source, seed=settings.seed)
         log_figures(loggers, figures)
-    # Without prefixes: the page sorts by name and ticks the first ones.
-    parameters = settings.window.model_dump() | {
-        "batch_size": settings.data.batch_size,
-        "lr": settings.optimizer.lr,
-        "max_epochs": settings.trainer.max_epochs,
-        "seed": settings.seed,
-        "series": fit.data.panel.num_series,
-        "model": type(fit.net).__name__,
-    }
-    log_hyper_parameters(loggers, parameters, fit, scoreboard, cfg.monitor)
-    artifact, run = typed(short_path(artifact_dir)), shlex.quote(short_path(run_dir))
+    scores = final_scores(judged, artifact, cfg.monitor)
+    log_hyper_parameters(loggers, parameters, scores, HydraConfig.get().mode == RunMode.MULTIRUN)
+    log_outcome(loggers, scores, artifact_dir, list(artifact.sizes()), report_dir / "report.html")
+    directory, run = typed(short_path(artifact_dir)), shlex.quote(short_path(run_dir))
     values = {
         "best epoch": f"{fit.best_epoch} of {fit.epochs} ({cfg.monitor} {fit.score:.6g})",
         "stopped by": fit.stopped_by,
@@ -68,12 +68,31 @@ def close(
         else "",
         "forecast": ""
         if rejected
-        else f"{_typed('kforecast-forecast')} artifact_dir={artifact} {_source(cfg, run_dir)}",
+        else f"{_typed('kforecast-forecast')} artifact_dir={directory} {_source(cfg, run_dir)}",
     }
     next_step = (
         "the gate did not let the model pass" if rejected else "next, type the command in the last line"
     )
     log.info("Done\n%s", facts(f"Training is done; {next_step}", values))
+
+
+def hyper_parameters(settings: TrainSettings, num_series: int, model: str) -> dict[str, Any]:
+    """What loggers show a run by: its settings, and in a sweep what the job overrides, by its key."""
+    # Without prefixes: TensorBoard's page sorts by name and ticks the first ones.
+    parameters = settings.window.model_dump() | {
+        "batch_size": settings.data.batch_size,
+        "lr": settings.optimizer.lr,
+        "max_epochs": settings.trainer.max_epochs,
+        "seed": settings.seed,
+        "series": num_series,
+        "model": model,
+    }
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return parameters
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    values = {override.key_or_group: override.value() for override in overrides}
+    plain = {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
+    return parameters | {name: value for name, value in plain.items() if name not in SILENT}
 
 
 def _typed(name: str) -> str:

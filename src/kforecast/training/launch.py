@@ -17,6 +17,9 @@ from kforecast.legacy_cli import flags_for_hydra, quote
 from kforecast.output import write_json
 from kforecast.processes import start
 
+# Overrides that say nothing of a job.
+SILENT = ("resume", "hparams_search", "artifact_dir")
+
 
 def train_in_processes(
     cfg: DictConfig, run_dir: Path, artifact_dir: Path, anew: bool

@@ -15,15 +15,14 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from kforecast.console import short_path, table
-from kforecast.training.launch import read_result
+from kforecast.legacy_cli import typed
+from kforecast.training.launch import SILENT, read_result
 
 log = logging.getLogger(__name__)
 
 _SOME_JOB_FAILED = 3
 # What every row has; overrides follow.
 _COLUMNS = ("job", "status", "score", "epochs", "seconds", "artifact_dir")
-# Overrides that say nothing of a job.
-_SILENT = ("resume", "hparams_search")
 
 
 class SweepResults(Callback):
@@ -46,6 +45,7 @@ class SweepResults(Callback):
         if aims := [name for name in results.attrs["aims"] if len(results.attrs["aims"]) > 1]:
             print(f"\n{front_table(results, aims, _signs(config, aims))}")
         print(f"ranking: {folder / 'results.csv'}")
+        _describe(config, folder, results)
         if len(results.attrs["data"]) > 1:
             print(
                 "warning: the jobs were trained on different data (data in their result.json); their scores "
@@ -77,7 +77,7 @@ def collect(folder: Path) -> pd.DataFrame:
         row |= {name: result.get(name) for name in ("score", "epochs", "seconds", "artifact_dir")}
         # An override of artifact_dir names the folder of all jobs; the job's own is already in its row.
         overrides = overrides_of(job / ".hydra" / "overrides.yaml")
-        row |= {name: value for name, value in overrides.items() if name not in (*row, *_SILENT)}
+        row |= {name: value for name, value in overrides.items() if name not in (*row, *SILENT)}
         objectives = result.get("objectives") or {}
         aims = aims or list(objectives)
         data |= {str(result["data"])} if result.get("data") else set()
@@ -93,6 +93,18 @@ def collect(folder: Path) -> pd.DataFrame:
     results = order.drop(columns="place")
     results.attrs = {"aims": aims, "data": sorted(data)}
     return results
+
+
+def _describe(config: DictConfig, folder: Path, results: pd.DataFrame) -> None:
+    """Let TensorBoard compare the jobs, where they have logged for it."""
+    best = results.iloc[0]
+    if best["status"] != "done" or not (folder / str(best["job"]) / "tensorboard").is_dir():
+        return
+    from kforecast.training.board import describe_sweep
+
+    varied = {name: results[name].dropna().tolist() for name in _varied(results)}
+    describe_sweep(folder, varied, str(config.monitor), folder / str(best["job"]))
+    print(f"TensorBoard: tensorboard --logdir {typed(short_path(folder.absolute()))}")
 
 
 def ranking_table(results: pd.DataFrame) -> str:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -131,8 +131,10 @@ def train(cfg: DictConfig) -> float | tuple[float, ...]:
         result = None
         if alone or process.count > 1:
             holder = f"the run in {short_path(run_dir)} (process {os.getpid()})"
-            with sole_writer(plan.artifact_dir, holder) if process.first else nullcontext():
-                result = _train(cfg, run_dir, plan)
+            with ExitStack() as held:
+                if process.first:
+                    held.enter_context(sole_writer(plan.artifact_dir, holder))
+                result = _train(cfg, run_dir, plan, held)
     except Exception as error:
         if not process.first:
             leave(error)
@@ -154,8 +156,10 @@ def train(cfg: DictConfig) -> float | tuple[float, ...]:
             # A search says itself how to go on.
             searching = HydraConfig.get().runtime.choices.get("hparams_search") is not None
             if any((run_dir / CHECKPOINTS).glob("*.ckpt")) and not searching:
+                again = HydraConfig.get().job.name == "retrain"
+                how = "the same command with" if again else "kforecast-train"
                 run = typed(short_path(run_dir))
-                log.info("Interrupted; to go on: kforecast-train resume=auto hydra.run.dir=%s", run)
+                log.info("Interrupted; to go on: %s resume=auto hydra.run.dir=%s", how, run)
         raise
     if result is None:
         anew = plan.earlier.checkpoint is None
@@ -244,7 +248,7 @@ def _warm_start(cfg: DictConfig, settings: TrainSettings, window: Window) -> War
     return warm_start_of(cfg, settings, window)
 
 
-def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
+def _train(cfg: DictConfig, run_dir: Path, plan: _Plan, held: ExitStack) -> Result:
     settings, artifact_dir, window, source, capacity, teacher, champion, warm_start, earlier = plan
     cluster = join(settings.trainer.accelerator)
 
@@ -259,11 +263,12 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     from kforecast.artifact import discard, sha256
     from kforecast.training.artifacts import ArtifactMaker
     from kforecast.training.callbacks import ArtifactWriter
-    from kforecast.training.closing import close
+    from kforecast.training.closing import close, hyper_parameters
     from kforecast.training.holdout import judge_fit
     from kforecast.training.objective import aim_at
     from kforecast.training.quiet import quieten
     from kforecast.training.threads import choose_threads
+    from kforecast.training.trackers import tracking
     from kforecast.training.trainings import (
         data_of,
         estimator_config,
@@ -274,6 +279,9 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     )
 
     threading.excepthook = _thread_failed
+    # Read when MLflow is imported; its own ten minutes of attempts are too many for a wrong address.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
     quieten()
     seed_everything(settings.seed, workers=True, verbose=False)
     net = network_of(cfg, window, panel, warm_start)
@@ -292,6 +300,9 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     checkpoints = replace(first(lambda: _checkpoints(cfg, earlier, panel)), artifact=maker.describe(net))
 
     loggers = [built(logger) for logger in cfg.logger.values() if logger is not None]
+    parameters = hyper_parameters(settings, panel.num_series, type(net).__name__)
+    if this_process().first:
+        held.enter_context(tracking(loggers, short_path(run_dir), parameters))
     # With a gate nothing replaces the earlier artifact before the model has passed it.
     candidate_dir = run_dir / "candidate"
     gated = settings.gate.require_skill is not None or champion is not None
@@ -342,7 +353,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: _Plan) -> Result:
     weights, fingerprint = sha256(target), panel.fingerprint()
     if settings.repeat is not None:
         _compare(Path(settings.repeat), weights, fingerprint)
-    close(cfg, settings, run_dir, target, judged, loggers, rejected is not None)
+    close(cfg, settings, run_dir, target, judged, loggers, parameters, artifact, rejected is not None)
     return Result(
         fit.score,
         fit.epochs,

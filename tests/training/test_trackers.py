@@ -1,0 +1,93 @@
+"""MLflow and Weights & Biases: what they are told of a run, and what they must not be told."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import composed, run_command
+from kforecast.artifact import Artifact
+from kforecast.config import check_train_settings
+from kforecast.errors import ConfigError
+
+QUICK = ["trainer.max_epochs=2", "+trainer.limit_train_batches=2", "trainer=cpu", "refit=false"]
+
+
+def test_mlflow_has_each_job_of_a_sweep(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
+    data = f"--dataset-file={traffic_csv()}"
+    done = run_command(
+        "kforecast-train", "-m", "logger=mlflow", "optimizer.lr=0.01,0.001", data, *QUICK, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "INFO mlflow" not in done.stdout + done.stderr
+    store = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
+    rows = store.execute("select run_uuid, name, status, artifact_uri from runs order by name").fetchall()
+    assert [(name.rpartition("/")[2], status) for _, name, status, _ in rows] == [
+        ("0", "FINISHED"),
+        ("1", "FINISHED"),
+    ]
+    for (run, name, _, uri), rate in zip(rows, ("0.01", "0.001"), strict=True):
+        parameters = dict(
+            store.execute("select key, value from params where run_uuid = ?", (run,)).fetchall()
+        )
+        assert (parameters["optimizer.lr"], parameters["model"]) == (rate, "Fcnet")
+        metrics = dict(
+            store.execute("select key, count(*) from metrics where run_uuid = ? group by key", (run,))
+        )
+        assert metrics["validation/loss"] == metrics["epoch/seconds"] == 2
+        assert {"score/validation_loss", "score/wape", "score/skill", "score/seconds"} <= set(metrics)
+        kept = Path(uri.removeprefix("file://"))
+        assert Artifact.load(kept / "artifact") == Artifact.load(tmp_path / name / "artifact")
+        assert (kept / "evaluation" / "report.html").is_file()
+
+
+def test_wandb_offline(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
+    data = f"--dataset-file={traffic_csv()}"
+    done = run_command(
+        "kforecast-train",
+        "logger=wandb",
+        "logger.wandb.offline=true",
+        "hydra.run.dir=run",
+        data,
+        *QUICK,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "wandb:" not in done.stdout + done.stderr
+    (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    content = kept.read_bytes()
+    for name in (b"score/wape", b"validation/loss", b"batch_size", b"estimator_config.yaml"):
+        assert name in content
+
+
+def test_a_password_of_a_tracker_is_kept_nowhere(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
+    command = ["logger=mlflow", f"--dataset-file={traffic_csv()}", "hydra.run.dir=run", *QUICK]
+    address = "http://mia:s3cret@127.0.0.1:9"
+    refused = run_command("kforecast-train", f"logger.mlflow.tracking_uri={address}", *command, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "logger.mlflow.tracking_uri: a secret in plain text" in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+    # By the environment it may be given; nobody answers there.
+    env = {"MLFLOW_TRACKING_URI": address, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    failed = run_command("kforecast-train", *command, cwd=tmp_path, env=env)
+    assert failed.returncode == 3, failed.stderr
+    assert failed.stderr.startswith("error: logger.mlflow: ")
+    assert "s3cret" not in failed.stdout + failed.stderr
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if b"s3cret" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("name, module", [("mlflow", "mlflow"), ("wandb", "wandb")])
+def test_a_missing_extra_is_one_line(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.util import find_spec
+
+    monkeypatch.setattr(
+        "kforecast.config.find_spec", lambda asked: None if asked == module else find_spec(asked)
+    )
+    with pytest.raises(ConfigError) as refusal:
+        check_train_settings(composed("source=synthetic", f"logger={name}"))
+    said = f"configuration: logger.{name}: needs a package: pip install 'kforecast[{name}]'"
+    assert str(refusal.value) == said
