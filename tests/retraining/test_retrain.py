@@ -31,7 +31,7 @@ def process() -> Iterator[Forking]:
 
 
 def retrain(process: Forking, cwd: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = process.run("kforecast-retrain", *arguments, cwd=cwd, timeout=120)
+    done = process.run("kforecast-retrain", *arguments, cwd=cwd, timeout=600)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     return done
