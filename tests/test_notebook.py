@@ -1,5 +1,6 @@
 """docs/examples/quickstart.ipynb: it runs from top to bottom and says what its text promises."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -24,7 +25,9 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [output for output in outputs if output.output_type == "error"]
     assert not [output.text for output in outputs if output.get("name") == "stderr"]
     printed = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    printed = re.sub(r"\x1b\[\d+m", "", printed)  # bold
     assert "Training Fcnet on 2 series" in printed
-    assert "Worth scaling on: " in printed
+    assert re.search(r"^Forecast error, .*\n +forecast +MAE .*\n.*\n kforecast ", printed, flags=re.MULTILINE)
+    assert "\nWorth scaling on: " in printed
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -76,7 +76,7 @@ def table(
         A row to stress, where the console can.
     """
     width = max(shutil.get_terminal_size((160, 0)).columns, 80)
-    console = Console(file=StringIO(), width=width)
+    console = Console(file=StringIO(), width=width, force_jupyter=False)  # which would show it at once
     shown = dict(columns)
     rich_table = _rich_table(shown, left, total, bold)
     for name in spare:
