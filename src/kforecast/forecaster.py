@@ -343,7 +343,7 @@ class Forecaster:
         count = np.bincount(series, minlength=panel.num_series)
         mean_level = np.bincount(series, level, panel.num_series) / np.maximum(count, 1)
         found = fitted(made.parts, self._naive(panel, cells), actual, mean_level[series])
-        return replace(self, combination=found)
+        return replace(self, combination=found, artifact=None)  # which does not say this
 
     def _stride(self, panel: Panel, begin: int, stop: int) -> int:
         """Bins between origins, so that there are no more of them than are needed."""
