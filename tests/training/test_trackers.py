@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 
 from conftest import composed, run_command
-from kforecast.artifact import Artifact
 from kforecast.config import check_train_settings
 from kforecast.errors import ConfigError
 
 QUICK = ["trainer.max_epochs=2", "+trainer.limit_train_batches=2", "trainer=cpu", "refit=false"]
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_mlflow_has_each_job_of_a_sweep(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
@@ -38,7 +41,7 @@ def test_mlflow_has_each_job_of_a_sweep(tmp_path: Path, traffic_csv: Callable[..
         assert metrics["validation/loss"] == metrics["epoch/seconds"] == 2
         assert {"score/validation_loss", "score/wape", "score/skill", "score/seconds"} <= set(metrics)
         kept = Path(uri.removeprefix("file://"))
-        assert Artifact.load(kept / "artifact") == Artifact.load(tmp_path / name / "artifact")
+        assert files_in(kept / "artifact") == files_in(tmp_path / name / "artifact")
         assert (kept / "evaluation" / "report.html").is_file()
 
 
