@@ -20,8 +20,9 @@ from omegaconf import DictConfig
 
 from conftest import run_command, started
 from kforecast.config import CONF_DIR
+from kforecast.directory import has_writer
 from kforecast.errors import ConfigError
-from kforecast.training.search import _in_rows, space_of
+from kforecast.training.search import _in_rows, _wait_for, space_of
 from kforecast.training.sweep import front
 
 QUICK = ["+trainer.limit_train_batches=2", "trainer=cpu", "logger=none", "refit=false"]
@@ -261,6 +262,26 @@ def test_jobs_of_another_sweep_are_not_overwritten(tmp_path: Path, traffic_csv: 
     assert done.returncode == 2, done.stderr
     assert "holds jobs of another sweep" in done.stderr
     assert list(job.iterdir()) == []
+
+
+def test_a_job_that_has_outlived_the_search_is_waited_for(tmp_path: Path) -> None:
+    job = tmp_path / "3"
+    assert not has_writer(job / "artifact")
+    hold = """
+import sys, time
+from pathlib import Path
+from kforecast.directory import sole_writer
+with sole_writer(Path(sys.argv[1]), "a job"):
+    print("held", flush=True)
+    time.sleep(1.5)
+"""
+    command = [sys.executable, "-c", hold, str(job / "artifact")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "held\n"
+        assert has_writer(job / "artifact")
+        _wait_for(job)
+        assert not has_writer(job / "artifact")
 
 
 def test_rows_of_trials_for_a_launcher() -> None:

@@ -91,9 +91,7 @@ def sole_writer(directory: Path, name: str) -> Iterator[None]:
     directory = directory.resolve()
     with writing(directory):
         made = make_directories(directory.parent)
-    # A mounted volume is the only place that others are sure to see.
-    inside = os.path.ismount(directory) or not os.access(directory.parent, os.W_OK | os.X_OK)
-    path = directory / ".lock" if inside else directory.parent / f".{directory.name}.lock"
+    path = _lock_of(directory)
     lock = FileLock(path, blocking=False)
     with writing(path):
         try:
@@ -117,6 +115,26 @@ def sole_writer(directory: Path, name: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
         lock.release()
         remove_empty(made)
+
+
+def has_writer(directory: Path) -> bool:
+    """Whether another process writes a directory now, see :func:`sole_writer`."""
+    path = _lock_of(directory.resolve())
+    if not path.exists():
+        return False
+    lock = FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _lock_of(directory: Path) -> Path:
+    # A mounted volume is the only place that others are sure to see.
+    inside = os.path.ismount(directory) or not os.access(directory.parent, os.W_OK | os.X_OK)
+    return directory / ".lock" if inside else directory.parent / f".{directory.name}.lock"
 
 
 def make_directories(directory: Path) -> list[Path]:

@@ -10,9 +10,10 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kforecast.console import short_path
-from kforecast.directory import make_directories, sole_writer
+from kforecast.directory import has_writer, make_directories, sole_writer
 from kforecast.errors import ConfigError, OutputError, TrainingError, few
 from kforecast.training.launch import read_result, values_of
 
@@ -124,6 +125,7 @@ class Search(OptunaSweeperImpl):
         interrupted = []
         for frozen in left:
             trial = self._suggest(study, optuna.Trial(study, frozen._trial_id), space)
+            _wait_for(folder / str(frozen.number))
             result = read_result(folder / str(frozen.number))
             # The search was killed after the trial's end and before it was told.
             if result.get("status") in ("done", "rejected", "failed"):
@@ -261,6 +263,16 @@ def possible_jobs(config: DictConfig, arguments: Sequence[str]) -> list[list[str
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     trials = (study.ask(space).params for _ in range(_TRIED))
     return [[*(f"{name}={value}" for name, value in params.items()), *fixed] for params in trials]
+
+
+def _wait_for(job: Path) -> None:
+    """Let a job end that has outlived the search: a launcher's workers may, a cluster's do."""
+    for waited in count():
+        if not has_writer(job / "artifact"):
+            return
+        if not waited:
+            print(f"Waiting for the job in {short_path(job)}, which is still at work")
+        time.sleep(1)
 
 
 def _values(job: Any) -> list[float]:
