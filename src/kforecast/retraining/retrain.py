@@ -24,7 +24,7 @@ from kforecast.processes import this_process
 from kforecast.retraining.store import CHAMPION, Cycle, Store, facts_of
 from kforecast.training.group import end_at_once
 from kforecast.training.launch import read_result
-from kforecast.training.train import check as check_training
+from kforecast.training.plan import check as check_training
 from kforecast.training.train import train
 from kforecast.validation import validate
 

@@ -15,7 +15,7 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -25,36 +25,27 @@ from kforecast import command
 from kforecast.config import (
     TrainSettings,
     built,
-    check_processes,
-    check_step,
-    check_train_settings,
     recorded,
-    source_of,
-    window_of,
 )
 from kforecast.console import short_path
-from kforecast.directory import check_still_there, check_writable, sole_writer
+from kforecast.directory import check_still_there, sole_writer
 from kforecast.errors import DataError, GateError, KforecastError, OutputError, ours
 from kforecast.history import kept_history, read_history
 from kforecast.legacy_cli import is_sweep, typed
-from kforecast.processes import Process, this_process
-from kforecast.training.group import check_devices, end_at_once, explained, first, join, leave
+from kforecast.processes import this_process
+from kforecast.training.group import end_at_once, explained, first, join, leave
 from kforecast.training.launch import as_returned, read_result, train_in_processes, values_of, write_result
-from kforecast.training.recipe import is_own_recipe, try_recipe
-from kforecast.training.rerun import CHECKPOINTS, UNFINISHED, Earlier, earlier_run, prepare
+from kforecast.training.plan import Plan, check, is_unfinished, make_plan
+from kforecast.training.rerun import CHECKPOINTS, Earlier, prepare
 
 if TYPE_CHECKING:
     from kforecast.artifact import Artifact
     from kforecast.data.panel import Panel
     from kforecast.data.split import Split
-    from kforecast.evaluation.capacity import Capacity
-    from kforecast.evaluation.champion import Champion
     from kforecast.metrics.source import MetricSource
     from kforecast.training.holdout import JudgedFit
     from kforecast.training.module import ForecastModule
     from kforecast.training.resume import Checkpoints
-    from kforecast.training.teacher import Teacher
-    from kforecast.training.warm_start import WarmStart
     from kforecast.window import Frequency, Window
 
 log = logging.getLogger(__name__)
@@ -89,20 +80,6 @@ class Result:
     threads: int | None = None
 
 
-class _Plan(NamedTuple):
-    """A configuration that has been checked, and what could be made of it before the data is read."""
-
-    settings: TrainSettings
-    artifact_dir: Path
-    window: Window
-    source: MetricSource
-    capacity: Capacity
-    teacher: Teacher | None
-    champion: Champion | None
-    warm_start: WarmStart | None
-    earlier: Earlier
-
-
 def train(cfg: DictConfig) -> float | tuple[float, ...]:
     """Train as configured; ``result.json`` of the run folder says how far it came.
 
@@ -122,11 +99,11 @@ def train(cfg: DictConfig) -> float | tuple[float, ...]:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     begun = time.perf_counter()
     process = this_process()
-    unfinished = _is_unfinished(run_dir)
+    unfinished = is_unfinished(run_dir)
     if process.first:
         write_result(run_dir, {"status": "running"})
     try:
-        plan = _check(cfg, run_dir, process, unfinished)
+        plan = make_plan(cfg, run_dir, process, unfinished)
         alone = plan.settings.trainer.processes == 1
         result = None
         if alone or process.count > 1:
@@ -191,64 +168,7 @@ def _named(error: Exception, run_dir: Path) -> Exception:
     return named
 
 
-def check(cfg: DictConfig) -> None:
-    """Find what is wrong with a configuration, as far as that can be told without data."""
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
-    logging.disable(logging.CRITICAL)  # what there is to tell is told when the run begins
-    try:
-        _check(cfg, run_dir, this_process(), _is_unfinished(run_dir))
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _is_unfinished(run_dir: Path) -> bool:
-    return read_result(run_dir).get("status") in UNFINISHED
-
-
-def _check(cfg: DictConfig, run_dir: Path, process: Process, unfinished: bool) -> _Plan:
-    settings = check_train_settings(cfg)
-    check_processes(settings.trainer, process.count)
-    check_devices(settings.trainer)
-    artifact_dir = _artifact_dir(settings, run_dir)
-    if process.first:
-        check_writable(artifact_dir)
-    window = window_of(settings.window)
-    source = source_of(cfg)
-    check_step(source, window)
-    capacity, teacher = built(cfg.capacity), _teacher(settings.teacher, window)
-    if is_own_recipe():
-        try_recipe(cfg, window)
-    champion, warm_start = _champion(settings.gate.champion, window), _warm_start(cfg, settings, window)
-    earlier = earlier_run(cfg, settings, run_dir, unfinished) if process.first else Earlier()
-    return _Plan(settings, artifact_dir, window, source, capacity, teacher, champion, warm_start, earlier)
-
-
-def _teacher(directory: str | None, window: Window) -> Teacher | None:
-    if directory is None:
-        return None
-    from kforecast.training.teacher import Teacher
-
-    return Teacher.load(Path(directory), window)
-
-
-def _champion(directory: str | None, window: Window) -> Champion | None:
-    if directory is None:
-        return None
-    from kforecast.evaluation.champion import Champion
-    from kforecast.training.earlier_artifact import load_for
-
-    return Champion.of(load_for("gate.champion", Path(directory), window), directory)
-
-
-def _warm_start(cfg: DictConfig, settings: TrainSettings, window: Window) -> WarmStart | None:
-    if settings.warm_start is None:
-        return None
-    from kforecast.training.trainings import warm_start_of
-
-    return warm_start_of(cfg, settings, window)
-
-
-def _train(cfg: DictConfig, run_dir: Path, plan: _Plan, held: ExitStack) -> Result:
+def _train(cfg: DictConfig, run_dir: Path, plan: Plan, held: ExitStack) -> Result:
     settings, artifact_dir, window, source, capacity, teacher, champion, warm_start, earlier = plan
     cluster = join(settings.trainer.accelerator)
 
@@ -434,14 +354,6 @@ def _shortfall(settings: TrainSettings, judged: JudgedFit, which: str = "") -> s
     if gate.champion is not None and not which and (reason := champion_shortfall(board, gate.require_gain)):
         return f"gate not passed (gate.champion={gate.champion}): {reason}"
     return None
-
-
-def _artifact_dir(settings: TrainSettings, run_dir: Path) -> Path:
-    directory = Path(settings.artifact_dir)
-    if HydraConfig.get().mode == RunMode.MULTIRUN and not directory.is_relative_to(run_dir):
-        # Jobs of a sweep that share one directory would overwrite each other's artifact.
-        return directory / str(HydraConfig.get().job.num)
-    return directory
 
 
 def _split(panel: Panel, window: Window, settings: TrainSettings, run_dir: Path) -> Split:
