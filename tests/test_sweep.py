@@ -106,14 +106,17 @@ def test_collect_ranks_best_first_and_failed_last(tmp_path: Path) -> None:
     make_job(tmp_path, 1, {"status": "failed", "error": "e", "seconds": 0.1}, ["optimizer.lr=-1"])
     make_job(tmp_path, 2, done(0.25), ["optimizer.lr=0.2", "+trainer.x=1"])
     make_job(tmp_path, 10, done(0.75), ["optimizer.lr='a=b'", "+trainer.x=1"])
+    lists = ["objective=[score,training_seconds]", "data.timezone={default: UTC}"]
+    make_job(tmp_path, 11, done(0.9), ["optimizer.lr=0.3", "+trainer.x=1", *lists])
     (tmp_path / "notes").mkdir()
     (tmp_path / "multirun.yaml").write_text("{}")
     results = collect(tmp_path)
-    assert list(results.columns) == [*COLUMNS, "optimizer.lr", "trainer.x"]
-    assert list(results["job"]) == [2, 0, 10, 1]
-    assert list(results["status"]) == ["done", "done", "done", "failed"]
-    assert list(results["optimizer.lr"]) == [0.2, 0.1, "a=b", -1]
+    assert list(results.columns) == [*COLUMNS, "optimizer.lr", "trainer.x", "objective", "data.timezone"]
+    assert list(results["job"]) == [2, 0, 10, 11, 1]
+    assert list(results["status"]) == ["done", "done", "done", "done", "failed"]
+    assert list(results["optimizer.lr"]) == [0.2, 0.1, "a=b", 0.3, -1]
     assert list(results["epochs"][:3]) == [3, 3, 3]
+    assert "objective" in ranking_table(results)
 
 
 @pytest.mark.parametrize(

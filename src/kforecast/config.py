@@ -151,7 +151,7 @@ class ModelSection(_Section):
 
 
 # What a sweep can aim at: what every training has, and what is judged on the test part.
-_AIMS_OF_ALL = ("score", "artifact_kib", "seconds")
+_AIMS_OF_ALL = ("score", "artifact_kib", "training_seconds")
 _AIMS = (*_AIMS_OF_ALL, "wape", "mae", "rmse", "mase", "skill", "capacity_cost")
 
 

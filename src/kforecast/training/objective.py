@@ -14,7 +14,7 @@ def _value(name: str, judged: JudgedFit, artifact: Artifact) -> float:
         return judged.fit.score
     if name == "artifact_kib":
         return sum(artifact.sizes().values()) / 1024
-    if name == "seconds":
+    if name == "training_seconds":
         return judged.fit.seconds + (judged.refit.seconds if judged.refit is not None else 0.0)
     board = judged.scoreboard
     if board is None:

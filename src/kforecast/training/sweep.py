@@ -191,4 +191,6 @@ def overrides_of(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError):
         return {}
     overrides = OverridesParser.create().parse_overrides([str(entry) for entry in entries])
-    return {override.key_or_group: override.value() for override in overrides}
+    values = {override.key_or_group: override.value() for override in overrides}
+    plain = (bool, int, float, str, type(None))  # a list cannot be counted
+    return {name: value if isinstance(value, plain) else str(value) for name, value in values.items()}
