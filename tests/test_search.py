@@ -185,7 +185,10 @@ def test_two_aims_and_trials_that_fail(tmp_path: Path, traffic_csv: Callable[...
     [
         (["optimizer.lr=interval(1,"], "cannot read the override optimizer.lr=interval(1,"),
         (["seed=-1"], "none of the 8 points of the search space can start; the first: configuration: seed"),
-        (["objective=best"], "objective: 'best' is wrong; use one of score, artifact_kib, training_seconds, wape"),
+        (
+            ["objective=best"],
+            "objective: 'best' is wrong; use one of score, artifact_kib, training_seconds, wape",
+        ),
     ],
 )
 def test_what_is_wrong_is_found_before_anything_runs(
