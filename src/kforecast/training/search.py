@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from kforecast.console import short_path
 from kforecast.directory import has_writer, make_directories, sole_writer
 from kforecast.errors import ConfigError, OutputError, TrainingError, few
+from kforecast.secrets import without_secrets
 from kforecast.training.launch import read_result, values_of
 
 try:
@@ -90,8 +91,8 @@ class Search(OptunaSweeperImpl):
             )
             attributes, begun = study.user_attrs, study.trials
         except Exception as error:  # of optuna, of SQLAlchemy and of the database's driver
-            said = str(error).splitlines()[0]
-            raise OutputError(f"hydra.sweeper.storage: {self.storage} cannot be used: {said}") from error
+            said = without_secrets(f"{self.storage} cannot be used: {str(error).splitlines()[0]}")
+            raise OutputError(f"hydra.sweeper.storage: {said}") from error
         now = {
             _SETTINGS: _settings(self.config, space),
             _SPACE: {name: str(one) for name, one in space.items()},
