@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined
-
 from kforecast.console import harmless, short_path
-from kforecast.evaluation.drawing import COLOURS
+from kforecast.evaluation.template import template
 from kforecast.leaderboard import Run, Task, brief, cells, heading, varied
 from kforecast.output import check_output, replace_file
 
@@ -40,20 +38,16 @@ def write_page(tasks: dict[Task, list[Run]], path: Path, folder: Path, sort: str
 
 def page(tasks: dict[Task, list[Run]], path: Path, folder: Path, sort: str) -> str:
     """The page's text."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
-    )
-    source = files("kforecast").joinpath("leaderboard.html").read_text(encoding="utf-8")
+    source = files("kforecast.evaluation").joinpath("leaderboard.html").read_text(encoding="utf-8")
     # The only script that the page lets run is its own.
     script = re.search(r"<script>(.*)</script>", source, flags=re.DOTALL)
     assert script is not None
     digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
     runs = [run for members in tasks.values() for run in members]
     counts = {name: sum(run.status == name for run in runs) for name in sorted({run.status for run in runs})}
-    return environment.from_string(source).render(
-        colours=COLOURS,
+    return template("leaderboard.html").render(
         digest=digest,
-        title=short_path(folder.absolute()),
+        title=folder.resolve().name if folder.resolve() == Path.cwd() else short_path(folder.absolute()),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         counts=counts,
         total=len(runs),

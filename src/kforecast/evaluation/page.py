@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from kforecast.evaluation.capacity import Capacity, timing
 from kforecast.evaluation.champion import comparison_words
-from kforecast.evaluation.drawing import COLOURS, duration, inline_svg, percent
+from kforecast.evaluation.drawing import duration, inline_svg, percent
 from kforecast.evaluation.figures import middle, model_policy, notable, often_seen, short_name
 from kforecast.evaluation.scoreboard import HEADROOMS, Scoreboard
 from kforecast.evaluation.scores import overall
 from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, aged_at
 from kforecast.evaluation.summary import age_text
+from kforecast.evaluation.template import template
 from kforecast.models.naive import LAST_VALUE
 
 _MOST_ROWS = 50
@@ -70,20 +70,6 @@ class ReportContext:
     tone: str
     facts: Mapping[str, str]
     warnings: tuple[str, ...] = ()
-
-
-def template(name: str) -> Template:
-    """A page of ours, by its file in this package: everything in it is escaped, ``style.css`` is within."""
-    environment = Environment(
-        loader=PackageLoader("kforecast", "evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
-    environment.globals["colours"] = COLOURS
-    return environment.get_template(name)
 
 
 def page(board: Scoreboard, context: ReportContext, drawn: Mapping[str, Figure]) -> str:

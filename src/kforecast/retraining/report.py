@@ -25,7 +25,7 @@ from kforecast.evaluation.drawing import (
     percent,
     style,
 )
-from kforecast.evaluation.page import template
+from kforecast.evaluation.template import template
 from kforecast.output import replace_file
 from kforecast.retraining.store import Cycle, Store
 

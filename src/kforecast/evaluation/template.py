@@ -1,0 +1,19 @@
+"""Templates of pages that need nothing besides themselves."""
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from kforecast.evaluation.drawing import COLOURS
+
+
+def template(name: str) -> Template:
+    """A page of ours, by its file in this package: everything in it is escaped, ``style.css`` is within."""
+    environment = Environment(
+        loader=PackageLoader("kforecast", "evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.globals["colours"] = COLOURS
+    return environment.get_template(name)
