@@ -118,6 +118,7 @@ def test_the_way_back_restores_the_same_files(work: Path, process: Forking) -> N
     before = hashes(models / "versions" / "1")
     done = retrain(process, work, "--rollback", "retrain.dir=models")
     assert "Version 1 is the champion again: version 3 was taken back." in done.stdout
+    assert "rolled back" in (models / "report.html").read_text(encoding="utf-8")
     assert hashes(models / "champion") == before
     assert cycles(work)[-1]["decision"] == "rolled back"
     assert cycles(work)[-1]["champion"] == 1

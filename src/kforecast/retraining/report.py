@@ -96,14 +96,25 @@ def _verdict(store: Store) -> tuple[str, str]:
     state, newest = store.state, store.state.cycles[-1]
     if state.champion is None:
         return "bad", f"No champion yet. {_sentence(newest.reason)}"
-    name = f"Version {state.champion}"
+    tone, words = _decided(f"Version {state.champion}", newest)
+    serves = newest.champion_wape if newest.decision == "kept" else newest.candidate_wape
+    best = newest.baseline_wape
+    if serves is not None and best is not None and serves > best:
+        return "bad", (
+            f"{words} Do not scale on it for now: its error on the newest span, {percent(serves)}, is higher "
+            f"than that of the best baseline, {percent(best)}."
+        )
+    return tone, words
+
+
+def _decided(name: str, newest: Cycle) -> tuple[str, str]:
     if newest.decision == "first":
         return "good", f"{name} is the first champion."
     if newest.decision == "promoted":
-        assert newest.skill is not None
+        gain = "" if newest.skill is None else percent(newest.skill)
         return "good", (
-            f"{name} is the new champion: its error is {percent(newest.skill)} lower than that of the former "
-            f"one; 95% interval {_interval(newest)}."
+            f"{name} is the new champion: its error is {gain} lower than that of the former one; 95% "
+            f"interval {_interval(newest)}."
         )
     if newest.decision == "rolled back":
         return "unsure", f"{name} is the champion again: {newest.reason}."
