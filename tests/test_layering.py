@@ -47,7 +47,18 @@ MAY_USE = {
         *("intervals", "output", "validation", "conf_dir"),
     },
     "secrets": {"errors"},
-    "config": {"data", "window", "errors", "validation", "intervals", "allow_list", "secrets", "conf_dir"},
+    "settings": {"data", "window", "errors", "validation", "intervals"},
+    "config": {
+        "settings",
+        "data",
+        "window",
+        "errors",
+        "validation",
+        "intervals",
+        "allow_list",
+        "secrets",
+        "conf_dir",
+    },
     "legacy_cli": {"metrics", "window", "errors", "validation"},
 }
 # Calls upwards, for the user's sake: a method that hands on to what is built on its class, which is imported
@@ -60,6 +71,7 @@ ENTRIES = {"evaluation/evaluate"} | {
         "train",
         "trainings",
         "from_frame",
+        "plan",
         "launch",
         "closing",
         "rerun",
@@ -133,7 +145,17 @@ def test_libraries_stay_where_they_belong(module: str) -> None:
         assert not used & {"lightning", "pytorch_lightning"}
     if module not in ("metrics/kapacity", "metrics/server") and not module.startswith("metrics/proto/"):
         assert not used & {"grpc", "google"}
-    light = ("metrics", "window", "errors", "validation", "localtime", "config", "legacy_cli", "command")
+    light = (
+        "metrics",
+        "window",
+        "errors",
+        "validation",
+        "localtime",
+        "settings",
+        "config",
+        "legacy_cli",
+        "command",
+    )
     if room(module) in light or module == "data/calendar":
         assert "torch" not in used
 

@@ -13,9 +13,10 @@ from omegaconf import DictConfig
 from pydantic import BaseModel
 
 from kforecast import command
-from kforecast.config import WindowSection, check_step, plain, source_of, window_of
+from kforecast.config import check_step, plain, source_of, window_of
 from kforecast.console import short_path
 from kforecast.output import check_output, write_frame, write_json
+from kforecast.settings import WindowSection
 from kforecast.validation import validate
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from kforecast import command
-from kforecast.config import EvaluateSettings, built, check_evaluate_settings, check_step, source_of
+from kforecast.config import built, check_evaluate_settings, check_step, source_of
 from kforecast.console import short_path
 from kforecast.directory import check_writable
 from kforecast.errors import ConfigError, DataError, GateError
 from kforecast.history import read_history
 from kforecast.intervals import FEWEST_WINDOWS
+from kforecast.settings import EvaluateSettings
 
 if TYPE_CHECKING:
     from kforecast.evaluation.capacity import Capacity

@@ -13,12 +13,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from kforecast.artifact import Artifact
-from kforecast.config import TrainSettings, built
+from kforecast.config import built
 from kforecast.console import short_path
 from kforecast.evaluation.report import publish, remove_report
 from kforecast.evaluation.summary import summary
 from kforecast.history import HISTORY
 from kforecast.legacy_cli import typed
+from kforecast.settings import TrainSettings
 from kforecast.training.holdout import JudgedFit
 from kforecast.training.launch import SILENT
 from kforecast.training.report import facts, final_scores, log_figures, log_hyper_parameters

@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kforecast.artifact import Artifact
 from kforecast.command import explain
 from kforecast.conf_dir import CONF_DIR
-from kforecast.config import TrainSettings, built, check_train_settings, recorded, window_of
+from kforecast.config import built, check_train_settings, recorded, window_of
 from kforecast.data.reading import panel_of
 from kforecast.data.split import split_windows
 from kforecast.directory import make_directories
@@ -39,6 +39,7 @@ from kforecast.errors import ConfigError, ours
 from kforecast.evaluation.summary import span_words, verdict
 from kforecast.forecaster import Forecaster
 from kforecast.processes import this_process
+from kforecast.settings import TrainSettings
 from kforecast.training.artifacts import ArtifactMaker
 from kforecast.training.callbacks import Progress
 from kforecast.training.fit import Fit

@@ -15,7 +15,7 @@ from kforecast.processes import this_process
 if TYPE_CHECKING:
     from lightning.fabric.plugins import ClusterEnvironment
 
-    from kforecast.config import TrainerSection
+    from kforecast.settings import TrainerSection
 
 log = logging.getLogger(__name__)
 

@@ -10,17 +10,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from kforecast.config import (
-    TrainSettings,
-    built,
-    check_processes,
-    check_step,
-    check_train_settings,
-    source_of,
-    window_of,
-)
+from kforecast.config import built, check_processes, check_step, check_train_settings, source_of, window_of
 from kforecast.directory import check_writable
 from kforecast.processes import Process, this_process
+from kforecast.settings import TrainSettings
 from kforecast.training.group import check_devices
 from kforecast.training.launch import read_result
 from kforecast.training.recipe import is_own_recipe, try_recipe

@@ -18,9 +18,10 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from kforecast.config import CONF_DIR, TrainSettings, built
+from kforecast.config import CONF_DIR, built
 from kforecast.directory import check_writable
 from kforecast.errors import ConfigError
+from kforecast.settings import TrainSettings
 from kforecast.validation import list_problems, nearest
 
 if TYPE_CHECKING:

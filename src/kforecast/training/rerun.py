@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from kforecast.config import CONF_DIR, TrainSettings, recorded
+from kforecast.config import CONF_DIR, recorded
 from kforecast.console import short_path
 from kforecast.errors import ConfigError
 from kforecast.history import HISTORY
 from kforecast.legacy_cli import FLAGS, append, is_override, is_sweep, quote
 from kforecast.run_folder import in_use
+from kforecast.settings import TrainSettings
 from kforecast.training.launch import read_result
 
 if TYPE_CHECKING:

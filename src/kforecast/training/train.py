@@ -22,17 +22,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from kforecast import command
-from kforecast.config import (
-    TrainSettings,
-    built,
-    recorded,
-)
+from kforecast.config import built, recorded
 from kforecast.console import short_path
 from kforecast.directory import check_still_there, sole_writer
 from kforecast.errors import DataError, GateError, KforecastError, OutputError, ours
 from kforecast.history import kept_history, read_history
 from kforecast.legacy_cli import is_sweep, typed
 from kforecast.processes import this_process
+from kforecast.settings import TrainSettings
 from kforecast.training.group import end_at_once, explained, first, join, leave
 from kforecast.training.launch import as_returned, read_result, train_in_processes, values_of, write_result
 from kforecast.training.plan import Plan, check, is_unfinished, make_plan

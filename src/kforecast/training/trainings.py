@@ -16,13 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from kforecast import command
 from kforecast.artifact import EstimatorConfig
-from kforecast.config import TrainSettings, built, window_of
+from kforecast.config import built, window_of
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import Panel
 from kforecast.data.split import Split, split_windows
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.summary import scores_table
 from kforecast.models import Network
+from kforecast.settings import TrainSettings
 from kforecast.training.fit import Fit, fit
 from kforecast.training.group import first
 from kforecast.training.holdout import JudgedFit, judge_fit

@@ -1,0 +1,252 @@
+"""The shape of a composed configuration: what each key of ours may be."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from kforecast.data.calendar import Calendar
+from kforecast.data.fill import Fill
+from kforecast.intervals import check_levels
+from kforecast.window import canonical_frequency, parse_instant
+
+
+def _instant(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{value!r} is not a time")
+    return parse_instant(value)
+
+
+def _timezone(value: Any) -> Any:
+    Calendar.of(value)
+    return value
+
+
+def _holidays(value: Any) -> Any:
+    Calendar(holidays=value)
+    return value
+
+
+def _threads(value: Any) -> Any:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024):
+        raise ValueError(f"{value!r} is wrong; use auto, or a number from 1 to 1024")
+    return value
+
+
+def _no_accumulation(number: int) -> int:
+    if number != 1:
+        raise ValueError("a step takes as many windows as data.batch_size says: set that instead")
+    return number
+
+
+def _float32(precision: int | str | None) -> int | str | None:
+    if precision not in (None, 32, "32", "32-true"):
+        raise ValueError("networks are trained in float32, as artifacts are; leave it out")
+    return precision
+
+
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+Threads = Annotated[Literal["auto"] | int, BeforeValidator(_threads)]
+Instant = Annotated[int | None, BeforeValidator(_instant)]
+# No model has a skill of 1: its error would be 0.
+RequiredSkill = Annotated[float, Field(lt=1, allow_inf_nan=False)] | None
+
+
+class _Section(BaseModel):
+    # Keys of a section that libraries own (trainer, optimizer, ...) are theirs to check.
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _OwnSection(_Section):
+    # Nobody else looks at these.
+    model_config = ConfigDict(extra="forbid")
+
+
+class WindowSection(_OwnSection):
+    """``window``: grid and shape."""
+
+    freq: Annotated[str, AfterValidator(canonical_frequency)]
+    context_length: Annotated[int, Field(ge=1, le=10_000)]
+    prediction_length: Annotated[int, Field(ge=1, le=10_000)]
+
+
+class DataSection(_Section):
+    """``data``: which windows, in which batches."""
+
+    batch_size: Count
+    windows_per_epoch: Count | None
+    validation_windows: Count | None
+    num_workers: Annotated[int, Field(ge=0, le=256)]
+    fill: Fill
+    mask_gaps: bool
+    validation: Annotated[float, Field(ge=0, lt=1)]
+    test: Annotated[float, Field(ge=0, lt=1)]
+    max_missing: Annotated[float, Field(ge=0, le=1)]
+    skip_zero_context: bool
+    skip_newest_window: bool
+    timezone: Annotated[str | dict[str, str], BeforeValidator(_timezone)]
+    holidays: Annotated[str | None, BeforeValidator(_holidays)]
+
+    @property
+    def split_arguments(self) -> dict[str, Any]:
+        """Arguments of :func:`kforecast.data.split.split_windows`."""
+        names = ("validation", "test", "max_missing", "mask_gaps", "skip_zero_context", "skip_newest_window")
+        return self.model_dump(include=set(names))
+
+
+class OptimizerSection(_Section):
+    """``optimizer``: what ours have is checked, the rest is the optimizer's."""
+
+    partial: Annotated[Literal[True], Field(alias="_partial_")]
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    betas: Betas | None = None
+
+
+class TrainerSection(_Section):
+    """``trainer``: the number of epochs and of processes is checked, the rest is Lightning's."""
+
+    max_epochs: Annotated[int, Field(ge=1)]
+    log_every_n_steps: Annotated[int, Field(ge=1)]
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    devices: Annotated[int, Field(ge=1)]
+    num_nodes: Annotated[int, Field(ge=1)] = 1
+    strategy: Literal["auto", "ddp"] = "auto"
+    use_distributed_sampler: bool = True
+    gradient_clip_val: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    gradient_clip_algorithm: Literal["norm"] | None = None
+    accumulate_grad_batches: Annotated[int, AfterValidator(_no_accumulation)] = 1
+    precision: Annotated[int | str | None, AfterValidator(_float32)] = None
+
+    @property
+    def processes(self) -> int:
+        """On all machines."""
+        return self.devices * self.num_nodes
+
+
+class ModelSection(_Section):
+    """``model``: the rest is the network's."""
+
+    shared_embedding: bool | None = None
+
+
+# What a sweep can aim at: what every training has, and what is judged on the test part.
+AIMS_WITHOUT_TEST = ("score", "artifact_kib", "training_seconds")
+_AIMS = (*AIMS_WITHOUT_TEST, "wape", "mae", "rmse", "mase", "skill", "capacity_cost")
+
+
+def _objective(value: Any) -> list[str]:
+    aims = value if isinstance(value, list) else [value]
+    unknown = [str(name) for name in aims if name not in _AIMS]
+    if unknown or not aims or len({*aims}) < len(aims):
+        raise ValueError(f"{value!r} is wrong; use one of {', '.join(_AIMS)}, or a list of several")
+    return aims
+
+
+Objective = Annotated[list[str], BeforeValidator(_objective)]
+Watched = Literal["validation/loss", "train/loss"]
+
+
+class EarlyStoppingSection(_Section):
+    """``callbacks.early_stopping``: what is watched and the patience are checked, the rest is Lightning's."""
+
+    monitor: Watched
+    patience: Annotated[int, Field(ge=1)]
+    mode: Literal["min"] = "min"
+    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    stopping_threshold: float | None = None
+    divergence_threshold: float | None = None
+
+
+class ModelCheckpointSection(_Section):
+    """``callbacks.model_checkpoint``: what is watched is checked, the rest is Lightning's."""
+
+    monitor: Watched | None = None
+    mode: Literal["min"] = "min"
+    save_top_k: Annotated[int, Field(ge=-1)] = 1
+    every_n_epochs: Annotated[int, Field(ge=1)] | None = None
+
+
+class ForecastFiguresSection(_Section):
+    """``callbacks.forecast_figures``."""
+
+    every_n_epochs: Annotated[int, Field(ge=1)]
+    num_windows: Annotated[int, Field(ge=1)]
+
+
+class CallbacksSection(_Section):
+    """``callbacks``: those whose numbers we check; each may be left out."""
+
+    early_stopping: EarlyStoppingSection | None = None
+    model_checkpoint: ModelCheckpointSection | None = None
+    forecast_figures: ForecastFiguresSection | None = None
+
+
+class ArtifactSection(_OwnSection):
+    """``artifact``: what is written besides the trio."""
+
+    per_series: bool
+
+
+class GateSection(_OwnSection):
+    """``gate``: how good a model must be to become the artifact."""
+
+    require_skill: RequiredSkill
+    champion: Annotated[str, Field(min_length=1)] | None
+    require_gain: Annotated[float, Field(lt=1, allow_inf_nan=False)]
+
+
+class EvaluateSection(_OwnSection):
+    """``evaluate``: what an artifact is judged on."""
+
+    start: Instant
+    end: Instant
+    stride: Annotated[int, Field(ge=1)]
+    as_consumed: bool
+    quantiles: Annotated[list[float], BeforeValidator(check_levels)]
+    save_intervals: bool
+    require_skill: RequiredSkill
+
+
+class EvaluateSettings(_Section):
+    """The parts of ``evaluate.yaml`` that we own."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    artifact_dir: Annotated[str, Field(min_length=1)]
+    evaluate: EvaluateSection
+
+
+class TrainSettings(_Section):
+    """The parts of ``train.yaml`` that we own."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    threads: Threads
+    artifact_dir: Annotated[str, Field(min_length=1)]
+    monitor: Watched
+    objective: Objective
+    average_windows: Annotated[int, Field(ge=1)] | None
+    schedule: Literal["constant", "cosine"]
+    refit: bool
+    combine: bool
+    teacher: Annotated[str, Field(min_length=1)] | None
+    warm_start: Annotated[str, Field(min_length=1)] | None
+    resume: Annotated[str, Field(min_length=1)] | None
+    repeat: Annotated[str, Field(min_length=1)] | None
+    checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    window: WindowSection
+    data: DataSection
+    model: ModelSection
+    optimizer: OptimizerSection
+    trainer: TrainerSection
+    callbacks: CallbacksSection
+    artifact: ArtifactSection
+    gate: GateSection
+    logger: dict[str, Any]
+
+    @property
+    def logger_classes(self) -> list[tuple[str, str]]:
+        """Key and class of each logger."""
+        nodes = ((name, node) for name, node in self.logger.items() if isinstance(node, dict))
+        return [(name, str(node.get("_target_"))) for name, node in nodes]
