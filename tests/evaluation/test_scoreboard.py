@@ -94,7 +94,7 @@ def test_all_of_it_is_plain_values(plain, board):
             assert content[key], key
         assert set(content) == {
             *("overall", "series", "steps", "baselines", "skill", "age", "capacity", "span"),
-            *("window", "as_consumed"),
+            *("window", "as_consumed", "champion"),
         }
 
 

@@ -171,7 +171,7 @@ def _over(value: float, other: float) -> float:
 
 def _at(content: Any, *path: Any) -> Any:
     for name in path:
-        content = content.get(name) if isinstance(content, dict) else None
+        content = content.get(name) if isinstance(content, dict) and isinstance(name, str) else None
     return content
 
 
