@@ -114,6 +114,7 @@ def bench_folder(folder: Path, protocol: str = PROTOCOL) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_accuracy_benchmark_trains_evaluates_and_scores_every_task_once(tmp_path: Path) -> None:
     bench = bench_folder(tmp_path / "bench")
     options = ["--bench", bench, "--out", "out", "--jobs", "2", "--seed", "10"]

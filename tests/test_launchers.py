@@ -99,7 +99,9 @@ def of_session(session: int) -> list[str]:
 
 @needs_joblib
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "number, code", [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_interrupted_joblib_leaves_no_process(number: signal.Signals, code: int, tmp_path: Path) -> None:
     endless = ["trainer.max_epochs=1000000", "callbacks.early_stopping=null", "source.days=7"]
     where = ["hydra.sweep.dir=sweep", "source=synthetic", "trainer=cpu", "logger=none", "seed=1,2"]

@@ -183,7 +183,7 @@ def test_a_directory_must_be_named(process: Forking, tmp_path: Path) -> None:
         assert "retrain.dir" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_champion_outlives_a_killed_cycle(number: signal.Signals, work: Path, process: Forking) -> None:
     before = hashes(work / "models" / "champion")
     long = [*QUICK, "trainer.max_epochs=200", "callbacks.early_stopping=null", "checkpoint_seconds=0"]

@@ -60,6 +60,7 @@ def test_targets_are_nine_tenths_the_teachers_and_alone_its_where_nothing_was_ob
     assert not plain.observed.all()
 
 
+@pytest.mark.slow
 def test_what_is_learned_leans_towards_the_teacher(folder: Path) -> None:
     said = train(folder, *TAUGHT, "artifact_dir=taught")
     said_alone = train(folder, "experiment=smoke", "artifact_dir=alone")
@@ -96,6 +97,7 @@ def forecasts(folder: Path, name: str) -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 def test_a_teacher_that_has_seen_the_test_part_is_said(folder: Path) -> None:
     train(folder, *TEACHER, "data.test=0", "artifact_dir=knows_all")
     said = train(folder, "experiment=smoke", "teacher=knows_all")
