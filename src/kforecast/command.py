@@ -293,8 +293,11 @@ def explain(error: Exception, config_name: str) -> ConfigError:
 
 def _known_keys(config_name: str) -> list[str]:
     GlobalHydra.instance().clear()
+    groups = _groups()
+    # Those that are added on the command line bring keys too.
+    added = [word for word in sys.argv[1:] if word.startswith("+") and word[1:].partition("=")[0] in groups]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = compose(config_name)
+        cfg = compose(config_name, added)
     keys: list[str] = []
 
     def walk(node: DictConfig, prefix: str) -> None:
@@ -305,7 +308,7 @@ def _known_keys(config_name: str) -> list[str]:
                 walk(child, f"{prefix}{key}.")
 
     walk(cfg, "")
-    return keys + [group for group in _groups() if group not in keys]
+    return keys + [group for group in groups if group not in keys]
 
 
 def _groups() -> list[str]:

@@ -158,6 +158,7 @@ def test_a_first_candidate_that_does_not_pass_the_gate(tmp_path: Path, process: 
         (["--model-save-path=model"], "unknown flag --model-save-path"),
         (["artifact.per_series=true"], "artifact.per_series: a champion is one artifact"),
         (["retrain.keep=0"], "keep: 0"),
+        (["retrain.warmstart=true"], "did you mean retrain.warm_start?"),
         (["retrain.warm_start=yes please"], "warm_start"),
         (["window=1h"], "gate.champion: models/champion forecasts 3 steps of 10min"),
         (["data.test=0"], "gate.champion: the comparison needs data that neither has seen"),
