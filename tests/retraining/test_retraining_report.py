@@ -55,6 +55,8 @@ def test_without_a_champion(tmp_path: Path) -> None:
         tmp_path, FIRST | {"decision": "rejected", "champion": None, "reason": "gate not passed"}
     )
     assert "No champion yet. Gate not passed." in summary(store)
+    assert "serves" not in summary(store)
+    assert summary(store).endswith(f"  report  {tmp_path / 'shop' / 'report.html'}")
     page = publish(store).read_text(encoding="utf-8")
     assert "1 cycle<" in page
     assert "<svg" not in page

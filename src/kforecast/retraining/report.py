@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from kforecast.console import table
+from kforecast.console import short_path, table
 from kforecast.evaluation.champion import DRIFTED
 from kforecast.evaluation.drawing import (
     BASELINE,
@@ -88,7 +88,10 @@ def summary(store: Store) -> str:
         left=("decided (UTC)", "decision"),
         spare=("interval", "champion then", "drift", "its WAPE"),
     )
-    return f"{shown}\n{_verdict(store)[1]}"
+    lines = [shown, _verdict(store)[1]]
+    if store.champion is not None:
+        lines.append(f"  serves  {short_path(store.champion)}")
+    return "\n".join([*lines, f"  report  {short_path(store.root / PAGE)}"])
 
 
 def _verdict(store: Store) -> tuple[str, str]:
