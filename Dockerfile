@@ -1,5 +1,5 @@
 # docker build -t kforecast .
-# docker run --rm --read-only --tmpfs /tmp -v kforecast:/work kforecast kforecast-train source=synthetic
+# docker run --rm --read-only --tmpfs /tmp -v kforecast:/data kforecast kforecast-train source=synthetic
 # Every command is on the PATH; without one the image says what kforecast-train takes (docs/deploy.md).
 ARG PYTHON=python:3.11-slim
 
@@ -36,12 +36,12 @@ LABEL org.opencontainers.image.title="kforecast" \
       org.opencontainers.image.description="Train traffic forecasters for autoscaling" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/kforecast /opt/kforecast
-# The root file system may be read-only: caches go to /tmp, everything else below /work or where keys say.
+# The root file system may be read-only: caches go to /tmp, everything else below /data or where keys say.
 ENV PATH=/opt/kforecast/bin:${PATH} \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp XDG_CACHE_HOME=/tmp/cache MPLCONFIGDIR=/tmp/matplotlib TORCHINDUCTOR_CACHE_DIR=/tmp/torch
-WORKDIR /work
-RUN chown 10001:10001 /work
+WORKDIR /data
+RUN chown 10001:10001 /data
 # A number, so that runAsNonRoot can be checked.
 USER 10001:10001
 # The commands end by themselves at SIGTERM, as process 1 too (docs/reliability.md).

@@ -44,7 +44,7 @@ MAY_USE = {
     "onnx_file": {"artifact", "data", "forecaster", "models", "output"},
     "evaluation": {
         *("forecaster", "artifact", "data", "models", "metrics", "window", "errors", "console"),
-        *("intervals", "output", "validation", "conf_dir"),
+        *("intervals", "output", "validation", "conf_dir", "untrusted"),
     },
     "secrets": {"errors"},
     "settings": {"data", "window", "errors", "validation", "intervals"},

@@ -19,6 +19,7 @@ import yaml
 
 from kforecast.console import short_path, table
 from kforecast.errors import ConfigError, KforecastError, OutputError
+from kforecast.untrusted import finite, inside
 
 # What to sort by, and whether more is better.
 SORTS = {"score": False, "wape": False, "skill": True, "seconds": False, "size": False, "newest": True}
@@ -160,8 +161,8 @@ def read_run(folder: Path) -> Run:
         return Run(folder, "broken", newest=newest, note=f"{RESULT} cannot be read")
     run = Run(folder, str(result.get("status", "broken")), newest=newest)
     run.overrides = _overrides(folder / ".hydra" / "overrides.yaml")
-    run.score, run.seconds = _number(result.get("score")), _number(result.get("seconds"))
-    epochs = _number(result.get("epochs"))
+    run.score, run.seconds = finite(result.get("score")), finite(result.get("seconds"))
+    epochs = finite(result.get("epochs"))
     run.epochs = None if epochs is None else int(epochs)
     run.stopped_by, run.note = _text(result.get("stopped_by")), _text(result.get("error"))
     if run.status in _FINISHED:
@@ -177,31 +178,32 @@ def _add_artifact(run: Run, result: dict[str, Any]) -> None:
     written = Path(_text(result.get("artifact_dir")) or "artifact")
     for place in dict.fromkeys((written, run.folder / written.name)):
         metadata = _read_json(place / METADATA)
-        if metadata is not None and _in(metadata, "sha256", "checkpoint.pth") == result.get("weights"):
+        if metadata is not None and inside(metadata, "sha256", "checkpoint.pth") == result.get("weights"):
             run.artifact = place
             break
     else:
         # An artifact_dir that several runs share holds that of the last one.
         run.note = f"its artifact is no longer in {short_path(written)}"
-        board = _read_json(run.folder / "evaluation" / "report.json") or {}
-        run.wape, run.skill = _number(_in(board, "overall", "wape")), _number(_in(board, "skill", "value"))
-        run.best_baseline = _text(_in(board, "skill", "best_baseline"))
+        _add_scores(run, _read_json(run.folder / "evaluation" / "report.json"))
         return
-    board = _in(metadata, "scores", "scoreboard")
-    run.wape, run.skill = _number(_in(board, "overall", "wape")), _number(_in(board, "skill", "value"))
-    run.best_baseline = _text(_in(board, "skill", "best_baseline"))
+    _add_scores(run, inside(metadata, "scores", "scoreboard"))
     run.size = sum(entry.stat().st_size for entry in os.scandir(run.artifact) if entry.is_file()) / 1024
-    horizon = _number(_in(metadata, "config", "window", "prediction_length"))
+    horizon = finite(inside(metadata, "config", "window", "prediction_length"))
     freq, monitor = (
-        _text(_in(metadata, "config", "window", "freq")),
-        _text(_in(metadata, "config", "monitor")),
+        _text(inside(metadata, "config", "window", "freq")),
+        _text(inside(metadata, "config", "monitor")),
     )
-    tested_from = _number(_in(metadata, "data", "validation_end"))
+    tested_from = finite(inside(metadata, "data", "validation_end"))
     run.task = Task(run.task.data, freq, int(horizon or 0), monitor, int(tested_from or 0))
-    bounds = [_number(_in(metadata, "data", name)) for name in ("first", "last")]
+    bounds = [finite(inside(metadata, "data", name)) for name in ("first", "last")]
     if None not in bounds:
         days = [datetime.fromtimestamp(bound or 0, UTC).strftime("%Y-%m-%d") for bound in bounds]
-        run.about_data = f"{_in(metadata, 'data', 'series')} series, {days[0]} to {days[1]}"
+        run.about_data = f"{inside(metadata, 'data', 'series')} series, {days[0]} to {days[1]}"
+
+
+def _add_scores(run: Run, board: Any) -> None:
+    run.wape, run.skill = finite(inside(board, "overall", "wape")), finite(inside(board, "skill", "value"))
+    run.best_baseline = _text(inside(board, "skill", "best_baseline"))
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -211,17 +213,6 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _in(content: Any, *names: str) -> Any:
-    for name in names:
-        content = content.get(name) if isinstance(content, dict) else None
-    return content
-
-
-def _number(value: Any) -> float | None:
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if known else None
 
 
 def _text(value: Any) -> str:

@@ -4,6 +4,7 @@ What is refused is a ValueError that says why; who reads knows the file and says
 """
 
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -134,3 +135,20 @@ class _PlainLoader(yaml.SafeLoader):
     def _refused(self, words: str) -> yaml.MarkedYAMLError:
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         return yaml.MarkedYAMLError(problem=words, problem_mark=mark)
+
+
+def inside(content: Any, *names: Any) -> Any:
+    """What lies in mappings in mappings, by its names; None where it does not."""
+    for name in names:
+        content = content.get(name) if isinstance(content, dict) and isinstance(name, str) else None
+    return content
+
+
+def finite(value: Any) -> float | None:
+    """A value that is a finite number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # of an integer that no float can hold
+        return None

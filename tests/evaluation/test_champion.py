@@ -125,6 +125,7 @@ def test_in_words(skill, words):
     [
         *(None, 3, {}, {"scoreboard": None}),
         {"scoreboard": {"baselines": {}, "skill": {"best_baseline": ["x"]}, "overall": {"wape": True}}},
+        {"scoreboard": {"overall": {"wape": 10**400}}},
     ],
 )
 def test_an_artifact_need_not_say_how_good_it_was(scores):

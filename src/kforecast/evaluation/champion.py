@@ -8,6 +8,7 @@ from kforecast.artifact import Artifact
 from kforecast.evaluation.backtest import Backtest
 from kforecast.evaluation.skill import Skill, skill, wapes
 from kforecast.forecaster import Forecaster
+from kforecast.untrusted import finite, inside
 
 CHAMPION = "champion"
 # A champion counts as drifted when its error beside the best baseline's has grown by this share.
@@ -43,12 +44,12 @@ class Champion:
         ArtifactError
             See :meth:`kforecast.forecaster.Forecaster.of`.
         """
-        board = _at(artifact.metadata, "scores", "scoreboard")
-        best = _at(board, "skill", "best_baseline")
+        board = inside(artifact.metadata, "scores", "scoreboard")
+        best = inside(board, "skill", "best_baseline")
         return cls(
             Forecaster.of(artifact, name),
-            _number(_at(board, "overall", "wape")),
-            _number(_at(board, "baselines", best, "wape")),
+            _number(inside(board, "overall", "wape")),
+            _number(inside(board, "baselines", best, "wape")),
             artifact.training_span[1],
         )
 
@@ -169,11 +170,6 @@ def _over(value: float, other: float) -> float:
     return value / other if other > 0 else math.nan
 
 
-def _at(content: Any, *path: Any) -> Any:
-    for name in path:
-        content = content.get(name) if isinstance(content, dict) and isinstance(name, str) else None
-    return content
-
-
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    found = finite(value)
+    return math.nan if found is None else found

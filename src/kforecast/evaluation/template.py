@@ -6,7 +6,10 @@ from kforecast.evaluation.drawing import COLOURS
 
 
 def template(name: str) -> Template:
-    """A page of ours, by its file in this package: everything in it is escaped, ``style.css`` is within."""
+    """A page of ours, by its file in this package: everything in it is escaped.
+
+    All begin with ``head.html`` and have ``style.css`` within.
+    """
     environment = Environment(
         loader=PackageLoader("kforecast", "evaluation"),
         autoescape=True,

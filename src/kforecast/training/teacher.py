@@ -41,10 +41,8 @@ class Teacher:
 
         Raises
         ------
-        ArtifactError
-            When the directory does not hold an artifact that belongs together.
-        ConfigError
-            When it is missing, or forecasts something else.
+        ArtifactError, ConfigError
+            See :func:`kforecast.training.earlier_artifact.load_for`.
         """
         artifact = load_for("teacher", directory, window)
         return cls(Forecaster.of(artifact, str(directory)), artifact.training_span[1])
