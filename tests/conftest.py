@@ -1,6 +1,8 @@
 """Fixtures that several test files share."""
 
+import atexit
 import copy
+import gc
 import math
 import os
 import signal
@@ -18,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
+from forking import Forking
 from kforecast.config import CONF_DIR
 from kforecast.legacy_cli import translate
 
@@ -37,10 +40,30 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 START = 1_704_067_200  # 2024-01-01 00:00 UTC, a Monday
 
 
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through all modules again and again: half of a small test."""
+    gc.collect()
+    gc.freeze()
+
+
+# Ends a hang, and nothing else: no test depends on how fast a machine is.
+HANG = 600
+_forking = Forking()
+atexit.register(_forking.close)
+
+
 def run_command(
-    name: str, *arguments: object, cwd: Path, timeout: float = 120, env: dict[str, str] | None = None
+    name: str, *arguments: object, cwd: Path, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run an installed console script as a user does: a process of its own, in a folder of its own."""
+    """Run an installed console script in a folder: a process forked from one that has loaded everything."""
+    command = [str(BIN / name), *map(str, arguments)]
+    return _forking.run(command, cwd=cwd, env=os.environ | (env or {}), timeout=HANG)
+
+
+def run_process(
+    name: str, *arguments: object, cwd: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The same as a user does it: a process that starts with nothing."""
     return subprocess.run(
         [str(BIN / name), *map(str, arguments)],
         cwd=cwd,
@@ -49,7 +72,7 @@ def run_command(
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=timeout,
+        timeout=HANG,
         check=False,
     )
 
@@ -65,6 +88,15 @@ def started(name: str, *arguments: str, cwd: Path, **options: Any) -> subprocess
         text=True,
         **options,
     )
+
+
+def wait_for(text: str, file: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a process has written a text to a file."""
+    until = time.monotonic() + HANG
+    while not (file.exists() and text in file.read_text(encoding="utf-8")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until, f"no {text!r} in {file.name}"
+        time.sleep(0.05)
 
 
 def free_port() -> int:
@@ -87,17 +119,17 @@ def serving(*arguments: str, address: str, cwd: Path) -> Iterator[subprocess.Pop
         with grpc.insecure_channel(address) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             request = health_pb2.HealthCheckRequest(service="io.kapacitystack.metric.ProviderService")
-            for _ in range(300):
+            while True:
                 assert process.poll() is None, (cwd / "provider.log").read_text()
                 try:
-                    assert stub.Check(request, timeout=1).status == health_pb2.HealthCheckResponse.SERVING
+                    assert stub.Check(request, timeout=HANG).status == health_pb2.HealthCheckResponse.SERVING
                     break
                 except grpc.RpcError:
                     time.sleep(0.1)
         yield process
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=HANG)
 
 
 def composed(*arguments: str, name: str = "train", conf: Path = CONF_DIR) -> DictConfig:

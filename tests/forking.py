@@ -1,17 +1,21 @@
 """Commands as processes that need not load their libraries: forked from one that has.
 
 Started as a script it is that process: a request a line on standard input, an answer a line on standard
-output.
+output. Loading Python, torch and Lightning costs a command several seconds of CPU; a forked one is the same
+code in a process of its own, with its own folder, environment, output and exit code. Tests of signals, of
+kills and of how a command starts use real processes.
 """
 
+import gc
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 COMMANDS = {
@@ -19,8 +23,10 @@ COMMANDS = {
     "kforecast-fetch": "kforecast.fetch",
     "kforecast-evaluate": "kforecast.evaluation.evaluate",
     "kforecast-forecast": "kforecast.forecast",
+    "kforecast-leaderboard": "kforecast.leaderboard",
     "kforecast-serve-metrics": "kforecast.serve_metrics",
     "kforecast-retrain": "kforecast.retraining.retrain",
+    "kforecast-export": "kforecast.export",
 }
 # Loaded by some verb at some time; none of them starts a thread by being loaded.
 LIBRARIES = [
@@ -33,43 +39,39 @@ LIBRARIES = [
 
 
 class Forking:
-    """The process to fork from."""
+    """The process to fork from, which starts with the first command."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._process: subprocess.Popen[str] | None = None
+        self._one_at_a_time = threading.Lock()
 
     def run(
-        self, name: str, *arguments: object, cwd: Path, timeout: float = 60
+        self, command: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float
     ) -> subprocess.CompletedProcess[str]:
-        """As ``conftest.run_command``; what the command says goes through files beside ``cwd``."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        said = [cwd.parent / f"{cwd.name}.{stream}" for stream in ("stdout", "stderr")]
-        request = [name, [*map(str, arguments)], str(cwd), *map(str, said), timeout]
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        code = json.loads(self._process.stdout.readline())
-        texts = [path.read_text(encoding="utf-8", errors="backslashreplace") for path in said]
+        """Run a command line, whose first word is the path of an installed command."""
+        with self._one_at_a_time, tempfile.TemporaryDirectory() as folder:
+            if self._process is None:
+                self._process = subprocess.Popen(
+                    [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                )
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            said = [Path(folder, stream) for stream in ("stdout", "stderr")]
+            request = [command, str(cwd), dict(env), *map(str, said), timeout]
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            code = json.loads(self._process.stdout.readline())
+            texts = [path.read_text(encoding="utf-8", errors="backslashreplace") for path in said]
         if code is None:
-            raise subprocess.TimeoutExpired(name, timeout, *texts)
-        return subprocess.CompletedProcess([name, *request[1]], code, *texts)
+            raise subprocess.TimeoutExpired(command, timeout, *texts)
+        return subprocess.CompletedProcess(command, code, *texts)
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
-
-
-@contextmanager
-def forking() -> Iterator[Forking]:
-    """A process to fork commands from."""
-    process = Forking()
-    try:
-        yield process
-    finally:
-        process.close()
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process.wait()
+            self._process = None
 
 
 def _serve() -> None:
@@ -82,11 +84,12 @@ def _serve() -> None:
     for module in [*COMMANDS.values(), *LIBRARIES]:
         importlib.import_module(module)
     root.removeHandler(handler)
+    gc.freeze()
     for line in sys.stdin:
-        name, arguments, cwd, stdout, stderr, timeout = json.loads(line)
+        command, cwd, env, stdout, stderr, timeout = json.loads(line)
         child = os.fork()
         if not child:
-            _become(name, arguments, cwd, stdout, stderr)
+            _become(command, cwd, env, stdout, stderr)
         print(json.dumps(_wait(child, timeout)), flush=True)
 
 
@@ -102,17 +105,19 @@ def _wait(child: int, timeout: float) -> int | None:
         os.close(descriptor)
 
 
-def _become(name: str, arguments: list[str], cwd: str, stdout: str, stderr: str) -> None:
+def _become(command: list[str], cwd: str, env: dict[str, str], stdout: str, stderr: str) -> None:
     """Be the command, and end with its exit code."""
     code: object = 70
     try:
         os.chdir(cwd)
+        os.environ.clear()
+        os.environ.update(env)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, path in ((1, stdout), (2, stderr)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        sys.argv[:] = [name, *arguments]
-        sys.orig_argv[:] = [sys.executable, *sys.argv]
-        sys.modules[COMMANDS[name]].main()  # type: ignore[attr-defined]
+        sys.argv[:] = command
+        sys.orig_argv[:] = [sys.executable, *command]
+        sys.modules[COMMANDS[Path(command[0]).name]].main()  # type: ignore[attr-defined]
         code = 0
     except SystemExit as error:
         code = error.code

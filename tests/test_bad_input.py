@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from conftest import START, run_command, traffic_rows
-from forking import Forking, forking
+from conftest import START, run_command, run_process, traffic_rows
 from kforecast.artifact import METADATA, TRIO
 from kforecast.run_folder import RunFolder
 
@@ -895,12 +894,6 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def commands() -> Iterator[Forking]:
-    with forking() as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
 def listener() -> Iterator[socket.socket]:
     """Where nobody may call."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -954,7 +947,6 @@ def test_refused(
     tmp_path: Path,
     model: Path,
     traffic_csv: Callable[..., Path],
-    commands: Forking,
     listener: socket.socket,
 ) -> None:
     traffic_csv()
@@ -969,7 +961,7 @@ def test_refused(
     port = str(listener.getsockname()[1])
     keeps = ["--model-save-path=model"] if case.command == "kforecast-train" else []
     arguments = [argument.replace(PORT, port) for argument in [*keeps, *case.arguments]]
-    done = commands.run(case.command, *arguments, cwd=tmp_path)
+    done = run_command(case.command, *arguments, cwd=tmp_path)
     assert_says(done, case.words)
     assert snapshot(tmp_path) == before
     with pytest.raises(BlockingIOError):
@@ -990,7 +982,7 @@ def test_refused_by_an_installed_command(
         (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     before = snapshot(tmp_path)
     assert_says(
-        run_command(case.command, "--model-save-path=model", *case.arguments, cwd=tmp_path), case.words
+        run_process(case.command, "--model-save-path=model", *case.arguments, cwd=tmp_path), case.words
     )
     assert snapshot(tmp_path) == before
 
@@ -1015,18 +1007,18 @@ def test_a_plain_mistake_does_not_load_torch(tmp_path: Path, traffic_csv: Callab
 
 
 def test_the_folder_of_an_earlier_run_is_left_as_it_was(
-    tmp_path: Path, traffic_csv: Callable[..., Path], commands: Forking
+    tmp_path: Path, traffic_csv: Callable[..., Path]
 ) -> None:
     traffic_csv()
     (tmp_path / "short.csv").write_text(lines(*traffic_rows(1, 9)))
     run = ["--dataset-file=traffic.csv", "hydra.run.dir=runs/mine", "trainer=cpu", "trainer.max_epochs=1"]
-    assert commands.run("kforecast-train", *run, "refit=false", cwd=tmp_path).returncode == 0
+    assert run_command("kforecast-train", *run, "refit=false", cwd=tmp_path).returncode == 0
     before = snapshot(tmp_path)
     # A mistyped override: nothing in it is touched, not even the record of the configuration.
-    assert_says(commands.run("kforecast-train", *run, "optimizer.lr=-1", cwd=tmp_path), ["optimizer.lr"])
+    assert_says(run_command("kforecast-train", *run, "optimizer.lr=-1", cwd=tmp_path), ["optimizer.lr"])
     assert snapshot(tmp_path) == before
     # Bad data is found when the run has begun: what is there stays, the record says what was run last.
-    done = commands.run("kforecast-train", *run, "--dataset-file=short.csv", cwd=tmp_path)
+    done = run_command("kforecast-train", *run, "--dataset-file=short.csv", cwd=tmp_path)
     assert_says(done, ["9 points"])
     assert {*snapshot(tmp_path)} == {*before}
     assert (
@@ -1056,7 +1048,7 @@ def test_a_folder_with_something_of_worth_stays(name: str, stays: bool, tmp_path
 
 
 def test_a_bad_job_among_good_ones_does_not_stop_a_sweep(
-    tmp_path: Path, traffic_csv: Callable[..., Path], commands: Forking
+    tmp_path: Path, traffic_csv: Callable[..., Path]
 ) -> None:
     traffic_csv()
     quick = [
@@ -1066,7 +1058,7 @@ def test_a_bad_job_among_good_ones_does_not_stop_a_sweep(
         "refit=false",
         "logger=none",
     ]
-    done = commands.run("kforecast-train", "-m", *quick, "optimizer.lr=-1,0.01", cwd=tmp_path)
+    done = run_command("kforecast-train", "-m", *quick, "optimizer.lr=-1,0.01", cwd=tmp_path)
     assert done.returncode == 3
     assert "of 2 jobs 1 failed" in done.stderr
 

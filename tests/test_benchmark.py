@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from conftest import HANG
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 ACCURACY = SCRIPT.with_name("benchmark_accuracy.py")
 # A protocol of the same verbs, with one small task; it scores nothing but that every forecast is there.
@@ -60,7 +62,7 @@ if __name__ == "__main__":
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads memory from /proc")
 def test_sixty_days_of_twenty_series_are_exact_in_bounded_memory() -> None:
     command = [sys.executable, str(SCRIPT), "memory"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True)
     found = re.search(r"([\d,]+) points, exact: (\w+): resident memory grew by (\d+) MB", done.stdout)
     assert found is not None, done.stdout
     assert found[1] == "1,728,020"
@@ -70,14 +72,14 @@ def test_sixty_days_of_twenty_series_are_exact_in_bounded_memory() -> None:
 
 def test_an_unknown_stage_is_refused() -> None:
     command = [sys.executable, str(SCRIPT), "fetsh"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode == 2
     assert "unknown stage fetsh; known: csv, windows, step, epoch, " in done.stderr
 
 
 def test_a_table_has_a_line_for_each_figure_and_the_memory_of_the_stage() -> None:
     command = [sys.executable, str(SCRIPT), "--markdown", "forecast"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True)
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()]
     assert lines[0] == ["what", "ours", "reference", "ratio", "target"]
     assert {len(line) for line in lines} == {5}
@@ -92,7 +94,7 @@ def test_a_table_has_a_line_for_each_figure_and_the_memory_of_the_stage() -> Non
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads memory from /proc")
 def test_a_thousand_series_train_within_three_gigabytes() -> None:
     command = [sys.executable, str(SCRIPT), "fleet"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True)
     found = re.search(
         r"1,000 series x 14 days .* one run, trainer.max_epochs=1: ([\d,]+) MB at most", done.stdout
     )
@@ -121,7 +123,7 @@ def test_the_accuracy_benchmark_trains_evaluates_and_scores_every_task_once(tmp_
     command = list(map(str, [sys.executable, ACCURACY, *options, "trainer.max_epochs=1"]))
 
     def lines() -> list[str]:
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.splitlines()
 
@@ -252,7 +254,7 @@ def test_an_accuracy_benchmark_that_is_stopped_leaves_nothing_running(tmp_path: 
         while not (written.exists() and written.read_text()) and time.monotonic() < until:
             time.sleep(0.05)
         script.terminate()
-        _, errors = script.communicate(timeout=30)
+        _, errors = script.communicate(timeout=HANG)
     assert script.returncode == 130
     assert errors == "stopped; runs that are done are kept\n"
     with pytest.raises(ProcessLookupError):
@@ -263,7 +265,7 @@ def test_a_failed_run_of_the_accuracy_benchmark_is_said_and_the_others_go_on(tmp
     fails = PROTOCOL.replace('if verb == "export":', 'if verb == "export":\n        sys.exit("no data")')
     bench = bench_folder(tmp_path / "bench", fails)
     command = list(map(str, [sys.executable, ACCURACY, "--bench", bench, "--out", "out"]))
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     for seed in (42, 43):
         assert f"small seed {seed}: " in done.stderr
@@ -274,7 +276,7 @@ def test_a_failed_run_of_the_accuracy_benchmark_is_said_and_the_others_go_on(tmp
 def test_an_accuracy_benchmark_without_a_protocol_or_of_an_unknown_task_is_refused(tmp_path: Path) -> None:
     def refused(*arguments: str) -> str:
         command = [sys.executable, str(ACCURACY), "--bench", str(tmp_path / "bench"), *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         return done.stderr
 

@@ -2,13 +2,11 @@
 
 import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from conftest import started
+from conftest import HANG, started, wait_for
 from kforecast.forecaster import Forecaster
 
 ENDLESS = [
@@ -23,23 +21,15 @@ ENDLESS = [
 ]
 
 
-def wait_for(text: str, file: Path, process: subprocess.Popen[str], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not (file.exists() and text in file.read_text(encoding="utf-8")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"no {text!r} in {file.name}"
-        time.sleep(0.1)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_training(number: signal.Signals, code: int, tmp_path: Path) -> None:
     process = started("kforecast-train", *ENDLESS, cwd=tmp_path)
     try:
         # When the second epoch is logged, the artifact of the first has been written.
-        wait_for("Epoch: 2", tmp_path / "run" / "train.log", process, seconds=120)
+        wait_for("Epoch: 2", tmp_path / "run" / "train.log", process)
         process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=20)
+        stdout, stderr = process.communicate(timeout=HANG)
     finally:
         process.kill()
     assert process.returncode == code, stderr

@@ -15,7 +15,7 @@ import yaml
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from conftest import composed, run_command
+from conftest import HANG, composed, run_command
 from kforecast.config import CONF_DIR, check_train_settings, plain
 from kforecast.data.calendar import Calendar
 from kforecast.errors import ConfigError
@@ -303,6 +303,6 @@ atexit.register(lambda: print("heavy:", sorted({"torch", "lightning", "matplotli
 main()
 """
     command = [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode == code, done.stderr
     assert done.stdout.splitlines()[-1] == "heavy: []"

@@ -19,12 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import composed, run_command, started
+from conftest import HANG, composed, run_command, started, wait_for
 from kforecast.artifact import Artifact
 from kforecast.directory import sole_writer
 from kforecast.errors import OutputError
 from test_artifact import make_artifact
-from test_command import wait_for
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 TRAIN = ["source=synthetic", "source.days=7", "trainer=cpu", "hydra.run.dir=run", "--model-save-path=model"]
@@ -48,7 +47,7 @@ def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # a checkpoint has 316 KiB
 
     process = started("kforecast-train", *TRAIN, cwd=tmp_path, preexec_fn=quota)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 3, stdout + stderr
     assert re.fullmatch(r"error: \S+: cannot be written: File too large\n", stderr)
     assert (tmp_path / "model" / "checkpoint.pth").read_bytes() == kept
@@ -81,7 +80,7 @@ def fill(folder: Path) -> None:
 
 def ended(process: subprocess.Popen[str]) -> tuple[str, float]:
     """What it said, and how long it took from the failure to the end, by its log and the clock."""
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 3, stdout + stderr
     assert "Traceback" not in stdout + stderr
     assert stderr.startswith("error: ")
@@ -101,7 +100,7 @@ def test_a_volume_that_is_full_or_gone(what: str, volume: Path, tmp_path: Path) 
     arguments = [f"hydra.run.dir={run}", f"--model-save-path={model}"]
     process = started("kforecast-train", *ENDLESS[:3], *ENDLESS[5:], *arguments, cwd=tmp_path)
     try:
-        wait_for("Epoch: 2,", run / "train.log", process, seconds=120)
+        wait_for("Epoch: 2,", run / "train.log", process)
         if "vanishes" in what:
             shutil.rmtree(volume / ("run" if what.startswith("run") else "below"))
         else:
@@ -244,11 +243,11 @@ def test_twenty_interrupted_runs_end_within_five_seconds_and_go_on(tmp_path: Pat
         told, code = ((signal.SIGTERM, 143), (signal.SIGINT, 130))[number % 2]
         process = started("kforecast-train", *ENDLESS, "checkpoint_seconds=1000", cwd=folder)
         try:
-            wait_for("Epoch: 1 cost", folder / "run" / "train.log", process, seconds=120)
+            wait_for("Epoch: 1 cost", folder / "run" / "train.log", process)
             time.sleep(chance.random())
             process.send_signal(told)
             begun = time.monotonic()
-            stdout, stderr = process.communicate(timeout=30)
+            stdout, stderr = process.communicate(timeout=HANG)
         finally:
             process.kill()
         seconds = time.monotonic() - begun

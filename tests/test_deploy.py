@@ -17,11 +17,10 @@ import pytest
 import yaml
 
 import kforecast.errors
-from conftest import composed, run_command, started
+from conftest import HANG, composed, run_command, started, wait_for
 from kforecast.artifact import CONFIG_MAP_LIMIT, TRIO, Artifact
 from kforecast.config import source_of
 from kforecast.processes import TERMINATED
-from test_command import wait_for
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -76,7 +75,7 @@ def rendered(folder: Path) -> list[Manifest]:
     if shutil.which("kubectl") is None:
         pytest.skip("needs kubectl")
     done = subprocess.run(
-        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=60, check=False
+        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=HANG, check=False
     )
     assert done.returncode == 0, done.stderr
     return documents(done.stdout)
@@ -255,7 +254,7 @@ def test_a_pod_that_is_evicted_and_started_again_goes_on(tmp_path: Path) -> None
     own += ["data.validation=0", "data.test=0"]
     pod = started(command, *own, cwd=tmp_path / "models")
     run = tmp_path / "models" / "runs" / "train"
-    wait_for("Epoch: 2,", run / "train.log", pod, seconds=120)
+    wait_for("Epoch: 2,", run / "train.log", pod)
     pod.send_signal(signal.SIGTERM)
     pod.communicate(timeout=spec["terminationGracePeriodSeconds"])
     assert pod.returncode == TERMINATED

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import composed, run_command, started
+from conftest import HANG, composed, run_command, started, wait_for
 from kforecast.artifact import CHECKPOINT, CONFIG, ITEM_IDS, Artifact
 from kforecast.errors import ConfigError
 from kforecast.export import export
-from test_command import wait_for
 
 TRAINING = [
     *("source=synthetic", "source.workloads=2", "source.days=4", "source.step=600", "logger=none"),
@@ -30,9 +29,9 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was told to end; what it had published by then lies beside it."""
     folder = tmp_path_factory.mktemp("interrupted")
     process = started("kforecast-train", *TRAINING, cwd=folder)
-    wait_for("Epoch: 4,", folder / "run" / "train.log", process, seconds=120)
+    wait_for("Epoch: 4,", folder / "run" / "train.log", process)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=HANG)
     assert process.returncode == 143
     return folder
 
@@ -192,7 +191,7 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path) -> None
         "main()\n"
     )
     command = [sys.executable, "-c", script, "artifact_dir=model", "format=onnx", "output=model.onnx"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: format=onnx needs a package (onnxscript): pip install 'kforecast[onnx]'\n"
     assert done.stdout == "heavy: []\n"

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from conftest import BIN, run_command
+from conftest import BIN, HANG, run_command
 from kforecast.artifact import TRIO
 from kforecast.command import EXTRAS
 from kforecast.training.sweep import SweepResults
@@ -43,7 +43,7 @@ def sweep(
     config.write_text("freq: 10min\npredictionLength: 2\ncontextLength: 5\nhyperParams: {batchSize: 19}\n")
     flags = ["--config-file=train-config.yaml", "--dataset-file=traffic.csv", "--model-save-path=Mia's ${m}"]
     command = ["-m", *launcher, *flags, *QUICK, *arguments]
-    return run_command("kforecast-train", *command, cwd=cwd, timeout=400, env=env)
+    return run_command("kforecast-train", *command, cwd=cwd, env=env)
 
 
 def check_jobs(cwd: Path, done: subprocess.CompletedProcess[str], statuses: list[str]) -> None:
@@ -124,7 +124,7 @@ def test_interrupted_joblib_leaves_no_process(number: signal.Signals, code: int,
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
         process.send_signal(number)
-        stdout, _ = process.communicate(timeout=30)
+        stdout, _ = process.communicate(timeout=HANG)
         assert process.returncode == code, stdout
         assert "Traceback" not in stdout
         deadline = time.monotonic() + 10
@@ -153,7 +153,7 @@ raise SystemExit(command.run(task, "train"))
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG,
         check=False,
     )
     assert done.returncode == 3, done.stderr
@@ -215,7 +215,7 @@ main()
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG,
         check=False,
     )
     assert done.returncode == 2

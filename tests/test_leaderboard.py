@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from conftest import run_command
+from conftest import HANG, run_command
 from kforecast.artifact import Artifact, sha256
 from kforecast.leaderboard import collect, grouped, main
 
@@ -185,7 +185,7 @@ main()
 """
     begun = time.monotonic()
     command = [sys.executable, "-c", script, "--top=1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, check=True)
     assert time.monotonic() - begun < 30
     assert ": 2000 runs, best score first" in done.stdout
     assert done.stdout.splitlines()[-1] == "heavy: []"

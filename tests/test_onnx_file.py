@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from conftest import START, run_command
+from conftest import HANG, START, run_command
 from kforecast.artifact import Artifact, EstimatorConfig, sha256
 from kforecast.data.panel import Panel
 from kforecast.data.windows import WindowDataset
@@ -222,7 +222,7 @@ def without_torch(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     command = [sys.executable, "-c", script, str(EXAMPLE), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=HANG, check=False)
 
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="not a checkout")

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from conftest import START, free_port, run_command, serving, traffic_rows
+from conftest import HANG, START, free_port, run_command, serving, traffic_rows
 from kforecast.metrics.csv import CsvSource
 from kforecast.metrics.kapacity import KapacitySource
 from kforecast.metrics.proto import provider_pb2 as pb
@@ -46,15 +46,15 @@ def test_a_file_is_served_as_it_is(tmp_path: Path, traffic_csv: Callable[..., Pa
 
         with grpc.insecure_channel(address) as channel:
             stub = pb_grpc.ProviderServiceStub(channel)
-            assert list(stub.QueryLatest(newest("web-0"), timeout=5).samples) == []
+            assert list(stub.QueryLatest(newest("web-0"), timeout=HANG).samples) == []
             wrong = pb.QueryRequest(query=newest("web-0").query)
             with pytest.raises(grpc.RpcError) as caught:
-                stub.Query(wrong, timeout=5)
+                stub.Query(wrong, timeout=HANG)
             assert caught.value.code() is grpc.StatusCode.UNKNOWN
             assert "invalid range" in caught.value.details()
             request = reflection_pb2.ServerReflectionRequest(list_services="")
             reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
-            (listed,) = reflection.ServerReflectionInfo(iter([request]), timeout=5)
+            (listed,) = reflection.ServerReflectionInfo(iter([request]), timeout=HANG)
             services = {service.name for service in listed.list_services_response.service}
             assert {"io.kapacitystack.metric.ProviderService", "grpc.health.v1.Health"} <= services
 
@@ -65,7 +65,7 @@ def test_a_file_is_served_as_it_is(tmp_path: Path, traffic_csv: Callable[..., Pa
         )
 
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 130
+        assert process.wait(timeout=HANG) == 130
     assert "INFO: Stopped" in (tmp_path / "provider.log").read_text()
 
 
@@ -77,13 +77,13 @@ def test_a_file_can_be_moved_to_the_present(tmp_path: Path) -> None:
     with serving(*arguments, address=address, cwd=tmp_path) as process:
         with grpc.insecure_channel(address) as channel:
             stub = pb_grpc.ProviderServiceStub(channel)
-            (sample,) = stub.QueryLatest(newest("web-0"), timeout=5).samples
+            (sample,) = stub.QueryLatest(newest("web-0"), timeout=HANG).samples
             assert 0 <= time.time() - sample.point.timestamp / 1000 < 180
             assert sample.point.value == float(rows[-1].split(",")[1])
             assert sample.labels["workload"] == "web-0"
-            assert list(stub.QueryLatest(newest("web-0", "nothing"), timeout=5).samples) == []
+            assert list(stub.QueryLatest(newest("web-0", "nothing"), timeout=HANG).samples) == []
         process.terminate()
-        assert process.wait(timeout=20) == 143
+        assert process.wait(timeout=HANG) == 143
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_file_can_be_moved_to_the_present(tmp_path: Path) -> None:
     ids=lambda value: value[-1],
 )
 def test_refused(arguments: list[str], words: list[str], tmp_path: Path) -> None:
-    done = run_command("kforecast-serve-metrics", *arguments, cwd=tmp_path, timeout=20)
+    done = run_command("kforecast-serve-metrics", *arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert [word for word in words if word not in done.stderr] == []
     assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from conftest import HANG
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
@@ -22,7 +24,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -1,8 +1,13 @@
-"""What is installed is pinned, and constraints.lock knows the published files of every pin."""
+"""What is imported is declared, what is declared is locked, and what is locked has hashes."""
 
+import ast
 import re
+import sys
 import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -10,60 +15,123 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(not (ROOT / "uv.lock").exists(), reason="not a checkout")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
+GROUPS = PROJECT["dependency-groups"]
+OURS = {"kforecast", "hydra_plugins", "conftest", "forking", "provider", "benchmark_stages"}
+# Declared but not imported: data, and what an imported package wants for a part that we use.
+UNIMPORTED = {"tzdata", "alembic", "cmaes", "sqlalchemy"}
 
 
-def pins(text: str) -> dict[str, Version]:
-    """Normalized names and versions of the lines ``name==version``."""
-    found = re.findall(r"^([\w.-]+)==([^\s\\]+)", text, flags=re.MULTILINE)
-    versions = {str(canonicalize_name(name)): Version(version) for name, version in found}
-    assert len(versions) == len(found), "a package is pinned twice"
-    return versions
+def names(lines: list[Any]) -> set[str]:
+    return {str(canonicalize_name(Requirement(line).name)) for line in lines if isinstance(line, str)}
 
 
-def pinned(name: str = "constraints.txt") -> dict[str, Version]:
-    return pins((ROOT / name).read_text(encoding="utf-8"))
+CORE = names(PROJECT["project"]["dependencies"])
+OPTIONAL = {name for lines in EXTRAS.values() for name in names(lines)}
+DEVELOPMENT = {name for lines in GROUPS.values() for name in names(lines)}
 
 
-def test_the_lock_has_hashes_for_exactly_what_is_pinned() -> None:
-    text = (ROOT / "constraints.lock").read_text(encoding="utf-8")
-    assert pins(text) == pinned(), "run: make lock"
-    # pip takes no file whose sha256 does not stand below its pin.
-    entries = re.split(r"^(?=[^\s#])", text, flags=re.MULTILINE)[1:]
-    assert len(entries) == len(pinned())
-    pattern = r"[\w.-]+==\S+( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
-    assert [entry.splitlines()[0] for entry in entries if not re.fullmatch(pattern, entry)] == []
+def locked() -> list[dict[str, Any]]:
+    found = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
+    assert len(found) > 100
+    return [package for package in found if package["name"] != "kforecast"]
 
 
-def test_the_lock_is_of_published_files_from_anywhere() -> None:
-    text = (ROOT / "constraints.lock").read_text(encoding="utf-8")
-    # Of torch's many builds the one that PyPI has: a local version (+cpu) is not published there.
-    assert [name for name, version in pins(text).items() if version.local] == []
-    assert "://" not in text
+def pins() -> list[tuple[str, Version]]:
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    found = re.findall(r"^([\w.-]+)==(\S+)", text, flags=re.MULTILINE)
+    return [(str(canonicalize_name(name)), Version(version)) for name, version in found]
+
+
+def imported(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The top-level names that a folder's modules import, wherever in them, but for Python's and ours."""
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module or ""]
+            for module in modules:
+                name = module.split(".")[0]
+                ours = name in OURS or name.startswith("test_")
+                if not ours and name not in sys.stdlib_module_names:
+                    yield name, path.relative_to(ROOT)
+
+
+def undeclared(folder: str, declared: set[str]) -> set[str]:
+    """Imports that no declared package provides; one that is not installed is known by its own name."""
+    providers = packages_distributions()
+    return {
+        f"{path}: {name}"
+        for name, path in imported(ROOT / folder)
+        if not {str(canonicalize_name(one)) for one in providers.get(name, [name])} & declared
+    }
 
 
 @pytest.mark.parametrize(
-    "constraints, extras", [("constraints.txt", set(EXTRAS) - {"ray"}), ("constraints-ray.txt", set(EXTRAS))]
+    "folder, declared",
+    [
+        ("src", CORE | OPTIONAL),
+        ("scripts", CORE | OPTIONAL),
+        ("docs", CORE | OPTIONAL),
+        ("tests", CORE | OPTIONAL | DEVELOPMENT),
+    ],
 )
-def test_every_dependency_is_pinned_to_a_version_that_it_allows(constraints: str, extras: set[str]) -> None:
-    lines = [*PROJECT["build-system"]["requires"], *PROJECT["project"]["dependencies"]]
-    lines += [line for extra in sorted(extras) for line in EXTRAS[extra]]
-    wanted = [requirement for requirement in map(Requirement, lines) if requirement.name != "kforecast"]
-    assert len(wanted) > 20
-    have = pinned(constraints)
-    loose = [
-        str(requirement)
-        for requirement in wanted
-        if (version := have.get(canonicalize_name(requirement.name))) is None
-        or version not in requirement.specifier
-    ]
+def test_every_import_is_of_a_declared_package(folder: str, declared: set[str]) -> None:
+    assert undeclared(folder, declared) == set()
+
+
+def test_the_comparison_of_imports_sees_what_is_missing() -> None:
+    assert any(entry.endswith(": filelock") for entry in undeclared("src", CORE - {"filelock"}))
+
+
+def test_every_declared_package_is_imported() -> None:
+    providers = packages_distributions()
+    used = {
+        str(canonicalize_name(one))
+        for name, _ in imported(ROOT / "src")
+        for one in providers.get(name, [name])
+    }
+    launchers = {name for name in OPTIONAL if name.startswith("hydra-")}  # Hydra imports its plugins
+    trackers = {"mlflow-skinny", "wandb"}  # Lightning imports them
+    notebooks = names(EXTRAS["notebook"])  # what runs the notebook
+    assert (CORE | OPTIONAL) - used == UNIMPORTED | launchers | trackers | notebooks
+
+
+def test_what_is_declared_is_locked_at_a_version_that_is_allowed() -> None:
+    lines = [*PROJECT["project"]["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
+    lines += [line for group in GROUPS.values() for line in group if isinstance(line, str)]
+    versions: dict[str, list[Version]] = {}
+    for package in locked():
+        versions.setdefault(package["name"], []).append(Version(package["version"]))
+    versions |= {name: [version] for name, version in pins() if name == "torch"}
+    wanted = [(Requirement(line), versions[canonicalize_name(Requirement(line).name)]) for line in lines]
+    loose = [str(one) for one, have in wanted if not all(version in one.specifier for version in have)]
     assert loose == []
+
+
+def test_the_lock_is_of_published_files_with_hashes() -> None:
+    for package in locked():
+        assert package["source"] == {"registry": "https://pypi.org/simple"}, package["name"]
+        assert Version(package["version"]).local is None
+        files = [*package.get("wheels", []), *filter(None, [package.get("sdist")])]
+        assert files
+        assert all(re.fullmatch("sha256:[0-9a-f]{64}", file["hash"]) for file in files), package["name"]
+
+
+def test_the_pins_for_pip_are_those_of_the_lock() -> None:
+    have = {(package["name"], Version(package["version"])) for package in locked()}
+    listed = pins()
+    assert len(listed) > 100
+    # Of torch's many builds no single one is right for everybody, so that it is not in the lock.
+    assert [pin for pin in listed if pin not in have] == [("torch", Version("2.13.0"))], "run: make lock"
+    assert CORE - {"torch"} <= {name for name, _ in listed}
 
 
 @pytest.mark.parametrize("malicious", ["2.6.2", "2.6.3"])
 def test_the_malicious_releases_of_lightning_are_not_allowed(malicious: str) -> None:
-    lines = [*PROJECT["project"]["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
-    specifiers = [wanted.specifier for wanted in map(Requirement, lines) if wanted.name == "lightning"]
-    assert specifiers
-    assert all(malicious not in specifier for specifier in specifiers)
+    (wanted,) = [Requirement(line) for line in PROJECT["project"]["dependencies"] if "lightning" in line]
+    assert malicious not in wanted.specifier

@@ -20,7 +20,7 @@ QUICK = ["trainer.max_epochs=1", "+trainer.limit_train_batches=2", "trainer=cpu"
 
 def sweep(cwd: Path, data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     where = ["hydra.sweep.dir=sweep", "source=csv", f"source.path={data}"]
-    return run_command("kforecast-train", "-m", *where, *QUICK, *arguments, cwd=cwd, timeout=300)
+    return run_command("kforecast-train", "-m", *where, *QUICK, *arguments, cwd=cwd)
 
 
 def test_a_sweep_with_failing_jobs(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:

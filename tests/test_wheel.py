@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import HANG
 from kforecast.artifact import TRIO
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,7 @@ def run(*arguments: object, cwd: Path) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import START, run_command
+from conftest import HANG, START, run_command
 from kforecast.artifact import INTERVALS, METADATA, TRIO, Artifact
 from kforecast.data.panel import Panel
 from kforecast.data.split import cells_between
@@ -121,7 +121,7 @@ def test_intervals_hold_what_they_promise_on_stationary_traffic(seed: int, tmp_p
         *("kforecast-train", "source=synthetic", f"source.seed={seed}", *stationary, "logger=none"),
         "hydra.run.dir=run",
         cwd=tmp_path,
-        timeout=300,
+        timeout=HANG,
     )
     assert done.returncode == 0, done.stderr
     overall = json.loads((tmp_path / "run" / "evaluation" / "report.json").read_text())["overall"]

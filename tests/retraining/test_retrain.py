@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import started
-from forking import Forking, forking
+from conftest import run_command, started
 from kforecast.artifact import Artifact
 from kforecast.metrics.synthetic import SyntheticSource
 
@@ -24,14 +22,8 @@ QUICK = [*SOURCE, "experiment=smoke", "logger=none", "trainer=cpu", "retrain.dir
 ALWAYS, NEVER = "gate.require_gain=-99", "gate.require_gain=0.99"
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[Forking]:
-    with forking() as found:
-        yield found
-
-
-def retrain(process: Forking, cwd: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = process.run("kforecast-retrain", *arguments, cwd=cwd, timeout=600)
+def retrain(cwd: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = run_command("kforecast-retrain", *arguments, cwd=cwd)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     return done
@@ -47,13 +39,13 @@ def cycles(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def history(process: Forking, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three cycles: the first champion, a candidate that stays one, one that takes its place."""
     folder = tmp_path_factory.mktemp("cycles") / "work"
     folder.mkdir()
-    retrain(process, folder, *QUICK)
-    retrain(process, folder, *QUICK, "seed=2", NEVER)
-    retrain(process, folder, *QUICK, "seed=3", ALWAYS, "retrain.warm_start=true")
+    retrain(folder, *QUICK)
+    retrain(folder, *QUICK, "seed=2", NEVER)
+    retrain(folder, *QUICK, "seed=3", ALWAYS, "retrain.warm_start=true")
     return folder
 
 
@@ -87,14 +79,14 @@ def test_each_cycle_is_told(history: Path) -> None:
     assert "<script" not in page
 
 
-def test_what_is_served_is_an_artifact(history: Path, process: Forking) -> None:
+def test_what_is_served_is_an_artifact(history: Path) -> None:
     models = history / "models"
     assert hashes(models / "champion") == hashes(models / "versions" / "3")
     metadata = Artifact.load(models / "champion").metadata
     assert metadata is not None
     assert metadata["seed"] == 3
     assert "retrain" not in metadata["config"]
-    done = process.run("kforecast-forecast", "artifact_dir=models/champion", *SOURCE, cwd=history)
+    done = run_command("kforecast-forecast", "artifact_dir=models/champion", *SOURCE, cwd=history)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("timestamp,workload,metric,value\n")
 
@@ -113,34 +105,34 @@ def test_the_report_of_a_run_compares_candidate_and_champion(history: Path) -> N
     assert "Training begins from the weights of models/champion (warm_start)" in log
 
 
-def test_the_way_back_restores_the_same_files(work: Path, process: Forking) -> None:
+def test_the_way_back_restores_the_same_files(work: Path) -> None:
     models = work / "models"
     before = hashes(models / "versions" / "1")
-    done = retrain(process, work, "--rollback", "retrain.dir=models")
+    done = retrain(work, "--rollback", "retrain.dir=models")
     assert "Version 1 is the champion again: version 3 was taken back." in done.stdout
     assert "rolled back" in (models / "report.html").read_text(encoding="utf-8")
     assert hashes(models / "champion") == before
     assert cycles(work)[-1]["decision"] == "rolled back"
     assert cycles(work)[-1]["champion"] == 1
-    refused = retrain(process, work, "--rollback", "retrain.dir=models", code=2)
+    refused = retrain(work, "--rollback", "retrain.dir=models", code=2)
     assert refused.stderr == "error: --rollback: models has no former champion to go back to\n"
     # The next candidate is compared with the one that serves again, and numbers are not used twice.
-    retrain(process, work, *QUICK, NEVER)
+    retrain(work, *QUICK, NEVER)
     assert cycles(work)[-1] | {"champion": 1, "candidate": 4} == cycles(work)[-1]
     assert hashes(models / "champion") == before
 
 
-def test_no_way_back_to_what_has_changed(work: Path, process: Forking) -> None:
+def test_no_way_back_to_what_has_changed(work: Path) -> None:
     champion = hashes(work / "models" / "champion")
     (work / "models" / "versions" / "1" / "item2id.json").write_text("{}")
-    done = retrain(process, work, "--rollback", "retrain.dir=models", code=2)
+    done = retrain(work, "--rollback", "retrain.dir=models", code=2)
     assert "versions/1: is not what it was when it was the champion" in done.stderr
     assert hashes(work / "models" / "champion") == champion
 
 
-def test_a_first_candidate_that_does_not_pass_the_gate(tmp_path: Path, process: Forking) -> None:
+def test_a_first_candidate_that_does_not_pass_the_gate(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
-    done = retrain(process, tmp_path / "work", *QUICK, "gate.require_skill=0.99", code=4)
+    done = retrain(tmp_path / "work", *QUICK, "gate.require_skill=0.99", code=4)
     assert done.stderr.startswith("error: there is no champion: gate not passed (gate.require_skill=0.99)")
     models = tmp_path / "work" / "models"
     assert not (models / "champion").exists()
@@ -167,25 +159,25 @@ def test_a_first_candidate_that_does_not_pass_the_gate(tmp_path: Path, process: 
     ],
 )
 def test_bad_input_is_refused_before_anything_is_read(
-    arguments: list[str], words: str, history: Path, process: Forking
+    arguments: list[str], words: str, history: Path
 ) -> None:
     before = sorted(history.rglob("*"))
-    done = retrain(process, history, *QUICK, *arguments, code=2)
+    done = retrain(history, *QUICK, *arguments, code=2)
     assert done.stderr.count("error: ") == 1
     assert words in done.stderr
     assert "Reading" not in done.stdout
     assert sorted(history.rglob("*")) == before
 
 
-def test_a_directory_must_be_named(process: Forking, tmp_path: Path) -> None:
+def test_a_directory_must_be_named(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     for arguments in (SOURCE, ["--rollback"]):
-        done = retrain(process, tmp_path / "work", *arguments, code=2)
+        done = retrain(tmp_path / "work", *arguments, code=2)
         assert "retrain.dir" in done.stderr
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
-def test_a_champion_outlives_a_killed_cycle(number: signal.Signals, work: Path, process: Forking) -> None:
+def test_a_champion_outlives_a_killed_cycle(number: signal.Signals, work: Path) -> None:
     before = hashes(work / "models" / "champion")
     long = [*QUICK, "trainer.max_epochs=200", "callbacks.early_stopping=null", "checkpoint_seconds=0"]
     command = [*long, "resume=auto", "hydra.run.dir=killed", NEVER]
@@ -200,12 +192,12 @@ def test_a_champion_outlives_a_killed_cycle(number: signal.Signals, work: Path, 
     assert hashes(work / "models" / "champion") == before
     assert len(cycles(work)) == 3
     # The same command goes on with the same training.
-    done = retrain(process, work, *command)
+    done = retrain(work, *command)
     assert "Going on in epoch" in done.stdout
     assert [cycle["decision"] for cycle in cycles(work)] == ["first", "kept", "promoted", "kept"]
 
 
-def eight_weeks(folder: Path, process: Forking, level: float) -> list[dict[str, Any]]:
+def eight_weeks(folder: Path, level: float) -> list[dict[str, Any]]:
     """A cycle a week, on the newest four weeks; from the fourth on traffic is higher by ``level`` means."""
     folder.mkdir()
     day = 86_400
@@ -221,20 +213,20 @@ def eight_weeks(folder: Path, process: Forking, level: float) -> list[dict[str, 
         newest = (since >= 7 * week * day) & (since < (28 + 7 * week) * day)
         frame[newest].to_csv(folder / "traffic.csv", index=False)
         quiet = ["logger=none", "trainer=cpu", "callbacks.forecast_figures=null"]
-        retrain(process, folder, "--dataset-file=traffic.csv", "retrain.dir=models", *quiet)
+        retrain(folder, "--dataset-file=traffic.csv", "retrain.dir=models", *quiet)
     return cycles(folder)
 
 
 @pytest.mark.slow
-def test_without_a_change_the_champion_stays_eight_weeks(process: Forking, tmp_path: Path) -> None:
-    found = eight_weeks(tmp_path / "work", process, level=0.0)
+def test_without_a_change_the_champion_stays_eight_weeks(tmp_path: Path) -> None:
+    found = eight_weeks(tmp_path / "work", level=0.0)
     assert [cycle["decision"] for cycle in found] == ["first", *["kept"] * 8]
 
 
 @pytest.mark.slow
-def test_a_level_shift_is_followed_within_a_cycle(process: Forking, tmp_path: Path) -> None:
+def test_a_level_shift_is_followed_within_a_cycle(tmp_path: Path) -> None:
     work = tmp_path / "work"
-    found = eight_weeks(work, process, level=2.0)
+    found = eight_weeks(work, level=2.0)
     assert [cycle["decision"] for cycle in found[:4]] == ["first", *["kept"] * 3]
     follows = found[4]
     assert follows["decision"] == "promoted"
@@ -244,5 +236,5 @@ def test_a_level_shift_is_followed_within_a_cycle(process: Forking, tmp_path: Pa
     models = work / "models"
     former = json.loads((models / "state.json").read_text())["former"][-1]
     before = hashes(models / "versions" / str(former))
-    retrain(process, work, "--rollback", "retrain.dir=models")
+    retrain(work, "--rollback", "retrain.dir=models")
     assert hashes(models / "champion") == before

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from provider import Provider
 
-from conftest import BIN, composed, free_port, run_command
+from conftest import BIN, HANG, composed, free_port, run_command
 from kforecast.artifact import Artifact
 from kforecast.config import check_train_settings
 from kforecast.errors import ConfigError
@@ -181,7 +181,7 @@ def test_a_bad_configuration_starts_nothing(tmp_path: Path) -> None:
     script = "import sys\nfrom kforecast.training.train import main\ntry:\n    main()\nfinally:\n"
     script += "    assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", script, "source=synthetic", "trainer=ddp", "trainer.num_nodes=2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: trainer.num_nodes: 2 machines need a launcher")
     assert len(done.stderr.splitlines()) == 1
@@ -210,7 +210,7 @@ def endless(folder: Path, data: Path) -> subprocess.Popen[str]:
 def ended(process: subprocess.Popen[str], folder: Path) -> tuple[int, str]:
     """Exit code and standard error of a process that should end soon, and with it all that it started."""
     try:
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=HANG)
     finally:
         process.kill()
     deadline = time.monotonic() + 10
@@ -258,7 +258,7 @@ def test_under_torchrun(runs: SimpleNamespace, tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -307,7 +307,7 @@ def test_under_a_cluster(launcher: str, shape: str, runs: SimpleNamespace, tmp_p
         )
         for variables in environments(launcher)
     ]
-    said = [process.communicate(timeout=120) for process in both]
+    said = [process.communicate(timeout=HANG) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert said[0][1] == ""
     assert said[1] == ("", "")
@@ -322,7 +322,7 @@ def test_a_sweep_starts_the_processes_of_each_job(runs: SimpleNamespace, tmp_pat
     arguments = ["-m", "--config-file", runs.folder / "train-config.yaml", f"--dataset-file={runs.kept}"]
     arguments += ["--model-save-path=models", "trainer=ddp", "trainer.max_epochs=1", "logger=none"]
     sweep = ["optimizer.lr=0.003,-1,0.001", "artifact.per_series=true", "hydra.sweep.dir=sweep"]
-    done = run_command("kforecast-train", *arguments, *sweep, cwd=tmp_path, timeout=200)
+    done = run_command("kforecast-train", *arguments, *sweep, cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     results = pd.read_csv(tmp_path / "sweep" / "results.csv")
     assert sorted(results["status"]) == ["done", "done", "failed"]
@@ -398,7 +398,7 @@ def test_the_script_for_slurm_is_right(tmp_path: Path) -> None:
         "SLURM_JOB_ID": "4711",
     }
     command = ["bash", str(EXAMPLES / "slurm.sbatch")]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=HANG, check=True)
     words = done.stdout.split("\n")[:-1]
     trainer = check_train_settings(composed(*words[words.index("kforecast-train") + 1 :])).trainer
     assert (str(trainer.devices), str(trainer.num_nodes)) == (shape["ntasks-per-node"], shape["nodes"])

@@ -94,7 +94,7 @@ def test_a_hopeless_job_of_a_grid_does_not_train_again(
     grid = ["-m", "optimizer.lr=0.01,1e-7", "callbacks=median", *rule, "hydra.sweep.dir=sweep"]
     quick = ["trainer.max_epochs=4", "+trainer.limit_train_batches=4", "trainer=cpu"]
     data = f"--dataset-file={traffic_csv()}"
-    done = run_command("kforecast-train", *grid, *quick, data, cwd=tmp_path, timeout=300)
+    done = run_command("kforecast-train", *grid, *quick, data, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     good, bad = (json.loads((tmp_path / "sweep" / job / "result.json").read_text()) for job in "01")
     assert (good["epochs"], good["stopped_by"]) == (4, "trainer.max_epochs=4")

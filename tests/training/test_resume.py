@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from provider import Provider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import composed, run_command, started
+from conftest import HANG, composed, run_command, started, wait_for
 from kforecast.artifact import Artifact
 from kforecast.config import built, check_train_settings, window_of
 from kforecast.data.panel import Panel
@@ -33,7 +33,6 @@ from kforecast.training.fit import Fit
 from kforecast.training.resume import LAST, PREVIOUS, Checkpoints, newest
 from kforecast.training.trainings import data_of, train_network
 from kforecast.window import Frequency
-from test_command import wait_for
 
 # Ten steps an epoch, two batches each; it stops early.
 TRAINING = [
@@ -233,10 +232,10 @@ def test_terminated_and_gone_on_with(whole: Path, tmp_path: Path) -> None:
     process = started("kforecast-train", *RUN, "resume=auto", cwd=tmp_path)
     run_dir = next(iter(wait_for_folder(tmp_path)))
     try:
-        wait_for("Epoch: 2", run_dir / "train.log", process, seconds=120)
+        wait_for("Epoch: 2", run_dir / "train.log", process)
         process.send_signal(signal.SIGTERM)
         begun = time.monotonic()
-        stdout, stderr = process.communicate(timeout=20)
+        stdout, stderr = process.communicate(timeout=HANG)
     finally:
         process.kill()
     assert process.returncode == 143, stderr
@@ -298,9 +297,9 @@ def test_what_was_fetched_is_not_fetched_again(tmp_path: Path) -> None:
             "kforecast-train", *arguments, f"source.end={1_704_500_000 // 600 * 600}", cwd=tmp_path
         )
         try:
-            wait_for("Epoch: 3,", tmp_path / "run" / "train.log", process, seconds=120)
+            wait_for("Epoch: 3,", tmp_path / "run" / "train.log", process)
             process.terminate()
-            process.communicate(timeout=20)
+            process.communicate(timeout=HANG)
         finally:
             process.kill()
         asked = len(provider.requests)
