@@ -3,26 +3,34 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
+from hydra.core.global_hydra import GlobalHydra
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from provider import Provider
 
-from conftest import BIN, HANG, composed, free_port, run_command
+import kforecast.training.train as train_module
+from conftest import BIN, HANG, composed, free_port, run_command, started, traffic_rows, wait_for
 from kforecast.artifact import Artifact
 from kforecast.config import check_train_settings
 from kforecast.errors import ConfigError
-from kforecast.processes import Process, this_process
+from kforecast.processes import STARTED_BY, Process, this_process
+from kforecast.training import launch
 from kforecast.training.group import check_devices
+from prepared import Prepared, become, exit_code, fork, run_prepared
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
@@ -39,10 +47,55 @@ CONFIG = {
     "freq": "10min",
     "predictionLength": 3,
     "contextLength": 7,
-    "hyperParams": {"learningRate": 0.003, "epochs": 3, "batchSize": 64},
+    "hyperParams": {"learningRate": 0.003, "epochs": 2, "batchSize": 64},
 }
 ENDLESS = ["trainer.max_epochs=1000000", "callbacks.early_stopping=null", "logger=none", "trainer=ddp"]
 MODULE = ["-m", "kforecast.training.train"]
+HOW = ["forks", pytest.param("processes", marks=pytest.mark.slow)]
+
+
+def in_forks(count: int, module: str, arguments: Sequence[str]) -> int:
+    """Stands for ``processes.start``: the same command lines, in forks that have loaded their libraries."""
+    assert module == MODULE[1]
+    port = str(free_port())
+
+    def work(number: int) -> None:
+        shape = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        os.environ.update({name: str(value) for name, value in shape.items()})
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        rank_zero_only.rank = number  # as Lightning finds it when it is imported
+        GlobalHydra.instance().clear()  # the launcher's
+        become("kforecast-train", *arguments)
+
+    os.environ[STARTED_BY] = str(os.getpid())
+    children = [fork(lambda number=number: work(number)) for number in range(count)]
+    return max(exit_code(child) for child in children)
+
+
+def train(how: str, *arguments: object, cwd: Path, reads: Path | None = None) -> CompletedProcess[str]:
+    """Train, with the processes of ``trainer=ddp`` as forks or as what they are.
+
+    Parameters
+    ----------
+    reads:
+        A file that gets a line for each time that a fork reads its data.
+    """
+    if how == "processes":
+        return run_command("kforecast-train", *arguments, cwd=cwd)
+
+    def prepare() -> None:
+        launch.start = in_forks
+        read = train_module.read_history
+
+        def counted(*given: Any) -> Any:
+            if reads is not None:
+                with reads.open("a") as file:
+                    file.write(f"{os.getpid()}\n")
+            return read(*given)
+
+        train_module.read_history = counted
+
+    return run_prepared(prepare, "kforecast-train", *arguments, cwd=cwd)
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -63,32 +116,46 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """Two processes train on what a server answers, then one on what was kept of it."""
-    folder = tmp_path_factory.mktemp("runs")
-    (folder / "train-config.yaml").write_text(yaml.safe_dump(CONFIG))
-    provider = Provider()
-    with provider.serve() as address:
-        two = run_command(
-            "kforecast-train",
-            "--config-file=train-config.yaml",
-            f"--metrics-server-addr={address}",
-            f"source.end={1_704_500_000 // 60 * 60}",
-            "trainer=ddp",
-            "window=1h",  # without effect, which is said once
-            cwd=folder,
-        )
+def given(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A file of traffic, and a configuration for it."""
+    folder = tmp_path_factory.mktemp("given")
+    config, data = folder / "train-config.yaml", folder / "traffic.csv"
+    config.write_text(yaml.safe_dump(CONFIG))
+    data.write_text("\n".join(["timestamp,value,workload,metric", *traffic_rows(2, 432)]) + "\n")
+    return SimpleNamespace(config=config, data=data)
+
+
+@pytest.fixture(scope="module", params=HOW)
+def runs(
+    given: SimpleNamespace, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """Two processes train, then one on the same data; real ones get it from a server."""
+    folder, provider = tmp_path_factory.mktemp("runs"), Provider()
+    shutil.copy(given.config, folder)
+    common = ["--config-file=train-config.yaml", "trainer=ddp", "window=1h"]  # without effect: said once
+    if request.param == "forks":
+        data, kept = [f"--dataset-file={given.data}"], given.data
+        two = train("forks", *common, *data, cwd=folder, reads=folder.parent / "reads")
+    else:
+        with provider.serve() as address:
+            data = [f"--metrics-server-addr={address}", f"source.end={1_704_500_000 // 60 * 60}"]
+            two = train("processes", *common, *data, cwd=folder)
+    assert two.returncode == 0, two.stderr
     (run,) = (folder / "outputs").glob("*/*")
-    kept = run / "history.parquet"
-    one = run_command(
-        "kforecast-train",
-        "--config-file=train-config.yaml",
-        f"--dataset-file={kept}",
-        "hydra.run.dir=one",
-        cwd=folder,
-    )
+    if request.param == "processes":
+        kept = run / "history.parquet"
+    alone = ["--config-file=train-config.yaml", f"--dataset-file={kept}", "hydra.run.dir=one"]
+    one = run_command("kforecast-train", *alone, cwd=folder)
     assert one.returncode == 0, one.stderr
-    return SimpleNamespace(folder=folder, two=two, run=run, one=folder / "one", kept=kept, provider=provider)
+    return SimpleNamespace(
+        how=request.param,
+        folder=folder,
+        two=two,
+        run=run,
+        one=folder / "one",
+        asked=[message.SerializeToString() for message in provider.requests],
+        reads=folder.parent / "reads",
+    )
 
 
 def result(run: Path) -> dict[str, object]:
@@ -101,14 +168,15 @@ def test_the_same_loss_as_one_process(runs: SimpleNamespace) -> None:
     alone, together = result(runs.one), result(runs.run)
     assert together["status"] == "done"
     assert together["score"] == pytest.approx(alone["score"], rel=1e-4)
-    assert Artifact.load(runs.run / "artifact").item_ids == {"shop/acpu": 0, "shop/bcpu": 1}
+    names = {"forks": ("shop/web-0qps", "shop/web-1qps"), "processes": ("shop/acpu", "shop/bcpu")}[runs.how]
+    assert [*Artifact.load(runs.run / "artifact").item_ids] == [*names]
 
 
 def test_every_line_is_said_once_and_logged_once(runs: SimpleNamespace) -> None:
     log = (runs.run / "train.log").read_text()
     assert log.strip() == runs.two.stdout.strip()
     first, again = log.split("Training again")
-    for epoch in (1, 2, 3):
+    for epoch in (1, 2):
         assert len(re.findall(rf"Epoch: {epoch}, Steps", first)) == 1
     assert len(re.findall(r"Epoch: 1, Steps", again)) == 1
     assert log.count("Training is done") == 1
@@ -121,21 +189,25 @@ def test_one_folder_with_the_files_of_one_process(runs: SimpleNamespace) -> None
     events = re.compile(r"events\.out\..*")
     two, one = ({events.sub("events", name) for name in files(run)} for run in (runs.run, runs.one))
     # Several processes write checkpoints at the end of every epoch.
-    assert two - one == {"history.parquet", "checkpoints/previous.ckpt", "checkpoints/refit/previous.ckpt"}
+    more = {"checkpoints/previous.ckpt", "checkpoints/refit/previous.ckpt"}
+    assert two - one == more | ({"history.parquet"} if runs.how == "processes" else set())
     assert one - two == set()
     assert len(list((runs.run / "tensorboard").iterdir())) == len(list((runs.one / "tensorboard").iterdir()))
 
 
-def test_a_server_is_asked_once(runs: SimpleNamespace) -> None:
-    asked = [request.SerializeToString() for request in runs.provider.requests]
-    assert asked
-    assert len(asked) == len(set(asked))
+def test_a_server_is_asked_and_a_file_is_read_once(runs: SimpleNamespace) -> None:
+    if runs.how == "forks":
+        assert len(runs.reads.read_text().splitlines()) == 1
+    else:
+        assert runs.asked
+        assert len(runs.asked) == len(set(runs.asked))
 
 
-def test_bad_data_is_said_once(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("how", HOW)
+def test_bad_data_is_said_once(how: str, tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
     data = traffic_csv(points=9)
     run = f"hydra.run.dir={tmp_path / 'run'}"
-    done = run_command("kforecast-train", f"--dataset-file={data}", "trainer=ddp", run, cwd=tmp_path)
+    done = train(how, f"--dataset-file={data}", "trainer=ddp", run, cwd=tmp_path)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: no window to train on")
@@ -178,68 +250,106 @@ def test_as_many_gpus_as_the_machine_has(
 
 
 def test_a_bad_configuration_starts_nothing(tmp_path: Path) -> None:
+    refused = run_command("kforecast-train", "source=synthetic", *TWO_MACHINES, cwd=tmp_path)
+    check_refused(refused)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_bad_configuration_does_not_even_load_torch(tmp_path: Path) -> None:
     script = "import sys\nfrom kforecast.training.train import main\ntry:\n    main()\nfinally:\n"
     script += "    assert 'torch' not in sys.modules"
-    command = [sys.executable, "-c", script, "source=synthetic", "trainer=ddp", "trainer.num_nodes=2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, check=False)
+    command = [sys.executable, "-c", script, "source=synthetic", *TWO_MACHINES]
+    check_refused(
+        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, check=False)
+    )
+
+
+TWO_MACHINES = ["trainer=ddp", "trainer.num_nodes=2"]
+
+
+def check_refused(done: CompletedProcess[str]) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: trainer.num_nodes: 2 machines need a launcher")
     assert len(done.stderr.splitlines()) == 1
 
 
-def endless(folder: Path, data: Path) -> subprocess.Popen[str]:
-    """A training in two processes that has written its first artifact."""
+WAITING = """
+import os, sys, time
+from kforecast.processes import end_with_launcher
+end_with_launcher()
+with open(os.path.join(os.path.dirname(__file__), "begun"), "a") as file:
+    file.write("begun\\n")
+while True:
+    time.sleep(60)
+"""
+
+
+def endless(how: str, folder: Path, data: Path) -> Prepared | subprocess.Popen[str]:
+    """A training in two processes that is at work; real ones have written their first artifact.
+
+    In a fork it starts processes that only wait.
+    """
     arguments = [f"--dataset-file={data}", *ENDLESS, f"hydra.run.dir={folder / 'run'}"]
-    process = subprocess.Popen(
-        [str(BIN / "kforecast-train"), *arguments],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    log, deadline = folder / "run" / "train.log", time.monotonic() + 90
-    while not (log.exists() and "Epoch: 2" in log.read_text()):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    assert len(processes_of(folder)) == 3
-    return process
+    if how == "processes":
+        process = started("kforecast-train", *arguments, cwd=folder)
+        wait_for("Epoch: 2", folder / "run" / "train.log", process)
+        assert len(processes_of(folder)) == 3
+        return process
+
+    (folder / "waiting.py").write_text(WAITING)
+    start = launch.start
+
+    def prepare() -> None:
+        launch.start = lambda count, _, arguments: start(count, "waiting", arguments)
+
+    launcher = Prepared(prepare, "kforecast-train", *arguments, cwd=folder)
+    until = time.monotonic() + HANG
+    while not ((folder / "begun").exists() and (folder / "begun").read_text().count("begun") == 2):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert len(processes_of(folder)) == 2
+    return launcher
 
 
-def ended(process: subprocess.Popen[str], folder: Path) -> tuple[int, str]:
-    """Exit code and standard error of a process that should end soon, and with it all that it started."""
-    try:
-        _, said = process.communicate(timeout=HANG)
-    finally:
-        process.kill()
-    deadline = time.monotonic() + 10
+def ended(process: Prepared | subprocess.Popen[str], folder: Path) -> tuple[int, str]:
+    """Exit code and standard error of a process, once all that it started has ended too."""
+    if isinstance(process, Prepared):
+        done = process.ended()
+        code, said = done.returncode, done.stderr
+    else:
+        try:
+            _, said = process.communicate(timeout=HANG)
+        finally:
+            process.kill()
+        code = process.returncode
+    until = time.monotonic() + HANG
     while left := processes_of(folder):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
-    return process.returncode, said
+        assert time.monotonic() < until, left
+        time.sleep(0.02)
+    return code, said
 
 
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize(
     "number, code, said",
-    [
-        (signal.SIGTERM, 143, ""),
-        pytest.param(signal.SIGINT, 130, "interrupted\n", marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, -9, "", marks=pytest.mark.slow),
-    ],
+    [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "interrupted\n"), (signal.SIGKILL, -9, "")],
 )
 def test_a_signal_ends_all(
-    number: signal.Signals, code: int, said: str, tmp_path: Path, traffic_csv: Callable[..., Path]
+    number: signal.Signals, code: int, said: str, how: str, tmp_path: Path, traffic_csv: Callable[..., Path]
 ) -> None:
-    process = endless(tmp_path, traffic_csv())
-    process.send_signal(number)
+    process = endless(how, tmp_path, traffic_csv())
+    os.kill(process.pid, number)
     assert ended(process, tmp_path) == (code, said)
-    Artifact.load(tmp_path / "run" / "artifact")
+    if how == "processes":
+        Artifact.load(tmp_path / "run" / "artifact")
 
 
-@pytest.mark.slow
-def test_a_process_that_is_killed_ends_all(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
-    process = endless(tmp_path, traffic_csv())
+@pytest.mark.parametrize("how", HOW)
+def test_a_process_that_is_killed_ends_all(
+    how: str, tmp_path: Path, traffic_csv: Callable[..., Path]
+) -> None:
+    process = endless(how, tmp_path, traffic_csv())
     others = set(processes_of(tmp_path)) - {process.pid}
     os.kill(max(others), signal.SIGKILL)
     code, said = ended(process, tmp_path)
@@ -250,8 +360,8 @@ def test_a_process_that_is_killed_ends_all(tmp_path: Path, traffic_csv: Callable
 
 
 @pytest.mark.slow
-def test_under_torchrun(runs: SimpleNamespace, tmp_path: Path) -> None:
-    arguments = ["--dataset-file", str(runs.kept), "trainer=ddp", "trainer.max_epochs=1"]
+def test_under_torchrun(given: SimpleNamespace, tmp_path: Path) -> None:
+    arguments = ["--dataset-file", str(given.data), "trainer=ddp", "trainer.max_epochs=1"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [*torchrun, *MODULE, *arguments],
@@ -294,8 +404,8 @@ def environments(launcher: str) -> list[dict[str, str]]:
     "launcher, shape",
     [("srun", "trainer.devices=2"), ("Kubeflow", "trainer.num_nodes=2 trainer.devices=1")],
 )
-def test_under_a_cluster(launcher: str, shape: str, runs: SimpleNamespace, tmp_path: Path) -> None:
-    shapes = ["--dataset-file", str(runs.kept), "trainer=ddp", "trainer.max_epochs=1", *shape.split()]
+def test_under_a_cluster(launcher: str, shape: str, given: SimpleNamespace, tmp_path: Path) -> None:
+    shapes = ["--dataset-file", str(given.data), "trainer=ddp", "trainer.max_epochs=1", *shape.split()]
     both = [
         subprocess.Popen(
             [str(BIN / "kforecast-train"), *shapes],
@@ -318,8 +428,8 @@ def test_under_a_cluster(launcher: str, shape: str, runs: SimpleNamespace, tmp_p
 
 
 @pytest.mark.slow
-def test_a_sweep_starts_the_processes_of_each_job(runs: SimpleNamespace, tmp_path: Path) -> None:
-    arguments = ["-m", "--config-file", runs.folder / "train-config.yaml", f"--dataset-file={runs.kept}"]
+def test_a_sweep_starts_the_processes_of_each_job(given: SimpleNamespace, tmp_path: Path) -> None:
+    arguments = ["-m", "--config-file", given.config, f"--dataset-file={given.data}"]
     arguments += ["--model-save-path=models", "trainer=ddp", "trainer.max_epochs=1", "logger=none"]
     sweep = ["optimizer.lr=0.003,-1,0.001", "artifact.per_series=true", "hydra.sweep.dir=sweep"]
     done = run_command("kforecast-train", *arguments, *sweep, cwd=tmp_path)
