@@ -8,8 +8,9 @@ import random
 import re
 import shutil
 import signal
-import time
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,12 @@ from kforecast.data.panel import Panel
 from kforecast.data.split import split_windows
 from kforecast.data.windows import WindowDataset
 from kforecast.metrics.proto import provider_pb2 as pb
+from kforecast.training.callbacks import EpochLog
 from kforecast.training.fit import Fit
-from kforecast.training.resume import LAST, PREVIOUS, Checkpoints, newest
+from kforecast.training.resume import LAST, PREVIOUS, Checkpoints, epoch_of, newest
 from kforecast.training.trainings import data_of, train_network
 from kforecast.window import Frequency
+from prepared import run_prepared
 
 # Ten steps an epoch, two batches each; it stops early.
 TRAINING = [
@@ -111,8 +114,13 @@ def same(one: Fit, other: Fit) -> bool:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     "model, count",
-    [([], 10), (MLP, 3), pytest.param(MLP, 10, marks=pytest.mark.slow)],
-    ids=["fcnet", "seasonal_mlp", "seasonal_mlp more often"],
+    [
+        ([], 2),
+        ([*MLP, "trainer.max_epochs=2"], 1),
+        pytest.param([], 10, marks=pytest.mark.slow),
+        pytest.param(MLP, 10, marks=pytest.mark.slow),
+    ],
+    ids=["fcnet", "seasonal_mlp", "fcnet more often", "seasonal_mlp more often"],
 )
 def test_interrupted_at_random_steps(
     model: list[str], count: int, tmp_path: Path, trained: Callable[..., tuple[Fit, list[int]]]
@@ -123,6 +131,7 @@ def test_interrupted_at_random_steps(
         assert whole.stopped_by.startswith("early stopping")
         assert 2 < whole.epochs < 12
     steps = random.Random(7).sample(range(1, total), count)
+    assert total > 10
     for step in [*steps, 10]:  # the last of an epoch too
         folder = tmp_path / str(step)
         nothing, before = trained(folder, *model, interrupt=step)
@@ -138,13 +147,21 @@ def test_interrupted_at_random_steps(
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
+    "steps, epochs", [([17], 3), pytest.param([3, 17], 12, marks=pytest.mark.slow)], ids=["short", "long"]
+)
+@pytest.mark.parametrize(
     "arguments", [["+trainer.limit_train_batches=7"], ["data.num_workers=2"], ["monitor=train/loss"]], ids=str
 )
 def test_whatever_hands_out_the_windows(
-    arguments: list[str], tmp_path: Path, trained: Callable[..., tuple[Fit, list[int]]]
+    arguments: list[str],
+    steps: list[int],
+    epochs: int,
+    tmp_path: Path,
+    trained: Callable[..., tuple[Fit, list[int]]],
 ) -> None:
+    arguments = [*arguments, f"trainer.max_epochs={epochs}"]
     whole, _ = trained(tmp_path / "whole", *arguments)
-    for step in (3, 17):
+    for step in steps:
         folder = tmp_path / str(step)
         trained(folder, *arguments, interrupt=step)
         resumed, _ = trained(folder, *arguments, resumed=newest(folder))
@@ -152,14 +169,20 @@ def test_whatever_hands_out_the_windows(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "epochs, every", [(3, 7), pytest.param(12, 3, marks=pytest.mark.slow)], ids=["short", "long"]
+)
 def test_interrupted_again_and_again(
-    tmp_path: Path, trained: Callable[..., tuple[Fit | None, list[int]]]
+    epochs: int, every: int, tmp_path: Path, trained: Callable[..., tuple[Fit | None, list[int]]]
 ) -> None:
-    whole, windows = trained(tmp_path / "whole")
-    found, taken = None, []
+    short = f"trainer.max_epochs={epochs}"
+    whole, windows = trained(tmp_path / "whole", short)
+    found, taken, times = None, [], 0
     while found is None:
-        found, more = trained(tmp_path / "run", resumed=newest(tmp_path / "run"), interrupt=3)
+        found, more = trained(tmp_path / "run", short, resumed=newest(tmp_path / "run"), interrupt=every)
+        times += 1
         taken += more
+    assert times > 3
     assert whole is not None
     assert same(found, whole)
     # A validation that was cut off by the signal is done again, training is not.
@@ -168,26 +191,25 @@ def test_interrupted_again_and_again(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("damage", [0, 100, -1], ids=["empty", "cut", "one bit"])
 def test_a_torn_checkpoint_falls_back_to_the_one_before(
-    damage: int,
-    tmp_path: Path,
-    trained: Callable[..., tuple[Fit, list[int]]],
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, trained: Callable[..., tuple[Fit, list[int]]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole, _ = trained(tmp_path / "whole")
+    short = "trainer.max_epochs=3"
+    whole, _ = trained(tmp_path / "whole", short)
     folder = tmp_path / "run"
-    trained(folder, interrupt=4)
-    trained(folder, resumed=newest(folder), interrupt=9)
-    content = bytearray((folder / LAST).read_bytes())
-    if damage < 0:
-        content[len(content) // 2] ^= 1
-    (folder / LAST).write_bytes(content if damage < 0 else content[:damage])
-    found = newest(folder)
-    assert found is not None
-    assert found["global_step"] == 8  # of the optimizer, two a step
-    assert f"{folder / LAST}: not a whole checkpoint" in caplog.text
-    resumed, _ = trained(folder, resumed=found)
+    trained(folder, short, interrupt=4)
+    trained(folder, short, resumed=newest(folder), interrupt=9)
+    content = (folder / LAST).read_bytes()
+    middle = len(content) // 2
+    one_bit = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    for damaged in (b"", content[:100], one_bit):
+        (folder / LAST).write_bytes(damaged)
+        caplog.clear()
+        found = newest(folder)
+        assert found is not None
+        assert found["global_step"] == 8  # of the optimizer, two a step
+        assert f"{folder / LAST}: not a whole checkpoint" in caplog.text
+    resumed, _ = trained(folder, short, resumed=found)
     assert same(resumed, whole)
 
 
@@ -195,19 +217,28 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(
 def test_a_validation_that_takes_too_long_is_not_waited_for(
     tmp_path: Path, trained: Callable[..., tuple[Fit, list[int]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kforecast.training.resume._GRACE_SECONDS", 0.2)
-    monkeypatch.setattr(Interrupt, "on_validation_batch_start", lambda *_: time.sleep(2), raising=False)
-    begun = time.monotonic()
+    never, begun, over = threading.Event(), [], []
+
+    def validate(*_: Any) -> None:
+        begun.append(True)
+        never.wait(HANG)
+        over.append(True)
+
+    monkeypatch.setattr("kforecast.training.resume._GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(Interrupt, "on_validation_batch_start", validate, raising=False)
     nothing, _ = trained(tmp_path, "checkpoint_seconds=0", interrupt=10)
     assert nothing is None
-    assert time.monotonic() - begun < 2
+    assert (begun, over) == ([True], [])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.undo()
 
 
 # As its user runs it
 
-RUN = ["source=synthetic", "source.days=7", "trainer=cpu", "trainer.max_epochs=12", "checkpoint_seconds=0.05"]
+RUN = [
+    *("source=synthetic", "source.days=4", "source.workloads=2", "source.step=600", "trainer=cpu"),
+    *("trainer.max_epochs=4", "checkpoint_seconds=0", "callbacks.forecast_figures=null"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -222,49 +253,45 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(run_dir: Path) -> str:
     result = json.loads((run_dir / "result.json").read_text())
     assert result["status"] == "done"
-    checkpoint = Path(result["artifact_dir"], "checkpoint.pth").read_bytes()
+    checkpoint = (run_dir / "artifact" / "checkpoint.pth").read_bytes()
     assert result["weights"] == hashlib.sha256(checkpoint).hexdigest()
     return str(result["weights"])
 
 
+def terminate_in_epoch(epoch: int) -> None:
+    """Let this process, a fork, be told to end amid an epoch of its training."""
+    act = EpochLog.on_train_batch_start
+
+    def told(self: EpochLog, trainer: Any, module: Any, batch: Any, number: int, *more: Any) -> Any:
+        if trainer.current_epoch + 1 == epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return act(self, trainer, module, batch, number, *more)
+
+    EpochLog.on_train_batch_start = told
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_terminated_and_gone_on_with(whole: Path, tmp_path: Path) -> None:
-    process = started("kforecast-train", *RUN, "resume=auto", cwd=tmp_path)
-    run_dir = next(iter(wait_for_folder(tmp_path)))
-    try:
-        wait_for("Epoch: 2", run_dir / "train.log", process)
-        process.send_signal(signal.SIGTERM)
-        begun = time.monotonic()
-        stdout, stderr = process.communicate(timeout=HANG)
-    finally:
-        process.kill()
-    assert process.returncode == 143, stderr
-    assert time.monotonic() - begun < 5
-    assert "Nothing to resume" in stdout
+    done = run_prepared(lambda: terminate_in_epoch(2), "kforecast-train", *RUN, "resume=auto", cwd=tmp_path)
+    assert done.returncode == 143, done.stderr
+    (run_dir,) = (tmp_path / "outputs").glob("*/*")
+    assert "Nothing to resume" in done.stdout
     assert json.loads((run_dir / "result.json").read_text())["status"] == "interrupted"
-    assert newest(run_dir / "checkpoints") is not None
+    checkpoint = newest(run_dir / "checkpoints")
+    assert checkpoint is not None
+    assert epoch_of(checkpoint) == 3
     (events,) = (run_dir / "tensorboard").glob("events*")
     assert losses(events) >= 1
-    said = re.search(r"to go on: kforecast-train (.*)", stdout)
+    said = re.search(r"to go on: kforecast-train (.*)", done.stdout)
     assert said
     # Without a word of the configuration the run's own is taken; and the newest unfinished run is found.
     done = run_command("kforecast-train", *said[1].split()[:1], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Going on in epoch" in done.stdout
+    assert "Going on in epoch 3" in done.stdout
     assert weights(run_dir) == weights(whole / "run")
     assert [path.name for path in (tmp_path / "outputs").glob("*/*")] == [run_dir.name]
     config = OmegaConf.load(run_dir / ".hydra" / "config.yaml")
-    assert config.source.days == 7
-
-
-def wait_for_folder(folder: Path) -> Iterator[Path]:
-    for _ in range(600):
-        found = [path.parent for path in folder.glob("outputs/*/*/result.json")]
-        if found:
-            yield from found
-            return
-        time.sleep(0.1)
-    raise AssertionError("no run folder")
+    assert config.source.days == 4
 
 
 def losses(events: Path) -> int:
@@ -273,29 +300,84 @@ def losses(events: Path) -> int:
     return len(board.Scalars("train/loss"))
 
 
-def test_a_run_is_repeated(whole: Path, tmp_path: Path) -> None:
+FROM_A_SERVER = [
+    *("--config-file=config.yaml", "hydra.run.dir=run", "resume=auto", "logger=none", "trainer=cpu"),
+    f"source.end={1_704_500_000 // 600 * 600}",
+]
+
+
+@contextmanager
+def provider_for(folder: Path, epochs: int) -> Iterator[tuple[Provider, list[str]]]:
+    """A provider, and the arguments of a training on what it answers."""
+    target = {"workloadNamespace": "shop", "workloadName": "a", "historyLength": "60H"}
+    target["metrics"] = [{"name": "cpu", "type": "External", "external": {"metric": {"name": "cpu"}}}]
+    content = {"targets": [target], "freq": "10min", "predictionLength": 3, "contextLength": 7}
+    content["hyperParams"] = {"epochs": epochs}
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    provider = Provider()
+    with provider.serve() as address:
+        yield provider, [*FROM_A_SERVER, f"--metrics-server-addr={address}"]
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on what a server has answered that is gone now."""
+    folder = tmp_path_factory.mktemp("fetched")
+    with provider_for(folder, epochs=2) as (provider, arguments):
+        arguments.append("callbacks.forecast_figures=null")
+        done = run_command("kforecast-train", *arguments, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert provider.requests
+    return folder
+
+
+def test_what_was_fetched_is_not_fetched_again(fetched: Path, tmp_path: Path) -> None:
+    shutil.copytree(fetched, tmp_path, dirs_exist_ok=True)
+    # Killed between its trainings and its end.
+    (tmp_path / "run" / "result.json").write_text('{"status": "running"}')
+    with provider_for(tmp_path, epochs=2) as (provider, arguments):
+        # The same command, later: the server would have other data by now.
+        provider.answer = lambda request: pb.QueryResponse()
+        done = run_command("kforecast-train", *arguments, "callbacks.forecast_figures=null", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert provider.requests == []
+    assert "Going on behind a training that is done" in done.stdout
+    assert weights(tmp_path / "run") == weights(fetched / "run")
+
+
+def test_a_run_is_repeated(fetched: Path, tmp_path: Path) -> None:
+    """The server has gone; what it answered is kept."""
+    done = run_command("kforecast-train", "--repeat", fetched / "run", "hydra.run.dir=again", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "bit for bit" in done.stdout
+    assert weights(tmp_path / "again") == weights(fetched / "run")
+    changes = ["trainer.max_epochs=1", "seed=1"]
+    done = run_command(
+        "kforecast-train", "--repeat", fetched / "run", *changes, "hydra.run.dir=other", cwd=tmp_path
+    )
+    assert re.search(
+        r"The weights differ from those of \S+: trained with trainer.max_epochs=1 seed=1", done.stdout
+    )
+    config = Artifact.load(tmp_path / "other" / "artifact").metadata["config"]
+    assert config["source"]["end"] == 1_704_500_000 // 600 * 600
+
+
+@pytest.mark.slow
+def test_a_repetition_is_repeated(whole: Path, tmp_path: Path) -> None:
     done = run_command("kforecast-train", "--repeat", whole / "run", "hydra.run.dir=again", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "bit for bit" in done.stdout
     assert weights(tmp_path / "again") == weights(whole / "run")
     done = run_command("kforecast-train", "--repeat=again", "trainer.max_epochs=1", "seed=1", cwd=tmp_path)
     assert "The weights differ from those of again: trained with trainer.max_epochs=1 seed=1" in done.stdout
-    assert Artifact.load(tmp_path / "again" / "artifact").metadata["config"]["source"]["days"] == 7
+    assert Artifact.load(tmp_path / "again" / "artifact").metadata["config"]["source"]["days"] == 4
 
 
-def test_what_was_fetched_is_not_fetched_again(tmp_path: Path) -> None:
-    target = {"workloadNamespace": "shop", "workloadName": "a", "historyLength": "60H"}
-    target["metrics"] = [{"name": "cpu", "type": "External", "external": {"metric": {"name": "cpu"}}}]
-    content = {"targets": [target], "freq": "10min", "predictionLength": 3, "contextLength": 7}
-    content["hyperParams"] = {"epochs": 60}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
-    provider = Provider()
-    with provider.serve() as address:
-        arguments = ["--config-file=config.yaml", f"--metrics-server-addr={address}", "hydra.run.dir=run"]
-        arguments += ["resume=auto", "callbacks.early_stopping=null", "logger=none", "trainer=cpu"]
-        process = started(
-            "kforecast-train", *arguments, f"source.end={1_704_500_000 // 600 * 600}", cwd=tmp_path
-        )
+@pytest.mark.slow
+def test_what_was_fetched_is_not_fetched_again_amid_a_training(tmp_path: Path) -> None:
+    with provider_for(tmp_path, epochs=400) as (provider, arguments):
+        arguments.append("callbacks.early_stopping=null")
+        process = started("kforecast-train", *arguments, cwd=tmp_path)
         try:
             wait_for("Epoch: 3,", tmp_path / "run" / "train.log", process)
             process.terminate()
@@ -303,7 +385,6 @@ def test_what_was_fetched_is_not_fetched_again(tmp_path: Path) -> None:
         finally:
             process.kill()
         asked = len(provider.requests)
-        # The same command, later: the server would have other data by now.
         provider.answer = lambda request: pb.QueryResponse()
         done = run_command("kforecast-train", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
