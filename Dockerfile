@@ -4,32 +4,27 @@
 ARG PYTHON=python:3.11-slim
 
 FROM ${PYTHON} AS build
-# Where builds of torch for CPUs are; what PyPI has is several GB larger.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# Of pyproject.toml, like holidays,onnx.
+# Of pyproject.toml, separated by blanks, like "holidays onnx".
 ARG EXTRAS=holidays
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_CONSTRAINT=/src/constraints.txt
+# A folder or an address where pip looks for torch's build for CPUs before it is taken from PyTorch.
+ARG PIP_FIND_LINKS=
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never \
+    UV_PROJECT_ENVIRONMENT=/opt/kforecast
 WORKDIR /src
-COPY constraints.txt constraints.lock deploy/check_hashes.py ./
-# Only what is needed to find out what is installed, so that a change of the code downloads nothing anew.
-COPY pyproject.toml README.md LICENSE ./
-COPY src/kforecast/__init__.py src/kforecast/
-COPY conf conf
-RUN pip download --quiet --no-deps --dest /files --index-url "${TORCH_INDEX}" torch \
- && pip wheel --quiet --no-deps --wheel-dir /metadata . \
- && pip download --quiet --dest /files --find-links /files "$(ls /metadata/kforecast-*.whl)[${EXTRAS}]" \
- && rm /files/kforecast-*.whl \
- && python check_hashes.py constraints.lock /files torch
-RUN python -m venv /opt/kforecast \
- && /opt/kforecast/bin/pip install --quiet --no-index --find-links /files --no-build-isolation --no-deps \
-    /files/setuptools-*.whl \
- && /opt/kforecast/bin/pip install --quiet --no-index --find-links /files --use-pep517 --no-build-isolation \
-    --no-deps /files/*
+COPY constraints.txt deploy/install_torch.sh ./
+RUN pip install --quiet -c constraints.txt uv \
+ && python -m venv /opt/kforecast \
+ && UV=uv PYTHON=/opt/kforecast/bin/python sh install_torch.sh "$(sed -n 's/^torch==//p' constraints.txt)"
+# Only what decides on the packages, so that a change of the code downloads nothing anew.
+COPY pyproject.toml uv.lock README.md LICENSE ./
+RUN uv sync --quiet --locked --inexact --no-install-project --group torch $(printf -- '--extra %s ' ${EXTRAS})
 COPY src src
-RUN pip wheel --quiet --no-deps --wheel-dir /dist . \
- && /opt/kforecast/bin/pip install --quiet --no-index --no-deps /dist/kforecast-*.whl \
- && /opt/kforecast/bin/pip check \
- && rm -r /opt/kforecast/lib/python3*/site-packages/pip /opt/kforecast/lib/python3*/site-packages/pip-*
+COPY conf conf
+RUN uv sync --quiet --locked --inexact --no-editable --group torch $(printf -- '--extra %s ' ${EXTRAS}) \
+      --compile-bytecode \
+ && uv pip check --python /opt/kforecast \
+ && cd /opt/kforecast/lib/python3*/site-packages \
+ && rm -r pip pip-* torch/include pyarrow/include pandas/tests
 
 FROM ${PYTHON}
 LABEL org.opencontainers.image.title="kforecast" \

@@ -29,6 +29,7 @@ STAGES = {
     "backtest": "serving",
     "forecast": "serving",
     "startup": "serving",
+    "stop": "stopping",
     "fetch": "fetching",
     "memory": "fetching",
 }

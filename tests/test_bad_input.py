@@ -23,6 +23,8 @@ import yaml
 
 from conftest import START, run_command, run_process, traffic_rows
 from kforecast.artifact import METADATA, TRIO
+from kforecast.errors import ConfigError
+from kforecast.legacy_cli import translate
 from kforecast.run_folder import RunFolder
 
 HEADER = "timestamp,value,workload,metric"
@@ -932,6 +934,16 @@ def assert_refused(arguments: list[str], words: list[str], cwd: Path) -> None:
     assert_says(run_command("kforecast-train", *arguments, cwd=cwd), words)
 
 
+def laid_out(case: Case, folder: Path) -> None:
+    """Make the files that a case names."""
+    for name, content in case.files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    if case.make is not None:
+        case.make(folder)
+
+
 CASES = [*CONFIG_FILES, *DATA, *OTHER_DATA, *OVERRIDES, *SERVERS, *SWEEPS, *FORECAST, *EVALUATE, *VERBS]
 
 
@@ -941,7 +953,23 @@ def test_there_are_enough_cases() -> None:
     assert len([*DATA, *OTHER_DATA]) >= 40
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name[:60])
+@pytest.mark.parametrize("case", CONFIG_FILES, ids=lambda case: case.name[:60])
+def test_a_config_file_is_refused_before_anything_is_composed(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid_out(case, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as refusal:
+        translate(case.arguments)
+    assert [word for word in case.words if word not in str(refusal.value)] == []
+
+
+# Every fourth in `make test`, all in `make test-all`: each is a whole command.
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] if number % 4 else []) for number, case in enumerate(CASES)],
+    ids=lambda case: case.name[:60],
+)
 def test_refused(
     case: Case,
     tmp_path: Path,
@@ -951,12 +979,7 @@ def test_refused(
 ) -> None:
     traffic_csv()
     shutil.copytree(GOLDEN / "model", tmp_path / "good")
-    for name, content in case.files.items():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    if case.make is not None:
-        case.make(tmp_path)
+    laid_out(case, tmp_path)
     before = snapshot(tmp_path)
     port = str(listener.getsockname()[1])
     keeps = ["--model-save-path=model"] if case.command == "kforecast-train" else []
@@ -971,15 +994,20 @@ def test_refused(
 # As a user does it, in processes that load what they need by themselves.
 @pytest.mark.parametrize(
     "case",
-    [CONFIG_FILES[8], OTHER_DATA[0], OVERRIDES[0], override("+optimizer.colour=red")],
+    [
+        override("+optimizer.colour=red"),
+        *(
+            pytest.param(case, marks=pytest.mark.slow)
+            for case in (CONFIG_FILES[8], OTHER_DATA[0], OVERRIDES[0])
+        ),
+    ],
     ids=lambda case: case.name[:60],
 )
 def test_refused_by_an_installed_command(
     case: Case, tmp_path: Path, model: Path, traffic_csv: Callable[..., Path]
 ) -> None:
     traffic_csv()
-    for name, content in case.files.items():
-        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    laid_out(case, tmp_path)
     before = snapshot(tmp_path)
     assert_says(
         run_process(case.command, "--model-save-path=model", *case.arguments, cwd=tmp_path), case.words

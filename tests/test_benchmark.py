@@ -77,6 +77,7 @@ def test_an_unknown_stage_is_refused() -> None:
     assert "unknown stage fetsh; known: csv, windows, step, epoch, " in done.stderr
 
 
+@pytest.mark.slow
 def test_a_table_has_a_line_for_each_figure_and_the_memory_of_the_stage() -> None:
     command = [sys.executable, str(SCRIPT), "--markdown", "forecast"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True)
@@ -245,12 +246,12 @@ def test_the_accuracy_table_is_of_means_over_seeds_and_says_who_is_not_beaten(
 def test_an_accuracy_benchmark_that_is_stopped_leaves_nothing_running(tmp_path: Path) -> None:
     waits = PROTOCOL.replace(
         "def main():",
-        "def main():\n    import time\n    Path('pid').write_text(str(os.getpid()))\n    time.sleep(60)",
+        "def main():\n    import time\n    Path('pid').write_text(str(os.getpid()))\n    time.sleep(6000)",
     )
     bench = bench_folder(tmp_path / "bench", waits)
     command = list(map(str, [sys.executable, ACCURACY, "--bench", bench, "--out", "out", "--jobs", "2"]))
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as script:
-        written, until = tmp_path / "pid", time.monotonic() + 30
+        written, until = tmp_path / "pid", time.monotonic() + HANG
         while not (written.exists() and written.read_text()) and time.monotonic() < until:
             time.sleep(0.05)
         script.terminate()

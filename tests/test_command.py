@@ -12,6 +12,7 @@ from kforecast.forecaster import Forecaster
 ENDLESS = [
     "source=synthetic",
     "source.days=7",
+    "source.step=600",
     "trainer=cpu",
     "trainer.max_epochs=1000000",
     "callbacks.early_stopping=null",
@@ -22,7 +23,9 @@ ENDLESS = [
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "number, code", [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_interrupted_training(number: signal.Signals, code: int, tmp_path: Path) -> None:
     process = started("kforecast-train", *ENDLESS, cwd=tmp_path)
     try:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ OPTIONS = [file for file in FILES if "/" in file and not file.startswith("hydra/
 PRIMARIES = [file.removesuffix(".yaml") for file in FILES if "/" not in file]
 # What kforecast-retrain adds to a command line of kforecast-train.
 RETRAIN = prepare_retrain([])[0]
+# What an extra of ours installs for a logger.
+PROVIDERS = {"mlflow": "mlflow", "wandb": "wandb"}
 # Values that only the user knows.
 NEEDED = {
     "train": ["source.path=traffic.csv"],
@@ -69,9 +72,13 @@ def test_every_primary_config_composes_and_resolves(primary: str) -> None:
 @pytest.mark.parametrize("file", OPTIONS)
 def test_every_option_composes_resolves_and_passes_the_checks(file: str) -> None:
     cfg = composed(*selected(file))
-    check_train_settings(cfg)
+    group, option = file.removesuffix(".yaml").split("/")
+    if group == "logger" and option in PROVIDERS and find_spec(PROVIDERS[option]) is None:
+        with pytest.raises(ConfigError, match=rf"needs a package: pip install 'kforecast\[{option}\]'"):
+            check_train_settings(cfg)
+    else:
+        check_train_settings(cfg)
     content = plain(cfg)
-    group = file.split("/")[0]
     if group != "experiment":
         # What the file says has arrived, whatever the defaults list put around it.
         said = yaml.safe_load((CONF_DIR / file).read_text()) or {}
@@ -284,10 +291,10 @@ def test_examples_of_help_compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     "arguments, code",
     [
         (["--help"], 0),
-        (["--cfg", "job"], 0),
-        (["sede=1"], 2),
+        pytest.param(["--cfg", "job"], 0, marks=pytest.mark.slow),
+        pytest.param(["sede=1"], 2, marks=pytest.mark.slow),
         (["source=synthetic", "seed=-1"], 2),
-        (["--config-file=nowhere.yaml"], 2),
+        pytest.param(["--config-file=nowhere.yaml"], 2, marks=pytest.mark.slow),
         (["--dataset-file=traffic.csv", "window.context_length=4000"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

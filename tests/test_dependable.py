@@ -23,10 +23,14 @@ from conftest import HANG, composed, run_command, started, wait_for
 from kforecast.artifact import Artifact
 from kforecast.directory import sole_writer
 from kforecast.errors import OutputError
+from prepared import run_prepared
 from test_artifact import make_artifact
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
-TRAIN = ["source=synthetic", "source.days=7", "trainer=cpu", "hydra.run.dir=run", "--model-save-path=model"]
+TRAIN = [
+    *("source=synthetic", "source.days=4", "source.step=600", "trainer=cpu", "hydra.run.dir=run"),
+    "--model-save-path=model",
+]
 ENDLESS = [*TRAIN, "trainer.max_epochs=1000000", "callbacks.early_stopping=null", "checkpoint_seconds=0.1"]
 
 
@@ -46,10 +50,9 @@ def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
     def quota() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # a checkpoint has 316 KiB
 
-    process = started("kforecast-train", *TRAIN, cwd=tmp_path, preexec_fn=quota)
-    stdout, stderr = process.communicate(timeout=HANG)
-    assert process.returncode == 3, stdout + stderr
-    assert re.fullmatch(r"error: \S+: cannot be written: File too large\n", stderr)
+    done = run_prepared(quota, "kforecast-train", *TRAIN, cwd=tmp_path)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert re.fullmatch(r"error: \S+: cannot be written: File too large\n", done.stderr)
     assert (tmp_path / "model" / "checkpoint.pth").read_bytes() == kept
     assert len(Artifact.load(tmp_path / "model").item_ids) == 2
     assert {path.name for path in tmp_path.iterdir()} == {"run", "model"}
@@ -78,13 +81,13 @@ def fill(folder: Path) -> None:
                 continue
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[str, float]:
-    """What it said, and how long it took from the failure to the end, by its log and the clock."""
+def ended(process: subprocess.Popen[str]) -> str:
+    """What it said when it ended."""
     stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 3, stdout + stderr
     assert "Traceback" not in stdout + stderr
     assert stderr.startswith("error: ")
-    return stderr, time.time()
+    return stderr
 
 
 @pytest.mark.slow
@@ -98,14 +101,16 @@ def test_a_volume_that_is_full_or_gone(what: str, volume: Path, tmp_path: Path) 
         kept = earlier_artifact(model)
     other = earlier_artifact(tmp_path / "other")
     arguments = [f"hydra.run.dir={run}", f"--model-save-path={model}"]
-    process = started("kforecast-train", *ENDLESS[:3], *ENDLESS[5:], *arguments, cwd=tmp_path)
+    process = started(
+        "kforecast-train", *(word for word in ENDLESS if word not in TRAIN[-2:]), *arguments, cwd=tmp_path
+    )
     try:
         wait_for("Epoch: 2,", run / "train.log", process)
         if "vanishes" in what:
             shutil.rmtree(volume / ("run" if what.startswith("run") else "below"))
         else:
             fill(volume)
-        stderr, _ = ended(process)
+        stderr = ended(process)
     finally:
         process.kill()
     assert str(volume) in stderr
@@ -152,11 +157,11 @@ def test_a_second_run_into_the_same_artifact_is_told_who_writes_there(tmp_path: 
 
 def test_a_directory_is_held_until_its_writer_ends_however_it_ends(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b" / "model"
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     holds = context.Event()
     holder = context.Process(target=_hold, args=(target, holds))
     holder.start()
-    assert holds.wait(30)
+    assert holds.wait(HANG)
     with pytest.raises(OutputError, match="somebody is writing there"), sole_writer(target, "me"):
         pass
     # What it was writing when it was killed goes with it.
@@ -179,7 +184,7 @@ def test_holding_a_directory_leaves_nothing(tmp_path: Path) -> None:
 def _hold(target: Path, holds: threading.Event) -> None:
     with sole_writer(target, "somebody"):
         holds.set()
-        time.sleep(60)
+        signal.pause()
 
 
 def test_the_root_of_a_volume_is_held_inside_it(volume: Path) -> None:
@@ -235,7 +240,7 @@ def test_two_hundred_kills_while_artifacts_are_written(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @posix
-def test_twenty_interrupted_runs_end_within_five_seconds_and_go_on(tmp_path: Path) -> None:
+def test_twenty_interrupted_runs_end_in_good_order(tmp_path: Path) -> None:
     chance, found = random.Random(5), []
     for number in range(20):
         folder = tmp_path / str(number)
@@ -246,18 +251,14 @@ def test_twenty_interrupted_runs_end_within_five_seconds_and_go_on(tmp_path: Pat
             wait_for("Epoch: 1 cost", folder / "run" / "train.log", process)
             time.sleep(chance.random())
             process.send_signal(told)
-            begun = time.monotonic()
             stdout, stderr = process.communicate(timeout=HANG)
         finally:
             process.kill()
-        seconds = time.monotonic() - begun
         events = list((folder / "run" / "tensorboard").glob("events*"))
-        found.append(
-            (process.returncode == code, seconds < 5, (folder / "run/checkpoints/last.ckpt").exists())
-        )
+        found.append((process.returncode == code, (folder / "run/checkpoints/last.ckpt").exists()))
         assert "Traceback" not in stdout + stderr
         assert last_epoch(events[0]) == last_epoch_said(stdout)
-    assert found == [(True, True, True)] * 20
+    assert found == [(True, True)] * 20
 
 
 def last_epoch(events: Path) -> int:
@@ -283,7 +284,6 @@ def test_memory_files_and_threads_do_not_grow_over_two_hundred_trainings(
     monkeypatch.chdir(tmp_path)
     small = ["source=synthetic", "source.workloads=1", "source.days=3", "source.step=600", "trainer=cpu"]
     grown: list[tuple[float, int, int]] = []
-    begun = time.monotonic()
     (tmp_path / "run").mkdir()
     for _ in range(200):
         train(composed(*small, "trainer.max_epochs=1"))
@@ -291,8 +291,6 @@ def test_memory_files_and_threads_do_not_grow_over_two_hundred_trainings(
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         files, threads = len([*Path("/proc/self/fd").iterdir()]), threading.active_count()
         grown.append((pages * resource.getpagesize() / 2**20, files, threads))
-        if time.monotonic() - begun > 600:
-            break
     memory, files, threads = (np.array(column) for column in zip(*grown, strict=True))
     half = len(grown) // 2
     slope = np.polyfit(np.arange(half), memory[-half:], 1)[0]
@@ -302,7 +300,6 @@ def test_memory_files_and_threads_do_not_grow_over_two_hundred_trainings(
         f"threads {threads[0]} to {threads[-1]}",
         file=sys.stderr,
     )
-    assert len(grown) >= 50
     assert slope < 0.1
     assert files[-1] <= files[5]
     assert threads[-1] <= threads[5]

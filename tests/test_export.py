@@ -1,38 +1,51 @@
 """kforecast-export: what a run has kept becomes an artifact; what cannot be exported is refused in a line."""
 
+import copy
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 
-from conftest import HANG, composed, run_command, started, wait_for
+from conftest import HANG, composed, run_command
 from kforecast.artifact import CHECKPOINT, CONFIG, ITEM_IDS, Artifact
 from kforecast.errors import ConfigError
 from kforecast.export import export
+from kforecast.training.callbacks import EpochLog
+from prepared import run_prepared
 
 TRAINING = [
     *("source=synthetic", "source.workloads=2", "source.days=4", "source.step=600", "logger=none"),
-    *("callbacks.forecast_figures=null", "trainer.max_epochs=300", "callbacks.early_stopping.patience=300"),
+    *("callbacks.forecast_figures=null", "trainer.max_epochs=8"),
     *("artifact_dir=published", "hydra.run.dir=run"),
 ]
+
+
+def terminate_in_fifth_epoch() -> None:
+    """Let this process, a fork, be told to end amid the fifth epoch of its training."""
+
+    def told(self: EpochLog, trainer: Any, *_: object) -> None:
+        if trainer.current_epoch + 1 == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    EpochLog.on_train_batch_start = told  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was told to end; what it had published by then lies beside it."""
     folder = tmp_path_factory.mktemp("interrupted")
-    process = started("kforecast-train", *TRAINING, cwd=folder)
-    wait_for("Epoch: 4,", folder / "run" / "train.log", process)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=HANG)
-    assert process.returncode == 143
+    done = run_prepared(terminate_in_fifth_epoch, "kforecast-train", *TRAINING, cwd=folder)
+    assert done.returncode == 143, done.stderr
     return folder
 
 
@@ -42,9 +55,23 @@ def log_of(folder: Path) -> str:
 
 def exported(*arguments: object) -> Artifact:
     """What the command writes, run in this process."""
-    cfg = composed(*map(str, arguments), name="export")
+    cfg = configured(*map(str, arguments))
     export(cfg)
     return Artifact.load(str(cfg.artifact_dir))
+
+
+@cache
+def defaults() -> DictConfig:
+    """What the command is given without arguments."""
+    return composed(name="export")
+
+
+def configured(*arguments: str) -> DictConfig:
+    cfg = copy.deepcopy(defaults())
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        OmegaConf.update(cfg, key, value)
+    return cfg
 
 
 @pytest.mark.parametrize(
@@ -176,7 +203,7 @@ def test_wrong_keys_are_refused(
         (tmp_path / name).mkdir()
     (tmp_path / "text.ckpt").write_text("text")
     with pytest.raises(ConfigError, match=re.escape(words)):
-        export(composed(*arguments, name="export"))
+        export(configured(*arguments))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "model", "text.ckpt"]
 
 

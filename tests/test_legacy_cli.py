@@ -1,5 +1,6 @@
 """Kapacity's flags and its train-config.yaml become an ordinary Hydra layer (contracts 1 and 2)."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from conftest import composed
-from kforecast.config import check_train_settings
+from kforecast.config import CONF_DIR, check_train_settings
 from kforecast.errors import ConfigError
 from kforecast.legacy_cli import FLAGS, flags_for_hydra, quote, read_train_config, translate
 
@@ -340,6 +341,21 @@ TEXT = st.one_of(
 )
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A conf/ of no more than the keys that flags and train-config.yaml set, for many examples."""
+    conf = tmp_path_factory.mktemp("small")
+    (conf / "source").mkdir()
+    for source in ("csv", "kapacity"):
+        shutil.copy(CONF_DIR / "source" / f"{source}.yaml", conf / "source")
+    whole = composed("source.path=x")
+    keys = {name: OmegaConf.to_container(whole[name]) for name in ("window", "data", "optimizer", "trainer")}
+    defaults = [{"source": "csv"}, "_self_", {"train_config": None}]
+    content = {"defaults": defaults, "artifact_dir": None, **keys}
+    (conf / "train.yaml").write_text(yaml.safe_dump(content))
+    return conf
+
+
 @settings(max_examples=60, deadline=None)
 @given(model=TEXT, dataset=TEXT)
 @example(model='it\'s a "model", really', dataset="C:\\data\\new\\")
@@ -348,9 +364,9 @@ TEXT = st.one_of(
 @example(model="${oc.env:HOME}", dataset="${")
 @example(model="-m", dataset="null")
 @example(model="", dataset="--")
-def test_any_path_arrives_as_it_was_typed(model: str, dataset: str) -> None:
+def test_any_path_arrives_as_it_was_typed(small: Path, model: str, dataset: str) -> None:
     assume("???" not in (model, dataset))  # omegaconf's word for "no value", as an override too
-    cfg = composed(f"--model-save-path={model}", f"--dataset-file={dataset}")
+    cfg = composed(f"--model-save-path={model}", f"--dataset-file={dataset}", conf=small)
     content = OmegaConf.to_container(cfg, resolve=True)
     assert content["artifact_dir"] == model
     assert content["source"]["path"] == dataset
@@ -360,12 +376,13 @@ def test_any_path_arrives_as_it_was_typed(model: str, dataset: str) -> None:
 @given(name=TEXT.filter(lambda text: text not in ("", "???")), workers=st.integers(-3, 300))
 @example(name="\\${a}", workers=0)
 def test_any_name_of_a_metric_arrives_as_it_was_written(
-    name: str, workers: int, tmp_path_factory: pytest.TempPathFactory
+    small: Path, name: str, workers: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     content = yaml.safe_load(FIRST_GENERATION)
     content["targets"][0]["metrics"][0]["name"] = name
     argument = written(tmp_path_factory.mktemp("config"), yaml.safe_dump(content))
-    cfg = composed(argument, "--metrics-server-addr=h:1", f"--dataloader-num-workers={workers}")
+    flags = [argument, "--metrics-server-addr=h:1", f"--dataloader-num-workers={workers}"]
+    cfg = composed(*flags, conf=small)
     resolved = OmegaConf.to_container(cfg, resolve=True)
     assert resolved["source"]["targets"] == content["targets"]
     assert resolved["data"]["num_workers"] == workers

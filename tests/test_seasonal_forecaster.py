@@ -271,9 +271,7 @@ def test_a_checkpoint_of_other_shapes_is_refused_in_one_line(tmp_path: Path) -> 
 def test_the_command_ends_with_two_and_one_line(changes: dict[str, Any], tmp_path: Path) -> None:
     damaged(tmp_path / "model", **changes)
     history().to_csv(tmp_path / "history.csv", index=False)
-    done = run_command(
-        "kforecast-forecast", "artifact_dir=model", "--dataset-file=history.csv", cwd=tmp_path, timeout=30
-    )
+    done = run_command("kforecast-forecast", "artifact_dir=model", "--dataset-file=history.csv", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     errors = [line for line in done.stderr.splitlines() if METADATA not in line]

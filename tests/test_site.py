@@ -11,6 +11,7 @@ import pytest
 from conftest import HANG
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 DOCS = ROOT / "docs"
 
 

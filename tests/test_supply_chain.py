@@ -19,9 +19,9 @@ pytestmark = pytest.mark.skipif(not (ROOT / "uv.lock").exists(), reason="not a c
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 GROUPS = PROJECT["dependency-groups"]
-OURS = {"kforecast", "hydra_plugins", "conftest", "forking", "provider", "benchmark_stages"}
+OURS = {"kforecast", "hydra_plugins", "conftest", "forking", "provider", "prepared", "benchmark_stages"}
 # Declared but not imported: data, and what an imported package wants for a part that we use.
-UNIMPORTED = {"tzdata", "alembic", "cmaes", "sqlalchemy"}
+UNIMPORTED = {"tzdata", "alembic", "cmaes", "onnxscript", "sqlalchemy"}
 
 
 def names(lines: list[Any]) -> set[str]:
@@ -76,7 +76,7 @@ def undeclared(folder: str, declared: set[str]) -> set[str]:
     [
         ("src", CORE | OPTIONAL),
         ("scripts", CORE | OPTIONAL),
-        ("docs", CORE | OPTIONAL),
+        ("docs", CORE | OPTIONAL | names(GROUPS["docs"])),
         ("tests", CORE | OPTIONAL | DEVELOPMENT),
     ],
 )
@@ -92,11 +92,12 @@ def test_every_declared_package_is_imported() -> None:
     providers = packages_distributions()
     used = {
         str(canonicalize_name(one))
-        for name, _ in imported(ROOT / "src")
+        for folder in ("src", "docs")
+        for name, _ in imported(ROOT / folder)
         for one in providers.get(name, [name])
     }
     launchers = {name for name in OPTIONAL if name.startswith("hydra-")}  # Hydra imports its plugins
-    trackers = {"mlflow-skinny", "wandb"}  # Lightning imports them
+    trackers = {"mlflow-skinny"}  # Lightning imports it
     notebooks = names(EXTRAS["notebook"])  # what runs the notebook
     assert (CORE | OPTIONAL) - used == UNIMPORTED | launchers | trackers | notebooks
 

@@ -56,9 +56,11 @@ def test_the_wheel_holds_the_package_and_conf(wheel: Path) -> None:
     assert not strangers
 
 
-def test_the_command_of_the_wheel_trains_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
-    environment, empty = tmp_path / "environment", tmp_path / "empty"
-    empty.mkdir()
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel and the libraries of this one."""
+    tmp_path = tmp_path_factory.mktemp("installed")
+    environment, empty = tmp_path / "environment", tmp_path
     run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=tmp_path)
     python = environment / "bin" / "python"
     run(
@@ -79,9 +81,18 @@ def test_the_command_of_the_wheel_trains_without_the_checkout(wheel: Path, tmp_p
     assert Path(conf) == packages / "kforecast" / "conf"
     assert str(ROOT / "src") not in path
     assert str(ROOT) not in path
+    return environment
 
+
+def test_the_command_of_the_wheel_composes_its_own_configuration(installed: Path, tmp_path: Path) -> None:
+    printed = run(installed / "bin" / "kforecast-train", "source=synthetic", "--cfg", "job", cwd=tmp_path)
+    assert "_target_: kforecast.metrics.synthetic.SyntheticSource" in printed
+
+
+@pytest.mark.slow
+def test_the_command_of_the_wheel_trains_without_the_checkout(installed: Path, tmp_path: Path) -> None:
     small = ["source.days=3", "source.workloads=1", "logger=none"]
-    command = environment / "bin" / "kforecast-train"
-    run(command, "source=synthetic", "experiment=smoke", *small, cwd=empty)
-    (artifact,) = (empty / "outputs").glob("*/*/artifact")
+    command = installed / "bin" / "kforecast-train"
+    run(command, "source=synthetic", "experiment=smoke", *small, cwd=tmp_path)
+    (artifact,) = (tmp_path / "outputs").glob("*/*/artifact")
     assert {file.name for file in artifact.iterdir()} >= set(TRIO)
