@@ -177,8 +177,8 @@ class Search:
             said = f"Going on with {study}: {number - len(left)} trials are finished"
             print(said + (f", interrupted: {few(left)}" if left else ""))
         else:
-            more = f"for ten more: hydra.sweeper.n_trials={number + 10}"
-            print(f"T{study[1:]} is complete: {number} trials; {more}")
+            more = "" if self._grid else f"; for ten more: hydra.sweeper.n_trials={number + 10}"
+            print(f"T{study[1:]} is complete: {number} trials{more}")
 
     def _next(self, study: optuna.Study) -> list[FrozenTrial]:
         """The trials to run now, at most ``n_jobs``; none when the study is complete."""
