@@ -129,8 +129,10 @@ class Search:
             )
             then, begun = study.user_attrs.get(_SETTINGS), study.get_trials(deepcopy=False)
         except RuntimeError as error:
-            said = without_secrets(f"another version of Optuna has made {storage}")
-            raise ConfigError(f"hydra.sweeper.storage: {said}; {_ANOTHER}") from error
+            made = without_secrets(storage)
+            raise ConfigError(
+                f"hydra.sweeper.storage: another version of Optuna has made {made}; {_ANOTHER}"
+            ) from error
         except Exception as error:  # of Optuna, of SQLAlchemy and of the database's driver
             said = without_secrets(f"{storage} cannot be used: {str(error).splitlines()[0]}")
             raise OutputError(f"hydra.sweeper.storage: {said}") from error
