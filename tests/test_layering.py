@@ -77,6 +77,7 @@ ENTRIES = {"evaluation/evaluate"} | {
         "rerun",
         "sweep",
         "search",
+        "space",
         "recipe",
     )
 }

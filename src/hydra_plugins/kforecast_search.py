@@ -2,23 +2,27 @@
 
 from typing import Any
 
+from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
 class Search(Sweeper):
-    """Hands everything to :class:`kforecast.training.search.Search`; every start of Hydra imports this."""
+    """Runs :class:`kforecast.training.search.Search`, and imports it only then."""
 
     def __init__(self, **settings: Any) -> None:
-        from kforecast.training.search import Search as WholeSearch
-
-        self._search = WholeSearch(**settings)
+        """``settings`` are ``hydra.sweeper``, which ``setup`` gets too."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See :class:`Sweeper`."""
-        self._search.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> None:
         """See :class:`Sweeper`."""
-        self._search.sweep(arguments)
+        from kforecast.training import search
+
+        assert self.config is not None
+        assert self.launcher is not None
+        search.Search(self.config, arguments).run(self.launcher)

@@ -20,7 +20,7 @@ _ALLOWED = (
     "kforecast",
     *(f"lightning.pytorch.{part}" for part in _LIGHTNING),
     *(f"lightning.fabric.{part}" for part in ("strategies", "plugins", "accelerators")),
-    *("torch.optim", "torch.nn", "torchmetrics"),
+    *("torch.optim", "torch.nn", "torchmetrics", "optuna.samplers"),
 )
 # How some of them are named for short.
 _SHORT = "lightning.pytorch"

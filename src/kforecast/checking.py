@@ -157,11 +157,10 @@ def _jobs(config: DictConfig) -> Sequence[Sequence[str]]:
 
 def _points(config: DictConfig) -> Sequence[Sequence[str]]:
     """The overrides of some jobs that a search could run."""
-    from kforecast.training.search import possible_jobs
+    from kforecast.training.search import Search
 
-    return possible_jobs(
-        config, cast(list[str], OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
-    )
+    given = cast(list[str], OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
+    return Search(config, given).possible_jobs()
 
 
 def _of_all(problem: Exception, count: int, tried: str) -> Exception:

@@ -273,8 +273,6 @@ def explain(error: Exception, config_name: str) -> ConfigError:
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
-        if group == "hydra/sweeper" and option == "optuna":
-            return ConfigError("searches need a package: pip install 'kforecast[optuna]'")
         if group == "hydra/launcher" and option in EXTRAS:
             return ConfigError(
                 f"the launcher {option} is not installed: pip install 'kforecast[{EXTRAS[option]}]'"

@@ -198,6 +198,27 @@ class GateSection(_OwnSection):
     require_gain: Annotated[float, Field(lt=1, allow_inf_nan=False)]
 
 
+class SamplerSection(_Section):
+    """``hydra.sweeper.sampler``: the rest is Optuna's."""
+
+    seed: Annotated[int, Field(ge=0)] | None = None
+
+
+class SweeperSection(_Section):
+    """``hydra.sweeper`` of a search, except for its space."""
+
+    sampler: SamplerSection
+    direction: Annotated[
+        list[Literal["minimize", "maximize"]],
+        BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+    ]
+    storage: Annotated[str, Field(min_length=1)]
+    study_name: Annotated[str, BeforeValidator(str)]  # 2024
+    n_trials: Count
+    n_jobs: Count
+    max_failure_rate: Annotated[float, Field(ge=0, le=1)]
+
+
 class EvaluateSection(_OwnSection):
     """``evaluate``: what an artifact is judged on."""
 

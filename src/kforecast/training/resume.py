@@ -24,6 +24,7 @@ from kforecast.directory import check_still_there, writing
 from kforecast.errors import ConfigError
 from kforecast.output import replace_file
 from kforecast.training.callbacks import watching
+from kforecast.training.differences import differences, flat
 from kforecast.training.group import first
 from kforecast.untrusted import read_file
 
@@ -376,14 +377,8 @@ def check_same(checkpoint: State, config: State) -> None:
     ConfigError
         Naming each setting that differs.
     """
-    then, now = _flat(about_of(checkpoint)["config"]), _flat(config)
-    differing = [
-        f"{name}: {now.get(name)!r} now, {then.get(name)!r} in the checkpoint"
-        for name in sorted(then.keys() | now.keys())
-        if then.get(name) != now.get(name)
-    ]
-    if differing:
-        listed = "".join(f"\n  {line}" for line in differing)
+    then, now = flat(about_of(checkpoint)["config"]), flat(config)
+    if listed := differences(now, then, "the checkpoint"):
         raise ConfigError(
             f"resume: the checkpoint's training had other settings; leave out resume to begin anew{listed}"
         )
@@ -406,13 +401,6 @@ _FREE = (
     *("_target_", "default_root_dir", "accelerator", "log_every_n_steps", "enable_model_summary"),
     *("num_sanity_val_steps", "enable_progress_bar", "profiler"),
 )
-
-
-def _flat(settings: State, prefix: str = "") -> State:
-    found: State = {}
-    for name, value in settings.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
 
 
 def _write(path: Path, buffer: io.BytesIO) -> None:

@@ -1,269 +1,227 @@
-"""A search that survives: what is in its storage is not repeated, what was interrupted is taken up again.
+"""A search that survives: it repeats no trial that is in its storage, and goes on with interrupted ones.
 
-The job of a trial has the trial's number. Each trial has a seed of its own, so that what is proposed depends
-on the results alone and not on where the search was interrupted.
+The job of a trial has the trial's number. Each trial has a seed of its own, so that the next proposal depends
+only on the results so far, and not on where the search was interrupted.
 """
 
-from __future__ import annotations
-
-import json
 import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator, Sequence
-from functools import partial
-from itertools import count, islice
+from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from kforecast.config import built
 from kforecast.console import short_path
 from kforecast.directory import has_writer, make_directories, sole_writer
 from kforecast.errors import ConfigError, OutputError, TrainingError, few
 from kforecast.secrets import without_secrets
+from kforecast.settings import SweeperSection
+from kforecast.training.differences import differences, flat
 from kforecast.training.launch import read_result, values_of
+from kforecast.validation import validate
 
 try:
     import optuna
-    from hydra_plugins.hydra_optuna_sweeper._impl import (
-        OptunaSweeperImpl,
-        create_optuna_distribution_from_override,
-    )
-    from optuna.distributions import BaseDistribution
-    from optuna.trial import TrialState
+    from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler
+    from optuna.trial import FrozenTrial, TrialState
+
+    from kforecast.training.space import Space, grid_of, read_space
 except ImportError as error:
     raise ConfigError("searches need a package: pip install 'kforecast[optuna]'") from error
 
-_SETTINGS, _SPACE = "settings", "space"
+# The study's attribute that says what it was begun with.
+_SETTINGS = "settings"
 # What may differ from start to start: it decides on no result.
 _FREE = ("resume", "repeat", "threads", "checkpoint_seconds", "data.num_workers", "logger")
 _TRIED = 8
+_ANOTHER = "name another study: hydra.sweeper.study_name=NAME"
 
 
-class Search(OptunaSweeperImpl):
-    """Hydra's Optuna sweeper, but ``n_trials`` are those of the study in all, and each is finished."""
-
-    config: DictConfig
-    launcher: Launcher
-
-    def sweep(self, arguments: list[str]) -> None:
-        """Go on with the study until it has ``n_trials`` trials.
-
-        Raises
-        ------
-        ConfigError
-            When the study was begun with other settings.
-        OutputError
-            When another process is at work on it, or its storage cannot be used.
-        """
-        folder = Path(self.config.hydra.sweep.dir)
-        space, fixed = space_of(self.config, arguments)
-        optuna.logging.set_verbosity(logging.WARNING)
-        if self._grid(space):
-            self.n_trials = min(self.n_trials, math.prod(map(len, self._grid(space).values())))
-        with sole_writer(folder, f"the search (process {os.getpid()})"):
-            make_directories(folder)
-            study = self._open(folder, space)
-            try:
-                self._complete(study, folder, space, fixed)
-            except (KeyboardInterrupt, SystemExit):
-                where = short_path(folder)
-                print(f"The search in {where} is interrupted; to go on, give the same command again")
-                raise
-            _write_best(study, folder)
-
-    def _open(self, folder: Path, space: dict[str, BaseDistribution]) -> optuna.Study:
-        directions = self._get_directions()
-        try:
-            study = optuna.create_study(
-                study_name=self.study_name,
-                storage=self.storage,
-                directions=directions,
-                load_if_exists=True,
-            )
-            attributes, begun = study.user_attrs, study.trials
-        except Exception as error:  # of optuna, of SQLAlchemy and of the database's driver
-            said = without_secrets(f"{self.storage} cannot be used: {str(error).splitlines()[0]}")
-            raise OutputError(f"hydra.sweeper.storage: {said}") from error
-        now = {
-            _SETTINGS: _settings(self.config, space),
-            _SPACE: {name: str(one) for name, one in space.items()},
-            "direction": directions,
-        }
-        then = attributes | {"direction": [direction.name.lower() for direction in study.directions]}
-        if _SETTINGS not in attributes:
-            jobs = [path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
-            if jobs or begun:
-                what = "a study that kforecast has not begun" if begun else "jobs of another sweep"
-                raise ConfigError(
-                    f"{short_path(folder)}: holds {what}; name another study: hydra.sweeper.study_name=NAME"
-                )
-            for name, value in now.items():
-                study.set_user_attr(name, value)
-        elif differing := list(_differences(now, then)):
-            listed = "".join(f"\n  {line}" for line in differing)
-            raise ConfigError(
-                f"the study {self.study_name} in {short_path(folder)} was begun with other settings; give "
-                f"the same again, or begin another study: hydra.sweeper.study_name=NAME{listed}"
-            )
-        return study
-
-    def _complete(
-        self, study: optuna.Study, folder: Path, space: dict[str, BaseDistribution], fixed: list[str]
-    ) -> None:
-        trials = study.get_trials(deepcopy=False)
-        left = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        if trials:
-            self._say_state(len(trials), [trial.number for trial in left], folder)
-        interrupted = []
-        for frozen in left:
-            trial = self._suggest(study, optuna.Trial(study, frozen._trial_id), space)
-            _wait_for(folder / str(frozen.number))
-            result = read_result(folder / str(frozen.number))
-            # The search was killed after the trial's end and before it was told.
-            if result.get("status") in ("done", "rejected", "failed"):
-                self._tell(study, trial, values_of(result))
-            else:
-                interrupted.append(trial)
-        for trials_of_one_call in _in_rows(interrupted, self.n_jobs):
-            self._run(study, trials_of_one_call, [*fixed, "resume=auto"])
-        while (number := len(study.get_trials(deepcopy=False))) < self.n_trials:
-            # As an uninterrupted search would have done it: the same trials at a time.
-            size = min(self.n_trials - number, self.n_jobs - number % self.n_jobs)
-            asked = [self._ask(study, number + more, space) for more in range(size)]
-            self._run(study, asked, fixed)
-
-    def _say_state(self, count: int, left: list[int], folder: Path) -> None:
-        name, where = self.study_name, short_path(folder)
-        if not left and count >= self.n_trials:
-            print(
-                f"The study {name} in {where} is complete: {count} trials; for ten more: "
-                f"hydra.sweeper.n_trials={count + 10}"
-            )
-            return
-        said = f"Going on with the study {name} in {where}: {count - len(left)} trials are finished"
-        print(said + (f", interrupted: {few([str(number) for number in left])}" if left else ""))
-
-    def _ask(self, study: optuna.Study, number: int, space: dict[str, BaseDistribution]) -> optuna.Trial:
-        study.sampler = self._sampler(number, space)
-        return self._suggest(study, study.ask(), space)
-
-    def _suggest(
-        self, study: optuna.Study, trial: optuna.Trial, space: dict[str, BaseDistribution]
-    ) -> optuna.Trial:
-        study.sampler = self._sampler(trial.number, space)
-        for name, distribution in space.items():
-            trial._suggest(name, distribution)  # what it has already stays
-        return trial
-
-    def _sampler(self, number: int, space: dict[str, BaseDistribution]) -> Any:
-        node = self.config.hydra.sweeper.sampler
-        if grid := self._grid(space):
-            return self.sampler(grid)
-        if (seed := node.get("seed")) is None:
-            return self.sampler
-        own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-        return instantiate(node, seed=own)
-
-    def _grid(self, space: dict[str, BaseDistribution]) -> dict[str, Any]:
-        """The values of each parameter; empty for samplers that do not go through a grid."""
-        if not isinstance(self.sampler, partial):
-            return {}
-        try:
-            return {name: list(self._to_grid_sampler_choices(one)) for name, one in space.items()}
-        except ValueError as error:
-            raise ConfigError(f"hydra/sweeper/sampler=grid: {error}") from error
-
-    def _run(self, study: optuna.Study, trials: Sequence[optuna.Trial], fixed: list[str]) -> None:
-        jobs = [(*(f"{name}={value}" for name, value in trial.params.items()), *fixed) for trial in trials]
-        returned = self.launcher.launch(jobs, initial_job_idx=trials[0].number)
-        failed = 0
-        for trial, job in zip(trials, returned, strict=True):
-            failed += not self._tell(study, trial, _values(job))
-        if failed / len(trials) > self.max_failure_rate:
-            raise TrainingError(
-                f"{failed} of {len(trials)} trials failed (hydra.sweeper.max_failure_rate="
-                f"{self.max_failure_rate}); see their logs in {self.config.hydra.sweep.dir}"
-            )
-
-    def _tell(self, study: optuna.Study, trial: optuna.Trial, values: list[float]) -> bool:
-        """Put into the storage what a trial came to; whether it is a result."""
-        good = len(values) == len(study.directions) and all(map(math.isfinite, values))
-        try:
-            study.tell(trial, values if good else None, TrialState.COMPLETE if good else TrialState.FAIL)
-        except RuntimeError as error:
-            if "Study.stop" not in str(error):  # what a grid says when it is through
-                raise
-        return good
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep what Optuna warns of from the console: experimental arguments, adjusted ranges."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
-def space_of(config: DictConfig, arguments: Sequence[str]) -> tuple[dict[str, BaseDistribution], list[str]]:
-    """The search space by parameter, and the other overrides as typed.
+class Search:
+    """A study that goes on until it has ``n_trials`` trials in all, each of them finished.
+
+    Parameters
+    ----------
+    config:
+        What is common to all trials, and ``hydra``.
+    arguments:
+        The overrides of the command; those with several values are searched over.
 
     Raises
     ------
     ConfigError
-        When it cannot be read, or there is nothing to search over.
+        When ``hydra.sweeper`` is wrong, the space cannot be read, or there is nothing to search over.
     """
-    sweeper = config.hydra.sweeper
-    if sweeper.search_space or sweeper.custom_search_space:
-        raise ConfigError("give the search space as hydra.sweeper.params={key: interval(low, high), ...}")
-    if not str(sweeper.sampler.get("_target_")).startswith("optuna.samplers."):
-        raise ConfigError(f"hydra.sweeper.sampler: {sweeper.sampler.get('_target_')!r} is none of Optuna's")
-    if sweeper.storage is None or sweeper.study_name is None:
-        raise ConfigError("hydra.sweeper.storage and hydra.sweeper.study_name: a search needs both to go on")
-    directions = sweeper.direction if OmegaConf.is_list(sweeper.direction) else [sweeper.direction]
-    aims = names_of(config.objective)
-    if len(directions) != len(aims):
-        raise ConfigError(
-            f"hydra.sweeper.direction: {len(directions)} for {len(aims)} aims (objective={','.join(aims)}); "
-            "one for each"
-        )
-    given = [f"{name}={value}" for name, value in (sweeper.params or {}).items()] + [*arguments]
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    space: dict[str, BaseDistribution] = {}
-    fixed: dict[str, str] = {}
-    for text in given:
+
+    @_silent()
+    def __init__(self, config: DictConfig, arguments: Sequence[str]) -> None:
+        optuna.logging.set_verbosity(logging.ERROR)
+        node = config.hydra.sweeper
+        if node.storage is None or node.study_name is None:
+            raise ConfigError("hydra.sweeper.storage, hydra.sweeper.study_name: a search needs both to go on")
+        sweeper = validate(SweeperSection, OmegaConf.to_container(node, resolve=True), "hydra.sweeper")
+        aims = [config.objective] if isinstance(config.objective, str) else list(map(str, config.objective))
+        if len(sweeper.direction) != len(aims):
+            raise ConfigError(
+                f"hydra.sweeper.direction: {len(sweeper.direction)} for {len(aims)} aims "
+                f"(objective={','.join(aims)}); one for each"
+            )
+        given = [f"{name}={value}" for name, value in (node.params or {}).items()]
+        self.space, self.fixed = read_space([*given, *arguments])
+        self._config, self._sweeper, self._folder = config, sweeper, Path(config.hydra.sweep.dir)
+        grid = str(node.sampler.get("_target_")).endswith(".GridSampler")
+        self._grid = grid_of(self.space) if grid else {}
+        self._trials = sweeper.n_trials
+        if grid:
+            self._trials = min(self._trials, math.prod(map(len, self._grid.values())))
+        self._sampler(0)
+
+    def possible_jobs(self) -> list[list[str]]:
+        """The overrides of a few jobs that the search could run, drawn at random."""
+        study = optuna.create_study(sampler=RandomSampler(seed=0))
+        return [self._overrides(study.ask(self.space).params) for _ in range(_TRIED)]
+
+    def run(self, launcher: Launcher) -> None:
+        """Begin the study or go on with it, until it is complete.
+
+        Raises
+        ------
+        ConfigError
+            When the study was begun with other settings, or by another version of Optuna.
+        OutputError
+            When another process is at work on it, or its storage cannot be used.
+        TrainingError
+            When more trials fail than ``max_failure_rate`` allows.
+        """
+        with sole_writer(self._folder, f"the search (process {os.getpid()})"):
+            make_directories(self._folder)
+            study = self._open()
+            try:
+                self._complete(study, launcher)
+            except (KeyboardInterrupt, SystemExit):
+                where = short_path(self._folder)
+                print(f"The search in {where} is interrupted; to go on, give the same command again")
+                raise
+
+    def _open(self) -> optuna.Study:
+        name, storage, directions = self._sweeper.study_name, self._sweeper.storage, self._sweeper.direction
         try:
-            override = parser.parse_override(text)
-            name = override.get_key_element()
-            space.pop(name, None)
-            fixed.pop(name, None)
-            if override.is_sweep_override():
-                space[name] = create_optuna_distribution_from_override(override)
-            else:
-                fixed[name] = text
-        except (HydraException, AssertionError, NotImplementedError, TypeError, ValueError) as error:
-            said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-            raise ConfigError(f"the search space: cannot read {text}: {said}") from error
-    if not space:
-        raise ConfigError(
-            "there is nothing to search over: give ranges in hydra.sweeper.params, or as "
-            "key=interval(low,high)"
-        )
-    return space, list(fixed.values())
+            study = optuna.create_study(
+                study_name=name, storage=storage, directions=directions, load_if_exists=True
+            )
+            then, begun = study.user_attrs.get(_SETTINGS), study.get_trials(deepcopy=False)
+        except RuntimeError as error:
+            made = without_secrets(storage)
+            raise ConfigError(
+                f"hydra.sweeper.storage: another version of Optuna has made {made}; {_ANOTHER}"
+            ) from error
+        except Exception as error:  # of Optuna, of SQLAlchemy and of the database's driver
+            said = without_secrets(f"{storage} cannot be used: {str(error).splitlines()[0]}")
+            raise OutputError(f"hydra.sweeper.storage: {said}") from error
+        now = _settings(self._config, self.space) | {"hydra.sweeper.direction": directions}
+        if then is None:
+            jobs = [path for path in self._folder.iterdir() if path.is_dir() and path.name.isdecimal()]
+            if jobs or begun:
+                what = "a study that kforecast has not begun" if begun else "jobs of another sweep"
+                raise ConfigError(f"{short_path(self._folder)}: holds {what}; {_ANOTHER}")
+            study.set_user_attr(_SETTINGS, now)
+        elif listed := differences(now, then, "the study"):
+            raise ConfigError(
+                f"the study {name} in {short_path(self._folder)} was begun with other settings; give the "
+                f"same again, or {_ANOTHER}{listed}"
+            )
+        return study
+
+    def _complete(self, study: optuna.Study, launcher: Launcher) -> None:
+        trials = study.get_trials(deepcopy=False)
+        left = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        if trials:
+            self._say_state(len(trials), [str(trial.number) for trial in left])
+        for trial in left:
+            _wait_for(self._folder / str(trial.number))
+            result = read_result(self._folder / str(trial.number))
+            # The search was killed after the trial's end, and before it told the study.
+            if result.get("status") in ("done", "rejected", "failed"):
+                _tell(study, trial, values_of(result))
+        interrupted = {trial.number for trial in left}
+        while row := self._next(study):
+            resume = [["resume=auto"] if trial.number in interrupted else [] for trial in row]
+            jobs = [self._overrides(trial.params) + more for trial, more in zip(row, resume, strict=True)]
+            returned = launcher.launch(jobs, initial_job_idx=row[0].number)
+            told = [_tell(study, trial, _values(job)) for trial, job in zip(row, returned, strict=True)]
+            if told.count(False) / len(row) > self._sweeper.max_failure_rate:
+                raise TrainingError(
+                    f"{told.count(False)} of {len(row)} trials failed (hydra.sweeper.max_failure_rate="
+                    f"{self._sweeper.max_failure_rate}); see their logs in {self._folder}"
+                )
+
+    def _say_state(self, number: int, left: list[str]) -> None:
+        study = f"the study {self._sweeper.study_name} in {short_path(self._folder)}"
+        if left or number < self._trials:
+            said = f"Going on with {study}: {number - len(left)} trials are finished"
+            print(said + (f", interrupted: {few(left)}" if left else ""))
+        else:
+            more = "" if self._grid else f"; for ten more: hydra.sweeper.n_trials={number + 10}"
+            print(f"T{study[1:]} is complete: {number} trials{more}")
+
+    def _next(self, study: optuna.Study) -> list[FrozenTrial]:
+        """The trials to run now, at most ``n_jobs``; none when the study is complete."""
+        trials, size = study.get_trials(deepcopy=False), self._sweeper.n_jobs
+        # A search that nobody kills asks for a whole row at once: one that was cut off is completed.
+        missing = size - len(trials) % size
+        if missing < size or all(trial.state != TrialState.RUNNING for trial in trials):
+            for number in range(len(trials), min(len(trials) + missing, self._trials)):
+                self._ask(study, number)
+        return first_row(study.get_trials(deepcopy=False, states=[TrialState.RUNNING]), size)
+
+    @_silent()
+    def _ask(self, study: optuna.Study, number: int) -> None:
+        """Put a trial into the storage as a whole: a kill leaves none with a part of its parameters."""
+        draft = optuna.create_study(directions=study.directions, sampler=self._sampler(number))
+        draft.add_trials(study.get_trials(deepcopy=False))
+        draft.ask(self.space)
+        study.add_trial(draft.get_trials(deepcopy=False)[number])
+
+    def _sampler(self, number: int) -> BaseSampler:
+        """The sampler of one trial."""
+        node, seed = self._config.hydra.sweeper.sampler, self._sweeper.sampler.seed
+        arguments: dict[str, Any] = {}
+        if self._grid:  # one order for all trials
+            arguments["search_space"] = self._grid
+        elif seed is not None:
+            arguments["seed"] = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        sampler = built(node, **arguments)
+        if not isinstance(sampler, BaseSampler):
+            raise ConfigError(f"hydra.sweeper.sampler: {node.get('_target_')!r} is no sampler of Optuna's")
+        if isinstance(sampler, CmaEsSampler) and find_spec("cmaes") is None:
+            raise ConfigError("hydra/sweeper/sampler=cmaes needs a package: pip install cmaes")
+        return sampler
+
+    def _overrides(self, values: dict[str, Any]) -> list[str]:
+        return [*(f"{name}={values[name]}" for name in self.space), *self.fixed]
 
 
-def names_of(objective: Any) -> list[str]:
-    """The aims of a configuration, which may name only one."""
-    return [objective] if isinstance(objective, str) else [str(name) for name in objective]
-
-
-def possible_jobs(config: DictConfig, arguments: Sequence[str]) -> list[list[str]]:
-    """The overrides of a few jobs that a search could run, drawn at random."""
-    space, fixed = space_of(config, arguments)
-    optuna.logging.set_verbosity(logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    trials = (study.ask(space).params for _ in range(_TRIED))
-    return [[*(f"{name}={value}" for name, value in params.items()), *fixed] for params in trials]
+def first_row(trials: Sequence[FrozenTrial], size: int) -> list[FrozenTrial]:
+    """The first trials whose numbers follow each other, at most ``size``: a launcher counts its jobs so."""
+    return [trial for place, trial in enumerate(trials[:size]) if trial.number == trials[0].number + place]
 
 
 def _wait_for(job: Path) -> None:
@@ -285,59 +243,19 @@ def _values(job: Any) -> list[float]:
         return []
 
 
-def _settings(config: DictConfig, space: dict[str, BaseDistribution]) -> dict[str, Any]:
-    """What all trials have in common, by key, as it is written: what comes from elsewhere only named."""
+def _tell(study: optuna.Study, trial: FrozenTrial, values: list[float]) -> bool:
+    """Put into the storage what a trial came to; whether it is a result."""
+    good = len(values) == len(study.directions) and all(map(math.isfinite, values))
+    study.tell(trial.number, values if good else None, TrialState.COMPLETE if good else TrialState.FAIL)
+    return good
+
+
+def _settings(config: DictConfig, space: Space) -> dict[str, Any]:
+    """What decides on all results, by key, as it is written: what comes from elsewhere only named."""
     plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     with open_dict(plain):
         for name in _FREE:
             OmegaConf.update(plain, name, None, force_add=True)
-    written = OmegaConf.to_container(plain, resolve=False)
-    flat = dict(_flat(written))
-    return {name: value for name, value in flat.items() if name not in space}
-
-
-def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _differences(now: dict[str, Any], then: dict[str, Any]) -> Iterator[str]:
-    for part in (_SETTINGS, _SPACE):
-        for name in sorted(now[part].keys() | then[part].keys()):
-            values = [json.dumps(content[part].get(name), ensure_ascii=False) for content in (now, then)]
-            if values[0] != values[1]:
-                where = f"the range of {name}" if part == _SPACE else name
-                yield f"{where}: {values[0]} now, {values[1]} in the study"
-    if now["direction"] != then["direction"]:
-        yield f"hydra.sweeper.direction: {now['direction']} now, {then['direction']} in the study"
-
-
-def _in_rows(trials: list[optuna.Trial], size: int) -> Iterator[list[optuna.Trial]]:
-    """Trials whose numbers follow each other, at most so many at a time: a launcher counts its jobs so."""
-    rest = iter(trials)
-    row = list(islice(rest, 1))
-    for trial in rest:
-        if trial.number != row[-1].number + 1 or len(row) == size:
-            yield row
-            row = []
-        row.append(trial)
-    if row:
-        yield row
-
-
-def _write_best(study: optuna.Study, folder: Path) -> None:
-    """Keep the best in ``optimization_results.yaml``, as Hydra's own sweeper does."""
-    complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
-    if not complete:
-        return
-    content: dict[str, Any]
-    if len(study.directions) == 1:
-        best = study.best_trial
-        content = {"name": "optuna", "best_params": best.params, "best_value": best.value}
-    else:
-        found = [{"params": trial.params, "values": trial.values} for trial in study.best_trials]
-        content = {"name": "optuna", "solutions": found}
-    OmegaConf.save(OmegaConf.create(content), folder / "optimization_results.yaml")
+    written = cast(dict[str, Any], OmegaConf.to_container(plain, resolve=False))
+    common = {name: value for name, value in flat(written).items() if name not in space}
+    return common | {f"the range of {name}": str(values) for name, values in space.items()}

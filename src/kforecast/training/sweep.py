@@ -165,7 +165,7 @@ def _signs(config: DictConfig, aims: Sequence[str]) -> list[int]:
     """What is better in each aim: as a search was told, else less of everything but skill."""
     told = OmegaConf.select(config, "hydra.sweeper.direction")
     if OmegaConf.is_list(told) and len(told) == len(aims):
-        return [-1 if str(getattr(one, "name", one)) == "maximize" else 1 for one in told]
+        return [-1 if one == "maximize" else 1 for one in told]
     return [-1 if name == "skill" else 1 for name in aims]
 
 
