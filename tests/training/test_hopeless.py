@@ -93,6 +93,7 @@ def test_a_hopeless_job_of_a_grid_does_not_train_again(
     rule = [f"callbacks.median_stopping.{name}=1" for name in ("warmup_epochs", "min_jobs")]
     grid = ["-m", "optimizer.lr=0.01,1e-7", "callbacks=median", *rule, "hydra.sweep.dir=sweep"]
     quick = ["trainer.max_epochs=4", "+trainer.limit_train_batches=4", "trainer=cpu"]
+    quick.append("callbacks.forecast_figures=null")
     data = f"--dataset-file={traffic_csv()}"
     done = run_command("kforecast-train", *grid, *quick, data, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -132,18 +132,32 @@ def test_the_loss_is_the_mean_error_of_the_scaled_forecast():
     assert module.loss(batch).item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
 
 
-@given(
+WINDOWS = (
     st.sampled_from(["1min", "10min", "1H", "1D"]),
     st.integers(1, 6),
     st.integers(1, 4),
     st.booleans(),
-    st.integers(1, 700),
-    st.integers(1, 900),
 )
-@settings(deadline=None, max_examples=40)
+
+
+@given(*WINDOWS, st.integers(1, 70), st.integers(1, 90))
+@settings(deadline=None, max_examples=25)
 def test_the_gradient_of_every_batch_is_that_of_automatic_differentiation(
     freq, context, horizon, shared, size, count
 ):
+    _check_gradient(freq, context, horizon, shared, size, count)
+
+
+@pytest.mark.slow
+@given(*WINDOWS, st.integers(1, 700), st.integers(1, 900))
+@settings(deadline=None, max_examples=100)
+def test_the_gradient_of_every_large_batch_is_that_of_automatic_differentiation(
+    freq, context, horizon, shared, size, count
+):
+    _check_gradient(freq, context, horizon, shared, size, count)
+
+
+def _check_gradient(freq, context, horizon, shared, size, count):
     window = Window(Frequency.parse(freq), context, horizon)
     torch.manual_seed(count)
     net = Fcnet(window, 3, shared, day_of_month=not shared)

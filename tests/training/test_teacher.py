@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import composed, run_command
-from kforecast.artifact import Artifact
+from kforecast.artifact import Artifact, EstimatorConfig
 from kforecast.config import built
 from kforecast.data.cells import Cells
 from kforecast.data.panel import Panel
@@ -17,12 +17,37 @@ from kforecast.data.split import split_windows
 from kforecast.data.taught import TaughtWindows
 from kforecast.data.windows import WindowDataset
 from kforecast.errors import DataError
+from kforecast.models import Fcnet, Network, SeasonalMLP
 from kforecast.training.teacher import Teacher
 from kforecast.window import Frequency, Window
 
+HOURLY = Window(Frequency.parse("1H"), 24, 6)
 SOURCE = ["source=synthetic", "source.workloads=2", "source.days=21", "source.step=3600", "window=1h"]
 TEACHER = ["model=seasonal_mlp", "model.members=2", "model.hidden=8", "trainer.max_epochs=2"]
 TAUGHT = ["experiment=smoke", "teacher=teacher"]
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds ``teacher``, an artifact of any weights, and ``individual``, which knows two series alone."""
+    folder = tmp_path_factory.mktemp("untrained")
+    torch.manual_seed(0)
+    save(SeasonalMLP(HOURLY, 2, members=1, hidden=4), folder / "teacher")
+    save(Fcnet(HOURLY, 2), folder / "individual")
+    return folder
+
+
+def save(net: Network, directory: Path) -> None:
+    config = EstimatorConfig(
+        freq=HOURLY.frequency.name,
+        prediction_length=HOURLY.prediction_length,
+        context_length=HOURLY.context_length,
+        num_series=net.num_series,
+        model=type(net).__name__,
+        network=net.settings(),
+    )
+    ids = {f"shop/other-{number}qps": number for number in range(net.num_series)}
+    Artifact(config, ids, net.artifact_state(), {"fill": "interpolate"}).save(directory)
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +143,9 @@ def test_a_teacher_that_has_seen_the_test_part_is_said(folder: Path) -> None:
     ],
 )
 def test_a_teacher_of_something_else_is_refused_before_the_data_is_read(
-    folder: Path, arguments: list[str], words: list[str]
+    untrained: Path, arguments: list[str], words: list[str]
 ) -> None:
+    folder = untrained
     (folder / "rubbish.csv").write_text("rubbish")
     done = run_command("kforecast-train", "--dataset-file=rubbish.csv", "window=1h", *arguments, cwd=folder)
     said = done.stderr
@@ -130,20 +156,18 @@ def test_a_teacher_of_something_else_is_refused_before_the_data_is_read(
 
 
 def test_more_forecasts_than_fit_into_memory_are_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    untrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    window = Window(Frequency.parse("1H"), 24, 6)
-    panel = Panel.from_frame(built(composed(*SOURCE).source).fetch(), window.frequency)
+    panel, window = Panel.from_frame(built(composed(*SOURCE).source).fetch(), HOURLY.frequency), HOURLY
     split = split_windows(panel, window, validation=0.1, test=0.1, max_missing=0.5)
-    teacher = Teacher.load(folder / "teacher", window)
+    teacher = Teacher.load(untrained / "teacher", window)
     assert teacher.forecasts(panel, split).shape == (len(split.train), 6)
     monkeypatch.setattr("kforecast.training.teacher._MOST_BYTES", 4 * 6 * len(split.train) - 1)
     with pytest.raises(DataError, match=f"forecasts of {len(split.train):,} windows x 6 steps are more than"):
         teacher.forecasts(panel, split)
 
 
-def test_a_teacher_that_does_not_know_a_series_is_refused(folder: Path) -> None:
-    train(folder, "model.shared_embedding=false", "experiment=smoke", "artifact_dir=individual")
-    said = train(folder, "source.workloads=3", "experiment=smoke", "teacher=individual", refused=True)
+def test_a_teacher_that_does_not_know_a_series_is_refused(untrained: Path) -> None:
+    said = train(untrained, "experiment=smoke", "teacher=individual", refused=True)
     assert "teacher: individual cannot forecast shop/" in said
     assert "train it on the same series" in said
