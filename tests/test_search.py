@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from forking import Forking, forking
+from conftest import HANG, run_command
 from kforecast.config import CONF_DIR
 from kforecast.directory import has_writer
 from kforecast.errors import ConfigError, TrainingError
@@ -35,7 +35,6 @@ SPACE = [
     "optimizer.lr=tag(log,interval(0.001,0.1))",
     "window.context_length=4,7,9",
 ]
-HANG = 600  # seconds: only a command that hangs takes longer
 # The command that is started with it sends itself a signal: in one job, before its third checkpoint is in
 # its place.
 SIGNALLED = """
@@ -50,12 +49,6 @@ sys.addaudithook(hook)
 from kforecast.training.train import main
 main()
 """
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[Forking]:
-    with forking() as found:
-        yield found
 
 
 def search(data: Path, *more: str, name: str = "optuna") -> list[str]:
@@ -78,7 +71,7 @@ def outcomes(folder: Path) -> list[tuple[Any, ...]]:
     return [(trial.state.name, trial.params, trial.values) for trial in trials_of(folder)]
 
 
-def kill_and_restart(commands: Forking, tmp_path: Path, command: list[str], trials: int, killed: int) -> Path:
+def kill_and_restart(tmp_path: Path, command: list[str], trials: int, killed: int) -> Path:
     """A search that is killed in one trial and started again; checks all that must hold in between."""
     folder = tmp_path / "outputs" / "sweeps" / "search"
     assert signalled(killed, command, tmp_path).returncode == -signal.SIGKILL
@@ -88,7 +81,7 @@ def kill_and_restart(commands: Forking, tmp_path: Path, command: list[str], tria
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
     del kept[folder / str(killed) / "result.json"]
 
-    done = commands.run("kforecast-train", *command, cwd=tmp_path, timeout=HANG)
+    done = run_command("kforecast-train", *command, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"search: {killed} trials are finished, interrupted: {killed}\n" in done.stdout
     after = trials_of(folder)
@@ -112,18 +105,14 @@ def kill_and_restart(commands: Forking, tmp_path: Path, command: list[str], tria
     return folder
 
 
-def test_a_search_that_is_killed_and_started_again(
-    commands: Forking, tmp_path: Path, traffic_csv: Callable[..., Path]
-) -> None:
+def test_a_search_that_is_killed_and_started_again(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
     data = traffic_csv(series=2)
     more = ["hydra.sweeper.n_trials=3", "trainer.max_epochs=4"]
-    folder = kill_and_restart(
-        commands, tmp_path, search(data, *more, "checkpoint_seconds=0"), trials=3, killed=1
-    )
+    folder = kill_and_restart(tmp_path, search(data, *more, "checkpoint_seconds=0"), trials=3, killed=1)
 
     # Complete: nothing is trained, the ranking is there again; and other settings are not mixed in.
     command = search(data, *more, "checkpoint_seconds=5", "threads=1")
-    again = commands.run("kforecast-train", *command, cwd=tmp_path, timeout=HANG)
+    again = run_command("kforecast-train", *command, cwd=tmp_path)
     assert (again.returncode, again.stderr) == (0, "")
     assert "The study search in " in again.stdout
     assert "is complete: 3 trials; for ten more: hydra.sweeper.n_trials=13" in again.stdout
@@ -131,7 +120,7 @@ def test_a_search_that_is_killed_and_started_again(
     assert "cost time" not in again.stdout
     before = outcomes(folder)
     other = search(data, "seed=7", "optimizer.lr=interval(0.1,0.2)", *more)
-    refused = commands.run("kforecast-train", *other, cwd=tmp_path, timeout=HANG)
+    refused = run_command("kforecast-train", *other, cwd=tmp_path)
     assert refused.returncode == 2
     assert "hydra.sweeper.study_name=NAME" in refused.stderr
     assert "\n  seed: 7 now, 42 in the study\n" in refused.stderr
@@ -141,14 +130,14 @@ def test_a_search_that_is_killed_and_started_again(
 
 @pytest.mark.slow
 def test_twenty_trials_are_those_of_a_search_that_nobody_killed(
-    commands: Forking, tmp_path: Path, traffic_csv: Callable[..., Path]
+    tmp_path: Path, traffic_csv: Callable[..., Path]
 ) -> None:
     # More than 5 epochs: hopeless trials end early.
     command = search(traffic_csv(series=2), "trainer.max_epochs=8", "checkpoint_seconds=0")
-    folder = kill_and_restart(commands, tmp_path, command, trials=20, killed=7)
+    folder = kill_and_restart(tmp_path, command, trials=20, killed=7)
     whole = tmp_path / "whole"
     whole.mkdir()
-    done = commands.run("kforecast-train", *command, cwd=whole, timeout=HANG)
+    done = run_command("kforecast-train", *command, cwd=whole)
     assert done.returncode == 0, done.stderr
     # TPE has learned from the same results, and the resumed training has come to the same weights.
     assert outcomes(whole / "outputs" / "sweeps" / "search") == outcomes(folder)
@@ -168,13 +157,11 @@ def test_an_interrupted_search_says_how_to_go_on(
     assert [trial.state.name for trial in trials_of(folder)] == ["RUNNING"]
 
 
-def test_two_aims_and_trials_that_fail(
-    commands: Forking, tmp_path: Path, traffic_csv: Callable[..., Path]
-) -> None:
+def test_two_aims_and_trials_that_fail(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
     # A context of 400 bins leaves no windows.
     more = ["hydra.sweeper.n_trials=5", "trainer.max_epochs=1", "window.context_length=choice(4,400,9)"]
     command = search(traffic_csv(), *more, name="pareto")
-    done = commands.run("kforecast-train", *command, cwd=tmp_path, timeout=HANG)
+    done = run_command("kforecast-train", *command, cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     folder = tmp_path / "outputs" / "sweeps" / "pareto"
     trials = trials_of(folder)
@@ -210,12 +197,12 @@ def test_two_aims_and_trials_that_fail(
     ],
 )
 def test_what_is_wrong_is_found_before_anything_runs(
-    commands: Forking, arguments: list[str], said: str, tmp_path: Path, traffic_csv: Callable[..., Path]
+    arguments: list[str], said: str, tmp_path: Path, traffic_csv: Callable[..., Path]
 ) -> None:
     where = tmp_path / "here"
     where.mkdir()
     command = ["hparams_search=optuna", f"--dataset-file={traffic_csv()}", *arguments]
-    done = commands.run("kforecast-train", *command, cwd=where, timeout=HANG)
+    done = run_command("kforecast-train", *command, cwd=where)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -238,12 +225,10 @@ main()
     assert [path.name for path in tmp_path.iterdir()] == ["traffic.csv"]
 
 
-def test_jobs_of_another_sweep_are_not_overwritten(
-    commands: Forking, tmp_path: Path, traffic_csv: Callable[..., Path]
-) -> None:
+def test_jobs_of_another_sweep_are_not_overwritten(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
     job = tmp_path / "outputs" / "sweeps" / "search" / "0"
     job.mkdir(parents=True)
-    done = commands.run("kforecast-train", *search(traffic_csv()), cwd=tmp_path, timeout=HANG)
+    done = run_command("kforecast-train", *search(traffic_csv()), cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "holds jobs of another sweep" in done.stderr
     assert list(job.iterdir()) == []
