@@ -15,14 +15,12 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from conftest import BIN, HANG, run_command
+from conftest import HANG, run_command, run_process, started, wait_for
 from kforecast.artifact import TRIO
 from kforecast.command import EXTRAS
 from kforecast.training.sweep import SweepResults
 
-ROOT = Path(__file__).parents[1]
 QUICK = ["experiment=smoke", "trainer=cpu", "logger=none"]
-DIFFERENT_FOR_RAY = {"cloudpickle", "joblib"}
 
 
 def installed(plugin: str) -> pytest.MarkDecorator:
@@ -43,7 +41,9 @@ def sweep(
     config.write_text("freq: 10min\npredictionLength: 2\ncontextLength: 5\nhyperParams: {batchSize: 19}\n")
     flags = ["--config-file=train-config.yaml", "--dataset-file=traffic.csv", "--model-save-path=Mia's ${m}"]
     command = ["-m", *launcher, *flags, *QUICK, *arguments]
-    return run_command("kforecast-train", *command, cwd=cwd, env=env)
+    # Ray and submitit begin processes by what this one was begun with.
+    run = run_command if launcher == JOBLIB else run_process
+    return run("kforecast-train", *command, cwd=cwd, env=env)
 
 
 def check_jobs(cwd: Path, done: subprocess.CompletedProcess[str], statuses: list[str]) -> None:
@@ -70,15 +70,32 @@ def check_jobs(cwd: Path, done: subprocess.CompletedProcess[str], statuses: list
             assert f"job {status}: " in log
 
 
+JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+
+
 @needs_joblib
 def test_joblib(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
+    """Two jobs at once; what is wrong with one of them it finds before it loads torch."""
     traffic_csv()
-    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    done = sweep(tmp_path, launcher, "seed=1,-1", "gate.require_skill=null,0.9")
+    done = sweep(tmp_path, JOBLIB, "seed=1,-1", "data.test=0")
+    check_joblib(tmp_path, done, "of 2 jobs 1 failed", ["done", "failed"])
+
+
+@needs_joblib
+@pytest.mark.slow
+def test_joblib_with_rejected_jobs(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
+    traffic_csv()
+    done = sweep(tmp_path, JOBLIB, "seed=1,-1", "gate.require_skill=null,0.9")
+    words = "of 4 jobs 2 failed and 1 did not pass the gate"
+    check_joblib(tmp_path, done, words, ["done", "rejected", "failed", "failed"])
+
+
+def check_joblib(cwd: Path, done: subprocess.CompletedProcess[str], words: str, statuses: list[str]) -> None:
+    """Look at everything that a sweep by joblib says and leaves."""
     assert done.returncode == 3
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "of 4 jobs 2 failed and 1 did not pass the gate" in error
-    check_jobs(tmp_path, done, ["done", "rejected", "failed", "failed"])
+    assert words in error
+    check_jobs(cwd, done, statuses)
     lines = done.stdout[: done.stdout.index("\nSweep, best first")].splitlines()
     marked = re.compile(r"#[0-3] |$|\[\S+ \S+\]\[HYDRA\]")
     assert [line for line in lines if not marked.match(line)] == []
@@ -97,17 +114,44 @@ def of_session(session: int) -> list[str]:
     return found
 
 
+# Jobs that are not a training need no torch.
+WITH_TASK = """
+import os, signal, time
+from pathlib import Path
+from hydra.core.hydra_config import HydraConfig
+from kforecast import command
+
+def endless(cfg):
+    Path(HydraConfig.get().runtime.output_dir, "begun").write_text("begun")
+    while True:
+        time.sleep(0.1)
+
+def lost(cfg):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+raise SystemExit(command.run(TASK, "train"))
+"""
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+TWO_JOBS = ["-m", *JOBLIB, "hydra.sweep.dir=sweep", "source=synthetic", "seed=1,2"]
+
+
+def interrupt(process: subprocess.Popen[str], number: signal.Signals, code: int) -> None:
+    """Send a sweep a signal: it ends with a code of its own, without a traceback, and so do its workers."""
+    process.send_signal(number)
+    stdout, _ = process.communicate(timeout=HANG)
+    assert process.returncode == code, stdout
+    assert "Traceback" not in stdout
+    until = time.monotonic() + HANG
+    while left := of_session(process.pid):
+        assert time.monotonic() < until, left
+        time.sleep(0.1)
+
+
 @needs_joblib
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-@pytest.mark.parametrize(
-    "number, code", [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
-)
-def test_interrupted_joblib_leaves_no_process(number: signal.Signals, code: int, tmp_path: Path) -> None:
-    endless = ["trainer.max_epochs=1000000", "callbacks.early_stopping=null", "source.days=7"]
-    where = ["hydra.sweep.dir=sweep", "source=synthetic", "trainer=cpu", "logger=none", "seed=1,2"]
-    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+@needs_proc
+def test_interrupted_joblib_leaves_no_process(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [str(BIN / "kforecast-train"), "-m", *launcher, *where, *endless],
+        [sys.executable, "-c", WITH_TASK.replace("TASK", "endless"), *TWO_JOBS],
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -116,21 +160,29 @@ def test_interrupted_joblib_leaves_no_process(number: signal.Signals, code: int,
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 120
         for job in ("0", "1"):
-            log = tmp_path / "sweep" / job / "train.log"
-            while not (log.exists() and "Epoch: 1" in log.read_text(encoding="utf-8")):
-                assert process.poll() is None, process.communicate()
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-        process.send_signal(number)
-        stdout, _ = process.communicate(timeout=HANG)
-        assert process.returncode == code, stdout
-        assert "Traceback" not in stdout
-        deadline = time.monotonic() + 10
-        while (left := of_session(process.pid)) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not left
+            wait_for("begun", tmp_path / "sweep" / job / "begun", process)
+        assert len(of_session(process.pid)) >= 3
+        interrupt(process, signal.SIGTERM, 143)
+    finally:
+        process.kill()
+
+
+@needs_joblib
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_trainings_by_joblib_leave_no_process(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    endless = ["trainer.max_epochs=1000000", "callbacks.early_stopping=null", "source.days=7"]
+    arguments = [*TWO_JOBS, "trainer=cpu", "logger=none", *endless]
+    output = {"stderr": subprocess.STDOUT, "start_new_session": True}
+    process = started("kforecast-train", *arguments, cwd=tmp_path, **output)
+    try:
+        for job in ("0", "1"):
+            wait_for("Epoch: 1", tmp_path / "sweep" / job / "train.log", process)
+        interrupt(process, number, code)
     finally:
         process.kill()
 
@@ -138,18 +190,8 @@ def test_interrupted_joblib_leaves_no_process(number: signal.Signals, code: int,
 @needs_joblib
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_a_lost_worker_is_one_line(tmp_path: Path) -> None:
-    script = """
-import os, signal
-from kforecast import command
-
-def task(cfg):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-raise SystemExit(command.run(task, "train"))
-"""
-    overrides = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "source=synthetic", "seed=1,2"]
     done = subprocess.run(
-        [sys.executable, "-c", script, "-m", *overrides],
+        [sys.executable, "-c", WITH_TASK.replace("TASK", "lost"), *TWO_JOBS],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -162,6 +204,7 @@ raise SystemExit(command.run(task, "train"))
 
 
 @needs_submitit
+@pytest.mark.slow
 def test_submitit_local(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
     traffic_csv()
     done = sweep(tmp_path, ["hydra/launcher=submitit_local"], "seed=1,-1")
@@ -170,16 +213,18 @@ def test_submitit_local(tmp_path: Path, traffic_csv: Callable[..., Path]) -> Non
 
 
 @needs_submitit
+@pytest.mark.slow
 def test_submitit_slurm_without_slurm_says_so(tmp_path: Path) -> None:
     nowhere = {"PATH": str(tmp_path)}
     launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=cpu"]
-    done = run_command("kforecast-train", "-m", *launcher, "source=synthetic", cwd=tmp_path, env=nowhere)
+    done = run_process("kforecast-train", "-m", *launcher, "source=synthetic", cwd=tmp_path, env=nowhere)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     assert "error: the launcher of the sweep failed (RuntimeError: Could not detect" in done.stderr
 
 
 @needs_ray
+@pytest.mark.slow
 def test_ray(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
     traffic_csv()
     # Ray keeps a token of its own in the home folder.
@@ -198,40 +243,34 @@ def test_jobs_that_wrote_elsewhere_are_no_success(tmp_path: Path, capsys: pytest
     assert f"error: no job has written to {tmp_path}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("launcher, extra", EXTRAS.items())
-def test_a_launcher_that_is_not_installed(launcher: str, extra: str, tmp_path: Path) -> None:
+def test_a_launcher_that_is_not_installed(tmp_path: Path) -> None:
     script = """
-import sys
+import os, sys
 try:
     import hydra_plugins
     hydra_plugins.__path__ = []
 except ModuleNotFoundError:
     pass
 from kforecast.training.train import main
-main()
+
+launchers = sys.argv[1:]
+for launcher in launchers:  # each in a process of its own
+    if not (child := os.fork()):
+        sys.argv[1:] = ["-m", f"hydra/launcher={launcher}", "source=synthetic", "seed=1,2"]
+        main()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script, "-m", f"hydra/launcher={launcher}", "source=synthetic", "seed=1,2"],
+        [sys.executable, "-c", script, *EXTRAS],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=HANG,
         check=False,
     )
-    assert done.returncode == 2
-    assert done.stderr == (
-        f"error: the launcher {launcher} is not installed: pip install 'kforecast[{extra}]'\n"
-    )
+    assert done.stdout.split() == ["2"] * len(EXTRAS)
+    assert done.stderr.splitlines() == [
+        f"error: the launcher {launcher} is not installed: pip install 'kforecast[{extra}]'"
+        for launcher, extra in EXTRAS.items()
+    ]
     assert not list(tmp_path.iterdir())
-
-
-def pins(name: str) -> dict[str, str]:
-    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    return dict(line.split("==") for line in lines if not line.startswith("#"))
-
-
-@pytest.mark.skipif(not (ROOT / "constraints.txt").exists(), reason="not a checkout")
-def test_the_pins_for_ray_are_ours_but_for_two() -> None:
-    ours, for_ray = pins("constraints.txt"), pins("constraints-ray.txt")
-    assert set(ours) <= set(for_ray)
-    assert {name for name in ours if ours[name] != for_ray[name]} == DIFFERENT_FOR_RAY
