@@ -29,7 +29,7 @@ from kforecast.training.search import Search, first_row
 from kforecast.training.space import grid_of
 from kforecast.training.sweep import front
 
-QUICK = ["+trainer.limit_train_batches=2", "trainer=cpu", "logger=none", "refit=false"]
+QUICK = ["+trainer.limit_train_batches=2", "trainer=cpu", "logger=none", "refit=false", "data.test=0"]
 SPACE = [
     "hydra.sweeper.params=null",
     "optimizer.lr=tag(log,interval(0.001,0.1))",
@@ -363,7 +363,9 @@ def cut_off(patch: pytest.MonkeyPatch, after: int) -> None:
         patch.setattr(owner, name, counted(name, getattr(owner, name)))
 
 
-@pytest.mark.parametrize("after", range(4, 10))
+@pytest.mark.parametrize(
+    "after", [4, 7, *(pytest.param(after, marks=pytest.mark.slow) for after in (5, 6, 8, 9))]
+)
 def test_wherever_a_search_is_cut_off_it_comes_to_the_same(
     after: int, searching: Callable[..., Search], tmp_path: Path
 ) -> None:
@@ -392,13 +394,11 @@ def test_wherever_a_search_is_cut_off_it_comes_to_the_same(
     "sampler, aims",
     [
         ("tpe", 1),
-        ("tpe", 2),
-        ("random", 1),
-        ("cmaes", 1),
-        ("nsgaii", 1),
-        ("nsgaii", 2),
-        ("grid", 1),
         ("grid", 2),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("tpe", 2), ("random", 1), ("cmaes", 1), ("nsgaii", 1), ("nsgaii", 2), ("grid", 1))
+        ),
     ],
 )
 def test_every_sampler_goes_on_with_what_it_would_have_proposed(
