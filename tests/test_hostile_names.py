@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from conftest import START, run_command
 
@@ -40,18 +41,26 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_any_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "held_out",
+    [
+        ["data.validation=0", "data.test=0", "monitor=train/loss"],  # the report is that of the evaluation
+        pytest.param([], marks=pytest.mark.slow),
+    ],
+    ids=["all is trained on", "some is held out"],
+)
+def test_any_names(held_out: list[str], tmp_path: Path) -> None:
     work = tmp_path / "above" / "work"
     work.mkdir(parents=True)
     history(work)
     given = ["--dataset-file=history.parquet"]
     smoke = ["experiment=smoke", "artifact.per_series=true", "artifact_dir=model", "hydra.run.dir=train"]
-    done = run_command("kforecast-train", *given, *smoke, cwd=work)
+    done = run_command("kforecast-train", *given, *smoke, *held_out, cwd=work)
     assert done.returncode == 0, done.stderr
     folders = sorted(path.name for path in (work / "model" / "per_series").iterdir())
     assert len(folders) == len(NAMES)
     assert all(name.isascii() and name.isprintable() and len(name) < 100 for name in folders)
-    report = ["artifact_dir=model", "hydra.run.dir=report"]
+    report = ["artifact_dir=model", "hydra.run.dir=report", f"evaluate.start={START + 600 * 270}"]
     judged = run_command("kforecast-evaluate", *given, *report, cwd=work)
     assert judged.returncode == 0, judged.stderr
     made = run_command("kforecast-forecast", *given, "artifact_dir=model", "output=next.csv", cwd=work)

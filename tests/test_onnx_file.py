@@ -109,7 +109,8 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "with naive": {"model": "SeasonalMLP", "freq": "1H", "days": 40, "combination": MIXED},
 }
-SLOW = ("short", "days", "with naive")
+# To export a SeasonalMLP takes seven seconds.
+SLOW = ("seasonal", "short", "days", "with naive")
 
 
 class Written(NamedTuple):
@@ -164,14 +165,23 @@ def test_a_thousand_windows_are_forecast_as_the_forecaster_does(
     assert np.allclose(alone, made[:1], rtol=1e-5)
 
 
-def test_naive_forecasts_take_part_as_in_the_forecaster(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "combination, calendar, start, naive",
+    [(MIXED, None, START, ["same time yesterday"]), (None, BERLIN, KINDS["seasonal"]["start"], [])],
+    ids=["naive forecasts", "clocks and holidays"],
+)
+def test_what_is_exported_forecasts_as_the_forecaster_does(
+    combination: Any, calendar: Any, start: int, naive: list[str], tmp_path: Path
+) -> None:
     window = Window(Frequency.parse("1H"), 7, 3)
-    forecaster = artifact(tmp_path / "model", "SeasonalMLP", window, ITEMS, combination=MIXED)
-    batch, expected = thousand(forecaster, history("1H"))
+    forecaster = artifact(
+        tmp_path / "model", "SeasonalMLP", window, ITEMS, calendar=calendar, combination=combination
+    )
+    batch, expected = thousand(forecaster, history("1H", start=start))
     network = OnnxNetwork(forecaster).eval()
     with torch.inference_mode():
         made = network(*(batch[name] for name in network.inputs)).numpy()
-    assert network.naive == ["same time yesterday"]
+    assert network.naive == naive
     assert np.allclose(made, expected, rtol=1e-6)
 
 

@@ -56,7 +56,7 @@ def test_named_members_are_there() -> None:
 
 def test_examples_run_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    traffic().to_csv("traffic.csv", index=False)
+    traffic(days=4).to_csv("traffic.csv", index=False)
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 5
     names: dict[str, object] = {}

@@ -197,7 +197,6 @@ def test_the_week_in_which_clocks_go_forward_shows_whether_the_time_zone_is_know
     error = errors(forecasts(forecaster), panel, end, panel.num_bins)
     first = (change - start) // 3600 - end
     weeks = [error[first + 168 * week :][:168].mean() for week in range(5)]
-    print(first, weeks)
     assert low < weeks[0] / np.mean(weeks[1:]) < high
 
 

@@ -80,7 +80,8 @@ def test_training_begins_where_the_artifact_ends(tmp_path: Path) -> None:
     source = ["source=synthetic", "source.workloads=2", "source.days=7", "source.step=600", "logger=none"]
     quick = [*source, "trainer=cpu", "trainer.max_epochs=6", "optimizer.lr=0.005"]
     quick.append("callbacks.forecast_figures=null")
-    done = run_command("kforecast-train", *quick, "artifact_dir=model", cwd=tmp_path)
+    everything = ["data.validation=0", "data.test=0", "monitor=train/loss"]
+    done = run_command("kforecast-train", *quick, *everything, "artifact_dir=model", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     one = [*quick, "trainer.max_epochs=1", "optimizer.lr=1e-6", "artifact_dir=other"]
     warm = run_command("kforecast-train", *one, "warm_start=model", cwd=tmp_path)
