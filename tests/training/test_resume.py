@@ -300,6 +300,7 @@ def losses(events: Path) -> int:
     return len(board.Scalars("train/loss"))
 
 
+NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # and so no report
 FROM_A_SERVER = [
     *("--config-file=config.yaml", "hydra.run.dir=run", "resume=auto", "logger=none", "trainer=cpu"),
     f"source.end={1_704_500_000 // 600 * 600}",
@@ -324,8 +325,7 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on what a server has answered that is gone now."""
     folder = tmp_path_factory.mktemp("fetched")
     with provider_for(folder, epochs=2) as (provider, arguments):
-        arguments.append("callbacks.forecast_figures=null")
-        done = run_command("kforecast-train", *arguments, cwd=folder)
+        done = run_command("kforecast-train", *arguments, *NOTHING_HELD_OUT, cwd=folder)
         assert done.returncode == 0, done.stderr
         assert provider.requests
     return folder
@@ -338,7 +338,7 @@ def test_what_was_fetched_is_not_fetched_again(fetched: Path, tmp_path: Path) ->
     with provider_for(tmp_path, epochs=2) as (provider, arguments):
         # The same command, later: the server would have other data by now.
         provider.answer = lambda request: pb.QueryResponse()
-        done = run_command("kforecast-train", *arguments, "callbacks.forecast_figures=null", cwd=tmp_path)
+        done = run_command("kforecast-train", *arguments, *NOTHING_HELD_OUT, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert provider.requests == []
     assert "Going on behind a training that is done" in done.stdout
@@ -397,7 +397,14 @@ def test_what_was_fetched_is_not_fetched_again_amid_a_training(tmp_path: Path) -
 
 def test_resume_of_a_run_that_is_done_begins_anew(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "run", tmp_path / "run")
-    arguments = [*RUN, "hydra.run.dir=run", "resume=auto", "trainer.max_epochs=1", "logger=none"]
+    arguments = [
+        *RUN,
+        "hydra.run.dir=run",
+        "resume=auto",
+        "trainer.max_epochs=1",
+        "logger=none",
+        *NOTHING_HELD_OUT,
+    ]
     done = run_command("kforecast-train", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Nothing to resume in run" in done.stdout
