@@ -7,6 +7,7 @@ import pickle
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from conftest import HANG
 from kforecast.artifact import (
     INTERVALS,
     METADATA,
@@ -254,8 +256,7 @@ def test_the_current_directory_can_be_the_artifact(tmp_path: Path, monkeypatch: 
     assert Artifact.load(Path()).state["lc.bias"][0] == pytest.approx(0.2)
 
 
-def _write_for_ever(directory: Path) -> None:
-    artifacts = [make_artifact(fill) for fill in (0.1, 0.2)]
+def _write_for_ever(directory: Path, artifacts: list[Artifact]) -> None:
     while True:
         for artifact in artifacts:
             artifact.save(directory)
@@ -264,15 +265,18 @@ def _write_for_ever(directory: Path) -> None:
 def test_a_reader_never_meets_a_torn_artifact_even_when_the_writer_is_killed(tmp_path: Path) -> None:
     directory = tmp_path / "model"
     make_artifact(0.1).save(directory)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # one that starts with nothing loads torch first
+    artifacts = [make_artifact(fill) for fill in (0.1, 0.2)]
+    until = time.monotonic() + HANG
     for _ in range(2):
-        writer = context.Process(target=_write_for_ever, args=(directory,))
-        writer.start()
         before = directory.stat().st_ino
-        seen = set()
+        writer = context.Process(target=_write_for_ever, args=(directory, artifacts))
+        writer.start()
+        seen: list[float] = []
         while directory.stat().st_ino == before:
-            pass
-        for _ in range(60):
+            time.sleep(0.01)
+        while len(seen) < 40 or len({*seen}) < 2:
+            assert time.monotonic() < until, seen
             # Opened through one directory handle: a reader that has begun goes on with what it began.
             handle = os.open(directory, os.O_RDONLY)
             try:
@@ -288,11 +292,11 @@ def test_a_reader_never_meets_a_torn_artifact_even_when_the_writer_is_killed(tmp
             if len(files) == 4:
                 copy = tmp_path / "copy"
                 replace_directory(copy, files, owned=files)
-                seen.add(float(Artifact.load(copy).state["lc.bias"][0]))
+                seen.append(float(Artifact.load(copy).state["lc.bias"][0]))
         writer.kill()
         writer.join()
         Artifact.load(directory)
-        assert len(seen) == 2
+        assert {*seen} == {float(artifact.state["lc.bias"][0]) for artifact in artifacts}
 
 
 @pytest.mark.parametrize("at", ["a", "a/b/c"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from conftest import START, run_command
+from conftest import START, run_command, run_process
 
 HEADER = "timestamp,value,workload,metric\n"
 
@@ -105,6 +105,6 @@ def test_refused_before_anything_is_asked(
 
 
 def test_help_shows_the_way_into_a_cluster(tmp_path: Path) -> None:
-    done = run_command("kforecast-fetch", "--help", cwd=tmp_path)
+    done = run_process("kforecast-fetch", "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "port-forward service/kapacity-grpc-service 9090:9090" in done.stdout

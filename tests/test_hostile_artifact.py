@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from conftest import run_command
+from conftest import run_command, run_process
 from kforecast.artifact import (
     CHECKPOINT,
     CONFIG,
@@ -408,13 +408,14 @@ def test_links_to_files_are_followed(tmp_path: Path, trio: Path) -> None:
     assert Forecaster.load(trio).item_ids == {"shop/web-0qps": 0, "shop/web-1qps": 1}
 
 
-def test_a_million_series_are_read(trio: Path) -> None:
+@pytest.mark.parametrize("count", [10**4, pytest.param(10**6, marks=pytest.mark.slow)])
+def test_a_million_series_are_read(count: int, trio: Path) -> None:
     names = {
         f"shop-{number:07}/service-with-a-long-name, and a commahttp_requests": number
-        for number in range(10**6)
+        for number in range(count)
     }
     (trio / ITEM_IDS).write_text(json.dumps(names, indent=1))
-    assert len(Artifact.load(trio).item_ids) == 10**6
+    assert len(Artifact.load(trio).item_ids) == count
 
 
 def test_a_teacher_is_an_artifact_like_any_other(trio: Path) -> None:
@@ -436,6 +437,13 @@ def test_files_of_two_runs_do_not_load(tmp_path: Path, trio: Path, name: str) ->
     Artifact(config, {"shop/web-0qps": 1, "shop/web-1qps": 0}, other).save(tmp_path / "other")
     (tmp_path / "other" / name).replace(tmp_path / "one" / name)
     refused(tmp_path / "one", rf"{name} does not belong")
+
+
+def test_a_process_of_its_own_refuses_what_is_not_there(tmp_path: Path) -> None:
+    done = run_process("kforecast-forecast", "artifact_dir=nowhere", "source=synthetic", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "nowhere" in done.stderr
 
 
 def test_the_command_refuses_in_one_line(

@@ -21,6 +21,7 @@ from kforecast.command import EXTRAS
 from kforecast.training.sweep import SweepResults
 
 QUICK = ["experiment=smoke", "trainer=cpu", "logger=none"]
+NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # and so no report
 
 
 def installed(plugin: str) -> pytest.MarkDecorator:
@@ -77,7 +78,7 @@ JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 def test_joblib(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
     """Two jobs at once; what is wrong with one of them it finds before it loads torch."""
     traffic_csv()
-    done = sweep(tmp_path, JOBLIB, "seed=1,-1", "data.test=0")
+    done = sweep(tmp_path, JOBLIB, "seed=1,-1", *NOTHING_HELD_OUT)
     check_joblib(tmp_path, done, "of 2 jobs 1 failed", ["done", "failed"])
 
 

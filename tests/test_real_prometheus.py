@@ -15,15 +15,18 @@ import pandas as pd
 import pytest
 import yaml
 
-from conftest import START, free_port, run_command, serving
+from conftest import HANG, START, free_port, run_command, serving
 from kforecast.artifact import TRIO
 from kforecast.data.panel import Panel
 from kforecast.window import Frequency
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("prometheus") is None or shutil.which("promtool") is None,
-    reason="prometheus and promtool are not installed (Debian: apt-get install prometheus)",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        shutil.which("prometheus") is None or shutil.which("promtool") is None,
+        reason="prometheus and promtool are not installed (Debian: apt-get install prometheus)",
+    ),
+]
 ROOT = Path(__file__).parents[1]
 DAYS = 3
 END = START + DAYS * 86_400
@@ -69,14 +72,15 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=HANG)
 
 
 def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(300):
+    until = time.monotonic() + HANG
+    while time.monotonic() < until:
         assert process.poll() is None, "prometheus has ended"
         try:
-            urllib.request.urlopen(url, timeout=1).close()
+            urllib.request.urlopen(url, timeout=HANG).close()
         except (TimeoutError, urllib.error.URLError):
             time.sleep(0.1)
         else:
@@ -142,10 +146,10 @@ def test_the_whole_way(prometheus: str, tmp_path: Path) -> None:
         ]
         command = [sys.executable, str(ROOT / "scripts" / "train.py"), *documented]
         more = [f"source.end={END}", "hydra.run.dir=over_grpc"]
-        done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
         assert done.returncode == 0, done.stdout + done.stderr
         # As it is written in the documentation, up to now: the history has ended long ago.
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
         assert done.returncode == 3
         assert "no value" in done.stderr
         assert "workload shop/cart, metric qps (Object requests of Ingress/cart" in done.stderr

@@ -16,6 +16,7 @@ from kforecast.errors import ConfigError
 from kforecast.secrets import check_arguments
 
 SECRET = "hushhush-s3cr3t"
+NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # and so no report
 FORMS = [
     SECRET,
     base64.b64encode(f"me:{SECRET}".encode()).decode(),
@@ -86,28 +87,28 @@ WAYS = {
 VERBS = {
     "train": ("kforecast-train", ["experiment=smoke", "model.day_of_month=false"]),
     "fetch": ("kforecast-fetch", ["output=history.csv.gz", "window=10min"]),
-    "evaluate": ("kforecast-evaluate", ["artifact_dir=model"]),
+    "evaluate": ("kforecast-evaluate", ["artifact_dir=model", "evaluate.start=2024-01-03"]),
 }
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    arguments = ["source=synthetic", "source.days=6", "source.workloads=1", "source.step=600"]
-    names = ["experiment=smoke", "artifact_dir=model"]
+    arguments = ["source=synthetic", "source.days=3", "source.workloads=1", "source.step=600"]
+    names = ["experiment=smoke", "artifact_dir=model", *NOTHING_HELD_OUT, "logger=none"]
     done = run_command("kforecast-train", *arguments, *names, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "model"
 
 
 def asking(url: str, *more: str) -> list[str]:
-    moment = f"source.end={START + 6 * 86_400}"
+    moment = f"source.end={START + 3 * 86_400}"
     return [
         "source=prometheus",
         f"source.url={url}",
         QUERIES,
         moment,
-        "source.history=6D",
+        "source.history=3D",
         "source.step=600",
         *more,
     ]
@@ -136,6 +137,8 @@ def test_a_run_that_succeeds(verb: str, way: str, tmp_path: Path, model: Path) -
         if way == "an interpolation" and verb == "train":
             # Of a logger too, whose settings metadata.json keeps.
             more += ["logger=csv", "+logger.csv.prefix='${oc.env:SECRET}'"]
+        elif verb == "train":
+            more += NOTHING_HELD_OUT  # the other one has a report
         done = run_command(command, *more, cwd=tmp_path, env=given(tmp_path))
     assert done.returncode == 0, done.stderr
     sent = [value for headers in asked for value in headers.values()]

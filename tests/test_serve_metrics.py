@@ -9,11 +9,14 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from conftest import HANG, START, free_port, run_command, serving, traffic_rows
+from conftest import HANG, START, composed, free_port, run_command, serving, traffic_rows
+from kforecast import serve_metrics
+from kforecast.metrics import server
 from kforecast.metrics.csv import CsvSource
 from kforecast.metrics.kapacity import KapacitySource
 from kforecast.metrics.proto import provider_pb2 as pb
 from kforecast.metrics.proto import provider_pb2_grpc as pb_grpc
+from kforecast.metrics.timerange import TimeRange
 
 
 def target(name: str) -> dict[str, object]:
@@ -69,16 +72,47 @@ def test_a_file_is_served_as_it_is(tmp_path: Path, traffic_csv: Callable[..., Pa
     assert "INFO: Stopped" in (tmp_path / "provider.log").read_text()
 
 
-def test_a_file_can_be_moved_to_the_present(tmp_path: Path) -> None:
-    rows = traffic_rows(series=1, points=3000, step=60)
-    (tmp_path / "traffic.csv").write_text("timestamp,value,workload,metric\n" + "\n".join(rows) + "\n")
+def minutes(folder: Path, count: int) -> list[str]:
+    """A file of one series, a row a minute; its rows."""
+    rows = traffic_rows(series=1, points=count, step=60)
+    (folder / "traffic.csv").write_text("timestamp,value,workload,metric\n" + "\n".join(rows) + "\n")
+    return rows
+
+
+def test_a_file_can_be_moved_to_the_present(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = START + 3 * 86_400 + 40.5
+    monkeypatch.setattr("kforecast.serve_metrics.time.time", lambda: now)
+    monkeypatch.chdir(tmp_path)
+    rows, found = minutes(tmp_path, 20), []
+
+    async def serve(backend: server.FrameBackend, address: str) -> signal.Signals:
+        async with backend.connect() as answer:
+            end = START + 3 * 86_400
+            found.extend(await answer(newest("web-0").query, TimeRange(end - 60, end, 60)))
+        return signal.SIGTERM
+
+    monkeypatch.setattr(server, "serve", serve)
+    cfg = composed("--dataset-file=traffic.csv", "serve.shift_to_now=true", name="serve_metrics")
+    with pytest.raises(SystemExit) as ended:
+        serve_metrics.serve_metrics(cfg)
+    assert ended.value.code == 143
+    (series,) = found
+    # The newest row is the newest whole minute.
+    assert series.timestamps.tolist() == [START + 3 * 86_400 - 60, START + 3 * 86_400]
+    assert series.values.tolist() == [float(row.split(",")[1]) for row in rows[-2:]]
+    assert series.labels["workload"] == "web-0"
+
+
+@pytest.mark.slow
+def test_a_file_is_served_as_of_now_until_sigterm(tmp_path: Path) -> None:
+    rows, before = minutes(tmp_path, 3000), time.time()
     address = f"localhost:{free_port()}"
     arguments = ["--dataset-file=traffic.csv", "serve.shift_to_now=true", f"serve.address={address}"]
     with serving(*arguments, address=address, cwd=tmp_path) as process:
         with grpc.insecure_channel(address) as channel:
             stub = pb_grpc.ProviderServiceStub(channel)
             (sample,) = stub.QueryLatest(newest("web-0"), timeout=HANG).samples
-            assert 0 <= time.time() - sample.point.timestamp / 1000 < 180
+            assert before - 60 <= sample.point.timestamp / 1000 <= time.time()
             assert sample.point.value == float(rows[-1].split(",")[1])
             assert sample.labels["workload"] == "web-0"
             assert list(stub.QueryLatest(newest("web-0", "nothing"), timeout=HANG).samples) == []

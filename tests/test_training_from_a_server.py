@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from pathlib import Path
 
 import grpc
@@ -10,12 +9,13 @@ import pandas as pd
 import yaml
 from provider import Provider, answer
 
-from conftest import run_command
+from conftest import HANG, run_command
 from kforecast.artifact import TRIO
 from kforecast.metrics.proto import provider_pb2 as pb
 
 END = 1_704_500_000 // 60 * 60
 SECRET = "hush-hush-4711"
+NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # and so no report
 
 
 def config(folder: Path, *names: str) -> list[str]:
@@ -48,6 +48,7 @@ def test_the_history_is_kept_for_a_second_run_and_the_token_nowhere(tmp_path: Pa
             f"--metrics-server-addr={address}",
             "source.token_env=PROVIDER_TOKEN",
             "hydra.run.dir=first",
+            *NOTHING_HELD_OUT,
             cwd=tmp_path,
             env={"PROVIDER_TOKEN": SECRET},
         )
@@ -61,9 +62,8 @@ def test_the_history_is_kept_for_a_second_run_and_the_token_nowhere(tmp_path: Pa
     kept = "first/history.parquet"
     assert f"source=csv source.path={kept}" in done.stdout
     repeated = [a for a in arguments if not a.startswith(("source.", "--model"))]
-    done = run_command(
-        "kforecast-train", *repeated, "source=csv", f"source.path={kept}", "artifact_dir=again", cwd=tmp_path
-    )
+    own = ["source=csv", f"source.path={kept}", "artifact_dir=again", *NOTHING_HELD_OUT]
+    done = run_command("kforecast-train", *repeated, *own, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "again" / TRIO[0]).read_bytes() == (tmp_path / "model" / TRIO[0]).read_bytes()
 
@@ -82,17 +82,21 @@ def test_a_server_killed_half_way_leaves_everything_as_it_was(tmp_path: Path) ->
     ):
         asked_enough = threading.Event()
 
-        def slowly(request: pb.QueryRequest, enough: threading.Event = asked_enough) -> pb.QueryResponse:
+        provider = Provider()
+
+        def until_killed(
+            request: pb.QueryRequest, enough: threading.Event = asked_enough, dead: Provider = provider
+        ) -> pb.QueryResponse:
             if request.query.workload_resource.name > "b":
                 enough.set()
-                time.sleep(30)
+                dead.stopped.wait(HANG)
             return answer(request)
 
-        provider = Provider(slowly)
+        provider.answer = until_killed
         serving = provider.serve()
         address = serving.__enter__()
         killer = threading.Thread(
-            target=lambda s=serving, e=asked_enough: (e.wait(60), s.__exit__(None, None, None))
+            target=lambda s=serving, e=asked_enough: (e.wait(HANG), s.__exit__(None, None, None))
         )
         killer.start()
         done = run_command(

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from hypothesis import given, settings
+from examples import checked
 from hypothesis import strategies as st
 
 from kforecast.config import CONF_DIR
@@ -37,7 +37,7 @@ PLAIN = {
     "cost_over": 1.0,
 }
 # The same cases in every run.
-checked = settings(deadline=None, max_examples=60, derandomize=True)
+FEW = {"few": 12, "many": 60, "derandomize": True}
 
 
 def _settings(**changes):
@@ -264,8 +264,7 @@ def cases(draw):
     return capacity, _timeline(load, serves, step, stride, before), forecasts
 
 
-@given(cases())
-@settings(checked, max_examples=300)
+@checked(cases(), few=40, many=300, derandomize=True)
 def test_it_is_what_a_loop_over_bins_and_decisions_does(case):
     capacity, timeline, forecasts = case
     result = simulate(capacity, timeline, forecasts)
@@ -290,8 +289,7 @@ def test_it_is_what_a_loop_over_bins_and_decisions_does(case):
     _assert_close(result.outcomes, expected)
 
 
-@given(cases(), st.lists(st.floats(0, 3), max_size=4))
-@checked
+@checked(cases(), st.lists(st.floats(0, 3), max_size=4), **FEW)
 def test_the_curve_of_headrooms_is_one_simulation_at_each(case, headrooms):
     capacity, timeline, forecasts = case
     model = {"model": forecasts["model"]}
@@ -307,8 +305,7 @@ def test_the_curve_of_headrooms_is_one_simulation_at_each(case, headrooms):
             assert curve[number] == pytest.approx(cost, rel=1e-12, abs=1e-12)
 
 
-@given(cases())
-@checked
+@checked(cases(), **FEW)
 def test_reactive_is_a_last_value_forecast(case):
     capacity, timeline, _ = case
     forecast = np.repeat(timeline.last[:, :, None], 3, axis=2)
@@ -317,8 +314,7 @@ def test_reactive_is_a_last_value_forecast(case):
     assert result.outcomes.loc["last value"].equals(result.outcomes.loc["reactive"])
 
 
-@given(cases())
-@checked
+@checked(cases(), **FEW)
 def test_only_forecasts_at_decisions_matter_and_none_does_to_the_others(case):
     capacity, timeline, forecasts = case
     model = forecasts["model"]
@@ -335,8 +331,7 @@ def test_only_forecasts_at_decisions_matter_and_none_does_to_the_others(case):
         np.testing.assert_array_equal(before.replicas[name], alone.replicas[name])
 
 
-@given(cases())
-@checked
+@checked(cases(), **FEW)
 def test_perfect_serves_everything_when_there_may_be_enough_replicas(case):
     capacity, timeline, forecasts = case
     result = simulate(capacity.model_copy(update={"max_replicas": 1000}), timeline, forecasts)
@@ -345,8 +340,7 @@ def test_perfect_serves_everything_when_there_may_be_enough_replicas(case):
     assert perfect["unserved"] == pytest.approx(0, abs=1e-6)
 
 
-@given(cases())
-@checked
+@checked(cases(), **FEW)
 def test_who_serves_everything_has_no_fewer_replicas_than_perfect(case):
     capacity, timeline, forecasts = case
     capacity = capacity.model_copy(update={"max_replicas": 1000, "interval": None})

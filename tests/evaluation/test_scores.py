@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from examples import checked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -329,8 +330,7 @@ def _library(history, actual, made, quantiles, series):
     return scores.replace(np.inf, NAN)
 
 
-@given(_windows())
-@settings(deadline=None, max_examples=30)
+@checked(_windows(), few=6, many=30)
 def test_scores_of_each_series_are_those_of_a_library(windows):
     history, actual, made, quantiles, series = windows
     if np.isnan(actual).all():
@@ -350,8 +350,7 @@ def test_scores_of_each_series_are_those_of_a_library(windows):
     )
 
 
-@given(_windows())
-@settings(deadline=None, max_examples=30)
+@checked(_windows(), few=6, many=30)
 def test_the_rows_of_all_series_are_the_means_of_the_series_scores(windows):
     history, actual, made, quantiles, series = windows
     if np.isnan(actual).all():

@@ -102,5 +102,6 @@ class Provider:
         try:
             yield f"localhost:{port}"
         finally:
+            stopping = server.stop(None)  # no answer gets through any more
             self.stopped.set()
-            server.stop(None).wait(5)
+            stopping.wait(5)

@@ -7,7 +7,6 @@ import logging
 import math
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import trustme
 
-from conftest import run_command
+from conftest import HANG, run_command
 from kforecast.errors import SourceError
 from kforecast.metrics import fetching
 from kforecast.metrics.prometheus import PrometheusSource
@@ -107,7 +106,7 @@ QUERY = {"workload": "shop/web", "metric": "qps", "query": "sum(rate(x[5m]))"}
 
 
 def source(url: str, **settings: Any) -> PrometheusSource:
-    defaults = {"queries": [QUERY], "history": "2H", "end": END, "deadline": 5}
+    defaults = {"queries": [QUERY], "history": "2H", "end": END, "deadline": HANG}
     return PrometheusSource(url=url, **defaults | settings)
 
 
@@ -206,15 +205,18 @@ def test_a_proxy_that_lets_only_get_through() -> None:
 
 
 def test_a_server_that_is_too_slow() -> None:
-    def slowly(query: dict[str, str]) -> Reply:
-        time.sleep(1)
+    given_up = threading.Event()
+
+    def too_late(query: dict[str, str]) -> Reply:
+        given_up.wait(HANG)
         return GOOD(query)
 
-    with (
-        Server(slowly).serve() as url,
-        pytest.raises(SourceError, match=r"no answer within 0\.2 s \(2 attempts"),
-    ):
-        source(url, deadline=0.2, attempts=2).fetch()
+    server = Server(too_late)
+    with server.serve() as url:
+        with pytest.raises(SourceError, match=r"no answer within 0\.2 s \(2 attempts"):
+            source(url, deadline=0.2, attempts=2).fetch()
+        given_up.set()
+    assert len(server.requests) == 2
 
 
 def test_credentials_arrive_and_are_never_shown(

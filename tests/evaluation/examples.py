@@ -1,0 +1,28 @@
+"""Properties that are checked on few examples in the fast suite, and on all of them in the long one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis.strategies import SearchStrategy
+
+
+def checked(
+    *strategies: SearchStrategy[Any], few: int, many: int, derandomize: bool = False
+) -> Callable[[Callable[..., None]], Callable[[int], None]]:
+    """``@given``, as two tests: one of ``few`` examples, and a slow one of ``many``.
+
+    ``derandomize`` makes them the same in every run.
+    """
+
+    def decorate(check: Callable[..., None]) -> Callable[[int], None]:
+        def test(examples: int) -> None:
+            sized = settings(deadline=None, max_examples=examples, derandomize=derandomize)
+            sized(given(*strategies)(check))()
+
+        test.__name__, test.__doc__, test.__module__ = check.__name__, check.__doc__, check.__module__
+        counts = [few, pytest.param(many, marks=pytest.mark.slow)]
+        return pytest.mark.parametrize("examples", counts)(test)
+
+    return decorate
