@@ -74,7 +74,7 @@ def test_a_sweep_with_failing_jobs(tmp_path: Path, traffic_csv: Callable[..., Pa
 def test_a_good_sweep_into_one_save_path(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
     # The name passes through Hydra's grammar twice: flag to override, sweep to job.
     name = "Mia's best, really ${ok}"
-    done = sweep(tmp_path, traffic_csv(), "seed=1,2", f"--model-save-path={name}")
+    done = sweep(tmp_path, traffic_csv(), "seed=1,2", *NOTHING_HELD_OUT, f"--model-save-path={name}")
     assert done.returncode == 0, done.stderr
     assert "error:" not in done.stderr
     results = pd.read_csv(tmp_path / "sweep" / "results.csv")

@@ -1,7 +1,7 @@
 """Label selectors: the string form means what the user's words mean."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kforecast.metrics.selector import parse_selector, promql_matchers, selector_text
@@ -32,6 +32,7 @@ def selects(selector: LabelSelector, labels: dict[str, str]) -> bool:
     )
 
 
+@settings(deadline=None)
 @given(content=SELECTORS, labels=st.dictionaries(LABELS, VALUES))
 def test_the_string_form_selects_the_same(content: dict[str, object], labels: dict[str, str]) -> None:
     selector = LabelSelector.model_validate(content)

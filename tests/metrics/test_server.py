@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kforecast.errors import ConfigError
@@ -97,6 +97,7 @@ def answered(backend: FrameBackend, query: pb.Query, asked: TimeRange) -> list[S
     return asyncio.run(ask())
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(st.tuples(st.integers(0, 900), st.floats(0, 9)), min_size=1, max_size=30),
     start=st.integers(-100, 900),

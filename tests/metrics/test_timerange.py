@@ -3,13 +3,14 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kforecast.metrics.timerange import MOST_POINTS, TimeRange
 from kforecast.window import parse_instant
 
 
+@settings(deadline=None)
 @given(
     end=st.floats(0, 2e9),
     length=st.integers(0, 10_000_000),
