@@ -2,9 +2,14 @@
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import HANG, run_command, run_process, started, wait_for
+from conftest import HANG, run_command, run_process
 from kforecast.artifact import Artifact
 from kforecast.metrics.synthetic import SyntheticSource
 
@@ -178,16 +183,32 @@ def test_a_directory_must_be_named(tmp_path: Path) -> None:
     assert "retrain.dir" in done.stderr
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
-def test_a_champion_outlives_a_killed_cycle(number: signal.Signals, work: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "run"),
+    [
+        (signal.SIGKILL, run_command),  # a process like any other to this signal
+        pytest.param(signal.SIGKILL, run_process, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, run_process, marks=pytest.mark.slow),
+    ],
+)
+def test_a_champion_outlives_a_killed_cycle(
+    number: signal.Signals, run: Callable[..., subprocess.CompletedProcess[str]], work: Path
+) -> None:
     before = hashes(work / "models" / "champion")
     long = [*QUICK, "trainer.max_epochs=100", "callbacks.early_stopping=null", "checkpoint_seconds=0"]
     command = [*long, "resume=auto", "hydra.run.dir=killed", NEVER]
-    killed = started("kforecast-retrain", *command, cwd=work)
-    wait_for("Epoch: 2,", work / "killed" / "retrain.log", killed)
-    killed.send_signal(number)
-    killed.communicate(timeout=HANG)
-    assert killed.returncode == (143 if number == signal.SIGTERM else -9)
+    log, until = work / "killed" / "retrain.log", time.monotonic() + HANG
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, "kforecast-retrain", *command, cwd=work)
+        while not (log.exists() and "Epoch: 2," in log.read_text(encoding="utf-8")):
+            assert not running.done(), running.result()
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        # Who writes the models says so to others.
+        holder = re.search(r"process (\d+)", (work / ".models.lock").read_text(encoding="utf-8"))
+        assert holder is not None
+        os.kill(int(holder[1]), number)
+    assert running.result().returncode == (143 if number == signal.SIGTERM else -9)
     assert hashes(work / "models" / "champion") == before
     assert len(cycles(work)) == 3
     # The same command goes on with the same training.
