@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hypothesis import HealthCheck, settings
 from omegaconf import DictConfig, open_dict
 
 from forking import Forking
@@ -38,6 +39,11 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 START = 1_704_067_200  # 2024-01-01 00:00 UTC, a Monday
+
+
+# No example of a property is too slow: that would be a limit of time.
+settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("calm")
 
 
 def pytest_collection_finish() -> None:

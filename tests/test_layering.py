@@ -173,6 +173,23 @@ def test_inference_loads_neither_hydra_nor_lightning() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_loading_an_artifact_does_not_load_the_compiler_of_torch() -> None:
+    script = """
+import sys, torch
+from kforecast.forecaster import Forecaster
+from kforecast.loading import _WithoutValues
+from kforecast.models import SeasonalMLP
+from kforecast.window import Window
+Forecaster.load(sys.argv[1])
+with torch.device("meta"), _WithoutValues():
+    net = SeasonalMLP(Window("10min", 7, 3), 2)
+print(sorted({"torch._dynamo", "sympy"} & {*sys.modules}), {one.device.type for one in net.parameters()})
+"""
+    command = [sys.executable, "-c", script, str(ROOT / "tests" / "golden" / "trio_1min" / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] {'meta'}"
+
+
 @pytest.mark.skipif(not (ROOT / "scripts").is_dir(), reason="not a checkout")
 def test_scripts_only_start_a_verb() -> None:
     scripts = sorted((ROOT / "scripts").glob("*.py"))

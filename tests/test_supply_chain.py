@@ -19,7 +19,9 @@ pytestmark = pytest.mark.skipif(not (ROOT / "uv.lock").exists(), reason="not a c
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 GROUPS = PROJECT["dependency-groups"]
-OURS = {"kforecast", "hydra_plugins", "conftest", "forking", "provider", "prepared", "benchmark_stages"}
+OURS = {"kforecast", "hydra_plugins", "benchmark_stages"} | {
+    path.stem for path in (ROOT / "tests").rglob("*.py") if not path.stem.startswith("test_")
+}
 # Declared but not imported: data, and what an imported package wants for a part that we use.
 UNIMPORTED = {"tzdata", "alembic", "cmaes", "onnxscript", "sqlalchemy"}
 

@@ -1,6 +1,10 @@
 """What the files of an artifact are made into: its network, its calendar, its combination."""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import torch
+from torch.overrides import TorchFunctionMode
 
 from kforecast.artifact import Artifact
 from kforecast.data.calendar import Calendar
@@ -9,6 +13,28 @@ from kforecast.models import NETWORKS, Network
 from kforecast.models.combination import Combination
 from kforecast.models.naive import NAIVE
 from kforecast.untrusted import shortened
+
+# With a number these leave a tensor's shape as it is.
+_ARITHMETIC = {"mul", "sub", "div", "__mul__", "__sub__", "__truediv__", "__setitem__"}
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Compute no initial weights: on ``meta`` they have no values, yet torch loads its compiler for them."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call the function, or return the tensor whose values it would have changed."""
+        given = kwargs or {}
+        if getattr(function, "__module__", None) == torch.nn.init.__name__:
+            return args[0] if args else given["tensor"]
+        if getattr(function, "__name__", None) in _ARITHMETIC and not isinstance(args[1], torch.Tensor):
+            return args[0]
+        return (torch.empty if function in (torch.rand, torch.randn) else function)(*args, **given)
 
 
 def network_of(artifact: Artifact, name: str) -> Network:
@@ -32,7 +58,7 @@ def network_of(artifact: Artifact, name: str) -> Network:
     try:
         # Without memory at first: the checkpoint's shapes are checked before a network of the size that the
         # config claims is built.
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutValues():
             net = NETWORKS[config.model](config.window, config.num_series, **config.network)
         net.load_state_dict({key: value.float() for key, value in artifact.state.items()}, assign=True)
     except (RuntimeError, TypeError, ValueError) as error:
