@@ -964,10 +964,10 @@ def test_a_config_file_is_refused_before_anything_is_composed(
     assert [word for word in case.words if word not in str(refusal.value)] == []
 
 
-# Every fourth in `make test`, all in `make test-all`: each is a whole command.
+# Every sixth in `make test`, all in `make test-all`: each is a whole command.
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=[pytest.mark.slow] if number % 4 else []) for number, case in enumerate(CASES)],
+    [pytest.param(case, marks=[pytest.mark.slow] if number % 6 else []) for number, case in enumerate(CASES)],
     ids=lambda case: case.name[:60],
 )
 def test_refused(
@@ -995,10 +995,10 @@ def test_refused(
 @pytest.mark.parametrize(
     "case",
     [
-        override("+optimizer.colour=red"),
+        OVERRIDES[0],
         *(
             pytest.param(case, marks=pytest.mark.slow)
-            for case in (CONFIG_FILES[8], OTHER_DATA[0], OVERRIDES[0])
+            for case in (CONFIG_FILES[8], OTHER_DATA[0], override("+optimizer.colour=red"))
         ),
     ],
     ids=lambda case: case.name[:60],

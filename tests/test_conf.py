@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from hydra.utils import get_object
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from conftest import HANG, composed, run_command
 from kforecast.config import CONF_DIR, check_train_settings, plain
@@ -45,6 +46,12 @@ NEEDED = {
 }
 
 
+@cache
+def composed_once(*arguments: str, name: str = "train") -> DictConfig:
+    """The same for several tests that only look at it."""
+    return composed(*arguments, name=name)
+
+
 def selected(file: str) -> list[str]:
     """The overrides that choose an option's file."""
     group, option = file.removesuffix(".yaml").rsplit("/", 1)
@@ -63,7 +70,7 @@ def test_conf_is_where_the_package_looks() -> None:
 
 @pytest.mark.parametrize("primary", PRIMARIES)
 def test_every_primary_config_composes_and_resolves(primary: str) -> None:
-    cfg = composed(*NEEDED[primary], name=primary)
+    cfg = composed_once(*NEEDED[primary], name=primary)
     assert plain(cfg)
     if primary == "train":
         check_train_settings(cfg)
@@ -71,7 +78,7 @@ def test_every_primary_config_composes_and_resolves(primary: str) -> None:
 
 @pytest.mark.parametrize("file", OPTIONS)
 def test_every_option_composes_resolves_and_passes_the_checks(file: str) -> None:
-    cfg = composed(*selected(file))
+    cfg = composed_once(*selected(file))
     group, option = file.removesuffix(".yaml").split("/")
     if group == "logger" and option in PROVIDERS and find_spec(PROVIDERS[option]) is None:
         with pytest.raises(ConfigError, match=rf"needs a package: pip install 'kforecast\[{option}\]'"):
@@ -121,7 +128,8 @@ def targets(node: Any) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("file", [*OPTIONS, *PRIMARIES])
 def test_every_key_is_an_argument_of_what_it_configures(file: str) -> None:
-    cfg = composed(*NEEDED[file], name=file) if file in PRIMARIES else composed(*selected(file))
+    primary = file in PRIMARIES
+    cfg = composed_once(*NEEDED[file], name=file) if primary else composed_once(*selected(file))
     for node in targets(plain(cfg)):
         parameters = inspect.signature(get_object(node["_target_"])).parameters
         keys = {key for key in node if not key.startswith("_")}

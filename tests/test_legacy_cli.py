@@ -356,7 +356,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return conf
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(model=TEXT, dataset=TEXT)
 @example(model='it\'s a "model", really', dataset="C:\\data\\new\\")
 @example(model="\\", dataset="\\'")
@@ -372,7 +372,7 @@ def test_any_path_arrives_as_it_was_typed(small: Path, model: str, dataset: str)
     assert content["source"]["path"] == dataset
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(name=TEXT.filter(lambda text: text not in ("", "???")), workers=st.integers(-3, 300))
 @example(name="\\${a}", workers=0)
 def test_any_name_of_a_metric_arrives_as_it_was_written(
