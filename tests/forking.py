@@ -84,6 +84,7 @@ def _serve() -> None:
     for module in [*COMMANDS.values(), *LIBRARIES]:
         importlib.import_module(module)
     root.removeHandler(handler)
+    _warm_up()
     gc.freeze()
     for line in sys.stdin:
         command, cwd, env, stdout, stderr, timeout = json.loads(line)
@@ -91,6 +92,22 @@ def _serve() -> None:
         if not child:
             _become(command, cwd, env, stdout, stderr)
         print(json.dumps(_wait(child, timeout)), flush=True)
+
+
+def _warm_up() -> None:
+    """Do once what each command would do again: find Hydra's plugins, load fonts."""
+    import io
+
+    from hydra.core.plugins import Plugins
+    from matplotlib.figure import Figure
+
+    Plugins.instance()
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([1, 2], label="a")
+    axes.legend()
+    for form in ("png", "svg"):
+        figure.savefig(io.BytesIO(), format=form)
 
 
 def _wait(child: int, timeout: float) -> int | None:

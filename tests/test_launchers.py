@@ -187,6 +187,7 @@ def test_interrupted_trainings_by_joblib_leave_no_process(
         process.kill()
 
 
+@pytest.mark.slow
 @needs_joblib
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_a_lost_worker_is_one_line(tmp_path: Path) -> None:
