@@ -30,6 +30,7 @@ STAGES = {
     "forecast": "serving",
     "startup": "serving",
     "stop": "stopping",
+    "leaderboard": "serving",
     "fetch": "fetching",
     "memory": "fetching",
 }
