@@ -91,7 +91,7 @@ def _serve() -> None:
         child = os.fork()
         if not child:
             _become(command, cwd, env, stdout, stderr)
-        print(json.dumps(_wait(child, timeout)), flush=True)
+        print(json.dumps(ended(child, timeout)), flush=True)
 
 
 def _warm_up() -> None:
@@ -110,7 +110,8 @@ def _warm_up() -> None:
         figure.savefig(io.BytesIO(), format=form)
 
 
-def _wait(child: int, timeout: float) -> int | None:
+def ended(child: int, timeout: float) -> int | None:
+    """Wait until a fork has ended: its exit code, or None when it hangs and was killed."""
     descriptor = os.pidfd_open(child)
     try:
         if not select.select([descriptor], [], [], timeout)[0]:

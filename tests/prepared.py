@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conftest import BIN, HANG
-from forking import COMMANDS, _wait
+from forking import COMMANDS, ended
 
 # Loaded once here, and not again in each fork.
 LIBRARIES = [
@@ -44,7 +44,7 @@ def fork(work: Callable[[], object]) -> int:
 
 def exit_code(child: int) -> int:
     """Wait until a fork has ended."""
-    code = _wait(child, HANG)
+    code = ended(child, HANG)
     assert code is not None, "it hangs"
     return code
 

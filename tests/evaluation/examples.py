@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis.strategies import SearchStrategy
 
 
@@ -18,12 +18,7 @@ def checked(
 
     def decorate(check: Callable[..., None]) -> Callable[[int], None]:
         def test(examples: int) -> None:
-            sized = settings(
-                deadline=None,
-                max_examples=examples,
-                derandomize=derandomize,
-                suppress_health_check=[HealthCheck.too_slow],
-            )
+            sized = settings(max_examples=examples, derandomize=derandomize)
             sized(given(*strategies)(check))()
 
         test.__name__, test.__doc__, test.__module__ = check.__name__, check.__doc__, check.__module__
