@@ -4,7 +4,7 @@ python scripts/fetch.py --config-file=train-config.yaml --metrics-server-addr=lo
 python scripts/fetch.py source=csv source.path=traffic.csv
 """
 
-from kforecast.fetch import main
+from kforecast.commands.fetch import main
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,7 @@ python scripts/leaderboard.py outputs --sort=skill --html=leaderboard.html
 python scripts/leaderboard.py outputs/sweeps/search --copy-best=model
 """
 
-from kforecast.leaderboard import main
+from kforecast.commands.leaderboard import main
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,7 @@ python scripts/retrain.py retrain.dir=models/shop --dataset-file=traffic.csv
 python scripts/retrain.py retrain.dir=models/shop --rollback
 """
 
-from kforecast.retraining.retrain import main
+from kforecast.commands.retrain import main
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,7 @@ python scripts/train.py --config-file=train-config.yaml --dataset-file=traffic.c
 python scripts/train.py source=synthetic optimizer.lr=0.01
 """
 
-from kforecast.training.train import main
+from kforecast.commands.train import main
 
 if __name__ == "__main__":
     main()

@@ -22,8 +22,8 @@ from hypothesis import HealthCheck, settings
 from omegaconf import DictConfig, open_dict
 
 from forking import Forking
-from kforecast.config import CONF_DIR
-from kforecast.legacy_cli import translate
+from kforecast.config.checks import CONF_DIR
+from kforecast.config.legacy_cli import translate
 
 if TYPE_CHECKING:
     from torch import Tensor

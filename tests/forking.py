@@ -19,22 +19,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 COMMANDS = {
-    "kforecast-train": "kforecast.training.train",
-    "kforecast-fetch": "kforecast.fetch",
-    "kforecast-evaluate": "kforecast.evaluation.evaluate",
-    "kforecast-forecast": "kforecast.forecast",
-    "kforecast-leaderboard": "kforecast.leaderboard",
-    "kforecast-serve-metrics": "kforecast.serve_metrics",
-    "kforecast-retrain": "kforecast.retraining.retrain",
-    "kforecast-export": "kforecast.export",
+    "kforecast-train": "kforecast.commands.train",
+    "kforecast-fetch": "kforecast.commands.fetch",
+    "kforecast-evaluate": "kforecast.commands.evaluate",
+    "kforecast-forecast": "kforecast.commands.forecast",
+    "kforecast-leaderboard": "kforecast.commands.leaderboard",
+    "kforecast-serve-metrics": "kforecast.commands.serve_metrics",
+    "kforecast-retrain": "kforecast.commands.retrain",
+    "kforecast-export": "kforecast.commands.export",
 }
 # Loaded by some verb at some time; none of them starts a thread by being loaded.
 LIBRARIES = [
     *("lightning.pytorch", "torch.utils.tensorboard", "pandas", "pyarrow.parquet", "holidays"),
-    *("kforecast.training.trainings", "kforecast.training.closing", "kforecast.training.artifacts"),
-    *("kforecast.evaluation.report", "kforecast.forecaster", "kforecast.data.reading"),
+    *("kforecast.training.assemble", "kforecast.training.outcome", "kforecast.training.artifact_maker"),
+    *("kforecast.evaluation.report.files", "kforecast.forecaster", "kforecast.data.reading"),
     *("kforecast.metrics.kapacity", "kforecast.metrics.prometheus", "kforecast.metrics.synthetic"),
-    *("kforecast.training.sweep", "kforecast.models.seasonal_mlp", "kforecast.data.quality"),
+    *("kforecast.training.sweeps.ranking", "kforecast.models.seasonal_mlp", "kforecast.data.quality"),
 ]
 
 

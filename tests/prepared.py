@@ -19,8 +19,8 @@ from forking import COMMANDS, ended
 
 # Loaded once here, and not again in each fork.
 LIBRARIES = [
-    *("lightning.pytorch", "torch.utils.tensorboard", "pandas", "kforecast.evaluation.report"),
-    *("kforecast.training.trainings", "kforecast.training.closing", "kforecast.training.artifacts"),
+    *("lightning.pytorch", "torch.utils.tensorboard", "pandas", "kforecast.evaluation.report.files"),
+    *("kforecast.training.assemble", "kforecast.training.outcome", "kforecast.training.artifact_maker"),
 ]
 
 

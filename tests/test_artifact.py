@@ -27,8 +27,8 @@ from kforecast.artifact import (
     discard,
     folder_name,
 )
-from kforecast.directory import check_writable, replace_directory
 from kforecast.errors import ArtifactError, ConfigError, OutputError
+from kforecast.files.directory import check_writable, replace_directory
 from kforecast.models.fcnet import Fcnet
 
 # Contract 5, word for word.

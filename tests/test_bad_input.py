@@ -23,9 +23,9 @@ import yaml
 
 from conftest import START, run_command, run_process, traffic_rows
 from kforecast.artifact import METADATA, TRIO
+from kforecast.config.legacy_cli import translate
 from kforecast.errors import ConfigError
-from kforecast.legacy_cli import translate
-from kforecast.run_folder import RunFolder
+from kforecast.files.run_folder import RunFolder
 
 HEADER = "timestamp,value,workload,metric"
 GOLDEN = Path(__file__).parent / "golden" / "trio_1min"
@@ -1024,7 +1024,7 @@ def test_a_plain_mistake_does_not_load_torch(tmp_path: Path, traffic_csv: Callab
     ]
     script = (
         f"import sys; sys.argv = {arguments!r}\n"
-        "from kforecast.training.train import main\n"
+        "from kforecast.commands.train import main\n"
         "try: main()\n"
         "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
     )

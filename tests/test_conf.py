@@ -18,11 +18,11 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from conftest import HANG, composed, run_command
-from kforecast.config import CONF_DIR, check_train_settings, plain
+from kforecast.commands.retrain import prepare as prepare_retrain
+from kforecast.config.checks import CONF_DIR, check_train_settings, plain
+from kforecast.config.legacy_cli import FLAGS
 from kforecast.data.calendar import Calendar
 from kforecast.errors import ConfigError
-from kforecast.legacy_cli import FLAGS
-from kforecast.retraining.retrain import prepare as prepare_retrain
 
 FILES = sorted(path.relative_to(CONF_DIR).as_posix() for path in CONF_DIR.rglob("*.yaml"))
 OPTIONS = [file for file in FILES if "/" in file and not file.startswith("hydra/")]
@@ -317,7 +317,7 @@ def test_no_torch_before_it_is_needed(
     traffic_csv(points=20)
     script = """
 import atexit, sys
-from kforecast.training.train import main
+from kforecast.commands.train import main
 atexit.register(lambda: print("heavy:", sorted({"torch", "lightning", "matplotlib"} & set(sys.modules))))
 main()
 """

@@ -21,8 +21,8 @@ import pytest
 
 from conftest import HANG, composed, run_command, started, wait_for
 from kforecast.artifact import Artifact
-from kforecast.directory import sole_writer
 from kforecast.errors import OutputError
+from kforecast.files.lock import sole_writer
 from prepared import run_prepared
 from test_artifact import make_artifact
 
@@ -279,7 +279,7 @@ def last_epoch_said(text: str) -> int:
 def test_memory_files_and_threads_do_not_grow_over_a_hundred_trainings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kforecast.training.train import train
+    from kforecast.commands.train import train
 
     monkeypatch.chdir(tmp_path)
     small = ["source=synthetic", "source.workloads=1", "source.days=3", "source.step=600", "trainer=cpu"]

@@ -16,8 +16,8 @@ import yaml
 import kforecast.errors
 from conftest import HANG, composed, run_command, started, wait_for
 from kforecast.artifact import CONFIG_MAP_LIMIT, TRIO, Artifact
-from kforecast.config import source_of
-from kforecast.processes import TERMINATED
+from kforecast.config.checks import source_of
+from kforecast.training.distributed.processes import TERMINATED
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

@@ -14,7 +14,7 @@ import pytest
 
 import kforecast
 from conftest import composed, run_command
-from kforecast.config import CONF_DIR, check_evaluate_settings, check_train_settings, plain
+from kforecast.config.checks import CONF_DIR, check_evaluate_settings, check_train_settings, plain
 from test_python_api import WINDOW, traffic
 
 ROOT = Path(__file__).parents[1]

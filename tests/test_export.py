@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from conftest import HANG, composed, run_command
 from kforecast.artifact import CHECKPOINT, CONFIG, ITEM_IDS, Artifact
+from kforecast.commands.export import export
 from kforecast.errors import ConfigError
-from kforecast.export import export
 from kforecast.training.callbacks import EpochLog
 from prepared import run_prepared
 
@@ -212,7 +212,7 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path) -> None
     script = (
         "import sys\n"
         "sys.modules['onnxscript'] = None\n"
-        "from kforecast.export import main\n"
+        "from kforecast.commands.export import main\n"
         "import atexit\n"
         "atexit.register(lambda: print('heavy:', sorted({'torch', 'lightning', 'onnx'} & {*sys.modules})))\n"
         "main()\n"

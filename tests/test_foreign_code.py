@@ -10,7 +10,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from conftest import composed, run_command
-from kforecast.config import CONF_DIR, built, plain
+from kforecast.config.checks import CONF_DIR, built, plain
 from kforecast.errors import ConfigError
 
 VERBS = {
@@ -32,7 +32,7 @@ BY_NAME = [
     ),
     # Through what a module has imported.
     *("torch.os.system", "lightning.pytorch.subprocess.Popen", "torch.optim.os.system"),
-    *("kforecast.config.os.system", "lightning.pytorch.loggers.wandb.os.Popen", "torch.nn.F.os.Popen"),
+    *("kforecast.config.checks.os.system", "lightning.pytorch.loggers.wandb.os.Popen", "torch.nn.F.os.Popen"),
     # What loads code, or starts it.
     *("torch.load", "torch.hub.load", "torch.jit.load", "torch.package.PackageImporter"),
     *("torch.utils.benchmark.Timer", "torch.utils.cpp_extension.load_inline", "torch.classes.load_library"),
@@ -51,8 +51,8 @@ BY_NAME = [
 ]
 # Names of a class in a module that has imported it from elsewhere, known when it is imported.
 BY_CLASS = [
-    "kforecast.config.Path",
-    "kforecast.command.Callable",
+    "kforecast.config.checks.Path",
+    "kforecast.commands.run.Callable",
     "kforecast.console.StringIO",
     "torch.nn.modules.module.Any",
     "lightning.pytorch.callbacks.model_checkpoint.Path",
@@ -140,7 +140,7 @@ def test_names_are_checked_without_the_libraries_they_are_of() -> None:
     script = """
 import sys
 from omegaconf import DictConfig, OmegaConf
-from kforecast.config import plain
+from kforecast.config.checks import plain
 print(plain(OmegaConf.create({"source": {}, "a": {"_target_": "lightning.pytorch.callbacks.Timer"}})))
 print(sorted({"torch", "lightning", "lightning.pytorch"} & set(sys.modules)))
 """

@@ -9,9 +9,9 @@ import pytest
 from pydantic import BaseModel
 
 from kforecast.artifact import INTERVALS, METADATA, TRIO
+from kforecast.config.legacy_cli import FLAGS, TrainConfigFile
 from kforecast.errors import BAD_INPUT, GateError, KforecastError
-from kforecast.legacy_cli import FLAGS, TrainConfigFile
-from kforecast.processes import INTERRUPTED, TERMINATED
+from kforecast.training.distributed.processes import INTERRUPTED, TERMINATED
 
 PAGE = (Path(__file__).parents[1] / "docs" / "from-kapacity.md").read_text(encoding="utf-8")
 

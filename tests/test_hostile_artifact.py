@@ -27,8 +27,8 @@ from kforecast.artifact import (
     Artifact,
     EstimatorConfig,
 )
-from kforecast.checkpoint import read_tensors
 from kforecast.errors import ArtifactError, ConfigError
+from kforecast.files.torch_file import read_tensors
 from kforecast.forecaster import Forecaster
 from kforecast.models.fcnet import Fcnet
 from kforecast.training.teacher import Teacher

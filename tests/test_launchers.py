@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 
 from conftest import HANG, run_command, run_process, started, wait_for
 from kforecast.artifact import TRIO
-from kforecast.command import EXTRAS
-from kforecast.training.sweep import SweepResults
+from kforecast.config.explain import EXTRAS
+from kforecast.training.sweeps.ranking import SweepResults
 
 QUICK = ["experiment=smoke", "trainer=cpu", "logger=none"]
 NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # and so no report
@@ -120,7 +120,7 @@ WITH_TASK = """
 import os, signal, time
 from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
-from kforecast import command
+from kforecast.commands import run as command
 
 def endless(cfg):
     Path(HydraConfig.get().runtime.output_dir, "begun").write_text("begun")
@@ -252,7 +252,7 @@ try:
     hydra_plugins.__path__ = []
 except ModuleNotFoundError:
     pass
-from kforecast.training.train import main
+from kforecast.commands.train import main
 
 launchers = sys.argv[1:]
 for launcher in launchers:  # each in a process of its own

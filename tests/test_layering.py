@@ -1,9 +1,11 @@
-"""Who may import whom: the walls of the house, read from the source."""
+"""Who may import whom: the walls of the house, computed from every import of the source."""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,165 +14,125 @@ import kforecast
 
 PACKAGE = Path(kforecast.__file__).parent
 ROOT = PACKAGE.parents[1]
-MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
-
-# Rooms of kforecast that a room may use besides itself. What is not here is a verb, or runs verbs.
-MAY_USE = {
-    "errors": set(),
-    "conf_dir": set(),
-    "window": set(),
-    "console": set(),
-    "validation": {"errors"},
-    "localtime": {"validation"},
-    "processes": {"errors"},
-    "directory": {"errors"},
-    "output": {"directory", "errors"},
-    "run_folder": {"directory", "errors"},
-    "untrusted": set(),
-    "checkpoint": {"untrusted"},
-    "intervals": {"errors", "untrusted"},
-    "models": {"data", "window"},
-    "metrics": {"window", "errors", "validation", "localtime", "untrusted"},
-    "data": {"metrics", "window", "errors", "console", "localtime", "directory"},
-    "artifact": {
-        *("models", "data", "window", "errors", "directory", "intervals", "output"),
-        *("checkpoint", "untrusted"),
-    },
-    "loading": {"artifact", "models", "data", "errors", "untrusted"},
-    "forecaster": {
-        *("artifact", "loading", "models", "data", "window", "errors", "intervals", "untrusted"),
-        "directory",
-    },
-    "onnx_file": {"artifact", "data", "forecaster", "models", "output"},
-    "evaluation": {
-        *("forecaster", "artifact", "data", "models", "metrics", "window", "errors", "console"),
-        *("intervals", "output", "validation", "conf_dir", "untrusted"),
-    },
-    "secrets": {"errors"},
-    "settings": {"data", "window", "errors", "validation", "intervals"},
-    "config": {
-        "settings",
-        "data",
-        "window",
-        "errors",
-        "validation",
-        "intervals",
-        "allow_list",
-        "secrets",
-        "conf_dir",
-    },
-    "legacy_cli": {"metrics", "window", "errors", "validation"},
+FILES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
 }
-# Calls upwards, for the user's sake: a method that hands on to what is built on its class, which is imported
-# when it is called and not before.
-HANDS_ON = {"forecaster": {"evaluation"}}
-# Entry functions, which alone see a configuration, inside rooms that otherwise do not.
-ENTRIES = {"evaluation/evaluate"} | {
-    f"training/{name}"
-    for name in (
-        "train",
-        "trainings",
-        "from_frame",
-        "plan",
-        "launch",
-        "closing",
-        "rerun",
-        "sweep",
-        "search",
-        "space",
-        "recipe",
-    )
+MODULES = sorted(FILES)
+
+# The rooms of the package from the ground up. A room imports rooms below it; rooms side by side do not know
+# each other.
+FLOORS = (
+    ("errors", "window", "version", "console"),
+    ("validation", "files"),
+    ("localtime", "pages", "intervals"),
+    ("metrics",),
+    ("data",),
+    ("models",),
+    ("artifact",),
+    ("predictor",),
+    ("evaluation", "onnx_export"),
+    ("forecaster", "leaderboard"),
+    ("config",),
+    ("training",),
+    ("retraining",),
+    ("commands",),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# Imports upwards that stay, each with its reason.
+UPWARDS = {
+    ("kforecast.training.train", "kforecast.commands.train"): "launchers of several machines name the first",
 }
-INSIDE = {*MAY_USE, "training"} - {"config", "legacy_cli"}
+# Who alone may import a library, by its name.
+LIBRARIES = {
+    ("hydra", "omegaconf"): ("config", "training", "commands"),
+    ("lightning",): ("training", "data.datamodule", "commands.train"),
+    ("grpc", "grpc_health", "grpc_reflection", "google"): (
+        *("metrics.kapacity", "metrics.provider", "metrics.proto"),
+    ),
+    ("torch",): (
+        *("files.torch_file", "data", "models", "artifact", "predictor", "onnx_export", "evaluation"),
+        *("forecaster", "training", "commands.evaluate"),
+    ),
+}
 
 
-def imports(module: str, inside: ast.AST | None = None) -> Iterator[str]:
-    """Full dotted names of all that a module imports, wherever in it, or inside one of its statements."""
-    path = PACKAGE / f"{module}.py"
-    package = ["kforecast", *module.split("/")[:-1]]
-    for node in ast.walk(inside or ast.parse(path.read_text(encoding="utf-8"))):
+def imports(module: str) -> Iterator[str]:
+    """Full dotted names of all that a module imports, in functions and for type checkers too."""
+    for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
-            source = ".".join([*above, *([node.module] if node.module else [])])
-            yield from (f"{source}.{alias.name}" for alias in node.names)
+            assert node.level == 0, f"{module}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def libraries(module: str) -> set[str]:
-    return {name.split(".")[0] for name in imports(module)}
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(FILES[module].read_text(encoding="utf-8"))
+
+
+@cache
+def modules_used(module: str) -> frozenset[str]:
+    """Modules of ours that a module imports."""
+    found = set()
+    for name in imports(module):
+        longest = name if name in FILES else name.rpartition(".")[0]
+        if longest in FILES and longest not in ("kforecast", module):
+            found.add(longest)
+    return frozenset(found)
 
 
 def room(module: str) -> str:
-    return module.split("/")[0]
+    return module.split(".")[1]
 
 
-def rooms_used(module: str) -> set[str]:
-    used = {name.split(".")[1] for name in imports(module) if name.startswith("kforecast.")}
-    return {name for name in used if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists()}
+def in_place(module: str, places: tuple[str, ...]) -> bool:
+    return any(f"{module}.".startswith(f"kforecast.{place}.") for place in places)
 
 
 def test_the_reader_of_imports_sees_them() -> None:
-    assert "training/train" in MODULES
-    assert {"hydra", "lightning", "kforecast"} <= libraries("training/train")
-    assert {"command", "config", "data", "artifact"} <= rooms_used("training/train")
-    assert {name for name in MAY_USE if name in map(room, MODULES)} == set(MAY_USE)
+    assert {"kforecast.commands.run", "kforecast.errors"} <= modules_used("kforecast.commands.train")
+    assert "kforecast.data.quality" in modules_used("kforecast.commands.fetch"), "inside a function"
+    assert {room(module) for module in MODULES if module != "kforecast"} == {*FLOOR}
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if room(module) in MAY_USE])
-def test_a_room_uses_only_the_rooms_below_it(module: str) -> None:
-    if module in ENTRIES:
-        pytest.skip("an entry function may use everything")
-    assert rooms_used(module) - {room(module)} <= MAY_USE[room(module)] | HANDS_ON.get(module, set())
+def test_no_import_leads_upwards() -> None:
+    upwards = {
+        (module, used)
+        for module in MODULES
+        if module != "kforecast"
+        for used in modules_used(module)
+        if room(module) != room(used) and FLOOR[room(module)] <= FLOOR[room(used)]
+    }
+    assert upwards == {*UPWARDS}
 
 
-@pytest.mark.parametrize("module", HANDS_ON)
-def test_a_room_above_is_imported_only_when_it_is_called(module: str) -> None:
-    above = {f"kforecast.{name}." for name in HANDS_ON[module]}
-    path = PACKAGE / f"{module}.py"
-    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.ClassDef | ast.FunctionDef):
-            continue  # what is imported in a method, which a class body itself does not do
-        if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
-            continue
-        found = list(imports(module, statement))
-        assert not [name for name in found if name.startswith(tuple(above))], ast.unparse(statement)
+def test_no_imports_go_round_in_a_circle() -> None:
+    try:
+        TopologicalSorter({module: modules_used(module) for module in MODULES}).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_libraries_stay_where_they_belong(module: str) -> None:
-    used = libraries(module)
-    if room(module) in INSIDE and module not in ENTRIES:
-        assert not used & {"hydra", "omegaconf"}
-    if room(module) != "training" and module != "data/datamodule":
-        assert not used & {"lightning", "pytorch_lightning"}
-    if module not in ("metrics/kapacity", "metrics/server") and not module.startswith("metrics/proto/"):
-        assert not used & {"grpc", "google"}
-    light = (
-        "metrics",
-        "window",
-        "errors",
-        "validation",
-        "localtime",
-        "settings",
-        "config",
-        "legacy_cli",
-        "command",
-    )
-    if room(module) in light or module == "data/calendar":
-        assert "torch" not in used
+@pytest.mark.parametrize("libraries", LIBRARIES, ids=" ".join)
+def test_libraries_stay_where_they_belong(libraries: tuple[str, ...]) -> None:
+    users = {module for module in MODULES if {name.split(".")[0] for name in imports(module)} & {*libraries}}
+    places = LIBRARIES[libraries]
+    assert {module for module in users if not in_place(module, places)} == set()
+    assert {place for place in places if not any(in_place(module, (place,)) for module in users)} == set()
 
 
 def test_no_module_is_a_drawer_for_everything() -> None:
-    names = {part for module in MODULES for part in module.split("/")}
+    names = {part for module in MODULES for part in module.split(".")}
     assert not names & {"utils", "util", "common", "base", "components", "helpers", "misc"}
 
 
 def test_inference_loads_neither_hydra_nor_lightning_nor_the_compiler_of_torch() -> None:
     script = """
 import sys, torch
+from kforecast.artifact import _WithoutValues
 from kforecast.forecaster import Forecaster
-from kforecast.loading import _WithoutValues
 from kforecast.models import SeasonalMLP
 from kforecast.window import Window
 Forecaster.load(sys.argv[1])

@@ -13,7 +13,8 @@ import yaml
 
 from conftest import HANG, run_process
 from kforecast.artifact import Artifact, sha256
-from kforecast.leaderboard import collect, grouped, main
+from kforecast.commands.leaderboard import main
+from kforecast.leaderboard.runs import collect, grouped
 
 GOLDEN = Path(__file__).parent / "golden" / "trio_1min" / "model"
 
@@ -178,7 +179,7 @@ def test_thousands_of_runs_need_no_torch(tmp_path: Path) -> None:
         (folder / "artifact" / "metadata.json").write_text(about)
     script = """
 import atexit, sys
-from kforecast.leaderboard import main
+from kforecast.commands.leaderboard import main
 atexit.register(lambda: print("heavy:", sorted({"torch", "lightning", "hydra", "pandas"} & set(sys.modules))))
 main()
 """

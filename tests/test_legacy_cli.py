@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from conftest import composed
-from kforecast.config import CONF_DIR, check_train_settings
+from kforecast.config.checks import CONF_DIR, check_train_settings
+from kforecast.config.legacy_cli import FLAGS, flags_for_hydra, read_train_config, translate
+from kforecast.config.overrides import quote
 from kforecast.errors import ConfigError
-from kforecast.legacy_cli import FLAGS, flags_for_hydra, quote, read_train_config, translate
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "train-config.yaml"
 

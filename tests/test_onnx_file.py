@@ -22,7 +22,7 @@ from kforecast.data.panel import Panel
 from kforecast.data.windows import WindowDataset
 from kforecast.forecaster import Forecaster
 from kforecast.models import NETWORKS, Network
-from kforecast.onnx_file import OnnxNetwork, write_onnx
+from kforecast.onnx_export import OnnxNetwork, write_onnx
 from kforecast.window import Frequency, Window
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "forecast_onnx.py"

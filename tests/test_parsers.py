@@ -16,11 +16,11 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from kforecast.config.legacy_cli import TrainConfigFile, file_tree, read_train_config
 from kforecast.data.calendar import Calendar
 from kforecast.data.panel import Panel
 from kforecast.data.reading import read_panel
 from kforecast.errors import ConfigError, DataError, KforecastError, SourceError
-from kforecast.legacy_cli import TrainConfigFile, file_tree, read_train_config
 from kforecast.metrics.csv import CsvSource
 from kforecast.metrics.fetching import Ask, FetchSettings, PassingError, Question, Series, fetch
 from kforecast.metrics.kapacity import series_of as series_of_grpc

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 import kforecast
 from conftest import START, run_command
 from kforecast.artifact import METADATA, TRIO, Artifact
-from kforecast.config import CONF_DIR
+from kforecast.config.checks import CONF_DIR
 from kforecast.errors import ArtifactError, ConfigError, DataError
 
 WINDOW = kforecast.Window(freq="10min", context_length=7, prediction_length=3)

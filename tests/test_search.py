@@ -21,13 +21,13 @@ from hydra.core.global_hydra import GlobalHydra
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from conftest import HANG, run_command
-from kforecast.config import CONF_DIR
-from kforecast.directory import has_writer
+from kforecast.config.checks import CONF_DIR
 from kforecast.errors import ConfigError, TrainingError
-from kforecast.training import search as searches
-from kforecast.training.search import Search, first_row
-from kforecast.training.space import grid_of
-from kforecast.training.sweep import front
+from kforecast.files.lock import has_writer
+from kforecast.training.sweeps import search as searches
+from kforecast.training.sweeps.ranking import front
+from kforecast.training.sweeps.search import Search, first_row
+from kforecast.training.sweeps.space import grid_of
 
 QUICK = ["+trainer.limit_train_batches=2", "trainer=cpu", "logger=none", "refit=false"]
 # Nothing is held out, so that no report is written.
@@ -48,7 +48,7 @@ def hook(event, arguments):
         if len(seen) == 3:
             os.kill(os.getpid(), number)
 sys.addaudithook(hook)
-from kforecast.training.train import main
+from kforecast.commands.train import main
 main()
 """
 
@@ -217,7 +217,7 @@ def test_without_the_extra_one_line_says_what_to_install(
     hidden = """
 import sys
 sys.modules["optuna"] = None
-from kforecast.training.train import main
+from kforecast.commands.train import main
 main()
 """
     command = [sys.executable, "-W", "ignore", "-c", hidden, *search(traffic_csv())]
@@ -492,7 +492,7 @@ def test_a_job_that_has_outlived_the_search_is_waited_for(
     hold = """
 import sys
 from pathlib import Path
-from kforecast.directory import sole_writer
+from kforecast.files.lock import sole_writer
 with sole_writer(Path(sys.argv[1]), "a job"):
     print("held", flush=True)
     sys.stdin.read()

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from conftest import START, composed, free_port, run_command
-from kforecast.config import plain, recorded
+from kforecast.config.checks import plain, recorded
+from kforecast.config.secrets import check_arguments
 from kforecast.errors import ConfigError
-from kforecast.secrets import check_arguments
 
 SECRET = "hushhush-s3cr3t"
 NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # and so no report

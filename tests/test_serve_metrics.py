@@ -10,8 +10,8 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from conftest import HANG, START, composed, free_port, run_command, serving, traffic_rows
-from kforecast import serve_metrics
-from kforecast.metrics import server
+from kforecast.commands import serve_metrics
+from kforecast.metrics import provider as server
 from kforecast.metrics.csv import CsvSource
 from kforecast.metrics.kapacity import KapacitySource
 from kforecast.metrics.proto import provider_pb2 as pb
@@ -81,7 +81,7 @@ def minutes(folder: Path, count: int) -> list[str]:
 
 def test_a_file_can_be_moved_to_the_present(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = START + 3 * 86_400 + 40.5
-    monkeypatch.setattr("kforecast.serve_metrics.time.time", lambda: now)
+    monkeypatch.setattr("kforecast.commands.serve_metrics.time.time", lambda: now)
     monkeypatch.chdir(tmp_path)
     rows, found = minutes(tmp_path, 20), []
 

@@ -12,7 +12,7 @@ import yaml
 
 from conftest import run_command
 from kforecast.artifact import TRIO
-from kforecast.training.sweep import collect, ranking_table
+from kforecast.training.sweeps.ranking import collect, ranking_table
 
 COLUMNS = ["job", "status", "score", "epochs", "seconds", "artifact_dir"]
 QUICK = ["trainer.max_epochs=1", "+trainer.limit_train_batches=2", "trainer=cpu", "logger=none"]

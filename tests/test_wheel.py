@@ -75,7 +75,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (packages / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
-    script = "import kforecast.config as c, sys; print(c.__file__, c.CONF_DIR, *sys.path, sep='\\n')"
+    script = "import kforecast.config.checks as c, sys; print(c.__file__, c.CONF_DIR, *sys.path, sep='\\n')"
     module, conf, *path = run(python, "-c", script, cwd=empty).splitlines()
     assert Path(module).is_relative_to(packages)
     assert Path(conf) == packages / "kforecast" / "conf"

@@ -11,7 +11,7 @@ import pyarrow.parquet
 
 from benchmark_stages.rows import Row, alternately, peak_of_command
 from benchmark_stages.training import every_window, random_panel, train_epoch
-from kforecast.training.threads import choose_threads
+from kforecast.training.distributed.threads import choose_threads
 
 SECONDS_A_DAY = 86_400
 

@@ -16,14 +16,15 @@ from torch.utils.data import DataLoader
 from benchmark_stages.reference import PlainWindows, held_out_error, plain_rate, plain_step
 from benchmark_stages.rows import Row, alternately, median_seconds, seconds
 from kforecast.data.datamodule import ForecastDataModule
+from kforecast.data.loader import BatchOrder
 from kforecast.data.panel import Panel
-from kforecast.data.windows import BatchOrder, WindowBatch, WindowDataset
+from kforecast.data.windows import WindowBatch, WindowDataset
 from kforecast.metrics.synthetic import SyntheticSource
 from kforecast.models.fcnet import Fcnet
-from kforecast.training.fcnet_gradient import FcnetGradient
-from kforecast.training.gradient import Chunk, FlatParameters
+from kforecast.training.distributed.threads import choose_threads
+from kforecast.training.gradients.automatic import Chunk, FlatParameters
+from kforecast.training.gradients.fcnet import FcnetGradient
 from kforecast.training.module import ForecastModule
-from kforecast.training.threads import choose_threads
 from kforecast.window import Frequency, Window
 
 WINDOW = Window(Frequency.parse("10min"), context_length=7, prediction_length=3)
@@ -204,7 +205,7 @@ def _our_curve(panel: Panel, begin: int, held_out: dict[str, Tensor]) -> list[tu
     """Seconds and held-out error after each epoch of the default recipe, validation included."""
     from hydra import compose, initialize_config_dir
 
-    from kforecast.config import CONF_DIR, built
+    from kforecast.config.checks import CONF_DIR, built
 
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["source=synthetic", "data.validation=0.2", "data.test=0"])

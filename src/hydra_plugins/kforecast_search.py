@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 
 class Search(Sweeper):
-    """Runs :class:`kforecast.training.search.Search`, and imports it only then."""
+    """Runs :class:`kforecast.training.sweeps.search.Search`, and imports it only then."""
 
     def __init__(self, **settings: Any) -> None:
         """``settings`` are ``hydra.sweeper``, which ``setup`` gets too."""
@@ -21,8 +21,8 @@ class Search(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """See :class:`Sweeper`."""
-        from kforecast.training import search
+        from kforecast.training.sweeps.search import Search as OptunaSearch
 
         assert self.config is not None
         assert self.launcher is not None
-        search.Search(self.config, arguments).run(self.launcher)
+        OptunaSearch(self.config, arguments).run(self.launcher)

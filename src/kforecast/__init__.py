@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kforecast.training.from_frame import train
     from kforecast.window import Window
 
-__version__ = "0.1.0"
+from kforecast.version import __version__ as __version__
 
 __all__ = [
     "ArtifactError",

@@ -1,6 +1,6 @@
 """The artifact directory: Kapacity's three files (contract 5), metadata.json and intervals.json beside them.
 
-A directory is written as a whole or not at all (:mod:`kforecast.directory`).
+A directory is written as a whole or not at all (:mod:`kforecast.files.directory`).
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,18 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from kforecast.checkpoint import read_tensors
-from kforecast.directory import replace_directory
-from kforecast.errors import ArtifactError
+from kforecast.data.calendar import Calendar
+from kforecast.errors import ArtifactError, ConfigError
+from kforecast.files.directory import replace_directory
+from kforecast.files.output import replace_file
+from kforecast.files.torch_file import read_tensors
+from kforecast.files.untrusted import parse_json, parse_yaml, read_file, shortened
 from kforecast.intervals import Intervals
-from kforecast.output import replace_file
-from kforecast.untrusted import parse_json, parse_yaml, read_file, shortened
+from kforecast.models import NETWORKS, Network
+from kforecast.models.combination import Combination
+from kforecast.models.naive import NAIVE
 from kforecast.window import Frequency, Window
 
 CHECKPOINT = "checkpoint.pth"
@@ -366,3 +371,107 @@ def _read_intervals(
         return Intervals.from_json(text, checkpoint, config.prediction_length)
     except ValueError as error:
         raise ArtifactError(f"{file}: {shortened(error)}") from error
+
+
+# With a number these leave a tensor's shape as it is.
+_ARITHMETIC = {"mul", "sub", "div", "__mul__", "__sub__", "__truediv__", "__setitem__"}
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Compute no initial weights: on ``meta`` they have no values, yet torch loads its compiler for them."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call the function, or return the tensor whose values it would have changed."""
+        given = kwargs or {}
+        if getattr(function, "__module__", None) == torch.nn.init.__name__:
+            return args[0] if args else given["tensor"]
+        if getattr(function, "__name__", None) in _ARITHMETIC and not isinstance(args[1], torch.Tensor):
+            return args[0]
+        return (torch.empty if function in (torch.rand, torch.randn) else function)(*args, **given)
+
+
+def network_of(artifact: Artifact, name: str) -> Network:
+    """The network in an artifact, in evaluation mode; ``name`` is what messages call it.
+
+    Raises
+    ------
+    ArtifactError
+        When it is an unknown one, or the files do not fit each other.
+    """
+    config = artifact.config
+    if config.model not in NETWORKS:
+        raise ArtifactError(
+            f"{name}: unknown model {shortened(config.model)!r}; known: {', '.join(NETWORKS)}"
+        )
+    outside = [key for key, number in artifact.item_ids.items() if not 0 <= number < config.num_series]
+    if outside:
+        raise ArtifactError(
+            f"{name}: the id of {shortened(outside[0])!r} is not below num_series {config.num_series}"
+        )
+    try:
+        # Without memory at first: the checkpoint's shapes are checked before a network of the size that the
+        # config claims is built.
+        with torch.device("meta"), _WithoutValues():
+            net = NETWORKS[config.model](config.window, config.num_series, **config.network)
+        net.load_state_dict({key: value.float() for key, value in artifact.state.items()}, assign=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        said = shortened(" ".join(str(error).split()), 500)
+        raise ArtifactError(f"{name}: the checkpoint does not fit estimator_config.yaml: {said}") from error
+    return net.eval()
+
+
+def calendar_of(artifact: Artifact, name: str) -> Calendar:
+    """Its local time and holidays; raises ArtifactError when they are none."""
+    config = artifact.config
+    try:
+        return Calendar.from_dict(config.calendar) if config.calendar else Calendar()
+    except ValueError as error:
+        raise ArtifactError(f"{name}: calendar in estimator_config.yaml: {shortened(error)}") from error
+
+
+def combination_of(artifact: Artifact, net: Network, name: str) -> Combination | None:
+    """Its weights of naive forecasts, if any; raises ArtifactError when they are none."""
+    config = artifact.config
+    if not config.combination:
+        return None
+    try:
+        found = Combination.from_dict(config.combination, config.prediction_length)
+        if unknown := [part for part in found.weights if part not in (*net.parts, *NAIVE)]:
+            raise ValueError(f"unknown forecaster {unknown[0]!r}")
+    except ValueError as error:
+        raise ArtifactError(f"{name}: combination in estimator_config.yaml: {shortened(error)}") from error
+    return found
+
+
+def load_for(key: str, directory: Path, window: Window) -> Artifact:
+    """Load an artifact that forecasts what training is for.
+
+    Parameters
+    ----------
+    key:
+        The key that names the directory.
+
+    Raises
+    ------
+    ArtifactError
+        When the directory does not hold an artifact that belongs together.
+    ConfigError
+        When it is missing, or forecasts something else.
+    """
+    if not directory.is_dir():
+        raise ConfigError(f"{key}: {directory}: no such directory")
+    artifact = Artifact.load(directory)
+    its = artifact.config.window
+    if (its.frequency, its.prediction_length) != (window.frequency, window.prediction_length):
+        raise ConfigError(
+            f"{key}: {directory} forecasts {its.prediction_length} steps of {its.frequency.name}, but "
+            f"training is for {window.prediction_length} steps of {window.frequency.name}; name an "
+            "artifact of the same window.freq and window.prediction_length"
+        )
+    return artifact

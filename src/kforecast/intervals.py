@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from kforecast.errors import ArtifactError
-from kforecast.untrusted import parse_json
+from kforecast.files.untrusted import parse_json
 
 # Offsets are kept at these levels; between them they are interpolated.
 LEVELS = (0.005, 0.01, 0.025, 0.05, *(round(0.1 * n, 1) for n in range(1, 10)), 0.95, 0.975, 0.99, 0.995)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from kforecast.data.cells import Cells, blocks
+from kforecast.data.origins import Cells, blocks
 
 FLAGS = npst.arrays(bool, st.tuples(st.integers(1, 5), st.integers(0, 12)))
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kforecast.data.cells import Cells
+from kforecast.data.origins import Cells
 from kforecast.data.panel import CleaningReport, Panel
 from kforecast.data.split import Split, split_windows
 from kforecast.data.summary import data_table, summarize

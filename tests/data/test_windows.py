@@ -10,10 +10,11 @@ from hypothesis.extra import numpy as npst
 
 from conftest import tensors_of
 from kforecast.data.calendar import calendar_fields
-from kforecast.data.cells import Cells
 from kforecast.data.fill import FILLS
+from kforecast.data.loader import BatchOrder, window_loader
+from kforecast.data.origins import Cells
 from kforecast.data.panel import Panel
-from kforecast.data.windows import BatchOrder, WindowDataset, window_loader
+from kforecast.data.windows import WindowDataset
 from kforecast.window import Frequency, Window
 
 START = 1_704_067_200

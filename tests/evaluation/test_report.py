@@ -15,21 +15,29 @@ import torch
 import yaml
 from pyarrow import csv
 
-from kforecast.config import CONF_DIR
+from kforecast.config.checks import CONF_DIR
 from kforecast.data.panel import Panel
 from kforecast.errors import OutputError
-from kforecast.evaluation import page as page_module
-from kforecast.evaluation import report
 from kforecast.evaluation.capacity import Capacity
-from kforecast.evaluation.drawing import COLOURS, duration, percent
-from kforecast.evaluation.figures import NAMES, figures, middle, model_policy, notable, reached, short_name
-from kforecast.evaluation.page import ReportContext
-from kforecast.evaluation.report import forecasts_frame, write_report
+from kforecast.evaluation.report import files as report
+from kforecast.evaluation.report import page as page_module
+from kforecast.evaluation.report.figures import (
+    NAMES,
+    figures,
+    middle,
+    model_policy,
+    notable,
+    reached,
+    short_name,
+)
+from kforecast.evaluation.report.files import forecasts_frame, write_report
+from kforecast.evaluation.report.page import ReportContext
 from kforecast.evaluation.scoreboard import judge
 from kforecast.evaluation.scores import overall
 from kforecast.forecaster import Forecaster
 from kforecast.intervals import LEVELS
 from kforecast.models.fcnet import Fcnet
+from kforecast.pages.drawing import COLOURS, duration, percent
 from kforecast.window import Frequency, Window
 
 HOUR = Frequency.parse("1H")

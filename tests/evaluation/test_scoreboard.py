@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from kforecast.config import CONF_DIR
+from kforecast.config.checks import CONF_DIR
 from kforecast.data.panel import Panel
 from kforecast.errors import DataError
 from kforecast.evaluation.backtest import AS_CONSUMED, MODEL

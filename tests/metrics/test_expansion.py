@@ -16,7 +16,7 @@ import pytest
 from conftest import START
 from kforecast.data.reading import read_panel
 from kforecast.errors import DataError
-from kforecast.metrics import expansion
+from kforecast.metrics import decompression as expansion
 from kforecast.metrics.csv import CsvSource
 from kforecast.window import Frequency
 

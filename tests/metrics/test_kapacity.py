@@ -246,7 +246,7 @@ def shared_provider() -> Any:
 def test_all_targets_share_one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second target is asked a second later by the server's clock; it is the same range all the same."""
     now = iter([END + 17.3, END + 18.3, END + 77.0])
-    monkeypatch.setattr("kforecast.metrics.remote.time", SimpleNamespace(time=lambda: next(now)))
+    monkeypatch.setattr("kforecast.metrics.server_source.time", SimpleNamespace(time=lambda: next(now)))
     provider = Provider()
     with provider.serve() as address:
         frame = source(address, target("a"), target("b"), end=None).fetch()

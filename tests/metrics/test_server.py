@@ -13,7 +13,7 @@ from kforecast.metrics.fetching import Series
 from kforecast.metrics.kapacity import query_of
 from kforecast.metrics.prometheus import PrometheusSource
 from kforecast.metrics.proto import provider_pb2 as pb
-from kforecast.metrics.server import FrameBackend, PrometheusBackend
+from kforecast.metrics.provider import FrameBackend, PrometheusBackend
 from kforecast.metrics.spec import Target
 from kforecast.metrics.timerange import TimeRange
 

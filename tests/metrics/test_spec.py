@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
+from kforecast.config.legacy_cli import read_train_config
 from kforecast.errors import ConfigError
-from kforecast.legacy_cli import read_train_config
 from kforecast.metrics.spec import MetricSpec, Target, api_group
 from kforecast.validation import validate
 

@@ -13,7 +13,7 @@ from kforecast.data.panel import Panel
 from kforecast.data.windows import WindowDataset
 from kforecast.models import NETWORKS, Fcnet
 from kforecast.models.seasonal_mlp import QUANTILES, SeasonalMLP
-from kforecast.training.gradient import AutomaticGradient, Chunk, FlatParameters
+from kforecast.training.gradients.automatic import AutomaticGradient, Chunk, FlatParameters
 from kforecast.window import FREQUENCIES, Frequency, Window
 
 START = 1_704_067_200

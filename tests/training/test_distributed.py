@@ -22,14 +22,14 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from provider import Provider
 
-import kforecast.training.train as train_module
+import kforecast.commands.train as train_module
 from conftest import BIN, HANG, composed, free_port, run_command, started, traffic_rows, wait_for
 from kforecast.artifact import Artifact
-from kforecast.config import check_train_settings
+from kforecast.config.checks import check_train_settings
 from kforecast.errors import ConfigError
-from kforecast.processes import STARTED_BY, Process, this_process
-from kforecast.training import launch
-from kforecast.training.group import check_devices
+from kforecast.training.distributed import launch
+from kforecast.training.distributed.process_group import check_devices
+from kforecast.training.distributed.processes import STARTED_BY, Process, this_process
 from prepared import Prepared, become, exit_code, fork, run_prepared
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
@@ -257,7 +257,7 @@ def test_a_bad_configuration_starts_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_bad_configuration_does_not_even_load_torch(tmp_path: Path) -> None:
-    script = "import sys\nfrom kforecast.training.train import main\ntry:\n    main()\nfinally:\n"
+    script = "import sys\nfrom kforecast.commands.train import main\ntry:\n    main()\nfinally:\n"
     script += "    assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", script, "source=synthetic", *TWO_MACHINES]
     check_refused(
@@ -276,7 +276,7 @@ def check_refused(done: CompletedProcess[str]) -> None:
 
 WAITING = """
 import os, sys, time
-from kforecast.processes import end_with_launcher
+from kforecast.training.distributed.processes import end_with_launcher
 end_with_launcher()
 with open(os.path.join(os.path.dirname(__file__), "begun"), "a") as file:
     file.write("begun\\n")

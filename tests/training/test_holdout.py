@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conftest import composed
-from kforecast.config import built
+from kforecast.config.checks import built
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import Panel
 from kforecast.evaluation.capacity import Capacity
@@ -46,7 +46,7 @@ def test_of_many_series_some_are_judged(most, expected, monkeypatch):
 
 @pytest.mark.parametrize("most, own", [(1_000_000, True), (300, False)])
 def test_a_fleet_has_intervals_in_common(most, own, monkeypatch):
-    monkeypatch.setattr("kforecast.forecaster._MOST_CALIBRATION_WINDOWS", most)
+    monkeypatch.setattr("kforecast.predictor._MOST_CALIBRATION_WINDOWS", most)
     intervals = judged(3, 4000).forecaster.intervals  # 400 bins of validation
     assert intervals is not None
     assert [one.offsets is not None for one in intervals.series.values()] == [own] * 3

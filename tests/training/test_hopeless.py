@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conftest import run_command
-from kforecast.training.hopeless import PROGRESS, MedianStopping
+from kforecast.training.median_stopping import PROGRESS, MedianStopping
 
 
 def trainer() -> Any:

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from conftest import tensors_of
 from kforecast.data.windows import WindowBatch
 from kforecast.models.fcnet import Fcnet
-from kforecast.training.fcnet_gradient import FcnetGradient
-from kforecast.training.gradient import Chunk, FlatParameters
+from kforecast.training.gradients.automatic import Chunk, FlatParameters
+from kforecast.training.gradients.fcnet import FcnetGradient
 from kforecast.training.module import TRAIN_LOSS, VALIDATION_LOSS, ForecastModule
 from kforecast.window import CALENDAR_TABLE_SIZES, Frequency, Window
 

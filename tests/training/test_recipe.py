@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from conftest import run_command, tensors_of
-from kforecast.config import CONF_DIR
+from kforecast.config.checks import CONF_DIR
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import Panel
 from kforecast.data.windows import WindowBatch

@@ -14,7 +14,7 @@ import yaml
 
 from conftest import composed, run_command
 from kforecast.artifact import Artifact
-from kforecast.config import built
+from kforecast.config.checks import built
 from kforecast.data.panel import Panel
 from kforecast.forecaster import Forecaster
 from kforecast.window import Frequency

@@ -25,15 +25,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conftest import HANG, composed, run_command, started, wait_for
 from kforecast.artifact import Artifact
-from kforecast.config import built, check_train_settings, window_of
+from kforecast.config.checks import built, check_train_settings, window_of
 from kforecast.data.panel import Panel
 from kforecast.data.split import split_windows
 from kforecast.data.windows import WindowDataset
 from kforecast.metrics.proto import provider_pb2 as pb
+from kforecast.training.assemble import data_of, train_network
 from kforecast.training.callbacks import EpochLog
 from kforecast.training.fit import Fit
-from kforecast.training.resume import LAST, PREVIOUS, Checkpoints, epoch_of, newest
-from kforecast.training.trainings import data_of, train_network
+from kforecast.training.resume.checkpoints import Checkpoints
+from kforecast.training.resume.reading import LAST, PREVIOUS, epoch_of, newest
 from kforecast.window import Frequency
 from prepared import run_prepared
 
@@ -224,7 +225,7 @@ def test_a_validation_that_takes_too_long_is_not_waited_for(
         never.wait(HANG)
         over.append(True)
 
-    monkeypatch.setattr("kforecast.training.resume._GRACE_SECONDS", 0.05)
+    monkeypatch.setattr("kforecast.training.resume.checkpoints._GRACE_SECONDS", 0.05)
     monkeypatch.setattr(Interrupt, "on_validation_batch_start", validate, raising=False)
     nothing, _ = trained(tmp_path, "checkpoint_seconds=0", interrupt=10)
     assert nothing is None

@@ -14,14 +14,15 @@ import torch
 from torch.utils.data import DataLoader
 
 from conftest import run_command, tensors_of
-from kforecast.data.cells import Cells
 from kforecast.data.datamodule import ForecastDataModule
+from kforecast.data.loader import BatchOrder, window_loader
+from kforecast.data.origins import Cells
 from kforecast.data.panel import Panel
-from kforecast.data.windows import BatchOrder, Past, WindowBatch, WindowDataset, window_loader
+from kforecast.data.windows import Past, WindowBatch, WindowDataset
 from kforecast.forecaster import Forecaster
 from kforecast.metrics.synthetic import SyntheticSource
 from kforecast.models import SeasonalMLP
-from kforecast.training.gradient import AutomaticGradient, Chunk, FlatParameters
+from kforecast.training.gradients.automatic import AutomaticGradient, Chunk, FlatParameters
 from kforecast.training.module import ForecastModule
 from kforecast.window import Frequency, Window
 

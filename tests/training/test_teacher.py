@@ -10,11 +10,11 @@ import torch
 
 from conftest import composed, run_command
 from kforecast.artifact import Artifact, EstimatorConfig
-from kforecast.config import built
-from kforecast.data.cells import Cells
+from kforecast.config.checks import built
+from kforecast.data.distillation import TaughtWindows
+from kforecast.data.origins import Cells
 from kforecast.data.panel import Panel
 from kforecast.data.split import split_windows
-from kforecast.data.taught import TaughtWindows
 from kforecast.data.windows import WindowDataset
 from kforecast.errors import DataError
 from kforecast.models import Fcnet, Network, SeasonalMLP

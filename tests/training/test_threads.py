@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kforecast.training.threads import choose_threads
+from kforecast.training.distributed.threads import choose_threads
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +28,13 @@ def _as_before():
     ],
 )
 def test_threads(wanted, batch_size, cores, quota, allowed, processes, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr("kforecast.training.threads._cores", lambda: cores)
-    monkeypatch.setattr("kforecast.training.threads._ALLOWED", allowed)
+    monkeypatch.setattr("kforecast.training.distributed.threads._cores", lambda: cores)
+    monkeypatch.setattr("kforecast.training.distributed.threads._ALLOWED", allowed)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     if processes > 1:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    monkeypatch.setattr("kforecast.training.threads._QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("kforecast.training.distributed.threads._QUOTA", tmp_path / "cpu.max")
     if quota is not None:
         (tmp_path / "cpu.max").write_text(f"{quota}\n")
     assert choose_threads(wanted, batch_size, processes) == expected == torch.get_num_threads()

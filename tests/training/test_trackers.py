@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import composed, run_command
-from kforecast.config import check_train_settings
+from kforecast.config.checks import check_train_settings
 from kforecast.errors import ConfigError
 
 QUICK = ["trainer.max_epochs=2", "+trainer.limit_train_batches=2", "trainer=cpu", "refit=false"]
@@ -102,7 +102,7 @@ def test_a_missing_extra_is_one_line(name: str, module: str, monkeypatch: pytest
     from importlib.util import find_spec
 
     monkeypatch.setattr(
-        "kforecast.config.find_spec", lambda asked: None if asked == module else find_spec(asked)
+        "kforecast.config.checks.find_spec", lambda asked: None if asked == module else find_spec(asked)
     )
     with pytest.raises(ConfigError) as refusal:
         check_train_settings(composed("source=synthetic", f"logger={name}"))

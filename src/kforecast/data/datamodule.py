@@ -10,16 +10,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from kforecast.data.calendar import Calendar, calendar_fields
+from kforecast.data.distillation import TaughtWindows
 from kforecast.data.fill import Fill
+from kforecast.data.loader import BatchOrder, window_loader
 from kforecast.data.panel import Panel
 from kforecast.data.split import Split, split_windows
-from kforecast.data.taught import TaughtWindows
-from kforecast.data.windows import (
-    BatchOrder,
-    WindowBatch,
-    WindowDataset,
-    window_loader,
-)
+from kforecast.data.windows import WindowBatch, WindowDataset
 from kforecast.errors import few
 from kforecast.window import CALENDAR_TABLE_SIZES, Lookback, Window
 
@@ -44,7 +40,7 @@ class ForecastDataModule(pl.LightningDataModule):
         See :func:`kforecast.data.split.split_windows`.
     windows_per_epoch, validation_windows:
         Windows of an epoch, and of a validation, at most; None for all. See
-        :class:`kforecast.data.windows.BatchOrder` for which.
+        :class:`kforecast.data.loader.BatchOrder` for which.
     timezone, holidays:
         Where the series are, for networks that see local time: see
         :meth:`kforecast.data.calendar.Calendar.of`.
@@ -56,7 +52,7 @@ class ForecastDataModule(pl.LightningDataModule):
         What the network sees beyond the context.
     taught:
         A teacher's forecasts from the origins of the training windows, float32 ``[windows, horizon]``, to be
-        learned too (:class:`kforecast.data.taught.TaughtWindows`).
+        learned too (:class:`kforecast.data.distillation.TaughtWindows`).
 
     Raises
     ------

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kforecast.data.cells import Cells, blocks
 from kforecast.data.fill import FILLS, Fill
+from kforecast.data.origins import Cells, blocks
 
 
 class Gaps:

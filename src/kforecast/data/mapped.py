@@ -21,8 +21,8 @@ import pyarrow as pa
 from kforecast.console import short_path
 from kforecast.data.binning import Intake, Rows, Tally, bin_rows, blocks_of
 from kforecast.data.panel import CleaningReport, Panel, fingerprint_head, in_key_order, report_of
-from kforecast.directory import make_directories, remove_empty
 from kforecast.errors import DataError
+from kforecast.files.directory import make_directories, remove_empty
 from kforecast.metrics.csv import CsvSource
 from kforecast.window import Frequency
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kforecast.data.cells import Cells, blocks
+from kforecast.data.origins import Cells, blocks
 from kforecast.data.panel import Panel
 from kforecast.errors import DataError
 from kforecast.window import Window

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kforecast.console import table
-from kforecast.data.cells import blocks
+from kforecast.data.origins import blocks
 from kforecast.data.panel import Panel
 from kforecast.data.split import Split
 from kforecast.errors import few

@@ -9,9 +9,9 @@ import numpy as np
 from kforecast.data.panel import Panel
 from kforecast.data.split import cells_between
 from kforecast.errors import ArtifactError, DataError
-from kforecast.forecaster import Forecaster, WindowForecasts
 from kforecast.intervals import check_levels
 from kforecast.models.naive import LAST_VALUE, baselines
+from kforecast.predictor import Predictor, WindowForecasts
 
 MODEL = "kforecast"
 AS_CONSUMED = "the same, with series id 0"
@@ -49,7 +49,7 @@ class Backtest:
     cells: np.ndarray
     forecasts: dict[str, np.ndarray]
     models: int
-    forecaster: Forecaster
+    forecaster: Predictor
     made: WindowForecasts
     levels: tuple[float, ...] = ()
 
@@ -111,7 +111,7 @@ class Backtest:
 
 
 def backtest(
-    forecaster: Forecaster,
+    forecaster: Predictor,
     panel: Panel,
     begin: int,
     stop: int,
@@ -119,7 +119,7 @@ def backtest(
     stride: int = 1,
     as_consumed: bool = False,
     beside_as_consumed: bool = False,
-    beside: Mapping[str, Forecaster] | None = None,
+    beside: Mapping[str, Predictor] | None = None,
     levels: Sequence[float] = (),
 ) -> Backtest:
     """Forecast from every origin of the bins ``[begin, stop)`` in one batched pass.
@@ -173,7 +173,7 @@ def backtest(
 
 
 def _or_else(
-    otherwise: np.ndarray, forecaster: Forecaster, panel: Panel, series: np.ndarray, origin: np.ndarray
+    otherwise: np.ndarray, forecaster: Predictor, panel: Panel, series: np.ndarray, origin: np.ndarray
 ) -> np.ndarray:
     """Forecasts of another model, and something else for series that it does not know."""
     strangers = set(forecaster.unknown(panel.series))

@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import numpy as np
 import pandas as pd
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from kforecast.conf_dir import CONF_DIR
 
 # A load of exactly three replicas, give or take rounding, is served by three.
 _TOLERANCE = 1e-9
@@ -26,27 +23,30 @@ _COLUMNS = [
 
 
 class Capacity(BaseModel):
-    """How a cluster is scaled, and what too few and too many replicas cost."""
+    """How a cluster is scaled, and what too few and too many replicas cost.
+
+    The defaults are those of ``conf/capacity/default.yaml``.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    per_replica: Annotated[float, Field(gt=0)] | None
+    per_replica: Annotated[float, Field(gt=0)] | None = None
     """Load that one replica serves, in the metric's units; None: from ``mean_replicas``."""
-    mean_replicas: Annotated[float, Field(gt=0)]
+    mean_replicas: Annotated[float, Field(gt=0)] = 10
     """Without ``per_replica``, how many replicas the mean load before the evaluated span needs."""
-    min_replicas: Annotated[int, Field(ge=0)]
+    min_replicas: Annotated[int, Field(ge=0)] = 1
     """The fewest that are ordered."""
-    max_replicas: Annotated[int, Field(ge=1)]
+    max_replicas: Annotated[int, Field(ge=1)] = 100
     """The most that are ordered."""
-    lead_time: Annotated[int, Field(ge=0)]
+    lead_time: Annotated[int, Field(ge=0)] = 300
     """Seconds from an order until its replicas serve."""
-    interval: Annotated[int, Field(ge=1)] | None
+    interval: Annotated[int, Field(ge=1)] | None = None
     """Seconds between decisions, rounded up to bins with a forecast; None: at every forecast."""
-    headroom: Annotated[float, Field(ge=0)]
+    headroom: Annotated[float, Field(ge=0)] = 0.0
     """Share added to what is forecast."""
-    cost_under: Annotated[float, Field(ge=0)]
+    cost_under: Annotated[float, Field(ge=0)] = 10.0
     """Cost of a replica-hour of load that was not served."""
-    cost_over: Annotated[float, Field(gt=0)]
+    cost_over: Annotated[float, Field(gt=0)] = 1.0
     """Cost of a replica-hour that stood idle."""
 
     @model_validator(mode="after")
@@ -65,19 +65,6 @@ class Capacity(BaseModel):
         1951, Optimal inventory policy): one replica more is worth its price up to there.
         """
         return self.cost_under / (self.cost_under + self.cost_over)
-
-
-def default_capacity(**changed: Any) -> Capacity:
-    """The settings of ``conf/capacity/default.yaml``, some of them changed.
-
-    Raises
-    ------
-    pydantic.ValidationError
-        When there is no such setting, or a value is wrong.
-    """
-    values = yaml.safe_load((CONF_DIR / "capacity" / "default.yaml").read_text(encoding="utf-8"))
-    del values["_target_"]
-    return Capacity(**values | changed)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 from kforecast.artifact import Artifact
 from kforecast.evaluation.backtest import Backtest
 from kforecast.evaluation.skill import Skill, skill, wapes
-from kforecast.forecaster import Forecaster
-from kforecast.untrusted import finite, inside
+from kforecast.files.untrusted import finite, inside
+from kforecast.predictor import Predictor
 
 CHAMPION = "champion"
 # A champion counts as drifted when its error beside the best baseline's has grown by this share.
@@ -30,7 +30,7 @@ class Champion:
         Unix seconds at which the data of its training ends; None when that is not known.
     """
 
-    forecaster: Forecaster
+    forecaster: Predictor
     wape: float = math.nan
     baseline_wape: float = math.nan
     used_until: int | None = None
@@ -42,12 +42,12 @@ class Champion:
         Raises
         ------
         ArtifactError
-            See :meth:`kforecast.forecaster.Forecaster.of`.
+            See :meth:`kforecast.predictor.Predictor.of`.
         """
         board = inside(artifact.metadata, "scores", "scoreboard")
         best = inside(board, "skill", "best_baseline")
         return cls(
-            Forecaster.of(artifact, name),
+            Predictor.of(artifact, name),
             _number(inside(board, "overall", "wape")),
             _number(inside(board, "baselines", best, "wape")),
             artifact.training_span[1],

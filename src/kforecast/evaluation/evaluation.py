@@ -13,16 +13,16 @@ from pydantic import ValidationError
 from kforecast.data.panel import Panel
 from kforecast.data.reading import panel_of
 from kforecast.errors import ConfigError, DataError, few
-from kforecast.evaluation.capacity import Capacity, default_capacity
-from kforecast.evaluation.figures import figures
-from kforecast.evaluation.report import forecasts_frame, publish
+from kforecast.evaluation.capacity import Capacity
+from kforecast.evaluation.report.figures import figures
+from kforecast.evaluation.report.files import forecasts_frame, publish
+from kforecast.evaluation.report.words import summary, verdict
 from kforecast.evaluation.scoreboard import QUANTILES, Scoreboard, judge
 from kforecast.evaluation.scores import ALL_STEPS
 from kforecast.evaluation.skill import Skill
-from kforecast.evaluation.summary import summary, verdict
-from kforecast.forecaster import Forecaster
 from kforecast.intervals import check_levels
 from kforecast.metrics.timerange import utc
+from kforecast.predictor import Predictor
 from kforecast.validation import list_problems, problems_of
 from kforecast.window import parse_instant
 
@@ -92,7 +92,7 @@ class Evaluation:
 
     @property
     def forecasts(self) -> pd.DataFrame:
-        """The judged forecasts beside what came: see :func:`kforecast.evaluation.report.forecasts_frame`."""
+        """Forecasts and observed values: see :func:`kforecast.evaluation.report.files.forecasts_frame`."""
         return forecasts_frame(self.board)
 
     def figures(self) -> dict[str, Figure]:
@@ -123,7 +123,7 @@ class Evaluation:
 
 
 def evaluate_frame(
-    forecaster: Forecaster,
+    forecaster: Predictor,
     history: pd.DataFrame,
     *,
     start: str | int | None,
@@ -138,7 +138,7 @@ def evaluate_frame(
     try:
         levels = QUANTILES if quantiles is None else check_levels(quantiles)
         moments = [None if moment is None else parse_instant(moment) for moment in (start, end)]
-        settings = default_capacity(**(capacity or {}))
+        settings = Capacity(**(capacity or {}))
     except ValidationError as error:
         raise ConfigError(list_problems("evaluate()", problems_of(error, "capacity"))) from error
     except (TypeError, ValueError) as error:
@@ -163,7 +163,7 @@ def evaluate_frame(
 
 
 def evaluate_panel(
-    forecaster: Forecaster,
+    forecaster: Predictor,
     panel: Panel,
     capacity: Capacity,
     *,
@@ -181,7 +181,7 @@ def evaluate_panel(
     Parameters
     ----------
     start, end:
-        Unix seconds of the first and the last judged bin, see :meth:`Forecaster.evaluate`.
+        Unix seconds of the first and the last judged bin, as in ``Forecaster.evaluate``.
     stride, as_consumed, levels, seed:
         See :func:`kforecast.evaluation.scoreboard.judge`.
     source:
@@ -233,8 +233,8 @@ def _training_warnings(panel: Panel, begin: int, used_until: int | None) -> list
 
 
 def _calibrated(
-    forecaster: Forecaster, panel: Panel, begin: int, used_until: int | None, as_consumed: bool
-) -> tuple[Forecaster, list[str]]:
+    forecaster: Predictor, panel: Panel, begin: int, used_until: int | None, as_consumed: bool
+) -> tuple[Predictor, list[str]]:
     """The forecaster with intervals from the history before the span, and what to know of them."""
     before = max(0, begin - round(_SHARE * panel.num_bins))
     forecaster = forecaster.calibrated(panel, before, begin, as_consumed=as_consumed)
@@ -245,7 +245,7 @@ def _calibrated(
     return forecaster, []
 
 
-def _known_series(panel: Panel, forecaster: Forecaster) -> Panel:
+def _known_series(panel: Panel, forecaster: Predictor) -> Panel:
     """The series that the artifact has an id for; the others are said."""
     unknown = forecaster.unknown(panel.series)
     if not unknown:

@@ -22,9 +22,9 @@ from kforecast.evaluation.capacity import (
 from kforecast.evaluation.champion import CHAMPION, Champion, Comparison, compare
 from kforecast.evaluation.scores import ALL_SERIES, ALL_STEPS, overall, ratio, score
 from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, Skill, aged_at, by_age, skill
-from kforecast.forecaster import Forecaster
 from kforecast.intervals import LEVELS
 from kforecast.models.naive import LAST_VALUE
+from kforecast.predictor import Predictor
 
 # Of the intervals of 80, 90 and 95 %, and the median.
 QUANTILES = (0.025, 0.05, 0.1, 0.5, 0.9, 0.95, 0.975)
@@ -212,7 +212,7 @@ class Scoreboard:
 
 
 def judge(
-    forecaster: Forecaster,
+    forecaster: Predictor,
     panel: Panel,
     begin: int,
     stop: int,

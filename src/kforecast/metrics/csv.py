@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from kforecast.errors import ConfigError, DataError
-from kforecast.metrics.expansion import LONGEST_LINE, Decompressed, check_parquet, is_compressed
+from kforecast.metrics.decompression import LONGEST_LINE, Decompressed, check_parquet, is_compressed
 from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, check_frame
 
 _NAME = pa.dictionary(pa.int32(), pa.string())

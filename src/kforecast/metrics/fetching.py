@@ -27,7 +27,7 @@ from tenacity import (
 )
 
 from kforecast.errors import SourceError, few
-from kforecast.metrics.report import MOST_LINES, FetchReport, QuestionReport, labels_text
+from kforecast.metrics.fetch_report import MOST_LINES, FetchReport, QuestionReport, labels_text
 from kforecast.metrics.source import check_frame
 from kforecast.metrics.timerange import MOST_POINTS, TimeRange, utc
 from kforecast.window import parse_instant

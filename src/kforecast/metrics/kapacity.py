@@ -17,11 +17,11 @@ from google.protobuf.message import DecodeError
 from pydantic import AfterValidator, Field
 
 from kforecast.errors import ConfigError, SourceError
-from kforecast.metrics.access import is_loopback
+from kforecast.metrics.credentials import is_loopback
 from kforecast.metrics.fetching import Ask, PassingError, Question, Series, TooLargeError
 from kforecast.metrics.proto import provider_pb2 as pb
-from kforecast.metrics.remote import ServerSource
 from kforecast.metrics.selector import selector_text
+from kforecast.metrics.server_source import ServerSource
 from kforecast.metrics.spec import MetricIdentifier, MetricSpec, Target, Targets, api_group
 from kforecast.metrics.timerange import TimeRange
 from kforecast.window import parse_duration

@@ -16,12 +16,12 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from kforecast.errors import ConfigError, SourceError
-from kforecast.metrics.access import SecretFile, SecretVariable, is_loopback, read_secret
+from kforecast.files.untrusted import shortened
+from kforecast.metrics.credentials import SecretFile, SecretVariable, is_loopback, read_secret
 from kforecast.metrics.fetching import Ask, PassingError, Question, Series, TooLargeError
-from kforecast.metrics.remote import ServerSource
+from kforecast.metrics.server_source import ServerSource
 from kforecast.metrics.spec import Duration, check_keys_differ
 from kforecast.metrics.timerange import TimeRange
-from kforecast.untrusted import shortened
 from kforecast.window import parse_duration
 
 # An answer of this size is a query gone wrong; 11,000 points of one series have 300 KB.

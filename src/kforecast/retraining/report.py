@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from kforecast.console import short_path, table
 from kforecast.evaluation.champion import DRIFTED
-from kforecast.evaluation.drawing import (
+from kforecast.files.output import replace_file
+from kforecast.pages.drawing import (
     BASELINE,
     FULL,
     INK,
@@ -25,8 +26,7 @@ from kforecast.evaluation.drawing import (
     percent,
     style,
 )
-from kforecast.evaluation.template import template
-from kforecast.output import replace_file
+from kforecast.pages.template import template
 from kforecast.retraining.store import Cycle, Store
 
 PAGE = "report.html"

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kforecast.directory import check_writable, make_directories, signals_wait, sole_writer, writing
 from kforecast.errors import ArtifactError, ConfigError
-from kforecast.output import replace_file, write_json
-from kforecast.untrusted import read_file
+from kforecast.files.directory import check_writable, make_directories, signals_wait, writing
+from kforecast.files.lock import sole_writer
+from kforecast.files.output import replace_file, write_json
+from kforecast.files.untrusted import read_file
 from kforecast.validation import list_problems, problems_of
 
 CHAMPION, CANDIDATE, VERSIONS, STATE = "champion", "candidate", "versions", "state.json"

@@ -11,9 +11,10 @@ from lightning.pytorch.callbacks import EarlyStopping
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.errors import ConfigError, TrainingError
 from kforecast.models import Network
-from kforecast.training.hopeless import MedianStopping
+from kforecast.training.median_stopping import MedianStopping
 from kforecast.training.module import ForecastModule
-from kforecast.training.resume import LAST, RunCheckpoint, State
+from kforecast.training.resume.checkpoints import RunCheckpoint
+from kforecast.training.resume.reading import LAST, State
 
 
 @dataclass(frozen=True)

@@ -29,28 +29,18 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from kforecast.artifact import Artifact
-from kforecast.command import explain
-from kforecast.conf_dir import CONF_DIR
-from kforecast.config import built, check_train_settings, recorded, window_of
+from kforecast.config.checks import built, check_train_settings, recorded, window_of
+from kforecast.config.conf_dir import CONF_DIR
+from kforecast.config.explain import explain
+from kforecast.config.settings import TrainSettings
 from kforecast.data.reading import panel_of
 from kforecast.data.split import split_windows
-from kforecast.directory import make_directories
 from kforecast.errors import ConfigError, ours
-from kforecast.evaluation.summary import span_words, verdict
+from kforecast.evaluation.report.words import span_words, verdict
+from kforecast.files.directory import make_directories
 from kforecast.forecaster import Forecaster
-from kforecast.processes import this_process
-from kforecast.settings import TrainSettings
-from kforecast.training.artifacts import ArtifactMaker
-from kforecast.training.callbacks import Progress
-from kforecast.training.fit import Fit
-from kforecast.training.group import check_devices
-from kforecast.training.holdout import JudgedFit, judge_fit
-from kforecast.training.quiet import quiet
-from kforecast.training.recipe import try_recipe
-from kforecast.training.resume import Checkpoints
-from kforecast.training.teacher import Teacher
-from kforecast.training.threads import choose_threads
-from kforecast.training.trainings import (
+from kforecast.training.artifact_maker import ArtifactMaker
+from kforecast.training.assemble import (
     data_of,
     estimator_config,
     network_of,
@@ -58,6 +48,16 @@ from kforecast.training.trainings import (
     train_network,
     warm_start_of,
 )
+from kforecast.training.callbacks import Progress
+from kforecast.training.distributed.process_group import check_devices
+from kforecast.training.distributed.processes import this_process
+from kforecast.training.distributed.threads import choose_threads
+from kforecast.training.dry_run import try_recipe
+from kforecast.training.fit import Fit
+from kforecast.training.holdout import JudgedFit, judge_fit
+from kforecast.training.lightning_warnings import quiet
+from kforecast.training.resume.checkpoints import Checkpoints
+from kforecast.training.teacher import Teacher
 from kforecast.validation import nearest
 from kforecast.window import Window
 

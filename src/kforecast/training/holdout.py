@@ -3,14 +3,14 @@
 import logging
 from dataclasses import dataclass, replace
 
-from kforecast.data.cells import middles
 from kforecast.data.fill import Fill
+from kforecast.data.origins import middles
 from kforecast.errors import DataError
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.champion import Champion
 from kforecast.evaluation.scoreboard import QUANTILES, Scoreboard, judge
-from kforecast.forecaster import Forecaster
 from kforecast.models import Fcnet
+from kforecast.predictor import Predictor
 from kforecast.training.fit import Fit
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class JudgedFit:
     """
 
     fit: Fit
-    forecaster: Forecaster
+    forecaster: Predictor
     scoreboard: Scoreboard | None
     refit: Fit | None = None
 
@@ -74,12 +74,10 @@ def judge_fit(
     return JudgedFit(fit, refitted or first, scoreboard, refit)
 
 
-def _forecaster_of(fit: Fit, fill: Fill, combine: bool) -> Forecaster:
+def _forecaster_of(fit: Fit, fill: Fill, combine: bool) -> Predictor:
     """The trained network as it will be served, with intervals where there is a validation part."""
     panel, split = fit.data.panel, fit.data.split
-    forecaster = Forecaster(
-        fit.data.windows.window, panel.item_ids, fill, fit.net, calendar=fit.data.calendar
-    )
+    forecaster = Predictor(fit.data.windows.window, panel.item_ids, fill, fit.net, calendar=fit.data.calendar)
     if not len(split.validation):
         return forecaster
     if combine:
@@ -100,8 +98,8 @@ def _range_of(weights: list[float]) -> str:
 
 def _judge_held_out(
     fit: Fit,
-    first: Forecaster,
-    refitted: Forecaster | None,
+    first: Predictor,
+    refitted: Predictor | None,
     capacity: Capacity,
     seed: int,
     champion: Champion | None,

@@ -13,12 +13,19 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from kforecast.data.datamodule import ForecastDataModule
-from kforecast.data.windows import BatchOrder, ResumableLoader, WindowBatch, share_of
+from kforecast.data.loader import BatchOrder, ResumableLoader, share_of
+from kforecast.data.windows import WindowBatch
 from kforecast.errors import TrainingError
 from kforecast.models import Fcnet, Network
 from kforecast.models.context_mlp import LongMaskDropout
-from kforecast.training.fcnet_gradient import FcnetGradient
-from kforecast.training.gradient import AutomaticGradient, Chunk, FlatParameters, Gradient, together
+from kforecast.training.gradients.automatic import (
+    AutomaticGradient,
+    Chunk,
+    FlatParameters,
+    Gradient,
+    together,
+)
+from kforecast.training.gradients.fcnet import FcnetGradient
 
 # How many steps it takes until an average may be longer than half of the steps there were.
 _SOON = 10
@@ -90,7 +97,7 @@ class ForecastModule(pl.LightningModule):
         """Mean loss of the scaled forecast over the observed targets.
 
         An unobserved target takes no part: neither in the mean nor in any gradient. Training takes the same
-        gradient batch by batch (:mod:`kforecast.training.gradient`).
+        gradient batch by batch (:mod:`kforecast.training.gradients.automatic`).
         """
         prepared = self.net.prepare(batch)
         target = (batch.target - prepared.center) / prepared.scale

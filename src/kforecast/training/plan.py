@@ -10,14 +10,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from kforecast.config import built, check_processes, check_step, check_train_settings, source_of, window_of
-from kforecast.directory import check_writable
-from kforecast.processes import Process, this_process
-from kforecast.settings import TrainSettings
-from kforecast.training.group import check_devices
-from kforecast.training.launch import read_result
-from kforecast.training.recipe import is_own_recipe, try_recipe
-from kforecast.training.rerun import UNFINISHED, Earlier, earlier_run
+from kforecast.config.checks import (
+    built,
+    check_processes,
+    check_step,
+    check_train_settings,
+    source_of,
+    window_of,
+)
+from kforecast.config.settings import TrainSettings
+from kforecast.files.directory import check_writable
+from kforecast.training.distributed.process_group import check_devices
+from kforecast.training.distributed.processes import Process, this_process
+from kforecast.training.dry_run import is_own_recipe, try_recipe
+from kforecast.training.result import read_result
+from kforecast.training.resume.earlier_run import UNFINISHED, Earlier, earlier_run
 
 if TYPE_CHECKING:
     from kforecast.evaluation.capacity import Capacity
@@ -100,8 +107,8 @@ def _teacher(directory: str | None, window: Window) -> Teacher | None:
 def _champion(directory: str | None, window: Window) -> Champion | None:
     if directory is None:
         return None
+    from kforecast.artifact import load_for
     from kforecast.evaluation.champion import Champion
-    from kforecast.training.earlier_artifact import load_for
 
     return Champion.of(load_for("gate.champion", Path(directory), window), directory)
 
@@ -109,7 +116,7 @@ def _champion(directory: str | None, window: Window) -> Champion | None:
 def _warm_start(cfg: DictConfig, settings: TrainSettings, window: Window) -> WarmStart | None:
     if settings.warm_start is None:
         return None
-    from kforecast.training.trainings import warm_start_of
+    from kforecast.training.assemble import warm_start_of
 
     return warm_start_of(cfg, settings, window)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from kforecast.artifact import load_for
 from kforecast.data.panel import Panel
 from kforecast.data.split import Split
 from kforecast.errors import ArtifactError, DataError, few
-from kforecast.forecaster import Forecaster
 from kforecast.metrics.timerange import utc
-from kforecast.training.earlier_artifact import load_for
+from kforecast.predictor import Predictor
 from kforecast.window import Window
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ _MOST_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Teacher:
-    """An artifact whose forecasts are part of what is learned (:class:`kforecast.data.taught.TaughtWindows`).
+    """An artifact whose forecasts are learned too (:class:`kforecast.data.distillation.TaughtWindows`).
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Teacher:
         Unix seconds at which the data of its own training ends; None when it does not say.
     """
 
-    forecaster: Forecaster
+    forecaster: Predictor
     used_until: int | None
 
     @classmethod
@@ -42,10 +42,10 @@ class Teacher:
         Raises
         ------
         ArtifactError, ConfigError
-            See :func:`kforecast.training.earlier_artifact.load_for`.
+            See :func:`kforecast.artifact.load_for`.
         """
         artifact = load_for("teacher", directory, window)
-        return cls(Forecaster.of(artifact, str(directory)), artifact.training_span[1])
+        return cls(Predictor.of(artifact, str(directory)), artifact.training_span[1])
 
     def forecasts(self, panel: Panel, split: Split) -> np.ndarray:
         """Its forecasts from the origins of the training windows, float32 ``[len(split.train), horizon]``.

@@ -9,8 +9,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 
+from kforecast.config.secrets import without_secrets
 from kforecast.errors import KforecastError, OutputError
-from kforecast.secrets import without_secrets
 
 _LOCAL = ("sqlite:", "file:")
 # Whose errors come out of a training when the tracker is lost in the middle of it.

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch
 
-from kforecast.artifact import Artifact
+from kforecast.artifact import Artifact, load_for
 from kforecast.data.panel import Panel, item_key
 from kforecast.errors import ConfigError
-from kforecast.forecaster import Forecaster
 from kforecast.models import Network
-from kforecast.training.earlier_artifact import load_for
+from kforecast.predictor import Predictor
 from kforecast.window import Window
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class WarmStart:
             When it is missing, or holds another network.
         """
         artifact = load_for("warm_start", directory, window)
-        Forecaster.of(artifact, str(directory))  # that it is one as a whole
+        Predictor.of(artifact, str(directory))  # that it is one as a whole
         its, own = artifact.state, net.state_dict()
         same = artifact.config.model == type(net).__name__ and its.keys() == own.keys()
         if not same or any(

@@ -1,0 +1,105 @@
+"""``kforecast-evaluate``: a rolling backtest of an artifact beside baselines, a report and a verdict."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from kforecast.commands.run import run
+from kforecast.config.checks import built, check_evaluate_settings, check_step, source_of
+from kforecast.config.settings import EvaluateSettings
+from kforecast.console import short_path
+from kforecast.data.history import read_history
+from kforecast.errors import ConfigError, DataError, GateError
+from kforecast.files.directory import check_writable
+from kforecast.intervals import FEWEST_WINDOWS
+
+if TYPE_CHECKING:
+    from kforecast.evaluation.capacity import Capacity
+    from kforecast.metrics.source import MetricSource
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Run the command."""
+    flags = ("--config-file", "--dataset-file", "--metrics-server-addr")
+    sys.exit(run(evaluate, config_name="evaluate", flags=flags, check=_check))
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Evaluate as configured: say what came of it, and write the report into the run folder.
+
+    Raises
+    ------
+    GateError
+        When ``evaluate.require_skill`` is not reached; the report is written nonetheless.
+    """
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    settings, artifact_dir, capacity, source = _check(cfg)
+    chosen = settings.evaluate
+
+    from torch.utils.tensorboard import SummaryWriter
+
+    from kforecast.artifact import Artifact, save_intervals
+    from kforecast.evaluation.evaluation import evaluate_panel
+    from kforecast.evaluation.report.words import shortfall
+    from kforecast.forecaster import Forecaster
+    from kforecast.metrics.timerange import utc
+
+    artifact = Artifact.load(artifact_dir)
+    forecaster = Forecaster.of(artifact, str(artifact_dir))
+    check_step(source, forecaster.window)
+    found = evaluate_panel(
+        forecaster,
+        read_history(source, forecaster.window.frequency, run_dir),
+        capacity,
+        start=chosen.start,
+        end=chosen.end,
+        stride=chosen.stride,
+        as_consumed=chosen.as_consumed,
+        levels=chosen.quantiles,
+        source=str(source),
+        seed=settings.seed,
+        calibrate=chosen.save_intervals,
+    )
+    figures = found.publish(run_dir, short_path(artifact_dir))
+    with SummaryWriter(str(run_dir / "tensorboard")) as events:
+        for name, figure in figures.items():
+            events.add_figure(f"evaluation/{name}", figure)
+    print(found)
+    print(f"report: {short_path(run_dir / 'report.html')}")
+    if chosen.save_intervals:
+        made = found.board.backtest.forecaster.intervals
+        if made is None:
+            raise DataError(
+                f"evaluate.save_intervals: before {utc(found.board.bounds[0])} there are less than "
+                f"{FEWEST_WINDOWS} forecasts to calibrate on; give more history, or a later evaluate.start"
+            )
+        known = artifact.intervals
+        kept = made if known is None else known.updated(made)
+        print(f"intervals: {short_path(save_intervals(artifact_dir, kept))}")
+    if chosen.require_skill is not None:
+        reason = shortfall(found.board, chosen.require_skill)
+        if reason is not None:
+            raise GateError(f"gate not passed (evaluate.require_skill={chosen.require_skill:g}): {reason}")
+
+
+def _check(cfg: DictConfig) -> tuple[EvaluateSettings, Path, Capacity, MetricSource]:
+    """What can be said without the artifact and the history."""
+    settings = check_evaluate_settings(cfg)
+    artifact_dir = Path(settings.artifact_dir)
+    if not artifact_dir.is_dir():
+        raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
+    if settings.evaluate.save_intervals:
+        check_writable(artifact_dir)
+    return settings, artifact_dir, built(cfg.capacity), source_of(cfg)
+
+
+if __name__ == "__main__":
+    main()

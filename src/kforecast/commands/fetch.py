@@ -1,0 +1,87 @@
+"""``kforecast-fetch``: history from any source into a file, and a report of what is wrong with it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from pydantic import BaseModel
+
+from kforecast.commands.run import run
+from kforecast.config.checks import check_step, plain, source_of, window_of
+from kforecast.config.settings import WindowSection
+from kforecast.console import short_path
+from kforecast.files.output import check_output, write_frame, write_json
+from kforecast.validation import validate
+
+log = logging.getLogger(__name__)
+
+_FORMATS = (".csv", ".csv.gz", ".parquet")
+
+
+def main() -> None:
+    """Run the command."""
+    flags = ("--config-file", "--dataset-file", "--metrics-server-addr")
+    sys.exit(run(fetch, config_name="fetch", flags=flags))
+
+
+class _Settings(BaseModel):
+    window: WindowSection
+
+
+def fetch(cfg: DictConfig) -> None:
+    """Fetch as configured, report, and write the history.
+
+    Raises
+    ------
+    DataError
+        When the rows are not fit to be trained on; the report is written, the history is not.
+    """
+    settings = plain(cfg)
+    window = window_of(validate(_Settings, {"window": settings["window"]}, "configuration").window)
+    output = check_output(settings["output"], _FORMATS)
+    beside = output.parent / "report.json" if output is not None else None
+    report = check_output(settings["report"], (".json",), key="report") or beside
+    source = source_of(cfg)
+    check_step(source, window)
+
+    from kforecast.data.quality import examine, findings_text, quality_table
+    from kforecast.metrics.source import check_frame
+
+    log.info("Reading %s", source)
+    # A file may hold anything, and the report is there to say what.
+    rows = source.read() if hasattr(source, "read") else source.fetch()
+    measured, findings = examine(rows, window)
+    if len(measured):
+        print(quality_table(measured, window))
+        print(findings_text(findings))
+    if report is not None:
+        content = {
+            "source": str(source),
+            "window": settings["window"],
+            "series": [{k: _plain(v) for k, v in row.items()} for row in measured.to_dict("records")],
+            "findings": [asdict(finding) for finding in findings],
+            "fetch": source.report.as_dict() if hasattr(source, "report") else None,
+        }
+        write_json(content, report)
+        print(f"report: {short_path(Path(report).resolve())}")
+    check_frame(rows, str(source))
+    if output is not None:
+        write_frame(rows[["timestamp", "value", "workload", "metric"]], output)
+        print(f"history: {short_path(output.resolve())} ({len(rows):,} rows)")
+
+
+def _plain(value: Any) -> Any:
+    """A number as JSON has it: nothing for NaN, and no fraction where there is none."""
+    if not isinstance(value, float):
+        return value
+    return None if math.isnan(value) else int(value) if value.is_integer() else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Where conf/ is, and the checks of a composed configuration that need neither data nor torch."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from kforecast.config.allow_list import check_classes, check_names
+from kforecast.config.conf_dir import CONF_DIR as CONF_DIR
+from kforecast.config.secrets import check_content, forget, named_only, without_secrets
+from kforecast.config.settings import (
+    AIMS_WITHOUT_TEST,
+    EvaluateSettings,
+    TrainerSection,
+    TrainSettings,
+    WindowSection,
+)
+from kforecast.errors import ConfigError, ours
+from kforecast.validation import list_problems, problems_of, validate
+from kforecast.window import Frequency, Window
+
+NO_SOURCE = """no source of traffic is given; name one of:
+  --dataset-file=FILE  or  source=csv source.path=FILE     a CSV, .csv.gz or Parquet file
+  --metrics-server-addr=HOST:PORT with --config-file=FILE  Kapacity's metrics provider
+  source=prometheus source.url=URL source.queries=[...]    Prometheus itself
+  source=synthetic                                         built-in traffic, to try things out"""
+
+# Loggers that need a package, by class; its name is that of our extra.
+_EXTRAS = {"MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
+
+
+def check_train_settings(cfg: DictConfig) -> TrainSettings:
+    """Check a composed train configuration.
+
+    Raises
+    ------
+    ConfigError
+        All problems at once.
+    """
+    settings = validate(TrainSettings, plain(cfg), "configuration")
+    problems = []
+    if settings.data.validation + settings.data.test >= 1:
+        problems.append(
+            f"data.validation + data.test: {settings.data.validation:g} + {settings.data.test:g} leave "
+            "nothing to train on; their sum must be below 1"
+        )
+    if not settings.data.validation and settings.monitor == "validation/loss":
+        problems.append("data.validation: 0 leaves no validation loss to watch; add monitor=train/loss")
+    if settings.gate.require_skill is not None and not settings.data.test:
+        problems.append(
+            f"gate.require_skill: {settings.gate.require_skill:g} needs data that the model has never seen; "
+            "set data.test above 0"
+        )
+    if settings.gate.champion is not None and not settings.data.test:
+        problems.append(
+            "gate.champion: the comparison needs data that neither has seen; set data.test above 0"
+        )
+    if not settings.data.test and (judged := set(settings.objective) - set(AIMS_WITHOUT_TEST)):
+        problems.append(
+            f"objective: {', '.join(sorted(judged))} needs data that the model has never seen; set data.test "
+            "above 0"
+        )
+    problems += [
+        f"logger.{name}: needs a package: pip install 'kforecast[{extra}]'"
+        for name, target in settings.logger_classes
+        if (extra := _EXTRAS.get(target.rpartition(".")[2])) is not None and find_spec(extra) is None
+    ]
+    if settings.artifact.per_series and settings.model.shared_embedding is None:
+        problems.append(
+            "artifact.per_series: true is for Kapacity's network, which serves one embedding per artifact; "
+            "leave it out, or add model=fcnet"
+        )
+    if settings.combine and settings.model.shared_embedding is not None:
+        problems.append(
+            "combine: true is not for Kapacity's network, because its job would serve the network alone; add "
+            "model=auto"
+        )
+    trainer = settings.trainer
+    if trainer.processes > 1 and (trainer.strategy != "ddp" or trainer.use_distributed_sampler):
+        problems.append(
+            f"trainer.devices: {trainer.devices} on {trainer.num_nodes} machines work together only with "
+            f"trainer=ddp; add trainer=ddp trainer.devices={trainer.devices}"
+        )
+    if settings.data.batch_size < trainer.processes:
+        problems.append(
+            f"data.batch_size: {settings.data.batch_size} windows cannot be shared out to "
+            f"{trainer.processes} processes (trainer.devices x trainer.num_nodes); at least one for each"
+        )
+    if problems:
+        raise ConfigError(list_problems("configuration", problems))
+    return settings
+
+
+def check_processes(trainer: TrainerSection, started: int) -> None:
+    """Refuse a number of processes that a launcher has not started, or that only a launcher could start.
+
+    Raises
+    ------
+    ConfigError
+        Naming both numbers.
+    """
+    asked = f"trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}"
+    if started == 1 and trainer.num_nodes > 1:
+        raise ConfigError(
+            f"trainer.num_nodes: {trainer.num_nodes} machines need a launcher that starts this command on "
+            "each: torchrun, srun or Kubeflow (docs/scale.md)"
+        )
+    if started > 1 and started != trainer.processes:
+        raise ConfigError(
+            f"the launcher has started {started} processes, but {asked} are {trainer.processes}; give "
+            "trainer=ddp, with trainer.devices of one machine and trainer.num_nodes"
+        )
+
+
+def check_evaluate_settings(cfg: DictConfig) -> EvaluateSettings:
+    """Check a composed evaluate configuration.
+
+    Raises
+    ------
+    ConfigError
+        All problems at once.
+    """
+    settings = validate(EvaluateSettings, plain(cfg), "configuration")
+    start, end = settings.evaluate.start, settings.evaluate.end
+    if start is not None and end is not None and end < start:
+        raise ConfigError(f"configuration: evaluate.end: {end} is before evaluate.start, {start}")
+    if settings.evaluate.save_intervals and settings.evaluate.as_consumed:
+        raise ConfigError(
+            "configuration: evaluate.save_intervals: intervals of what Kapacity's job serves are not the "
+            "artifact's own; leave out evaluate.as_consumed"
+        )
+    return settings
+
+
+def built(node: DictConfig, **arguments: Any) -> Any:
+    """Make what a config node describes, with arguments that no configuration can hold.
+
+    Raises
+    ------
+    ConfigError
+        When the class is none that may be named, or refuses what it is given.
+    """
+    check_classes(node)
+    try:
+        # In two steps: given to instantiate() itself, our dataclasses would be turned into configs.
+        return instantiate(node, _partial_=True)(**arguments)
+    except OSError:
+        raise
+    except Exception as error:  # each library has its own for a wrong argument
+        if found := ours(error):
+            raise found from error
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        name = node._get_full_key("")
+        if isinstance(cause, ValidationError):
+            raise ConfigError(list_problems("configuration", problems_of(cause, name))) from error
+        said = without_secrets(" ".join(str(cause).split())) or type(cause).__name__
+        raise ConfigError(f"{name}: {said}") from error
+
+
+def source_of(cfg: DictConfig) -> Any:
+    """The source that a configuration names; it has said what is wrong with it as far as it knows unread.
+
+    Raises
+    ------
+    ConfigError, DataError
+        When it refuses its settings, or there is nothing to read or to ask for.
+    """
+    source = built(cfg.source)
+    check = getattr(source, "check", None)
+    if check is not None:
+        check()
+    return source
+
+
+def window_of(section: WindowSection) -> Window:
+    """The window a configuration describes."""
+    return Window(Frequency.parse(section.freq), section.context_length, section.prediction_length)
+
+
+def check_step(source: Any, window: Window) -> None:
+    """Refuse a source whose rows are coarser than the bins they are averaged into.
+
+    Raises
+    ------
+    ConfigError
+        Naming both.
+    """
+    step = getattr(source, "step", None)
+    if step is not None and step > window.frequency.step:
+        raise ConfigError(
+            f"source.step: {step} s is coarser than the bins of {window.frequency.name} (window.freq), so "
+            f"that most would stay empty; at most {window.frequency.step} s"
+        )
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, interpolations resolved.
+
+    Raises
+    ------
+    ConfigError
+        When a value is missing, an interpolation leads nowhere, or a ``_target_`` is none that may be named.
+    """
+    _check_secrets(cfg)
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    source = cfg.get("source") or {}  # not every verb has one
+    if missing == ["source.path"] or ("path" in source and not missing and source["path"] is None):
+        raise ConfigError(NO_SOURCE)
+    if missing:
+        raise ConfigError(f"no value for {', '.join(missing)}; give it on the command line: {missing[0]}=...")
+    try:
+        content = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    assert isinstance(content, dict)
+    check_names(content)
+    return {str(key): value for key, value in content.items()}
+
+
+def recorded(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as an artifact keeps it: plain, but what the source takes from elsewhere only named.
+
+    A value like ``${oc.env:TOKEN}`` may be a secret.
+    """
+    written = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(written, dict)
+    found: dict[str, Any] = named_only(plain(cfg), written)
+    return found | {"source": written["source"]}
+
+
+def _check_secrets(cfg: DictConfig) -> None:
+    try:
+        check_content(OmegaConf.to_container(cfg, resolve=False))
+    except ConfigError:
+        # It came out of a file, and Hydra has kept a copy already.
+        if HydraConfig.initialized() and (folder := HydraConfig.get().output_subdir) is not None:
+            forget(Path(HydraConfig.get().runtime.output_dir) / folder)
+        raise

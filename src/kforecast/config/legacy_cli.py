@@ -1,0 +1,303 @@
+"""Kapacity's flags and its train-config.yaml, turned into an ordinary Hydra layer (contracts 1 and 2).
+
+This is the only file that knows either. Flags become overrides; the file becomes the option ``from_file`` of
+the config group ``train_config``. Both stand before the user's own overrides, which therefore win.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from kforecast.config.overrides import _insert, literal, quote
+from kforecast.errors import ConfigError
+from kforecast.metrics.spec import Targets
+from kforecast.validation import short, validate
+from kforecast.window import canonical_frequency
+
+FLAGS = {
+    "--config-file": "the train-config.yaml: targets, window and hyper-parameters",
+    "--dataset-file": "training data as CSV, .csv.gz or Parquet; taken before a metrics server",
+    "--metrics-server-addr": "HOST:PORT of the gRPC metrics provider",
+    "--model-save-path": "directory for the artifact; created if missing",
+    "--dataloader-num-workers": "worker processes of the data loader (0)",
+}
+
+
+def _not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is a truth value, not a number")
+    return value
+
+
+# YAML 1.1 reads 1e-3 as text, so that numbers in text are taken; true and false are not 1 and 0.
+Int = Annotated[int, BeforeValidator(_not_bool), Field(ge=1)]
+Float = Annotated[float, BeforeValidator(_not_bool), Field(gt=0, allow_inf_nan=False)]
+
+
+class _Words(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class HyperParams(_Words):
+    """``hyperParams``; the values of what is absent are those of Kapacity's script."""
+
+    learningRate: Float = 0.001  # noqa: N815
+    epochs: Int = 100
+    batchSize: Int = 32  # noqa: N815
+
+
+class TrainConfigFile(_Words):
+    """The whole train-config.yaml, both generations."""
+
+    targets: Targets = []
+    freq: Annotated[str, AfterValidator(canonical_frequency)]
+    predictionLength: Annotated[Int, Field(le=10_000)]  # noqa: N815
+    contextLength: Annotated[Int, Field(le=10_000)]  # noqa: N815
+    hyperParams: HyperParams = HyperParams()  # noqa: N815
+
+
+# A file of ten thousand targets has some 5 MB and 300,000 values.
+_MOST_BYTES = 16 * 2**20
+_MOST_VALUES = 2_000_000
+_MOST_BITS = 1024
+
+# The sections of our own tree that each verb takes from the config file.
+SECTIONS = {
+    "train": ("window", "data", "optimizer", "trainer", "source"),
+    "fetch": ("window", "source"),
+    "forecast": ("source",),
+    "evaluate": ("source",),
+    "serve_metrics": ("serve",),
+}
+
+
+def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS), verb: str = "train") -> list[str]:
+    """Turn a command line with our flags into one that is all Hydra's.
+
+    Parameters
+    ----------
+    arguments:
+        As typed, without the program's name.
+    flags:
+        Those of :data:`FLAGS` that the verb takes.
+    verb:
+        Its primary config's name: one of :data:`SECTIONS`.
+
+    Raises
+    ------
+    ConfigError
+        When a flag has no value or the config file is not right.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in flags:
+        parser.add_argument(flag)
+    try:
+        given, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from error
+    # argparse makes an empty list of the value "--".
+    values = {name: "--" if value == [] else value for name, value in vars(given).items()}
+    given = argparse.Namespace(**{flag[2:].replace("-", "_"): None for flag in FLAGS} | values)
+    overrides = []
+    if given.config_file is not None:
+        content = read_train_config(Path(given.config_file))
+        chosen = [argument.partition("=")[2] for argument in rest if argument.startswith("source=")]
+        from_server = given.metrics_server_addr is not None and given.dataset_file is None
+        with_targets = (chosen or ["kapacity" if from_server else ""])[-1] == "kapacity"
+        tree = file_tree(content)
+        layer = {name: tree[name] for name in SECTIONS[verb] if name != "source" or with_targets}
+        group = next((argument for argument in rest if argument.startswith("window=")), None)
+        if group is not None and "window" in SECTIONS[verb]:
+            print(
+                f"warning: {group} is without effect: {given.config_file} sets the whole window; change "
+                "window.freq, window.context_length and window.prediction_length instead",
+                file=sys.stderr,
+            )
+        model = next((argument for argument in reversed(rest) if argument.startswith("model=")), None)
+        if content.hyperParams.model_fields_set and model not in (None, "model=fcnet") and verb == "train":
+            print(
+                f"warning: the hyperParams of {given.config_file} are Fcnet's; {model} has a recipe of its "
+                "own: change optimizer.lr, trainer.max_epochs and data.batch_size instead",
+                file=sys.stderr,
+            )
+        ConfigStore.instance().store(
+            group="train_config", name="from_file", node=layer, package="_global_", provider=given.config_file
+        )
+        overrides.append("train_config=from_file")
+    if given.dataset_file is not None:
+        overrides += ["source=csv", f"source.path={quote(given.dataset_file)}"]
+    elif given.metrics_server_addr is not None:
+        overrides += ["source=kapacity", f"source.address={quote(given.metrics_server_addr)}"]
+    if given.model_save_path is not None:
+        overrides.append(f"artifact_dir={quote(given.model_save_path)}")
+    if given.dataloader_num_workers is not None:
+        overrides.append(f"data.num_workers={quote(given.dataloader_num_workers, number=True)}")
+    return _insert(rest, overrides)
+
+
+def without_flags(line: str) -> str:
+    """A line to complete, without what Hydra's completion would stumble over: our flags and half a flag."""
+    line = re.sub(rf"\s(?:{'|'.join(FLAGS)})(?:=\S*|\s+\S+)?(?=\s|$)", "", line)
+    return re.sub(r"\s-\S*$", " ", line)
+
+
+def flags_for_hydra(arguments: list[str]) -> list[str]:
+    """The flags that a composed configuration cannot stand for, as typed: where its files are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config-file")
+    parser.add_argument("--repeat")
+    parser.add_argument("--config-path", "-cp")
+    parser.add_argument("--config-name", "-cn")
+    parser.add_argument("--config-dir", "-cd")
+    given = vars(parser.parse_known_args(arguments)[0])
+    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
+
+
+def read_train_config(path: Path) -> TrainConfigFile:
+    """Read and validate a train-config.yaml.
+
+    Raises
+    ------
+    ConfigError
+        Everything that is wrong with it, with the path of each field.
+    """
+    try:
+        content = _parse(_text_of(path))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such config file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {_yaml_problem(error)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not YAML that can be read: it is nested too deeply") from error
+    except (ValueError, OverflowError) as error:  # the reader's own, of "\U99999999"
+        raise ConfigError(f"{path}: not YAML: {short(str(error))}") from error
+    if content is None:
+        raise ConfigError(f"{path}: the file is empty; freq, predictionLength and contextLength are needed")
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: not a mapping of keys to values but a {type(content).__name__}")
+    # An absent block is written as a bare "hyperParams:" too.
+    return validate(TrainConfigFile, {k: v for k, v in content.items() if v is not None}, str(path))
+
+
+def _text_of(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ConfigError(f"{path}: too large for a config file: more than {_MOST_BYTES // 2**20} MiB")
+    return content.decode("utf-8")
+
+
+def _parse(text: str) -> Any:
+    """Plain values from YAML; raises YAMLError for what is none, RecursionError for what is too deep."""
+    loader = _UniqueKeyLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_aliases(node)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_aliases(document: yaml.Node) -> None:
+    """Refuse aliases that lead into themselves, or that stand for too much: copies of copies of copies."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        known = sizes.get(id(node))
+        if known == 0:  # we are inside it
+            raise yaml.constructor.ConstructorError(
+                None, None, "an alias stands inside of what it stands for", node.start_mark
+            )
+        if known is None:
+            sizes[id(node)] = 0
+            inside = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts = [part for entry in inside for part in (entry if isinstance(entry, tuple) else (entry,))]
+            known = sizes[id(node)] = 1 + sum(map(size, parts))
+        if known > _MOST_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"aliases make more than {_MOST_VALUES:,} values of it", node.start_mark
+            )
+        return known
+
+    size(document)
+
+
+def file_tree(content: TrainConfigFile) -> dict[str, dict[str, Any]]:
+    """The file in our own tree, by section: the one table from its names to ours.
+
+    The targets stay in the user's words.
+    """
+    hyper = content.hyperParams
+    targets = [target.model_dump(exclude_none=True, exclude_unset=True) for target in content.targets]
+    return {
+        "window": {
+            "freq": content.freq,
+            "context_length": content.contextLength,
+            "prediction_length": content.predictionLength,
+        },
+        "data": {"batch_size": hyper.batchSize},
+        "optimizer": {"lr": hyper.learningRate},
+        "trainer": {"max_epochs": hyper.epochs},
+        "source": {"targets": _escape(targets)},
+        "serve": {"targets": _escape(targets)},
+    }
+
+
+def _escape(value: Any) -> Any:
+    if isinstance(value, str):
+        return literal(value)
+    if isinstance(value, list):
+        return [_escape(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _escape(item) for key, item in value.items()}
+    return value
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"line {mark.line + 1}: {problem}" if mark is not None else problem
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that does not let a second value of a key silently win, and says what is no value."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, OverflowError) as error:
+            # A date like 2024-99-99, a number of too many digits, a tag that does not fit its value.
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{short(node.value)} is not of the type {kind}", node.start_mark
+            ) from error
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{short(node.value)} is too large a number", node.start_mark
+            )
+        return value
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (str, int, float)) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            if isinstance(key, (str, int, float)):
+                seen.add(key)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,448 @@
+"""What the figures of an evaluation show; how they look is in :mod:`kforecast.pages.drawing`."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from kforecast.evaluation.capacity import Simulation
+from kforecast.evaluation.scoreboard import HEADROOMS, ORDER_LEVELS, Scoreboard, quantile_policy
+from kforecast.evaluation.scores import mean_of_known, overall, ratio
+from kforecast.evaluation.skill import aged_at
+from kforecast.intervals import LEVELS
+from kforecast.models.naive import LAST_VALUE
+from kforecast.pages.drawing import (
+    BAD,
+    BAND,
+    BASELINE,
+    FULL,
+    HALF,
+    INK,
+    LINE,
+    MODEL,
+    MUTED,
+    ON_MODEL,
+    OTHER,
+    PERCENT,
+    SECOND,
+    SHADE,
+    WIDE,
+    WIDE_BAND,
+    canvas,
+    date_axis,
+    duration,
+    from_zero,
+    largest,
+    legend,
+    line,
+    percent,
+    style,
+)
+
+# In the order of the page.
+NAMES = ("forecasts", "steps", "baselines", "replicas", "cost", "calibration", "age")
+
+_DRAWN_SECONDS = 3 * 86_400
+_FEWEST_BINS, _MOST_BINS = 48, 432
+_FEWEST_ORIGINS = 24
+_LONGEST_NAME = 64
+# Curves are cut off at so many times what matters, or one bad forecaster would flatten all others.
+_CUT = 4.0
+
+
+class Drawn(NamedTuple):
+    """A series that is drawn, and which one it is."""
+
+    row: int
+    place: str
+    wape: float
+
+
+def figures(board: Scoreboard) -> dict[str, Figure]:
+    """Draw a scoreboard: those of :data:`NAMES` that there is something to show of."""
+    with style():
+        drawn = {
+            "forecasts": _forecasts(board),
+            "steps": _steps(board),
+            "baselines": _baselines(board),
+            "replicas": _replicas(board),
+            "cost": _cost(board),
+            "calibration": _calibration(board),
+            "age": _age(board),
+        }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def notable(board: Scoreboard) -> list[Drawn]:
+    """The best, the median and the worst series by WAPE; fewer where there are fewer.
+
+    Series with few targets are passed over, see :func:`often_seen`.
+    """
+    rows, wape = board.backtest.scored_series, board.series_scores()["wape"].to_numpy()
+    often = often_seen(board)
+    candidates = np.flatnonzero(often & ~np.isnan(wape))
+    if not len(candidates):
+        candidates = np.flatnonzero(often)[:1]
+    order = candidates[np.argsort(wape[candidates], kind="stable")]
+    places = {"best": 0, "median": len(order) // 2, "worst": len(order) - 1}
+    if len(order) < len(places):
+        places = dict(zip(("best", "worst") if len(order) == 2 else ("",), range(2), strict=False))
+    return [Drawn(int(rows[order[at]]), place, float(wape[order[at]])) for place, at in places.items()]
+
+
+def often_seen(board: Scoreboard) -> np.ndarray:
+    """Which scored series have so many targets that they are the best or the worst by more than chance."""
+    targets = board.series_scores()["targets"].to_numpy()
+    often: np.ndarray = targets * 4 >= np.median(targets)
+    return often
+
+
+def middle(board: Scoreboard) -> Drawn:
+    """The median series by WAPE; of two the worst."""
+    found = notable(board)
+    return found[len(found) // 2]
+
+
+def model_policy(board: Scoreboard) -> str:
+    """What is ordered by the judged model: for its quantile where it has intervals."""
+    named = quantile_policy(board.backtest.model, board.orders.settings)
+    return named if named in board.orders.simulation.replicas else board.backtest.model
+
+
+def short_name(board: Scoreboard, row: int) -> str:
+    """A series' name in one line, its middle left out where it is long."""
+    name = " ".join(board.backtest.panel.series[row])
+    name = " ".join("".join(sign if sign.isprintable() else " " for sign in name).split())
+    if len(name) <= _LONGEST_NAME:
+        return name
+    half = (_LONGEST_NAME - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
+
+
+def _forecasts(board: Scoreboard) -> Figure:
+    found, panel = board.backtest, board.backtest.panel
+    drawn = notable(board)
+    figure, axes = canvas(FULL, 0.35 + 2.0 * len(drawn), len(drawn), top=0.58, bottom=0.36, between=0.58)
+    bands = _bands(found.levels)
+    for axis, series in zip(axes[:, 0], drawn, strict=True):
+        first, stop = _shown(board, series.row)
+        span = np.arange(first, stop)
+        actual = np.where(panel.observed[series.row, span], panel.values[series.row, span], np.nan)
+        grid, forecast, quantiles = _last_steps(board, series.row, first, stop)
+        for low, high, label, colour in bands:
+            axis.fill_between(
+                _times(board, grid), quantiles[:, low], quantiles[:, high], color=colour, lw=0, label=label
+            )
+        line(axis, _times(board, span), actual, INK, "actual", width=1.1)
+        label = f"forecast made {duration(found.horizon * panel.frequency.step)} ahead"
+        line(axis, _times(board, grid), forecast, MODEL, label, width=1.3)
+        place = f"{series.place}: " if series.place else ""
+        axis.set_title(f"{place}{short_name(board, series.row)}, WAPE {percent(series.wape)}")
+        # Not so far that a wide interval flattens what it is about.
+        peak = largest(actual, forecast)
+        from_zero(axis, peak, largest(*quantiles.T), cut=1.7)
+        date_axis(axis, *_times(board, np.array([first, stop])))
+    legend(figure, axes[0, 0], reverse=True)
+    return figure
+
+
+def _steps(board: Scoreboard) -> Figure | None:
+    found = board.backtest
+    if found.horizon == 1:
+        return None
+    steps = np.arange(1, found.horizon + 1)
+    wape = {name: board.step_scores(name)["wape"].to_numpy() for name in found.forecasts}
+    wape = {name: values for name, values in wape.items() if np.isfinite(values).any()}
+    if found.model not in wape:
+        return None
+    rows = -(-len(wape) // 2)
+    figure, axes = canvas(HALF, 2.7 + LINE * rows, bottom=0.5 + LINE * rows)
+    axis = axes[0, 0]
+    styles = _styles(board)
+    beside = [found.model, board.skill.best_baseline]
+    most = _CUT * largest(*(wape[name] for name in beside if name in wape))
+    for name, values in wape.items():
+        colour, dashes, width = styles[name]
+        off = "" if np.nanmin(values) <= most else f" ({percent(np.nanmin(values), 0)} and more)"
+        line(axis, steps, values, colour, name + off, width, dashes, marker=found.horizon <= 30)
+    axis.set_title("WAPE by step of the horizon")
+    axis.set_xlabel(f"step (of {duration(found.panel.frequency.step)})")
+    axis.set_xticks(np.unique(np.linspace(1, found.horizon, 8).round()))
+    axis.set_xlim(1 - 0.03 * found.horizon, found.horizon * 1.03)
+    from_zero(axis, min(most, largest(*wape.values())), form="percent")
+    legend(figure, axis, below=rows)
+    return figure
+
+
+def _baselines(board: Scoreboard) -> Figure | None:
+    found = board.backtest
+    wape = {name: overall(board.scores, name)["wape"] for name in found.forecasts}
+    order = sorted((name for name in wape if np.isfinite(wape[name])), key=wape.__getitem__)
+    if len(order) < 2:
+        return None
+    figure, axes = canvas(HALF, 0.5 + 0.4 * len(order), left=0.2 + 0.076 * max(map(len, order)), top=0.34)
+    axis, styles = axes[0, 0], _styles(board)
+    models = list(found.forecasts)[: found.models]
+    at = np.arange(len(order))
+    values = np.array([wape[name] for name in order])
+    colours = [styles[name][0] if name in models else SHADE for name in order]
+    axis.barh(at, values, height=0.62, color=colours)
+    for place, value, name in zip(at, values, order, strict=True):
+        weight = "bold" if name == found.model else "normal"
+        axis.annotate(
+            percent(value), (value, place), (5, 0), textcoords="offset points", va="center", weight=weight
+        )
+    axis.set_yticks(at, order)
+    for label, name in zip(axis.get_yticklabels(), order, strict=True):
+        label.set(color=INK, size=8.5, weight="bold" if name == found.model else "normal")
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1.18 * max(values.max(), 1e-9))
+    axis.set_xticks([])
+    axis.grid(visible=False)
+    axis.spines["bottom"].set_visible(False)
+    axis.set_title("WAPE over all series and steps, best first")
+    return figure
+
+
+def _replicas(board: Scoreboard) -> Figure | None:
+    found, orders = board.backtest, board.orders
+    series = middle(board)
+    first, stop = _shown(board, series.row)
+    inside = slice(first - found.begin, stop - found.begin)
+    policy = model_policy(board)
+    load = orders.timeline.load[series.row, inside] / orders.timeline.per_replica[series.row]
+    count = {
+        name: _counts(orders.simulation, name, series.row)[inside] for name in ("perfect", "reactive", policy)
+    }
+    if not np.isfinite(count[policy]).any():
+        return None
+    figure, axes = canvas(FULL, 2.75, top=0.58, bottom=0.36)
+    axis = axes[0, 0]
+    edges = _times(board, np.repeat(np.arange(first, stop + 1), 2)[1:-1])
+    both = {name: np.repeat(values, 2) for name, values in count.items()}
+    needed = np.repeat(load, 2)
+    axis.fill_between(edges, 0, both["perfect"], color=SHADE, lw=0, label="perfect: knows the load")
+    short = needed > both[policy]
+    label = "not served by the model"
+    axis.fill_between(edges, both[policy], needed, where=short, color=BAD, alpha=0.55, lw=0, label=label)
+    line(axis, edges, needed, INK, "load, in replicas", width=0.9)
+    line(axis, edges, both["reactive"], OTHER, "reactive: orders for the last value", 1.1, (3, 1.5))
+    line(axis, edges, both[policy], MODEL, policy, width=1.4)
+    place = f"{series.place} series by WAPE: " if series.place else ""
+    axis.set_title(f"{place}{short_name(board, series.row)}")
+    from_zero(axis, largest(needed, *both.values()), form="whole")
+    date_axis(axis, *_times(board, np.array([first, stop])))
+    legend(figure, axis)
+    return figure
+
+
+def _cost(board: Scoreboard) -> Figure | None:
+    orders, model = board.orders, board.backtest.model
+    if not orders.any:
+        return None
+    with_levels = bool(len(orders.by_quantile))
+    best_baseline = board.skill.best_baseline
+    curves = {name: orders.by_headroom[name] for name in dict.fromkeys((model, best_baseline, LAST_VALUE))}
+    looks = {best_baseline: (BASELINE, (), 1.4), LAST_VALUE: (OTHER, (3, 1.5), 1.4), model: (MODEL, (), 1.8)}
+    lines = max(len(curves), 2)
+    width = FULL if with_levels else HALF
+    figure, axes = canvas(width, 2.75 + LINE * lines, 1, 1 + with_levels, bottom=0.5 + LINE * lines)
+    axis = axes[0, 0]
+    lowest = {name: float(curve.min()) for name, curve in curves.items()}
+    for name, curve in curves.items():
+        colour, dashes, thickness = looks[name]
+        known_as = "reactive (last value)" if name == LAST_VALUE else name
+        headroom = orders.best_headroom(name)
+        label = f"{known_as}: cheapest at {percent(headroom, 0)}, {lowest[name]:,.0f}"
+        line(axis, np.array(HEADROOMS), curve, colour, label, thickness, dashes)
+        axis.plot(headroom, lowest[name], "o", color=colour, ms=5.5, zorder=4)
+    most = max(2.5 * lowest[model], 1.3 * max(lowest.values()))
+    from_zero(axis, min(most, largest(*curves.values())))
+    # Not far beyond where all are cut off.
+    below = np.flatnonzero(np.min([*curves.values()], axis=0) <= most)
+    axis.set_xlim(-0.01, HEADROOMS[min(int(below[-1]) + 1, len(HEADROOMS) - 1)] + 0.01)
+    axis.set_title("Cost by headroom added to the forecast")
+    axis.set_xlabel("headroom")
+    axis.xaxis.set_major_formatter(PERCENT)
+    legend(figure, axis, below=lines, columns=1)
+    if with_levels:
+        _cost_by_level(figure, axes[0, 1], board, lines)
+    return figure
+
+
+def _cost_by_level(figure: Figure, axis: Axes, board: Scoreboard, lines: int) -> None:
+    orders = board.orders
+    cheapest, newsvendor = orders.best_level, orders.settings.best_quantile
+    lowest = float(orders.by_quantile.min())
+    # Evenly spread: what happens between 0.9 and 0.99 is what matters.
+    at = np.arange(len(ORDER_LEVELS), dtype=np.float64)
+    label = f"{board.backtest.model}: cheapest at {cheapest:g}, {lowest:,.0f}"
+    line(axis, at, orders.by_quantile, MODEL, label, width=1.8)
+    axis.plot(int(np.argmin(orders.by_quantile)), lowest, "o", color=MODEL, ms=5.5, zorder=4)
+    if ORDER_LEVELS[0] <= newsvendor <= ORDER_LEVELS[-1]:
+        place = float(np.interp(newsvendor, ORDER_LEVELS, at))
+        label = f"what the costs say (newsvendor): {newsvendor:.3g}"
+        axis.axvline(place, color=INK, lw=1.0, dashes=(3, 2), label=label)
+    axis.set_title("Cost by quantile ordered for, without headroom")
+    axis.set_xlabel("quantile of the load")
+    axis.set_xticks(at, [f"{level:g}" for level in ORDER_LEVELS])
+    axis.set_xlim(-0.2, len(at) - 0.8)
+    from_zero(axis, min(largest(orders.by_quantile), 2.5 * lowest))
+    legend(figure, axis, below=lines, columns=1)
+
+
+def _calibration(board: Scoreboard) -> Figure | None:
+    found = board.backtest
+    if not found.levels:
+        return None
+    shares = reached(board)
+    coverages = {float(name): share for name, share in board.coverages().items() if np.isfinite(share)}
+    figure, axes = canvas(WIDE, 3.2, 1, 1 + bool(coverages), top=0.34, bottom=0.52, widths=(1.05, 1))
+    axis = axes[0, 0]
+    line(axis, np.array([0.0, 1.0]), np.array([0.0, 1.0]), MUTED, "", 1.0, (3, 2))
+    line(axis, np.array(LEVELS), shares, MODEL, "", 1.6, marker=True)
+    axis.set_title("Actual values at or below each quantile")
+    axis.set_xlabel("level of the quantile")
+    axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=np.arange(0, 1.01, 0.2))
+    axis.set_yticks(np.arange(0, 1.01, 0.2))
+    for both in (axis.xaxis, axis.yaxis):
+        both.set_major_formatter(PERCENT)
+    axis.text(1, 0.03, "dashed: as it should be", ha="right", color=MUTED)
+    if coverages:
+        _coverages(axes[0, 1], coverages)
+    return figure
+
+
+def _coverages(axis: Axes, coverages: dict[float, float]) -> None:
+    nominal = np.array(sorted(coverages))
+    actual = np.array([coverages[share] for share in nominal])
+    at = np.arange(len(nominal))
+    axis.barh(at - 0.17, nominal / 100, height=0.3, color=SHADE)
+    axis.barh(at + 0.17, actual, height=0.3, color=MODEL)
+    for place, share, value in zip(at, nominal, actual, strict=True):
+        for offset, text, colour in (
+            (-0.17, f"nominal {share:g} %", INK),
+            (0.17, f"actual {percent(value)}", ON_MODEL),
+        ):
+            inside = offset < 0 or value > 0.4
+            axis.annotate(
+                text,
+                (0 if inside else value, place + offset),
+                (5, -0.5),
+                textcoords="offset points",
+                va="center",
+                size=8,
+                color=colour if inside else INK,
+            )
+    axis.set_title("Actual values inside each interval")
+    axis.set_yticks([])
+    axis.set_ylim(len(at) - 0.45, -0.55)
+    axis.set_xlim(0, 1)
+    axis.xaxis.set_major_formatter(PERCENT)
+    axis.grid(visible=False, axis="y")
+    axis.grid(visible=True, axis="x")
+
+
+def reached(board: Scoreboard) -> np.ndarray:
+    """Share of actual values at or below the quantile of each of the kept levels: mean over series."""
+    found = board.backtest
+    count = np.bincount(found.series, found.observed.sum(axis=1), found.panel.num_series)
+    shares = []
+    # One level at a time: all of them at once take much memory in a long backtest.
+    for level in LEVELS:
+        below = (found.actual <= found.quantiles_at([level])[..., 0]).sum(axis=1)
+        shares.append(mean_of_known(ratio(np.bincount(found.series, below, len(count)), count)))
+    return np.array(shares, dtype=np.float64)
+
+
+def _age(board: Scoreboard) -> Figure | None:
+    ages = board.ages
+    if len(ages) < 2 or not np.isfinite(ages["wape"]).any():
+        return None
+    unit, seconds = ("days", 86_400) if ages["age"].abs().max() >= 2 * 86_400 else ("hours", 3600)
+    figure, axes = canvas(WIDE, 2.9, bottom=0.5 + LINE)
+    axis = axes[0, 0]
+    age = ages["age"].to_numpy() / seconds
+    model, baseline = ages["wape"].to_numpy(), ages["baseline_wape"].to_numpy()
+    line(axis, age, model, MODEL, board.backtest.model, 1.8, marker=True)
+    line(axis, age, baseline, BASELINE, board.skill.best_baseline, 1.4, marker=True)
+    when = aged_at(ages)
+    if when is not None:
+        label = "aged: a tenth worse than when younger"
+        axis.axvline(when / seconds, color=BAD, lw=1.2, dashes=(3, 2), label=label)
+    known = board.age_known
+    axis.set_title("WAPE by age of the model" if known else "WAPE by time into the judged span")
+    axis.set_xlabel(f"{unit} after the {'end of the training data' if known else 'begin of the judged span'}")
+    axis.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    from_zero(axis, largest(model, baseline), form="percent")
+    legend(figure, axis, below=1, columns=3)
+    return figure
+
+
+def _styles(board: Scoreboard) -> dict[str, tuple[str, tuple[float, ...], float]]:
+    """Colour, dashes and width of every forecaster."""
+    found, best = board.backtest, board.skill.best_baseline
+    left = iter([(OTHER, ()), (MUTED, ()), (OTHER, (4.0, 2.0)), (MUTED, (4.0, 2.0)), (OTHER, (1.2, 1.5))])
+    styles: dict[str, tuple[str, tuple[float, ...], float]] = {}
+    for number, name in enumerate(found.forecasts):
+        if number < found.models:
+            styles[name] = (MODEL, (), 2.0) if number == 0 else (SECOND, (), 1.4)
+        else:
+            styles[name] = (BASELINE, (), 1.6) if name == best else (*next(left, (MUTED, (1.0, 1.0))), 1.2)
+    return styles
+
+
+def _times(board: Scoreboard, bins: np.ndarray) -> np.ndarray:
+    panel = board.backtest.panel
+    seconds: np.ndarray = panel.start + bins * panel.frequency.step
+    return seconds.astype("datetime64[s]")
+
+
+def _shown(board: Scoreboard, row: int) -> tuple[int, int]:
+    """The bins of a series that are drawn: the newest of the judged span, or where it last had traffic."""
+    found, panel = board.backtest, board.backtest.panel
+    bins = max(_DRAWN_SECONDS // panel.frequency.step, _FEWEST_ORIGINS * found.stride, _FEWEST_BINS)
+    bins = min(max(min(bins, _MOST_BINS), 3 * found.horizon), found.stop - found.begin)
+    seen = np.cumsum(panel.observed[row, found.begin : found.stop])
+    within = seen[bins - 1 :] - np.r_[0, seen[:-bins]]
+    stop = found.begin + bins + int(np.flatnonzero(2 * within >= within.max())[-1])
+    return stop - bins, stop
+
+
+def _last_steps(
+    board: Scoreboard, row: int, first: int, stop: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bins, the forecasts of them made the whole horizon before, and their quantiles; NaN where none is."""
+    found = board.backtest
+    begin, end = np.searchsorted(found.series, [row, row + 1])
+    target = found.origin[begin:end] + found.horizon - 1
+    inside = (target >= first) & (target < stop)
+    target, windows = target[inside], np.arange(begin, end)[inside]
+    # One place for each origin that there could be, so that a missing one is a gap.
+    offset = (found.begin + found.horizon - 1 - first) % found.stride
+    grid = np.arange(first + offset, stop, found.stride)
+    at = (target - grid[0]) // found.stride if len(grid) else target
+    forecast = np.full(len(grid), np.nan)
+    quantiles = np.full((len(grid), len(found.levels)), np.nan)
+    forecast[at] = found.forecasts[found.model][windows, -1]
+    if found.levels:
+        quantiles[at] = found.quantiles[windows, -1]
+    return grid, forecast, quantiles
+
+
+def _bands(levels: Sequence[float]) -> list[tuple[int, int, str, str]]:
+    """Positions of the bounds of the intervals of 95 % and 80 %, as far as they are judged, widest first."""
+    at = {round(level, 6): number for number, level in enumerate(levels)}
+    bounds = [(0.025, 0.975, "95 % interval", WIDE_BAND), (0.1, 0.9, "80 % interval", BAND)]
+    return [
+        (at[low], at[high], label, colour) for low, high, label, colour in bounds if low in at and high in at
+    ]
+
+
+def _counts(simulation: Simulation, policy: str, row: int) -> np.ndarray:
+    """Replicas in force, NaN where no order is."""
+    count = simulation.replicas[policy][row]
+    return np.where(count >= 0, count.astype(np.float64), np.nan)
