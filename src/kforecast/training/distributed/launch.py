@@ -34,7 +34,7 @@ def train_in_processes(
         With the exit code of a run that failed.
     """
     command_line = _command_line(cfg, run_dir, artifact_dir, anew)
-    code = start(cfg.trainer.devices, "kforecast.commands.train", command_line)
+    code = start(cfg.trainer.devices, "kforecast.training.train", command_line)
     result = read_result(run_dir)
     if result["status"] == "running":
         result = {"status": "failed", "error": f"ended with exit code {code}"}
