@@ -9,7 +9,7 @@ from conftest import tensors_of
 from kforecast.data.calendar import Calendar
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import Panel
-from kforecast.data.split import split_windows
+from kforecast.data.split import SplitSettings, split_windows
 from kforecast.errors import DataError
 from kforecast.window import Frequency, Window
 
@@ -79,7 +79,7 @@ def test_without_a_validation_part_there_is_no_loader():
 
 def test_the_split_is_made_with_the_settings_unless_it_is_given():
     panel, window = _panel(), Window(HOUR, 5, 3)
-    made = split_windows(panel, window, **(SPLIT | {"test": 0.2, "skip_newest_window": True}))
+    made = split_windows(panel, window, SplitSettings(**SPLIT | {"test": 0.2, "skip_newest_window": True}))
     settings = {"test": 0.2, "skip_newest_window": True}
     np.testing.assert_array_equal(_module(panel, **settings).split.train, made.train)
     assert _module(panel, **settings, split=made).split is made

@@ -1,13 +1,17 @@
 """Which windows are used and for what, against a loop over every origin."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from kforecast.config.conf_dir import CONF_DIR
 from kforecast.data.panel import Panel
-from kforecast.data.split import cells_between, split_windows
+from kforecast.data.split import SplitSettings, cells_between, split_windows
 from kforecast.errors import DataError
 from kforecast.window import Frequency, Window
 
@@ -89,9 +93,9 @@ def test_the_split_is_that_of_a_loop_over_all_origins(case):
 
     if not expected["train"] or any(settings[part] and not expected[part] for part in ("validation", "test")):
         with pytest.raises(DataError, match="no window"):
-            split_windows(panel, window, **settings)
+            split_windows(panel, window, SplitSettings(**settings))
         return
-    split = split_windows(panel, window, **settings)
+    split = split_windows(panel, window, SplitSettings(**settings))
     for part, cells in expected.items():
         found = np.asarray(getattr(split, part))
         assert len(getattr(split, part)) == len(found)
@@ -110,7 +114,7 @@ def test_the_split_is_that_of_a_loop_over_all_origins(case):
 def test_parts_are_disjoint_and_in_the_order_of_time(case):
     panel, window, settings = case
     try:
-        split = split_windows(panel, window, **settings)
+        split = split_windows(panel, window, SplitSettings(**settings))
     except DataError:
         return
     newest = -1
@@ -129,16 +133,25 @@ def test_parts_are_disjoint_and_in_the_order_of_time(case):
         assert newest < panel.num_bins - window.length
 
 
+def test_the_defaults_are_those_of_the_configuration():
+    configured = yaml.safe_load((CONF_DIR / "data" / "windows.yaml").read_text("utf-8"))
+    assert asdict(SplitSettings()) == {name: configured[name] for name in asdict(SplitSettings())}
+
+
 def test_what_stands_where_nothing_was_observed_is_no_traffic():
     values, observed = np.full((1, 6), 5.0), np.ones((1, 6))
     values[0, :2], observed[0, 2] = 0, 0
-    split = split_windows(_panel(values, observed), Window(HOUR, 3, 1), validation=0, test=0, max_missing=0.5)
+    split = split_windows(
+        _panel(values, observed), Window(HOUR, 3, 1), SplitSettings(validation=0, test=0, max_missing=0.5)
+    )
     assert np.asarray(split.train).tolist() == [4, 5]
     assert split.unused == {"with a context of zeros": 1}
 
 
 def test_without_gaps_every_window_is_used_up_to_the_last_bin():
-    split = split_windows(_full(12, series=2), Window(HOUR, 3, 2), validation=0, test=0, max_missing=0)
+    split = split_windows(
+        _full(12, series=2), Window(HOUR, 3, 2), SplitSettings(validation=0, test=0, max_missing=0)
+    )
     assert np.asarray(split.train).tolist() == [*range(3, 11), *range(15, 23)]
     assert not split.unused
 
@@ -146,25 +159,29 @@ def test_without_gaps_every_window_is_used_up_to_the_last_bin():
 def test_skipping_the_newest_window_leaves_out_exactly_its_bins():
     window = Window(HOUR, 3, 2)
     settings = {"validation": 0, "test": 0, "max_missing": 0}
-    everything = split_windows(_full(20), window, **settings)
-    older = split_windows(_full(20), window, **settings, skip_newest_window=True)
+    everything = split_windows(_full(20), window, SplitSettings(**settings))
+    older = split_windows(_full(20), window, SplitSettings(**settings, skip_newest_window=True))
     assert older.end == 15
     assert (
         np.asarray(older.train).tolist()
-        == np.asarray(split_windows(_full(15), window, **settings).train).tolist()
+        == np.asarray(split_windows(_full(15), window, SplitSettings(**settings)).train).tolist()
     )
     assert {*np.asarray(everything.train)} - {*np.asarray(older.train)} == set(range(14, 19))
 
 
 def test_shares_are_of_the_time_range():
-    split = split_windows(_full(100), Window(HOUR, 5, 2), validation=0.2, test=0.1, max_missing=0)
+    split = split_windows(
+        _full(100), Window(HOUR, 5, 2), SplitSettings(validation=0.2, test=0.1, max_missing=0)
+    )
     assert (split.train_end, split.validation_end, split.end) == (70, 90, 100)
     assert np.asarray(split.validation).tolist() == list(range(70, 89))
     assert np.asarray(split.test).tolist() == list(range(90, 99))
 
 
 def test_a_part_holds_at_least_one_horizon():
-    split = split_windows(_full(40), Window(HOUR, 5, 6), validation=0.01, test=0.01, max_missing=0)
+    split = split_windows(
+        _full(40), Window(HOUR, 5, 6), SplitSettings(validation=0.01, test=0.01, max_missing=0)
+    )
     assert (split.train_end, split.validation_end, split.end) == (28, 34, 40)
     assert np.asarray(split.validation).tolist() == [28]
     assert np.asarray(split.test).tolist() == [34]
@@ -172,7 +189,9 @@ def test_a_part_holds_at_least_one_horizon():
 
 def _refusal(panel, window, **settings):
     with pytest.raises(DataError) as caught:
-        split_windows(panel, window, **({"validation": 0.1, "test": 0, "max_missing": 0.5} | settings))
+        split_windows(
+            panel, window, SplitSettings(**{"validation": 0.1, "test": 0, "max_missing": 0.5} | settings)
+        )
     return str(caught.value)
 
 
@@ -181,7 +200,8 @@ def test_too_short_a_series_is_refused_with_the_numbers():
     assert "series w0 m: 11 points at 1H, need context 7 + horizon 3 + validation 3" in message
     assert "give a longer history" in message
     assert "data.test=0" not in message
-    assert len(split_windows(_full(13), Window(HOUR, 7, 3), validation=0.1, test=0, max_missing=0).train) == 1
+    settings = SplitSettings(validation=0.1, test=0, max_missing=0)
+    assert len(split_windows(_full(13), Window(HOUR, 7, 3), settings).train) == 1
 
 
 def test_the_test_part_counts_too():

@@ -5,7 +5,7 @@ import pytest
 
 from kforecast.data.origins import Cells
 from kforecast.data.panel import CleaningReport, Panel
-from kforecast.data.split import Split, split_windows
+from kforecast.data.split import Split, SplitSettings, split_windows
 from kforecast.data.summary import data_table, summarize
 from kforecast.window import Frequency, Window
 
@@ -97,7 +97,7 @@ def test_of_many_series_the_worst_ten_and_the_total_are_shown():
     for row in range(25):
         values[row, 1 : 1 + row] = NAN  # series 24 has the most missing
     panel = _panel(values)
-    split = split_windows(panel, Window(HOUR, 2, 1), validation=0.1, test=0, max_missing=0.5)
+    split = split_windows(panel, Window(HOUR, 2, 1), SplitSettings(validation=0.1, test=0, max_missing=0.5))
     summary = summarize(panel, split)
     text = data_table(summary, panel, split)
     shown = [line.split()[0] for line in text.splitlines() if line.lstrip().startswith("shop/")]
@@ -111,7 +111,7 @@ def test_of_many_series_the_worst_ten_and_the_total_are_shown():
 
 def test_ten_series_are_all_shown_in_their_order():
     panel = _panel(np.ones((10, 40)))
-    split = split_windows(panel, Window(HOUR, 2, 1), validation=0, test=0, max_missing=0)
+    split = split_windows(panel, Window(HOUR, 2, 1), SplitSettings(validation=0, test=0, max_missing=0))
     text = data_table(summarize(panel, split), panel, split)
     assert [line.split()[0] for line in text.splitlines() if "shop/" in line] == [
         f"shop/w{i:02}" for i in range(10)
@@ -123,7 +123,7 @@ def test_many_idle_series_are_named_in_part():
     values = np.full((8, 40), NAN)
     values[0] = 1
     panel = _panel(values)
-    split = split_windows(panel, Window(HOUR, 2, 1), validation=0, test=0, max_missing=0)
+    split = split_windows(panel, Window(HOUR, 2, 1), SplitSettings(validation=0, test=0, max_missing=0))
     text = data_table(summarize(panel, split), panel, split)
     names = ", ".join(f"shop/w{row:02} qps" for row in range(1, 6))
     assert f"7 of 8 series have no train window: {names} ..." in text
@@ -132,5 +132,5 @@ def test_many_idle_series_are_named_in_part():
 @pytest.mark.parametrize("name", ["shop/[red]cart", "[/x]", ":cart:", "購物車", 'a,"b"', "a[0]"])
 def test_any_name_is_shown_as_it_is(name):
     panel = _panel(np.ones((1, 40)), [name])
-    split = split_windows(panel, Window(HOUR, 2, 1), validation=0, test=0, max_missing=0)
+    split = split_windows(panel, Window(HOUR, 2, 1), SplitSettings(validation=0, test=0, max_missing=0))
     assert name in data_table(summarize(panel, split), panel, split)

@@ -27,7 +27,7 @@ from conftest import HANG, composed, run_command, started, wait_for
 from kforecast.artifact import Artifact
 from kforecast.config.checks import built, check_train_settings, window_of
 from kforecast.data.panel import Panel
-from kforecast.data.split import split_windows
+from kforecast.data.split import SplitSettings, split_windows
 from kforecast.data.windows import WindowDataset
 from kforecast.metrics.proto import provider_pb2 as pb
 from kforecast.training.assemble import data_of, train_network
@@ -92,7 +92,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Fit | None, 
         OmegaConf.update(cfg, "callbacks.model_checkpoint.dirpath", str(folder))
         settings = check_train_settings(cfg)
         panel = Panel.from_frame(built(cfg.source).fetch(), Frequency.parse("10min"))
-        split = split_windows(panel, window_of(settings.window), **settings.data.split_arguments)
+        split = split_windows(
+            panel, window_of(settings.window), SplitSettings(**settings.data.split_arguments)
+        )
         seed_everything(settings.seed, verbose=False)
         net = built(cfg.model, window=window_of(settings.window), num_series=panel.num_series)
         data = data_of(cfg, settings, panel, split, net, None)

@@ -14,7 +14,7 @@ from kforecast.config.checks import built
 from kforecast.data.distillation import TaughtWindows
 from kforecast.data.origins import Cells
 from kforecast.data.panel import Panel
-from kforecast.data.split import split_windows
+from kforecast.data.split import SplitSettings, split_windows
 from kforecast.data.windows import WindowDataset
 from kforecast.errors import DataError
 from kforecast.models import Fcnet, Network, SeasonalMLP
@@ -159,7 +159,7 @@ def test_more_forecasts_than_fit_into_memory_are_refused(
     untrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     panel, window = Panel.from_frame(built(composed(*SOURCE).source).fetch(), HOURLY.frequency), HOURLY
-    split = split_windows(panel, window, validation=0.1, test=0.1, max_missing=0.5)
+    split = split_windows(panel, window, SplitSettings())
     teacher = Teacher.load(untrained / "teacher", window)
     assert teacher.forecasts(panel, split).shape == (len(split.train), 6)
     monkeypatch.setattr("kforecast.training.teacher._MOST_BYTES", 4 * 6 * len(split.train) - 1)

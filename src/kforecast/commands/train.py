@@ -357,10 +357,10 @@ def _shortfall(settings: TrainSettings, judged: JudgedFit, which: str = "") -> s
 
 def _split(panel: Panel, window: Window, settings: TrainSettings, run_dir: Path) -> Split:
     """Split, and say what the data looks like: on the console and in ``data_summary.csv``."""
-    from kforecast.data.split import split_windows
+    from kforecast.data.split import SplitSettings, split_windows
     from kforecast.data.summary import data_table, summarize
 
-    split = split_windows(panel, window, **settings.data.split_arguments)
+    split = split_windows(panel, window, SplitSettings(**settings.data.split_arguments))
     process = this_process()
     for part in ("train", "validation"):
         if 0 < (count := len(getattr(split, part))) < process.count:

@@ -91,7 +91,7 @@ class DataSection(_Section):
 
     @property
     def split_arguments(self) -> dict[str, Any]:
-        """Arguments of :func:`kforecast.data.split.split_windows`."""
+        """Arguments of :class:`kforecast.data.split.SplitSettings`."""
         names = ("validation", "test", "max_missing", "mask_gaps", "skip_zero_context", "skip_newest_window")
         return self.model_dump(include=set(names))
 

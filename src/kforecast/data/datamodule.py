@@ -14,7 +14,7 @@ from kforecast.data.distillation import TaughtWindows
 from kforecast.data.fill import Fill
 from kforecast.data.loader import BatchOrder, window_loader
 from kforecast.data.panel import Panel
-from kforecast.data.split import Split, split_windows
+from kforecast.data.split import Split, SplitSettings, split_windows
 from kforecast.data.windows import WindowBatch, WindowDataset
 from kforecast.errors import few
 from kforecast.window import CALENDAR_TABLE_SIZES, Lookback, Window
@@ -37,7 +37,7 @@ class ForecastDataModule(pl.LightningDataModule):
     fill, mask_gaps:
         See :class:`kforecast.data.windows.WindowDataset`.
     validation, test, max_missing, skip_zero_context, skip_newest_window:
-        See :func:`kforecast.data.split.split_windows`.
+        See :class:`kforecast.data.split.SplitSettings`.
     windows_per_epoch, validation_windows:
         Windows of an epoch, and of a validation, at most; None for all. See
         :class:`kforecast.data.loader.BatchOrder` for which.
@@ -91,9 +91,7 @@ class ForecastDataModule(pl.LightningDataModule):
             log.warning("data.timezone names workloads that the data does not have: %s", few(unknown))
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.windows_per_epoch, self.validation_windows = windows_per_epoch, validation_windows
-        self.split = split or split_windows(
-            panel,
-            window,
+        settings = SplitSettings(
             validation=validation,
             test=test,
             max_missing=max_missing,
@@ -101,6 +99,7 @@ class ForecastDataModule(pl.LightningDataModule):
             skip_zero_context=skip_zero_context,
             skip_newest_window=skip_newest_window,
         )
+        self.split = split or split_windows(panel, window, settings)
         self.windows = WindowDataset(panel, window, fill, mask_gaps, lookback, self.calendar)
         self._to_learn: Dataset[WindowBatch] = self.windows
         if taught is not None:

@@ -11,6 +11,33 @@ from kforecast.window import Window
 
 
 @dataclass(frozen=True)
+class SplitSettings:
+    """Which windows are usable and how large the held-out parts are; defaults as in ``conf/data``.
+
+    Attributes
+    ----------
+    validation, test:
+        Shares of the time range: the newest bins are test, those before them validation.
+    max_missing:
+        A window is used when at most this share of its context is unobserved.
+    mask_gaps:
+        Unobserved targets are no targets: a window without any observed one is not used.
+    skip_zero_context:
+        Leave out windows whose context is zero throughout. The network scales by the context's mean, so
+        nothing can be learned from them, and their scaled error (about 1e10) would drown all others.
+    skip_newest_window:
+        Never use the newest ``context + horizon`` bins, as Kapacity's training does.
+    """
+
+    validation: float = 0.1
+    test: float = 0.1
+    max_missing: float = 0.5
+    mask_gaps: bool = True
+    skip_zero_context: bool = True
+    skip_newest_window: bool = False
+
+
+@dataclass(frozen=True)
 class Split:
     """The windows of each part.
 
@@ -33,54 +60,30 @@ class Split:
     unused: dict[str, int]
 
 
-def split_windows(
-    panel: Panel,
-    window: Window,
-    *,
-    validation: float,
-    test: float,
-    max_missing: float,
-    mask_gaps: bool = True,
-    skip_zero_context: bool = True,
-    skip_newest_window: bool = False,
-) -> Split:
+def split_windows(panel: Panel, window: Window, settings: SplitSettings) -> Split:
     """Find the usable windows and split them by time.
-
-    Parameters
-    ----------
-    validation, test:
-        Shares of the time range: the newest bins are test, those before them validation.
-    max_missing:
-        A window is used when at most this share of its context is unobserved.
-    mask_gaps:
-        Unobserved targets are no targets: a window without any observed one is not used.
-    skip_zero_context:
-        Leave out windows whose context is zero throughout. The network scales by the context's mean, so
-        nothing can be learned from them, and their scaled error (about 1e10) would drown all others.
-    skip_newest_window:
-        Never use the newest ``context + horizon`` bins, as Kapacity's training does.
 
     Raises
     ------
     DataError
         When there is too little data, with the numbers and the smallest remedy.
     """
-    end = panel.num_bins - (window.length if skip_newest_window else 0)
+    end = panel.num_bins - (window.length if settings.skip_newest_window else 0)
     horizon = window.prediction_length
-    test_bins = max(round(test * end), horizon) if test else 0
-    validation_bins = max(round(validation * end), horizon) if validation else 0
+    test_bins = max(round(settings.test * end), horizon) if settings.test else 0
+    validation_bins = max(round(settings.validation * end), horizon) if settings.validation else 0
     validation_end = end - test_bins
     train_end = validation_end - validation_bins
     spans = {
         "train": (0, train_end),
-        "validation": (train_end, validation_end if validation else train_end),
-        "test": (validation_end, end if test else validation_end),
+        "validation": (train_end, validation_end if settings.validation else train_end),
+        "test": (validation_end, end if settings.test else validation_end),
     }
     parts: dict[str, list[Cells]] = {part: [] for part in spans}
     unused: dict[str, int] = {}
     for first, observed in blocks(panel.observed[:, : max(end, 0)]):
         values = panel.values[first : first + len(observed), : max(end, 0)]
-        usable, reasons = _usable(values, observed, window, max_missing, mask_gaps, skip_zero_context)
+        usable, reasons = _usable(values, observed, window, settings)
         for reason, number in reasons.items():
             unused[reason] = unused.get(reason, 0) + number
         for part, (begin, stop) in spans.items():
@@ -95,7 +98,7 @@ def split_windows(
         end=end,
         unused={reason: number for reason, number in unused.items() if number},
     )
-    _check_enough(panel, window, split, validation, test)
+    _check_enough(panel, window, split, settings)
     return split
 
 
@@ -118,12 +121,7 @@ def cells_between(panel: Panel, window: Window, begin: int, stop: int, stride: i
 
 
 def _usable(
-    values: np.ndarray,
-    observed: np.ndarray,
-    window: Window,
-    max_missing: float,
-    mask_gaps: bool,
-    skip_zero_context: bool,
+    values: np.ndarray, observed: np.ndarray, window: Window, settings: SplitSettings
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Usable windows as bool ``[series, origin - context_length]``, and why the others are not."""
     context, horizon = window.context_length, window.prediction_length
@@ -132,14 +130,14 @@ def _usable(
         return np.zeros((len(observed), 0), dtype=bool), {}
     known = running_sum(observed)
     seen = known[:, context : context + count] - known[:, :count]
-    enough = context - seen <= max_missing * context
+    enough = context - seen <= settings.max_missing * context
     unused = {"with too much of the context missing": int((~enough).sum())}
     usable = enough
-    if mask_gaps:
+    if settings.mask_gaps:
         has_target = known[:, context + horizon :][:, :count] > known[:, context : context + count]
         unused["without an observed target"] = int((usable & ~has_target).sum())
         usable = usable & has_target
-    if skip_zero_context:
+    if settings.skip_zero_context:
         traffic = running_sum((values != 0) & observed)
         alive = traffic[:, context : context + count] > traffic[:, :count]
         unused["with a context of zeros"] = int((usable & ~alive).sum())
@@ -154,10 +152,11 @@ def running_sum(values: np.ndarray, dtype: type[np.generic] = np.int32) -> np.nd
     return total
 
 
-def _check_enough(panel: Panel, window: Window, split: Split, validation: float, test: float) -> None:
+def _check_enough(panel: Panel, window: Window, split: Split, settings: SplitSettings) -> None:
     horizon = window.prediction_length
     parts = [f"context {window.context_length}", f"horizon {horizon}"]
-    parts += [f"validation {horizon}"] * bool(validation) + [f"test {horizon}"] * bool(test)
+    parts += [f"validation {horizon}"] * bool(settings.validation)
+    parts += [f"test {horizon}"] * bool(settings.test)
     if not len(split.train):
         longest = int(np.argmax(panel.observed.sum(axis=1)))
         points = int(panel.observed[longest].sum())
@@ -168,14 +167,18 @@ def _check_enough(panel: Panel, window: Window, split: Split, validation: float,
                 f"usable{_reasons(split)}"
             )
         remedy = "give a longer history or a shorter window.context_length or window.prediction_length"
-        if test:
+        if settings.test:
             remedy += ", or set data.test=0"
         if panel.num_series > 1:
             series = f"all {panel.num_series:,} series are too short; the longest is {series}"
         raise DataError(
             f"no window to train on: {series}, need {' + '.join(parts)}; {remedy}{_reasons(split)}"
         )
-    for name, share, found in (("validation", validation, split.validation), ("test", test, split.test)):
+    held_out = (
+        ("validation", settings.validation, split.validation),
+        ("test", settings.test, split.test),
+    )
+    for name, share, found in held_out:
         if share and not len(found):
             raise DataError(
                 f"no window in the {name} part ({share:.0%} of the time range): nothing usable was observed "

@@ -20,7 +20,7 @@ from kforecast.config.job import runs_beside_others
 from kforecast.config.settings import TrainSettings
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import Panel
-from kforecast.data.split import Split, split_windows
+from kforecast.data.split import Split, SplitSettings, split_windows
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.report.words import scores_table
 from kforecast.models import Network
@@ -172,7 +172,7 @@ def train_again(
         if name in again.callbacks:
             again.callbacks[name] = None
     split = replace(
-        split_windows(panel, window, **settings.data.split_arguments | {"validation": 0.0}),
+        split_windows(panel, window, SplitSettings(**settings.data.split_arguments | {"validation": 0.0})),
         validation_end=first_fit.data.split.validation_end,
     )
     net = network_of(cfg, window, panel, warm_start)

@@ -34,7 +34,7 @@ from kforecast.config.conf_dir import CONF_DIR
 from kforecast.config.explain import explain
 from kforecast.config.settings import TrainSettings
 from kforecast.data.reading import panel_of
-from kforecast.data.split import split_windows
+from kforecast.data.split import SplitSettings, split_windows
 from kforecast.errors import ConfigError, ours
 from kforecast.evaluation.report.words import span_words, verdict
 from kforecast.files.directory import make_directories
@@ -188,7 +188,7 @@ def _train(
     teacher = None if settings.teacher is None else Teacher.load(Path(settings.teacher), window)
     warm_start = warm_start_of(cfg, settings, window)
     panel = panel_of(frame, window.frequency)
-    split = split_windows(panel, window, **settings.data.split_arguments)
+    split = split_windows(panel, window, SplitSettings(**settings.data.split_arguments))
     seed_everything(settings.seed, workers=True, verbose=False)
     net = network_of(cfg, window, panel, warm_start)
     choose_threads(settings.threads, settings.data.batch_size, windows_per_thread=net.windows_per_thread)
