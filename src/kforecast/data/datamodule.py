@@ -1,128 +1,180 @@
-"""ForecastDataModule: a panel and its split as Lightning's loaders."""
+"""ForecastDataModule: fetches the metrics once a run and cuts them into windows, split by time."""
 
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
 
 import lightning.pytorch as pl
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from kforecast.data.calendar import Calendar, calendar_fields
 from kforecast.data.distillation import TaughtWindows
 from kforecast.data.fill import Fill
+from kforecast.data.frames import forecast_frame, next_origins
+from kforecast.data.history import HISTORY, fetch_history, kept_history
 from kforecast.data.loader import BatchOrder, window_loader
 from kforecast.data.panel import Panel
-from kforecast.data.split import Split, SplitSettings, split_windows
+from kforecast.data.reading import read_panel
+from kforecast.data.split import Split, SplitSettings, cells_between, split_windows
 from kforecast.data.windows import WindowBatch, WindowDataset
 from kforecast.errors import few
+from kforecast.metrics.frame import FrameSource
+from kforecast.metrics.source import MetricSource
 from kforecast.window import CALENDAR_TABLE_SIZES, Lookback, Window
 
 log = logging.getLogger(__name__)
 
 
+class Teaches(Protocol):
+    """A model whose forecasts are learned too."""
+
+    def forecasts(self, panel: Panel, split: Split) -> np.ndarray:
+        """Forecasts from the origins of the training windows, float32 ``[len(split.train), horizon]``."""
+        ...
+
+
 class ForecastDataModule(pl.LightningDataModule):
-    """Windows of a panel, split by time.
+    """Windows of a history, split by time into train, validation and test.
+
+    ``setup()`` makes ``panel``, ``split`` and ``windows``; the trainer calls it, and so may you.
 
     Parameters
     ----------
-    panel, window:
-        What to cut and how.
+    source:
+        The history: a source of metrics, a long frame ``timestamp, value, workload, metric``, or a panel.
+    window:
+        Bin width, context and horizon.
     batch_size:
         Windows a training step, over all processes.
+    windows_per_epoch, validation_windows:
+        Windows of an epoch, and of a validation, at most; None for all. See
+        :class:`kforecast.data.loader.BatchOrder` for the choice.
     num_workers:
         Processes that gather batches; 0 gathers in the training process, on the training device, which is
-        the fastest for data that fits there. The windows and their order do not depend on it.
+        fastest for data that fits there. The windows and their order do not depend on it.
     fill, mask_gaps:
         See :class:`kforecast.data.windows.WindowDataset`.
     validation, test, max_missing, skip_zero_context, skip_newest_window:
         See :class:`kforecast.data.split.SplitSettings`.
-    windows_per_epoch, validation_windows:
-        Windows of an epoch, and of a validation, at most; None for all. See
-        :class:`kforecast.data.loader.BatchOrder` for which.
     timezone, holidays:
         Where the series are, for networks that see local time: see
         :meth:`kforecast.data.calendar.Calendar.of`.
     seed:
         Seed of the order of the training windows.
-    split:
-        The split, when the caller has made it with the same settings already.
+    folder:
+        Where a history that cannot be fetched again is kept: ``history.parquet``. Several processes need it.
     lookback:
-        What the network sees beyond the context.
-    taught:
-        A teacher's forecasts from the origins of the training windows, float32 ``[windows, horizon]``, to be
-        learned too (:class:`kforecast.data.distillation.TaughtWindows`).
-
-    Raises
-    ------
-    DataError
-        When there is too little data.
+        What the network sees beyond the context; None: as the network of the trainer's module says.
+    teacher:
+        A model whose forecasts are part of the training targets.
     """
+
+    panel: Panel
+    split: Split
 
     def __init__(
         self,
-        panel: Panel,
+        source: MetricSource | pd.DataFrame | Panel,
         window: Window,
         *,
-        batch_size: int,
-        num_workers: int,
-        fill: Fill,
-        mask_gaps: bool,
-        validation: float,
-        test: float,
-        max_missing: float,
-        skip_zero_context: bool,
-        skip_newest_window: bool,
-        windows_per_epoch: int | None = None,
-        validation_windows: int | None = None,
+        batch_size: int = 64,
+        windows_per_epoch: int | None = 1_000_000,
+        validation_windows: int | None = 200_000,
+        num_workers: int = 0,
+        fill: Fill = "interpolate",
+        mask_gaps: bool = True,
+        validation: float = 0.1,
+        test: float = 0.1,
+        max_missing: float = 0.5,
+        skip_zero_context: bool = True,
+        skip_newest_window: bool = False,
         timezone: str | Mapping[str, str] = "UTC",
         holidays: str | None = None,
-        seed: int = 0,
-        split: Split | None = None,
+        seed: int = 42,
+        folder: Path | None = None,
         lookback: Lookback | None = None,
-        taught: np.ndarray | None = None,
+        teacher: Teaches | None = None,
     ) -> None:
         super().__init__()
-        self.panel = panel
-        self.calendar = Calendar.of(timezone, holidays)
-        unknown = sorted({*self.calendar.zone_of} - {workload for workload, _ in panel.series})
-        if unknown:
-            log.warning("data.timezone names workloads that the data does not have: %s", few(unknown))
+        # History is fetched once a run, not once a machine: the second answer would be a later one.
+        self.prepare_data_per_node = False
+        self.window, self.lookback, self.folder, self.teacher = window, lookback, folder, teacher
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.windows_per_epoch, self.validation_windows = windows_per_epoch, validation_windows
-        settings = SplitSettings(
-            validation=validation,
-            test=test,
-            max_missing=max_missing,
-            mask_gaps=mask_gaps,
-            skip_zero_context=skip_zero_context,
-            skip_newest_window=skip_newest_window,
+        self.fill, self.mask_gaps = fill, mask_gaps
+        self.calendar = Calendar.of(timezone, holidays)
+        self.split_settings = SplitSettings(
+            validation, test, max_missing, mask_gaps, skip_zero_context, skip_newest_window
         )
-        self.split = split or split_windows(panel, window, settings)
-        self.windows = WindowDataset(panel, window, fill, mask_gaps, lookback, self.calendar)
-        self._to_learn: Dataset[WindowBatch] = self.windows
-        if taught is not None:
-            self._to_learn = TaughtWindows(self.windows, self.split.train, taught)
+        self._source = FrameSource(source) if isinstance(source, pd.DataFrame) else source
+        self._fetched: pd.DataFrame | None = None
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002
-        """Put the panel where the network is; worker processes gather on the host."""
-        if self.trainer is not None and self.num_workers == 0:
+    def prepare_data(self) -> None:
+        """Fetch a history that cannot be fetched again, once a run, and keep it in the folder."""
+        done = self._fetched is not None or hasattr(self, "panel")
+        if not done and not isinstance(self._source, Panel) and not self._source.repeatable:
+            self._fetched = fetch_history(self._source, self.folder)
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
+        """Read the history, split it, and move it to where the network is; done once.
+
+        Raises
+        ------
+        DataError
+            When the source refuses, or there is too little data.
+        """
+        if not hasattr(self, "panel"):
+            self.panel = self._read()
+            self._check_timezones()
+            self.split = split_windows(self.panel, self.window, self.split_settings)
+        if self.trainer is None:
+            return
+        net = getattr(self.trainer.lightning_module, "net", None)
+        lookback = getattr(net, "lookback", None)
+        if self.lookback is None and lookback is not None:
+            self.lookback = lookback
+            self.__dict__.pop("windows", None)
+        if self.num_workers == 0:  # worker processes gather on the host
             self.windows.to(self.trainer.strategy.root_device)
 
+    def _read(self) -> Panel:
+        source, frequency = self._source, self.window.frequency
+        if isinstance(source, Panel):
+            return source
+        if self._fetched is not None:
+            frame, self._fetched = self._fetched, None
+            return Panel.from_frame(frame, frequency)
+        if not source.repeatable and self.folder is not None and (self.folder / HISTORY).is_file():
+            source = kept_history(self.folder / HISTORY)  # by the first process
+        log.info("Reading %s", source)
+        return read_panel(source, frequency)
+
+    def _check_timezones(self) -> None:
+        unknown = sorted({*self.calendar.zone_of} - {workload for workload, _ in self.panel.series})
+        if unknown:
+            log.warning("data.timezone names workloads that the data does not have: %s", few(unknown))
+
+    @cached_property
+    def windows(self) -> WindowDataset:
+        """The windows of the whole panel; every part's are among them."""
+        return WindowDataset(self.panel, self.window, self.fill, self.mask_gaps, self.lookback, self.calendar)
+
+    @cached_property
+    def _to_learn(self) -> Dataset[WindowBatch]:
+        if self.teacher is None:
+            return self.windows
+        return TaughtWindows(self.windows, self.split.train, self.teacher.forecasts(self.panel, self.split))
+
     def train_dataloader(self) -> DataLoader[WindowBatch]:
-        """Training windows, several batches at a time, in an order made from seed and epoch."""
-        rank, world_size = self._place
-        order = BatchOrder(
-            self.split.train,
-            self.batch_size,
-            self.seed,
-            most=self.windows_per_epoch,
-            at_once=self.batches_at_once,
-            rank=rank,
-            world_size=world_size,
-        )
-        if self.trainer is not None:  # gone on with at another epoch than the first
+        """Training windows, several batches an item, in an order made from seed and epoch."""
+        order = self._training_order()
+        if self.trainer is not None:  # a resumed training begins in another epoch than the first
             order.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         return window_loader(self._to_learn, order, self.num_workers)
 
@@ -140,20 +192,40 @@ class ForecastDataModule(pl.LightningDataModule):
         )
         return window_loader(self.windows, order, self.num_workers)
 
-    def seen_calendar(self) -> list[torch.Tensor]:
-        """For each calendar field of the frequency which of its numbers are in the training part; bool."""
-        frequency = self.panel.frequency
-        begin = min(self.windows.window.context_length, self.split.train_end - 1)
-        fields = calendar_fields(self.panel.timestamps[begin : self.split.train_end], frequency)
-        return [
-            torch.from_numpy(np.bincount(fields[:, number], minlength=CALENDAR_TABLE_SIZES[name]) > 0)
-            for number, name in enumerate(frequency.calendar_fields)
-        ]
+    def test_dataloader(self) -> DataLoader[WindowBatch]:
+        """The windows that an evaluation of the test span judges, in order; all of them in every process."""
+        return self._judged(*np.divmod(self.test_cells, self.panel.num_bins))
+
+    def predict_dataloader(self) -> DataLoader[WindowBatch]:
+        """For each series the window after its newest observed bin; all of them in every process."""
+        return self._judged(np.arange(self.panel.num_series), next_origins(self.panel))
+
+    @cached_property
+    def test_cells(self) -> np.ndarray:
+        """Origins in the test span as flat cells ``series * num_bins + origin``, int64 ``[windows]``."""
+        return cells_between(self.panel, self.window, self.split.validation_end, self.split.end)
+
+    def forecast_frame(self, predictions: list[torch.Tensor]) -> pd.DataFrame:
+        """What ``trainer.predict`` returned as a frame ``timestamp, workload, metric, value``."""
+        return forecast_frame(self.panel, next_origins(self.panel), torch.cat(predictions).numpy())
+
+    def _judged(self, series: np.ndarray, origin: np.ndarray) -> DataLoader[WindowBatch]:
+        """Windows whose context and horizon may reach beyond the panel; what is not observed never counts."""
+        before, after = self.window.context_length, self.window.prediction_length
+        padded = self.panel.padded(before, after)
+        windows = WindowDataset(
+            padded, self.window, self.fill, lookback=self.lookback, calendar=self.calendar
+        )
+        order = BatchOrder(series * padded.num_bins + origin + before, windows.evaluation_windows)
+        return window_loader(windows, order, self.num_workers)
 
     @property
-    def _place(self) -> tuple[int, int]:
-        """Which of how many processes this is."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+    def num_training_batches(self) -> int:
+        """Batches of an epoch: steps of the optimizer."""
+        trainer = self.trainer
+        if trainer is not None and trainer.limit_train_batches != 1.0:
+            return int(trainer.num_training_batches)
+        return self._training_order().num_batches
 
     @property
     def batches_at_once(self) -> int:
@@ -164,6 +236,33 @@ class ForecastDataModule(pl.LightningDataModule):
         ):
             return 1
         return max(1, self.windows.training_windows // self.batch_size)
+
+    def _training_order(self) -> BatchOrder:
+        rank, world_size = self._place
+        return BatchOrder(
+            self.split.train,
+            self.batch_size,
+            self.seed,
+            most=self.windows_per_epoch,
+            at_once=self.batches_at_once,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Which of how many processes this is."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def seen_calendar(self) -> list[torch.Tensor]:
+        """For each calendar field of the frequency, which of its numbers the training part holds; bool."""
+        frequency = self.panel.frequency
+        begin = min(self.window.context_length, self.split.train_end - 1)
+        fields = calendar_fields(self.panel.timestamps[begin : self.split.train_end], frequency)
+        return [
+            torch.from_numpy(np.bincount(fields[:, number], minlength=CALENDAR_TABLE_SIZES[name]) > 0)
+            for number, name in enumerate(frequency.calendar_fields)
+        ]
 
     def title(self, cell: int) -> str:
         """Series and time of a window's origin, for a picture."""

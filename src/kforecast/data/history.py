@@ -1,4 +1,4 @@
-"""The history a run works on: fetched once, and kept with the run where it could not be had again."""
+"""The history of a run: fetched once, and kept in the run folder where it cannot be fetched again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from kforecast.console import short_path
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from kforecast.data.panel import Panel
     from kforecast.metrics.csv import CsvSource
     from kforecast.metrics.source import MetricSource
@@ -19,20 +21,28 @@ log = logging.getLogger(__name__)
 HISTORY = "history.parquet"
 
 
-def read_history(source: MetricSource, frequency: Frequency, run_dir: Path) -> Panel:
-    """The source's history on a grid; what could not be had again is kept in the run folder."""
+def read_history(source: MetricSource, frequency: Frequency, folder: Path) -> Panel:
+    """The source's history on a grid; one that cannot be fetched again is kept in the folder."""
     from kforecast.data.panel import Panel
     from kforecast.data.reading import read_panel
+
+    if not source.repeatable:
+        return Panel.from_frame(fetch_history(source, folder), frequency)
+    log.info("Reading %s", source)
+    return read_panel(source, frequency)
+
+
+def fetch_history(source: MetricSource, folder: Path | None) -> pd.DataFrame:
+    """Fetch a history, and keep it in the folder if there is one."""
     from kforecast.files.output import write_frame
 
     log.info("Reading %s", source)
-    if source.repeatable:
-        return read_panel(source, frequency)
     frame = source.fetch()
-    kept = run_dir / HISTORY
-    write_frame(frame, kept)
-    log.info("Kept in %s; to repeat the run: source=csv source.path=%s", *[short_path(kept)] * 2)
-    return Panel.from_frame(frame, frequency)
+    if folder is not None:
+        kept = folder / HISTORY
+        write_frame(frame, kept)
+        log.info("Kept in %s; to repeat the run: source=csv source.path=%s", *[short_path(kept)] * 2)
+    return frame
 
 
 def kept_history(history: Path) -> CsvSource:

@@ -39,7 +39,7 @@ class BatchOrder(Sampler[Tensor]):
 
     def __init__(
         self,
-        cells: Cells,
+        cells: Cells | np.ndarray,
         batch_size: int,
         seed: int | None = None,
         most: int | None = None,
@@ -84,13 +84,6 @@ class BatchOrder(Sampler[Tensor]):
             place = torch.arange(len(cells)) % self.batch_size
             cells = cells[place % self.world_size == self.rank]
         yield from torch.split(cells, self.at_once * self.share)[self.begin :]
-
-    def nth(self, number: int) -> Tensor:
-        """The windows of one step of this epoch, int64 ``[B]``; works all of them out."""
-        begin, self.begin = self.begin, 0
-        found = list(self)[number]
-        self.begin = begin
-        return found
 
     def _positions(self) -> np.ndarray:
         """Which windows, and in which order, int64 ``[chosen]``."""

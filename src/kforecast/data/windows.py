@@ -61,6 +61,8 @@ class WindowBatch(NamedTuple):
     """bool [B, P]: which targets count."""
     past: Past | None = None
     """For networks that look further back than the context."""
+    cell: Tensor | None = None
+    """int64 [B]: the windows as flat cells ``series * num_bins + origin``."""
 
     def to(self, device: torch.device) -> "WindowBatch":
         """The batch on another device."""
@@ -72,6 +74,7 @@ class WindowBatch(NamedTuple):
             target=self.target.to(device),
             observed=self.observed.to(device),
             past=past,
+            cell=self.cell,
         )
 
 
@@ -167,6 +170,7 @@ class WindowDataset(Dataset[WindowBatch]):
             target=values[:, context_length:],
             observed=observed,
             past=None if self._clock is None else self._past(cell_B, series, self._clock),
+            cell=cell_B,
         )
 
     def _past(self, cell_B: Tensor, series: Tensor, clock: "_Clock") -> Past:  # noqa: N803

@@ -4,6 +4,7 @@ Shape suffixes: B windows, C context, P horizon, F calendar fields, H = C(4+4F) 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ class Fcnet(Network):
                 f"a context of {width} bins makes a network of {size:.1f} GiB; use at most {most}"
             )
         self.shared_embedding, self.mean_of_seen = shared_embedding, mean_of_seen
-        self.num_series = num_series
+        self.window, self.num_series, self.day_of_month = window, num_series, day_of_month
         self._one_row = [field == "day_of_month" and not day_of_month for field in fields]
         # Names and order are those of the artifact's state dict.
         self.static_embeddings = nn.ModuleList([nn.Embedding(1 if shared_embedding else num_series, width)])
@@ -106,6 +107,14 @@ class Fcnet(Network):
             here = known.to(weight.device)
             if here.any():
                 weight[~here] = weight[here].mean(dim=0)
+
+    def arguments(self) -> dict[str, Any]:
+        """See :meth:`Network.arguments`."""
+        return {
+            "shared_embedding": self.shared_embedding,
+            "day_of_month": self.day_of_month,
+            "mean_of_seen": self.mean_of_seen,
+        }
 
     def unknown_series(self) -> int | None:
         """Any row where all are the same."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kforecast.data.windows import WindowBatch
-from kforecast.window import Lookback
+from kforecast.window import Lookback, Window
 
 
 class Prepared(NamedTuple):
@@ -49,6 +49,8 @@ class Network(nn.Module, ABC):
         Windows of a training step that are worth a CPU thread.
     parts:
         Names of the forecasts it is made of, which can be weighted anew (``combine``).
+    window, num_series:
+        What it forecasts, and how many series it was built for.
     series_table:
         Name of the weight that holds a row for each series.
     """
@@ -56,6 +58,8 @@ class Network(nn.Module, ABC):
     lookback: Lookback | None = None
     windows_per_thread: int = 512
     parts: tuple[str, ...] = ("network",)
+    window: Window
+    num_series: int
     series_table: str
 
     @abstractmethod
@@ -106,6 +110,21 @@ class Network(nn.Module, ABC):
     def settings(self) -> dict[str, Any]:
         """What its class needs, besides window and number of series, to be made again; plain values."""
         return {}
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of its class besides window and number of series, as plain values."""
+        return self.settings()
+
+    def description(self) -> dict[str, Any]:
+        """Plain values from which :func:`kforecast.models.rebuilt` makes the network again, without weights."""
+        return {
+            "network": type(self).__name__,
+            "freq": self.window.frequency.name,
+            "context_length": self.window.context_length,
+            "prediction_length": self.window.prediction_length,
+            "num_series": self.num_series,
+            "arguments": self.arguments(),
+        }
 
     def artifact_state(self) -> dict[str, Tensor]:
         """The state dict an artifact holds: CPU float32, each tensor with a storage of its own."""

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from kforecast.artifact import CHECKPOINT, CONFIG_MAP_LIMIT, Artifact, EstimatorConfig, folder_name
 from kforecast.data.calendar import Calendar
-from kforecast.data.panel import Panel, item_key
-from kforecast.data.split import Split
+from kforecast.data.datamodule import ForecastDataModule
+from kforecast.data.panel import item_key
 from kforecast.errors import ArtifactError
 from kforecast.files.untrusted import shortened
 from kforecast.intervals import Intervals
@@ -39,21 +39,17 @@ class ArtifactMaker:
         What estimator_config.yaml says.
     settings:
         The whole resolved configuration, as plain values.
-    panel, split:
-        What is trained on.
-    calendar:
-        Local time of the series, for networks that go by it.
+    data:
+        Set up: what is trained on.
     """
 
     def __init__(
         self,
         config: EstimatorConfig,
-        settings: dict[str, Any],
-        panel: Panel,
-        split: Split,
-        calendar: Calendar,
+        settings: Mapping[str, Any],
+        data: ForecastDataModule,
     ) -> None:
-        self._calendar = calendar
+        self._calendar, panel, split = data.calendar, data.panel, data.split
         self._config, self._series, self._item_ids = config, panel.series, panel.item_ids
         step = panel.frequency.step
         self._metadata: dict[str, Any] = {
@@ -61,7 +57,7 @@ class ArtifactMaker:
             "libraries": {"python": sys.version.split()[0]} | {name: version(name) for name in _LIBRARIES},
             "seed": settings["seed"],
             "fill": settings["data"]["fill"],
-            "config": settings,
+            "config": dict(settings),
             "data": {
                 "fingerprint": panel.fingerprint(),
                 "series": panel.num_series,

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -22,42 +23,21 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
-from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
-from kforecast.artifact import Artifact
-from kforecast.config.checks import built, check_train_settings, recorded, window_of
 from kforecast.config.conf_dir import CONF_DIR
 from kforecast.config.explain import explain
-from kforecast.config.settings import TrainSettings
-from kforecast.data.reading import panel_of
-from kforecast.data.split import SplitSettings, split_windows
 from kforecast.errors import ConfigError, ours
 from kforecast.evaluation.report.words import span_words, verdict
-from kforecast.files.directory import make_directories
 from kforecast.forecaster import Forecaster
-from kforecast.training.artifact_maker import ArtifactMaker
-from kforecast.training.assemble import (
-    data_of,
-    estimator_config,
-    network_of,
-    train_again,
-    train_network,
-    warm_start_of,
-)
-from kforecast.training.callbacks import Progress
-from kforecast.training.distributed.process_group import check_devices
+from kforecast.metrics.frame import FrameSource
 from kforecast.training.distributed.processes import this_process
-from kforecast.training.distributed.threads import choose_threads
-from kforecast.training.dry_run import try_recipe
-from kforecast.training.fit import Fit
-from kforecast.training.holdout import JudgedFit, judge_fit
-from kforecast.training.lightning_warnings import quiet
-from kforecast.training.resume.checkpoints import Checkpoints
-from kforecast.training.teacher import Teacher
+from kforecast.training.holdout import JudgedFit
+from kforecast.training.plan import make_recipe_for_frame
+from kforecast.training.run import run
 from kforecast.validation import nearest
 from kforecast.window import Window
 
@@ -161,60 +141,25 @@ def train(
     given: dict[str, Any] = {"max_epochs": max_epochs, "learning_rate": learning_rate, "seed": seed}
     given |= {"batch_size": batch_size, "patience": patience, "validation": validation, "test": test}
     given |= {"refit": refit, "timezone": timezone, "holidays": holidays}
-    with tempfile.TemporaryDirectory(prefix="kforecast-") as folder, quiet(), _left_as_it_was():
+    with tempfile.TemporaryDirectory(prefix="kforecast-") as folder, _left_as_it_was():
         cfg = _composed(window, model, given, list(overrides), folder)
-        settings = check_train_settings(cfg)
-        if settings.trainer.processes > 1:
+        recipe = make_recipe_for_frame(cfg, FrameSource(frame), Path(folder))
+        if recipe.settings.trainer.processes > 1:
             raise ConfigError(
-                f"trainer.devices: {settings.trainer.processes} processes; train() works in one: use "
+                f"trainer.devices: {recipe.settings.trainer.processes} processes; train() works in one: use "
                 "kforecast-train"
             )
-        check_devices(settings.trainer)
-        try_recipe(cfg, window_of(settings.window))
-        artifact, judged = _train(cfg, settings, frame, folder, say)
-    say(f"Done in {time.perf_counter() - begun:.1f} s: {_outcome(judged)}")
-    return Forecaster.of(artifact, "the trained model")
+        outcome = run(replace(recipe, recorded=_described(recipe.recorded, folder)), say)
+    assert outcome is not None
+    say(f"Done in {time.perf_counter() - begun:.1f} s: {_words(outcome.judged)}")
+    return Forecaster.of(outcome.artifact, "the trained model")
 
 
 def _print(line: str) -> None:
     print(line, flush=True)
 
 
-def _train(
-    cfg: DictConfig, settings: TrainSettings, frame: pd.DataFrame, folder: str, say: Callable[[str], None]
-) -> tuple[Artifact, JudgedFit]:
-    """What the command does between reading and writing, step by step."""
-    window = window_of(settings.window)
-    teacher = None if settings.teacher is None else Teacher.load(Path(settings.teacher), window)
-    warm_start = warm_start_of(cfg, settings, window)
-    panel = panel_of(frame, window.frequency)
-    split = split_windows(panel, window, SplitSettings(**settings.data.split_arguments))
-    seed_everything(settings.seed, workers=True, verbose=False)
-    net = network_of(cfg, window, panel, warm_start)
-    choose_threads(settings.threads, settings.data.batch_size, windows_per_thread=net.windows_per_thread)
-    say(
-        f"Training {type(net).__name__} on {panel.num_series:,} series, {len(split.train):,} windows "
-        f"({window}), seed {settings.seed}"
-    )
-    data = data_of(cfg, settings, panel, split, net, teacher)
-    config, described = estimator_config(cfg, settings, panel.num_series), _described(cfg, folder)
-    maker = ArtifactMaker(config, described, panel, split, data.calendar)
-    # Without what a run goes on from. The best epoch's weights lie in a file.
-    checkpoints = Checkpoints(None, {}, settings.checkpoint_seconds)
-    if best := OmegaConf.select(cfg, "callbacks.model_checkpoint.dirpath"):
-        make_directories(Path(best))
-    found = train_network(cfg, data, net, [], None, checkpoints, Progress(say))
-    refitted: Fit | None = None
-    if settings.refit and len(split.validation):
-        say(f"training again, with the validation part, for {found.best_epoch} epochs (refit)")
-        refitted = train_again(cfg, settings, found, teacher, None, checkpoints, warm_start)
-        maker = maker.refitted()
-    capacity = built(cfg.capacity)
-    judged = judge_fit(found, settings.data.fill, capacity, settings.seed, refitted, settings.combine)
-    return maker.finished(judged), judged
-
-
-def _outcome(judged: JudgedFit) -> str:
+def _words(judged: JudgedFit) -> str:
     fit, board = judged.fit, judged.scoreboard
     best = f"best epoch {fit.best_epoch} of {fit.epochs}"
     if board is None:
@@ -309,7 +254,7 @@ def _left_as_it_was() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _described(cfg: DictConfig, folder: str) -> dict[str, Any]:
+def _described(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """What metadata.json says of the settings; the temporary folder has gone when it is read."""
 
     def renamed(value: Any) -> Any:
@@ -319,5 +264,5 @@ def _described(cfg: DictConfig, folder: str) -> dict[str, Any]:
             return [renamed(inner) for inner in value]
         return value.replace(folder, ".") if isinstance(value, str) else value
 
-    found: dict[str, Any] = renamed(recorded(cfg))
+    found: dict[str, Any] = renamed(dict(settings))
     return found | {"source": {"_target_": "kforecast.metrics.frame.FrameSource"}}

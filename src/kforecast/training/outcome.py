@@ -1,157 +1,207 @@
-"""The end of a run: how good the model is, where everything lies and what to type next."""
+"""What a run came to: its result, what is said and shown of it, and what to type next."""
 
 import logging
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
-from torch.utils.tensorboard.summary import hparams
 
-from kforecast.artifact import Artifact
-from kforecast.config.checks import built
+from kforecast.artifact import Artifact, sha256
 from kforecast.config.overrides import typed
 from kforecast.config.settings import TrainSettings
 from kforecast.console import short_path
+from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.history import HISTORY
 from kforecast.evaluation.report.files import publish, remove_report
 from kforecast.evaluation.report.words import summary
+from kforecast.models import Network
 from kforecast.training.holdout import JudgedFit
-from kforecast.training.result import SILENT
-from kforecast.training.trackers import log_outcome
+from kforecast.training.plan import Recipe
+from kforecast.training.result import SILENT, read_result
+from kforecast.training.trackers import log_hyper_parameters, log_outcome
 
 log = logging.getLogger(__name__)
 
 
-def close(
-    cfg: DictConfig,
-    settings: TrainSettings,
-    run_dir: Path,
-    artifact_dir: Path,
-    judged: JudgedFit,
-    loggers: list[Any],
-    parameters: dict[str, Any],
-    artifact: Artifact,
-    rejected: bool,
-) -> None:
-    """Say and show what came of it."""
-    fit, refit, scoreboard = judged.fit, judged.refit, judged.scoreboard
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes
+    ----------
+    judged:
+        The training, its forecaster and its scores.
+    artifact:
+        What was made of it.
+    fingerprint:
+        Of the panel.
+    threads:
+        CPU threads that it was trained with.
+    rejected:
+        Why the gate did not let the model pass; None when it did.
+    """
+
+    judged: JudgedFit
+    artifact: Artifact
+    fingerprint: str
+    threads: int
+    rejected: str | None
+
+    def artifact_dir(self, recipe: Recipe) -> Path:
+        """Where the artifact was written."""
+        assert recipe.artifact_dir is not None
+        return recipe.artifact_dir if self.rejected is None else recipe.run_dir / "candidate"
+
+    def result(self, recipe: Recipe) -> dict[str, Any]:
+        """What ``result.json`` says of it."""
+        fit, objective = self.judged.fit, recipe.settings.objective
+        target = self.artifact_dir(recipe)
+        content = {
+            "status": "done" if self.rejected is None else "rejected",
+            "score": fit.score,
+            "epochs": fit.epochs,
+            "best_epoch": fit.best_epoch,
+            "stopped_by": fit.stopped_by,
+            "artifact_dir": str(target),
+        }
+        if objective != ["score"]:
+            content["objectives"] = {name: self.value_of(name) for name in objective}
+        return content | {
+            "rejected": self.rejected,
+            "weights": sha256(target),
+            "data": self.fingerprint,
+            "threads": self.threads,
+        }
+
+    def value_of(self, aim: str) -> float:
+        """The value of what a sweep can aim at; NaN where nothing was held out to judge by."""
+        fit, refit, board = self.judged.fit, self.judged.refit, self.judged.scoreboard
+        if aim == "score":
+            return fit.score
+        if aim == "artifact_kib":
+            return sum(self.artifact.sizes().values()) / 1024
+        if aim == "training_seconds":
+            return fit.seconds + (refit.seconds if refit is not None else 0.0)
+        if board is None:
+            return float("nan")
+        if aim == "skill":
+            return float(board.skill.value)
+        if aim == "capacity_cost":
+            return float(board.orders.simulation.outcomes["cost"][board.backtest.model])
+        return float(board.model[aim])
+
+    def scores(self, monitor: str) -> dict[str, float]:
+        """Its scores by the names that loggers show them under."""
+        scores = {f"score/{monitor.replace('/', '_')}": self.judged.fit.score}
+        if self.judged.scoreboard is not None:
+            scores |= {"score/skill": self.value_of("skill"), "score/wape": self.value_of("wape")}
+        return scores | {
+            "score/seconds": self.value_of("training_seconds"),
+            "score/epochs": self.judged.fit.epochs,
+            "score/artifact_kib": self.value_of("artifact_kib"),
+        }
+
+
+def show(recipe: Recipe, outcome: Outcome, loggers: Sequence[Logger], parameters: Mapping[str, Any]) -> None:
+    """Say how good the model is, write the report, tell loggers, and say what to type next."""
+    board, settings = outcome.judged.scoreboard, recipe.settings
+    run_dir, artifact_dir = recipe.run_dir, outcome.artifact_dir(recipe)
+    if settings.repeat is not None:
+        _compare(recipe, outcome)
     report_dir = run_dir / "evaluation"
-    if scoreboard is None:
+    if board is None:
         remove_report(report_dir)
     else:
-        log.info("How good is it?\n%s", summary(scoreboard))
-        artifact_name, source = short_path(artifact_dir), str(built(cfg.source))
-        figures = publish(scoreboard, report_dir, artifact=artifact_name, source=source, seed=settings.seed)
-        log_figures(loggers, figures)
-    scores = final_scores(judged, artifact, cfg.monitor)
-    log_hyper_parameters(loggers, parameters, scores, HydraConfig.get().mode == RunMode.MULTIRUN)
-    log_outcome(loggers, scores, artifact_dir, list(artifact.sizes()), report_dir / "report.html")
-    directory, run = typed(short_path(artifact_dir)), shlex.quote(short_path(run_dir))
-    values = {
-        "best epoch": f"{fit.best_epoch} of {fit.epochs} ({cfg.monitor} {fit.score:.6g})",
-        "stopped by": fit.stopped_by,
-        "trained in": f"{fit.seconds:.1f} s" + (f", and again in {refit.seconds:.1f} s" if refit else ""),
-        "rejected" if rejected else "artifact": short_path(artifact_dir),
-        "per series": short_path(artifact_dir / "per_series")
-        if (artifact_dir / "per_series").exists()
-        else "",
-        "report": short_path(report_dir / "report.html") if scoreboard is not None else "",
-        "checkpoints": short_path(run_dir / "checkpoints") if (run_dir / "checkpoints").exists() else "",
-        "log file": short_path(run_dir / f"{HydraConfig.get().job.name}.log"),
-        "TensorBoard": f"{_typed('tensorboard')} --logdir {run}"
-        if (run_dir / "tensorboard").exists()
-        else "",
-        "forecast": ""
-        if rejected
-        else f"{_typed('kforecast-forecast')} artifact_dir={directory} {_source(cfg, run_dir)}",
-    }
-    next_step = (
-        "the gate did not let the model pass" if rejected else "next, type the command in the last line"
-    )
+        log.info("How good is it?\n%s", summary(board))
+        artifact_name, source = short_path(artifact_dir), str(recipe.source)
+        figures = publish(board, report_dir, artifact=artifact_name, source=source, seed=settings.seed)
+        _log_figures(loggers, figures)
+    scores = outcome.scores(settings.monitor)
+    assert recipe.job is not None
+    log_hyper_parameters(loggers, parameters, scores, recipe.job.of_sweep)
+    files = list(outcome.artifact.sizes())
+    log_outcome(loggers, scores, artifact_dir, files, report_dir / "report.html")
+    next_step = "next, type the command in the last line"
+    if outcome.rejected is not None:
+        next_step = "the gate did not let the model pass"
+    values = _places(recipe, outcome, artifact_dir, report_dir)
     log.info("Done\n%s", facts(f"Training is done; {next_step}", values))
 
 
-def hyper_parameters(settings: TrainSettings, num_series: int, model: str) -> dict[str, Any]:
-    """What loggers show a run by: its settings, and in a sweep what the job overrides, by its key."""
+def _places(recipe: Recipe, outcome: Outcome, artifact_dir: Path, report_dir: Path) -> dict[str, str]:
+    """Where everything lies, by name; empty where there is none."""
+    fit, refit, run_dir = outcome.judged.fit, outcome.judged.refit, recipe.run_dir
+    assert recipe.job is not None
+
+    def there(path: Path) -> str:
+        return short_path(path) if path.exists() else ""
+
+    board = f"{_typed('tensorboard')} --logdir {shlex.quote(short_path(run_dir))}"
+    forecast = f"{_typed('kforecast-forecast')} artifact_dir={typed(short_path(artifact_dir))}"
+    rejected = outcome.rejected is not None
+    return {
+        "best epoch": f"{fit.best_epoch} of {fit.epochs} ({recipe.settings.monitor} {fit.score:.6g})",
+        "stopped by": fit.stopped_by,
+        "trained in": f"{fit.seconds:.1f} s" + (f", and again in {refit.seconds:.1f} s" if refit else ""),
+        "rejected" if rejected else "artifact": short_path(artifact_dir),
+        "per series": there(artifact_dir / "per_series"),
+        "report": short_path(report_dir / "report.html") if outcome.judged.scoreboard is not None else "",
+        "checkpoints": there(run_dir / "checkpoints"),
+        "log file": short_path(run_dir / f"{recipe.job.name}.log"),
+        "TensorBoard": board if (run_dir / "tensorboard").exists() else "",
+        "forecast": "" if rejected else f"{forecast} {_source(recipe)}",
+    }
+
+
+def facts(title: str, values: Mapping[str, str]) -> str:
+    """Names and values, a line each: never folded, so that commands can be copied; no empty ones."""
+    width = max(map(len, values))
+    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in values.items() if value)])
+
+
+def hyper_parameters(recipe: Recipe, data: ForecastDataModule, net: Network) -> dict[str, Any]:
+    """What loggers show a run by: its settings, and in a sweep the job's overrides, by their keys."""
+    settings: TrainSettings = recipe.settings
     # Without prefixes: TensorBoard's page sorts by name and ticks the first ones.
     parameters = settings.window.model_dump() | {
         "batch_size": settings.data.batch_size,
         "lr": settings.optimizer.lr,
         "max_epochs": settings.trainer.max_epochs,
         "seed": settings.seed,
-        "series": num_series,
-        "model": model,
+        "series": data.panel.num_series,
+        "model": type(net).__name__,
     }
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
+    if recipe.job is None or not recipe.job.of_sweep:
         return parameters
-    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
-    values = {override.key_or_group: override.value() for override in overrides}
-    plain = {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
-    return parameters | {name: value for name, value in plain.items() if name not in SILENT}
+    return parameters | {name: value for name, value in recipe.job.values.items() if name not in SILENT}
 
 
-def _typed(name: str) -> str:
-    """A command as it must be typed: by its path where it is not on the search path."""
-    return name if shutil.which(name) else shlex.quote(short_path(Path(sys.executable).with_name(name)))
+def _compare(recipe: Recipe, outcome: Outcome) -> None:
+    """Say whether a repeated run came to the same weights."""
+    assert recipe.settings.repeat is not None
+    assert recipe.job is not None
+    folder = Path(recipe.settings.repeat)
+    then, name = read_result(folder), short_path(folder)
+    if then.get("weights") == sha256(outcome.artifact_dir(recipe)):
+        log.info("The weights equal those of %s, bit for bit", name)
+    elif then.get("weights") is None:
+        log.warning("%s did not come to its end: there is nothing to compare with", name)
+    else:
+        why = "the same data on another machine, or with other versions?"
+        if recipe.job.overrides:
+            why = f"trained with {' '.join(recipe.job.overrides)}"
+        if then.get("data") != outcome.fingerprint:
+            why = "its data was other data"
+        log.warning("The weights differ from those of %s: %s", name, why)
 
 
-def _source(cfg: DictConfig, run_dir: Path) -> str:
-    """The source as typed for the forecast command."""
-    path = OmegaConf.select(cfg, "source.path")
-    if (run_dir / HISTORY).exists():
-        path = short_path(run_dir / HISTORY)
-    if path is not None:
-        return f"--dataset-file={shlex.quote(str(path))}"
-    source = HydraConfig.get().runtime.choices.get("source")
-    if source is not None:
-        chosen = [override for override in HydraConfig.get().overrides.task if override.startswith("source.")]
-        return shlex.join([f"source={source}", *chosen])
-    # The configuration of an earlier run, which was not composed of options.
-    values = OmegaConf.to_container(cfg.source, resolve=False)
-    assert isinstance(values, dict)
-    plain = {str(name): value for name, value in values.items() if isinstance(value, int | float | str)}
-    option = str(plain.pop("_target_")).split(".")[-2]
-    return shlex.join([f"source={option}", *(f"source.{name}={value}" for name, value in plain.items())])
-
-
-def aim_at(names: list[str], judged: JudgedFit, artifact: Artifact) -> dict[str, float]:
-    """The value of each aim, by its name in ``objective``; NaN where nothing was held out to judge by."""
-    return {name: _value(name, judged, artifact) for name in names}
-
-
-def _value(name: str, judged: JudgedFit, artifact: Artifact) -> float:
-    if name == "score":
-        return judged.fit.score
-    if name == "artifact_kib":
-        return sum(artifact.sizes().values()) / 1024
-    if name == "training_seconds":
-        return judged.fit.seconds + (judged.refit.seconds if judged.refit is not None else 0.0)
-    board = judged.scoreboard
-    if board is None:
-        return float("nan")
-    if name == "skill":
-        return float(board.skill.value)
-    if name == "capacity_cost":
-        return float(board.orders.simulation.outcomes["cost"][board.backtest.model])
-    return float(board.model[name])
-
-
-def facts(title: str, values: dict[str, str]) -> str:
-    """Names and values, a line each: never folded, so that commands can be copied; no empty ones."""
-    width = max(map(len, values))
-    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in values.items() if value)])
-
-
-def log_figures(loggers: list[Logger], figures: Mapping[str, Figure]) -> None:
+def _log_figures(loggers: Sequence[Logger], figures: Mapping[str, Figure]) -> None:
     """Put the report's figures into TensorBoard."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -159,31 +209,24 @@ def log_figures(loggers: list[Logger], figures: Mapping[str, Figure]) -> None:
                 logger.experiment.add_figure(f"evaluation/{name}", figure)
 
 
-def final_scores(judged: JudgedFit, artifact: Artifact, monitor: str) -> dict[str, float]:
-    """What a run came to, by the names that loggers show it under."""
-    fit, scoreboard = judged.fit, judged.scoreboard
-    scores = {f"score/{monitor.replace('/', '_')}": fit.score}
-    if scoreboard is not None:
-        scores |= {"score/skill": scoreboard.skill.value, "score/wape": scoreboard.model["wape"]}
-    seconds = fit.seconds + (judged.refit.seconds if judged.refit is not None else 0.0)
-    size = sum(artifact.sizes().values()) / 1024
-    return scores | {"score/seconds": seconds, "score/epochs": fit.epochs, "score/artifact_kib": size}
+def _typed(name: str) -> str:
+    """A command as it must be typed: by its path where it is not on the search path."""
+    return name if shutil.which(name) else shlex.quote(short_path(Path(sys.executable).with_name(name)))
 
 
-def log_hyper_parameters(
-    loggers: list[Logger], parameters: dict[str, Any], scores: dict[str, float], of_sweep: bool
-) -> None:
-    """Give TensorBoard's HParams page this run's settings and its real scores.
-
-    Of a sweep the page shows what :mod:`kforecast.training.sweeps.hparams_board` says; a job adds its values.
-    """
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            if of_sweep:
-                _, *values = hparams(parameters, scores)  # type: ignore[no-untyped-call]
-                for summary in values:
-                    logger.experiment._get_file_writer().add_summary(summary)
-                logger.log_metrics(scores, step=0)
-            else:
-                logger.log_hyperparams(parameters, scores)
-            logger.finalize("success")
+def _source(recipe: Recipe) -> str:
+    """The source as typed for the forecast command."""
+    assert recipe.job is not None
+    path = recipe.source_settings.get("path")
+    if (recipe.run_dir / HISTORY).exists():
+        path = short_path(recipe.run_dir / HISTORY)
+    if path is not None:
+        return f"--dataset-file={shlex.quote(str(path))}"
+    if (source := recipe.job.choices.get("source")) is not None:
+        chosen = [override for override in recipe.job.overrides if override.startswith("source.")]
+        return shlex.join([f"source={source}", *chosen])
+    # The configuration of an earlier run, which was not composed of options.
+    values = recipe.source_settings
+    plain = {name: value for name, value in values.items() if isinstance(value, int | float | str)}
+    option = str(plain.pop("_target_")).split(".")[-2]
+    return shlex.join([f"source={option}", *(f"source.{name}={value}" for name, value in plain.items())])

@@ -1,11 +1,9 @@
 """A run in several processes on this machine: the same command, started once for each."""
 
-import sys
-from pathlib import Path
+from __future__ import annotations
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+import sys
+from typing import TYPE_CHECKING
 
 from kforecast.config.legacy_cli import flags_for_hydra
 from kforecast.config.overrides import quote
@@ -13,40 +11,38 @@ from kforecast.errors import ConfigError
 from kforecast.training.distributed.processes import start
 from kforecast.training.result import as_returned, read_result, values_of, write_result
 
+if TYPE_CHECKING:
+    from kforecast.training.plan import Recipe
 
-def train_in_processes(
-    cfg: DictConfig, run_dir: Path, artifact_dir: Path, anew: bool
-) -> float | tuple[float, ...]:
-    """Start the processes of this run, wait for them and hand on what they came to.
 
-    Parameters
-    ----------
-    anew:
-        Whether there is no checkpoint to go on from.
+def train_in_processes(recipe: Recipe) -> float | tuple[float, ...]:
+    """Start the processes of this run, wait for them and return what they came to.
 
     Returns
     -------
-    What the run aims at, see :func:`values_of`.
+    The values of the run's objective, see :func:`values_of`.
 
     Raises
     ------
     SystemExit
         With the exit code of a run that failed.
     """
-    command_line = _command_line(cfg, run_dir, artifact_dir, anew)
-    code = start(cfg.trainer.devices, "kforecast.training.train", command_line)
+    run_dir = recipe.run_dir
+    assert recipe.job is not None
+    code = start(recipe.settings.trainer.devices, "kforecast.training.train", _command_line(recipe))
     result = read_result(run_dir)
     if result["status"] == "running":
         result = {"status": "failed", "error": f"ended with exit code {code}"}
         write_result(run_dir, result)
-    if code and HydraConfig.get().mode != RunMode.MULTIRUN:
+    if code and not recipe.job.of_sweep:
         raise SystemExit(code)
     return as_returned(values_of(result))
 
 
-def _command_line(cfg: DictConfig, run_dir: Path, artifact_dir: Path, anew: bool) -> list[str]:
+def _command_line(recipe: Recipe) -> list[str]:
     """This run, or this job of a sweep, as a command of its own that works in the same folder."""
-    hydra = HydraConfig.get()
+    job, settings = recipe.job, recipe.settings
+    assert job is not None
     ours_alone = (
         "hydra.mode=",
         "hydra.run.",
@@ -55,23 +51,22 @@ def _command_line(cfg: DictConfig, run_dir: Path, artifact_dir: Path, anew: bool
         "hydra.launcher",
         "hydra/launcher",
     )
-    overrides = [*hydra.overrides.task]
-    # What a retraining adds to the configuration, but for its own keys.
-    overrides = [override for override in overrides if not override.lstrip("+").startswith("retrain")]
-    for key in ("gate.champion", "warm_start"):
-        if (value := OmegaConf.select(cfg, key)) is not None:
-            overrides.append(f"{key}={quote(str(value))}")
-    if hydra.runtime.choices.get("hparams_search") is not None:
+    # A retraining adds keys of its own to the configuration, and two that a training knows.
+    overrides = [override for override in job.overrides if not override.lstrip("+").startswith("retrain")]
+    for key, value in (("gate.champion", settings.gate.champion), ("warm_start", settings.warm_start)):
+        if value is not None:
+            overrides.append(f"{key}={quote(value)}")
+    if job.searches:
         # What it sets of the training counts; that it begins a sweep does not.
         overrides.append("hydra.mode=RUN")
-    overrides += [override for override in hydra.overrides.hydra if not override.startswith(ours_alone)]
-    overrides.append(f"hydra.run.dir={quote(str(run_dir))}")
-    if anew and any(override.startswith("resume=") for override in overrides):
+    overrides += [override for override in job.hydra_overrides if not override.startswith(ours_alone)]
+    overrides.append(f"hydra.run.dir={quote(str(recipe.run_dir))}")
+    if recipe.earlier.checkpoint is None and any(one.startswith("resume=") for one in overrides):
         overrides.append("resume=null")  # the folder may hold checkpoints of a run that is done
-    if hydra.mode == RunMode.MULTIRUN:
-        overrides += [f"hydra.job.num={hydra.job.num}", f"hydra.job.id={quote(str(hydra.job.id))}"]
-        overrides.append(f"hydra.sweep.dir={quote(str(run_dir.parent))}")
-        overrides.append(f"artifact_dir={quote(str(artifact_dir))}")
+    if job.of_sweep:
+        overrides += [f"hydra.job.num={job.number}", f"hydra.job.id={quote(str(job.id))}"]
+        overrides.append(f"hydra.sweep.dir={quote(str(recipe.run_dir.parent))}")
+        overrides.append(f"artifact_dir={quote(str(recipe.artifact_dir))}")
     flags = flags_for_hydra(sys.orig_argv)
     if "train_config=from_file" in overrides and not any(flag.startswith("--config-file=") for flag in flags):
         raise ConfigError(

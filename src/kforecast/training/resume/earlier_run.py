@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 UNFINISHED = ("running", "interrupted", "failed")
 CHECKPOINTS = "checkpoints"
 _RECORDED = "recorded"
+# Classes that recorded configurations name, and where they have moved since.
+_MOVED = {
+    "kforecast.training.hopeless.MedianStopping": "kforecast.training.median_stopping.MedianStopping",
+}
 # Flags of Hydra's that do not go with -m, or are it.
 _OTHER_MODES = {
     *("-m", "--multirun", "-r", "--run", "-c", "--cfg", "-i", "--info", "-h", "--help", "--hydra-help"),
@@ -158,7 +162,17 @@ def _read_config(run_dir: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"window", "source", "trainer"} <= set(content):
         raise ConfigError(f"{path}: not the configuration of a training")
     # Hydra itself would act on these.
-    return {str(name): value for name, value in content.items() if name not in ("defaults", "hydra")}
+    kept = {str(name): value for name, value in content.items() if name not in ("defaults", "hydra")}
+    found: dict[str, Any] = _with_moved_classes(kept)
+    return found
+
+
+def _with_moved_classes(value: Any) -> Any:
+    if isinstance(value, dict):
+        inside = {key: _with_moved_classes(inner) for key, inner in value.items()}
+        target = inside.get("_target_")
+        return inside | {"_target_": _MOVED[target]} if target in _MOVED else inside
+    return [_with_moved_classes(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _store(config: dict[str, Any], changes: dict[str, Any]) -> None:

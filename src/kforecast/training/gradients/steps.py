@@ -1,0 +1,91 @@
+"""Steps of the optimizer over several batches, and the average of the weights between them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from kforecast.models import Fcnet, Network
+from kforecast.training.gradients.automatic import (
+    AutomaticGradient,
+    Chunk,
+    FlatParameters,
+    Gradient,
+    together,
+)
+from kforecast.training.gradients.fcnet import FcnetGradient
+
+# Steps after which an average may cover more than half of the steps so far.
+_SOON = 10
+
+
+class Steps:
+    """Takes a step for each batch of a chunk; afterwards the network holds the average of the weights.
+
+    Parameters
+    ----------
+    net:
+        The network, on the device where it is trained.
+    clip:
+        Norm that a step's gradient is clipped to; None for no clipping.
+    average_windows:
+        The average covers the steps of about this many windows (Polyak averaging, exponentially weighted);
+        None for the weights of the last step.
+    trained:
+        Weights of the last step of an interrupted training; empty to begin with those of the network.
+
+    Attributes
+    ----------
+    parameters:
+        One tensor behind all parameters of the network: what an optimizer takes.
+    trained:
+        The weights of the last step, float32 ``[parameters]``.
+    """
+
+    def __init__(
+        self, net: Network, clip: float | None, average_windows: int | None, trained: Tensor
+    ) -> None:
+        self._flat = FlatParameters(net)
+        self.parameters = self._flat.values
+        self._gradient: Gradient = (
+            FcnetGradient(net, self._flat) if isinstance(net, Fcnet) else AutomaticGradient(net)
+        )
+        weights = self.parameters.detach()
+        self.trained = trained.to(weights.device) if len(trained) else weights.clone()
+        self._clip, self._average_windows = clip, average_windows
+
+    def take(self, chunk: Chunk, size: int, step: Callable[[], int]) -> Tensor:
+        """Take the steps.
+
+        Parameters
+        ----------
+        size:
+            Windows of a batch over all processes.
+        step:
+            Lets the optimizer take a step; returns the number of steps so far.
+
+        Returns
+        -------
+        The sum of each batch's gradient, float32 ``[batches]``: not finite when one of its numbers is not.
+        """
+        share = None if self._average_windows is None else min(1.0, size / self._average_windows)
+        weights, gradient = self.parameters.detach(), self._flat.gradient
+        average = weights.clone()
+        weights.copy_(self.trained)
+        self._gradient.begin(chunk)
+        sums = []
+        for begin, stop in chunk.bounds:
+            gradient.zero_()
+            self._gradient.add(begin, stop)
+            together(gradient)
+            sums.append(gradient.sum())
+            if self._clip is not None:
+                nn.utils.clip_grad_norm_([self.parameters], self._clip)
+            taken = step()
+            if share is not None:
+                # At first the average covers the steps there are.
+                average.lerp_(weights, max(share, _SOON / (_SOON + taken)))
+        self.trained.copy_(weights)
+        if share is not None:
+            weights.copy_(average)
+        return torch.stack(sums)

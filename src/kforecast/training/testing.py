@@ -1,0 +1,29 @@
+"""Scores of ``trainer.test``: those of an evaluation of the test span, for the network alone."""
+
+import math
+
+import numpy as np
+
+from kforecast.data.datamodule import ForecastDataModule
+from kforecast.evaluation.backtest import MODEL, Backtest
+from kforecast.evaluation.scores import overall, score
+from kforecast.models import Network
+from kforecast.predictor import Predictor, WindowForecasts
+
+
+def scores_of_test(data: ForecastDataModule, net: Network, forecast: np.ndarray) -> dict[str, float]:
+    """Scores over all series and steps, by name; those that nothing is known of are left out.
+
+    Parameters
+    ----------
+    forecast:
+        From the origins ``data.test_cells``, float32 ``[windows, horizon]``.
+    """
+    predictor = Predictor(data.window, data.panel.item_ids, data.fill, net, calendar=data.calendar)
+    made = WindowForecasts(forecast, np.ones_like(forecast[:, :1]), {})
+    split, cells = data.split, data.test_cells
+    found = Backtest(
+        data.panel, split.validation_end, split.end, 1, cells, {MODEL: forecast}, 1, predictor, made
+    )
+    known = overall(score(found), MODEL)
+    return {name: float(value) for name, value in known.items() if not math.isnan(value)}
