@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from kforecast.commands.run import run
-from kforecast.config.checks import built, recorded
+from kforecast.config.checks import recorded
 from kforecast.config.overrides import is_sweep, typed
 from kforecast.config.settings import TrainSettings
 from kforecast.console import short_path
@@ -194,7 +194,7 @@ def _train(cfg: DictConfig, run_dir: Path, plan: Plan, held: ExitStack) -> Resul
     from kforecast.training.holdout import judge_fit
     from kforecast.training.lightning_warnings import quieten
     from kforecast.training.outcome import aim_at, close, hyper_parameters
-    from kforecast.training.trackers import tracking
+    from kforecast.training.trackers import loggers_of, tracking
 
     threading.excepthook = _thread_failed
     # Read when MLflow is imported; its own ten minutes of attempts are too many for a wrong address.
@@ -217,10 +217,10 @@ def _train(cfg: DictConfig, run_dir: Path, plan: Plan, held: ExitStack) -> Resul
     _say_sample(settings, split)
     checkpoints = replace(first(lambda: _checkpoints(cfg, earlier, panel)), artifact=maker.describe(net))
 
-    loggers = [built(logger) for logger in cfg.logger.values() if logger is not None]
+    loggers = loggers_of(cfg.logger, short_path(run_dir))
     parameters = hyper_parameters(settings, panel.num_series, type(net).__name__)
     if this_process().first:
-        held.enter_context(tracking(loggers, short_path(run_dir), parameters))
+        held.enter_context(tracking(loggers, parameters))
     # With a gate nothing replaces the earlier artifact before the model has passed it.
     candidate_dir = run_dir / "candidate"
     gated = settings.gate.require_skill is not None or champion is not None
