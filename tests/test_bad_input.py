@@ -125,6 +125,12 @@ def bomb(level: str) -> str:
     return "\n".join([f"l0: &l0 {first}", *levels, "targets: *l9", ""])
 
 
+def deep() -> str:
+    """A config file with a chain of aliases: each adds one level, and no line is deep."""
+    links = [f"l{n}: &l{n} [*l{n - 1}]" for n in range(1, 200)]
+    return "\n".join(["l0: &l0 [a]", *links, "targets: *l199", ""])
+
+
 GOOD_ROWS = traffic_rows(1, 200)
 
 CONFIG_FILES = [
@@ -249,6 +255,7 @@ CONFIG_FILES = [
     in_file("very deep", "[" * 5000 + "]" * 5000, "nested"),
     in_file("an alias of itself", "targets: &a [*a]\nfreq: 1min\n", "alias"),
     in_file("aliases of aliases", bomb("[*L, *L, *L, *L, *L, *L, *L, *L, *L]"), "alias"),
+    in_file("aliases nested deeper and deeper", deep(), "nested", "line"),
     in_file("merges of merges", bomb("{<<: [*L, *L, *L, *L, *L, *L, *L, *L]}"), "config.yaml"),
     in_file("a huge number", config() + f"x: {'9' * 5000}\n", "config.yaml"),
     in_file("a huge hexadecimal number", config(contextLength=None) + f"contextLength: 0x{'f' * 5000}\n"),

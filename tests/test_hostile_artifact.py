@@ -242,6 +242,7 @@ CONFIGS = {
     + "".join(f"a{n}: &a{n} [*a{n - 1 or ''}, *a{n - 1 or ''}]\n" for n in range(1, 60))
     + "num_series: *a59",
     "merges": "a: &a {x: 1}\nb: {<<: [*a, *a]}",
+    "a key twice": "freq: 1min\nfreq: 1min",
     "depth": "freq: " + "[" * 10_000,
     "depth without end": "freq: " + "{a: " * 3000 + "1" + "}" * 3000,
     "many values": "freq: [" + "1," * 300_000 + "1]",

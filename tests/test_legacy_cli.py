@@ -408,6 +408,20 @@ def test_yaml_merge_keys_are_read(tmp_path):
     assert [target.workload for target in read_train_config(path).targets] == ["a/b", "a/c"]
 
 
+def test_a_merged_mapping_that_merges_itself_has_no_key_twice(tmp_path):
+    path = tmp_path / "train-config.yaml"
+    path.write_text(
+        "freq: 10min\npredictionLength: 3\ncontextLength: 7\n"
+        "targets:\n"
+        "- &second\n"
+        "  <<: &first {workloadNamespace: a, workloadName: b, historyLength: 48H,\n"
+        "              metrics: [{type: External, external: {metric: {name: m}}}]}\n"
+        "  workloadName: c\n"
+        "- {<<: *second, workloadName: d}\n"
+    )
+    assert [target.workload for target in read_train_config(path).targets] == ["a/c", "a/d"]
+
+
 def test_a_deletion_is_an_override():
     flags = ["-m", "~callbacks.early_stopping", "--dataset-file=f"]
     assert translate(flags) == ["-m", "source=csv", "source.path='f'", "~callbacks.early_stopping"]

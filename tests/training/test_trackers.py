@@ -1,4 +1,4 @@
-"""MLflow and Weights & Biases: what they are told of a run, and what they must not be told."""
+"""MLflow and Weights & Biases: values they receive from a run, and secrets they must not receive."""
 
 import sqlite3
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import pytest
 from conftest import composed, run_command
 from kforecast.config.checks import check_train_settings
 from kforecast.errors import ConfigError
+from kforecast.training.trackers import loggers_of
 
 QUICK = ["trainer.max_epochs=2", "+trainer.limit_train_batches=2", "trainer=cpu", "refit=false"]
 
@@ -108,3 +109,27 @@ def test_a_missing_extra_is_one_line(name: str, module: str, monkeypatch: pytest
         check_train_settings(composed("source=synthetic", f"logger={name}"))
     said = f"configuration: logger.{name}: needs a package: pip install 'kforecast[{name}]'"
     assert str(refusal.value) == said
+
+
+NAMED = {"run_name": "runs/7"}
+LOCAL = {"artifact_location": Path("outputs", "mlartifacts").resolve().as_uri()}
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (["logger=tensorboard"], {}),
+        (["logger=wandb"], {"name": "runs/7", "settings": {"console": "off", "silent": True}}),
+        (["logger=wandb", "logger.wandb.name=mine", "+logger.wandb.settings={silent: false}"], {}),
+        (["logger=mlflow"], NAMED | LOCAL),
+        (["logger=mlflow", "logger.mlflow.run_name=mine", "logger.mlflow.artifact_location=s3://a"], {}),
+        (["logger=mlflow", "logger.mlflow.tracking_uri=https://h"], NAMED),
+        (["logger=mlflow", "logger.mlflow.tracking_uri=null"], NAMED | LOCAL),
+    ],
+)
+def test_a_tracker_gets_only_the_settings_that_are_left_open(
+    given: list[str], expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kforecast.training.trackers.built", lambda _, **arguments: arguments)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert loggers_of(composed("source=synthetic", *given).logger, "runs/7") == [expected]

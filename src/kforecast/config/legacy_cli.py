@@ -11,14 +11,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from hydra.core.config_store import ConfigStore
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from kforecast.config.overrides import _insert, literal, quote
 from kforecast.errors import ConfigError
+from kforecast.files.untrusted import parse_yaml
 from kforecast.metrics.spec import Targets
-from kforecast.validation import short, validate
+from kforecast.validation import validate
 from kforecast.window import canonical_frequency
 
 FLAGS = {
@@ -66,7 +66,6 @@ class TrainConfigFile(_Words):
 # A file of ten thousand targets has some 5 MB and 300,000 values.
 _MOST_BYTES = 16 * 2**20
 _MOST_VALUES = 2_000_000
-_MOST_BITS = 1024
 
 # The sections of our own tree that each verb takes from the config file.
 SECTIONS = {
@@ -169,17 +168,13 @@ def read_train_config(path: Path) -> TrainConfigFile:
         Everything that is wrong with it, with the path of each field.
     """
     try:
-        content = _parse(_text_of(path))
+        content = parse_yaml(_text_of(path), _MOST_VALUES, aliases=True)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such config file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {_yaml_problem(error)}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: not YAML that can be read: it is nested too deeply") from error
-    except (ValueError, OverflowError) as error:  # the reader's own, of "\U99999999"
-        raise ConfigError(f"{path}: not YAML: {short(str(error))}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if content is None:
         raise ConfigError(f"{path}: the file is empty; freq, predictionLength and contextLength are needed")
     if not isinstance(content, dict):
@@ -194,43 +189,6 @@ def _text_of(path: Path) -> str:
     if len(content) > _MOST_BYTES:
         raise ConfigError(f"{path}: too large for a config file: more than {_MOST_BYTES // 2**20} MiB")
     return content.decode("utf-8")
-
-
-def _parse(text: str) -> Any:
-    """Plain values from YAML; raises YAMLError for what is none, RecursionError for what is too deep."""
-    loader = _UniqueKeyLoader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _check_aliases(node)
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def _check_aliases(document: yaml.Node) -> None:
-    """Refuse aliases that lead into themselves, or that stand for too much: copies of copies of copies."""
-    sizes: dict[int, int] = {}
-
-    def size(node: yaml.Node) -> int:
-        known = sizes.get(id(node))
-        if known == 0:  # we are inside it
-            raise yaml.constructor.ConstructorError(
-                None, None, "an alias stands inside of what it stands for", node.start_mark
-            )
-        if known is None:
-            sizes[id(node)] = 0
-            inside = node.value if isinstance(node, yaml.CollectionNode) else []
-            parts = [part for entry in inside for part in (entry if isinstance(entry, tuple) else (entry,))]
-            known = sizes[id(node)] = 1 + sum(map(size, parts))
-        if known > _MOST_VALUES:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"aliases make more than {_MOST_VALUES:,} values of it", node.start_mark
-            )
-        return known
-
-    size(document)
 
 
 def file_tree(content: TrainConfigFile) -> dict[str, dict[str, Any]]:
@@ -262,42 +220,3 @@ def _escape(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _escape(item) for key, item in value.items()}
     return value
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"line {mark.line + 1}: {problem}" if mark is not None else problem
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that does not let a second value of a key silently win, and says what is no value."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            value = super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError, OverflowError) as error:
-            # A date like 2024-99-99, a number of too many digits, a tag that does not fit its value.
-            kind = node.tag.rpartition(":")[2]
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{short(node.value)} is not of the type {kind}", node.start_mark
-            ) from error
-        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{short(node.value)} is too large a number", node.start_mark
-            )
-        return value
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (str, int, float)) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            if isinstance(key, (str, int, float)):
-                seen.add(key)
-        return super().construct_mapping(node, deep)

@@ -16,6 +16,7 @@ import yaml
 _MOST_DEPTH = 64
 # The longest text that stands for one value; a number of megabytes takes minutes to be understood.
 _LONGEST_SCALAR = 4096
+_MOST_BITS = 1024
 
 
 def read_file(path: Path, most: int) -> bytes:
@@ -64,31 +65,38 @@ def parse_json(content: bytes, most_values: int) -> Any:
         raise ValueError("it is nested too deep") from None
 
 
-def parse_yaml(text: str, most_values: int) -> Any:
-    """The plain values that YAML text stands for, read by PyYAML's safe loader.
+def parse_yaml(text: str, most_values: int, *, aliases: bool = False) -> Any:
+    """Parse YAML into plain values with PyYAML's safe loader; no mapping in it may repeat a key.
 
     Parameters
     ----------
     most_values:
-        About how many values are allowed; it reads some ten thousand a second.
+        Maximum number of values, approximately. The loader reads about ten thousand per second.
+    aliases:
+        Whether to accept aliases. Each copy counts: a few lines can stand for billions of values.
 
     Raises
     ------
     ValueError
-        When it is not YAML, or has tags of objects, aliases (of which a few lines make billions of values),
-        values of more than 4,096 characters or more than 64 levels.
+        When the text is not YAML, has object tags, repeats a key, or exceeds a limit: ``most_values``,
+        64 levels, 4,096 characters or 1,024 bits per value.
     """
     if sum(map(text.count, ",[{\n")) > most_values:
         raise ValueError(f"it holds more than {most_values:,} values")
     try:
-        return yaml.load(text, _PlainLoader)
+        loader = _BoundedLoader(text, most_values, aliases)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except yaml.YAMLError as error:
-        said = error.problem if isinstance(error, yaml.MarkedYAMLError) else None
-        where = getattr(error, "problem_mark", None)
-        line = f"line {where.line + 1}: " if where is not None else ""
-        raise ValueError(
-            f"it is not YAML that a safe reader reads: {line}{shortened(said or error)}"
-        ) from error
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        prefix = "" if isinstance(error, _Refused) else "not YAML: "
+        raise ValueError(f"{prefix}{line}{shortened(problem)}") from error
+    except (ValueError, OverflowError) as error:  # PyYAML's reaction to "\U99999999"
+        raise ValueError(f"not YAML: {shortened(error)}") from error
 
 
 def shortened(value: object, most: int = 200) -> str:
@@ -113,28 +121,77 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Of a text that is read in one pass, into values that take memory in proportion to it."""
+class _Refused(yaml.MarkedYAMLError):
+    """Valid YAML that this module refuses to load."""
 
-    depth = 0
+    def __init__(self, problem: str, mark: Any) -> None:
+        super().__init__(problem=problem, problem_mark=mark)
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise self._refused("aliases are not read")
+
+class _BoundedLoader(yaml.SafeLoader):
+    """A safe loader in one pass, whose result takes memory in proportion to the limits."""
+
+    def __init__(self, text: str, most_values: int, aliases: bool) -> None:
+        super().__init__(text)
+        self._most_values, self._aliases = most_values, aliases
+        self._values = self._depth = self._deepest = 0
+        # Values and levels of each anchor whose node is complete.
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST_SCALAR:
-            raise self._refused(f"a value has more than {_LONGEST_SCALAR:,} characters")
-        if self.depth > _MOST_DEPTH:
-            raise self._refused("it is nested too deep")
-        self.depth += 1
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
+        values, deepest = self._values, self._deepest
+        self._depth += 1
+        self._deepest = self._depth
+        if index is not None or not isinstance(parent, yaml.MappingNode):  # not a key
+            self._values += 1
+        if isinstance(event, yaml.AliasEvent):
+            self._count_alias(event)
+        elif isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST_SCALAR:
+            place = index.value if isinstance(index, yaml.ScalarNode) else "a value"
+            raise _Refused(f"{place} has more than {_LONGEST_SCALAR:,} characters", event.start_mark)
+        if self._deepest > _MOST_DEPTH:
+            raise _Refused(f"nested more than {_MOST_DEPTH} levels deep", event.start_mark)
+        if self._values > self._most_values:
+            source = "aliases expand to " if self._sizes else ""
+            raise _Refused(f"{source}more than {self._most_values:,} values", event.start_mark)
+        node = super().compose_node(parent, index)
+        if event.anchor is not None and not isinstance(event, yaml.AliasEvent):
+            self._sizes[event.anchor] = self._values - values, self._deepest - self._depth
+        self._depth -= 1
+        self._deepest = max(deepest, self._deepest)
+        return node
 
-    def _refused(self, words: str) -> yaml.MarkedYAMLError:
-        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-        return yaml.MarkedYAMLError(problem=words, problem_mark=mark)
+    def _count_alias(self, event: yaml.AliasEvent) -> None:
+        if not self._aliases:
+            raise _Refused("aliases are not allowed", event.start_mark)
+        if event.anchor in self.anchors and event.anchor not in self._sizes:
+            raise _Refused(f"the alias *{event.anchor} is inside its own anchor", event.start_mark)
+        values, levels = self._sizes.get(event.anchor or "", (0, 0))  # PyYAML refuses an unknown anchor
+        self._values += values
+        self._deepest += levels
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if (key.tag, key.value) in seen:
+                raise _Refused(f"the key {shortened(key.value)!r} appears twice", key.start_mark)
+            seen.add((key.tag, key.value))
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, OverflowError) as error:
+            # A date like 2024-99-99, a number with too many digits, a tag that does not fit its value.
+            kind = node.tag.rpartition(":")[2]
+            raise _Refused(f"{shortened(node.value, 60)!r} is not of type {kind}", node.start_mark) from error
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise _Refused(f"the number {shortened(node.value, 60)} is too large", node.start_mark)
+        return value
 
 
 def inside(content: Any, *names: Any) -> Any:

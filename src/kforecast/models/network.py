@@ -116,7 +116,7 @@ class Network(nn.Module, ABC):
         return self.settings()
 
     def description(self) -> dict[str, Any]:
-        """Plain values from which :func:`kforecast.models.rebuilt` makes the network again, without weights."""
+        """Plain values for :func:`kforecast.models.rebuilt`, which makes the network again, untrained."""
         return {
             "network": type(self).__name__,
             "freq": self.window.frequency.name,

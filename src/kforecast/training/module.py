@@ -21,6 +21,8 @@ from kforecast.training.resume.random_state import keep_random_state, load_rando
 from kforecast.training.schedule import Schedule, rate_of
 from kforecast.training.testing import scores_of_test
 
+Optimizers = Callable[[Iterable[Parameter]], Optimizer]
+_ADAM: Optimizers = partial(torch.optim.Adam, lr=0.003)
 # Keys of a checkpoint.
 _TRAINED, _LOSSES = "trained_weights", "epoch_losses"
 
@@ -47,7 +49,7 @@ class ForecastModule(pl.LightningModule):
     def __init__(
         self,
         net: Network | Mapping[str, Any],
-        optimizer: Callable[[Iterable[Parameter]], Optimizer] = partial(torch.optim.Adam, lr=0.003),
+        optimizer: Optimizers = _ADAM,
         batch_size: int | None = None,
         gradient_clip_val: float | None = None,
         average_windows: int | None = None,
@@ -57,9 +59,10 @@ class ForecastModule(pl.LightningModule):
         super().__init__()
         self.net = net if isinstance(net, Network) else rebuilt(net)
         # Plain values only: with a callable among them a checkpoint cannot be loaded with weights_only=True.
-        kept = {"batch_size": batch_size, "schedule": schedule, "schedule_epochs": schedule_epochs}
+        kept: dict[str, Any] = {"net": self.net.description(), "batch_size": batch_size}
         kept |= {"gradient_clip_val": gradient_clip_val, "average_windows": average_windows}
-        self.save_hyperparameters({"net": self.net.description()} | kept, logger=False)
+        kept |= {"schedule": schedule, "schedule_epochs": schedule_epochs}
+        self.save_hyperparameters(kept, logger=False)
         self._make_optimizer, self._schedule = optimizer, schedule
         self._trained = torch.empty(0)
         self._random_state: dict[str, Any] = {}
@@ -83,10 +86,10 @@ class ForecastModule(pl.LightningModule):
     def training_step(self, batch: WindowBatch, batch_idx: int) -> None:  # noqa: ARG002
         """Train on all batches of a loader's item; raises TrainingError when a number is not finite.
 
-        An item holds the windows of several batches, one behind the other: Lightning's loop, gathering windows
-        from the panel and scaling them cost more than the step of a small network on 64 windows, and an item
-        of some 8,000 windows pays for them once. The optimizer still takes one step a batch, in the same order
-        and to the same bits as with one batch an item.
+        An item holds the windows of several batches. For a small network Lightning's loop, gathering windows
+        from the panel and scaling them take longer than its step on 64 windows; an item of some 8,000 windows
+        pays for them once. The optimizer still takes one step a batch, in the same order and to the same bits
+        as with one batch an item.
         """
         if self._random_state:
             set_random_state(self._random_state, self.device)
@@ -143,7 +146,8 @@ class ForecastModule(pl.LightningModule):
 
     def predict_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Forecasts in the series' own units, float32 [B, P]."""
-        return self(batch).cpu()
+        forecast: Tensor = self(batch)
+        return forecast.cpu()
 
     def configure_optimizers(self) -> Optimizer:
         """The optimizer over all parameters, as one tensor; here the network is where it will be trained."""

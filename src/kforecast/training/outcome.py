@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from matplotlib.figure import Figure
+from torch.utils.tensorboard.summary import hparams
 
 from kforecast.artifact import Artifact, sha256
 from kforecast.config.overrides import typed
@@ -24,7 +25,7 @@ from kforecast.models import Network
 from kforecast.training.holdout import JudgedFit
 from kforecast.training.plan import Recipe
 from kforecast.training.result import SILENT, read_result
-from kforecast.training.trackers import log_hyper_parameters, log_outcome
+from kforecast.training.trackers import log_outcome
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Outcome:
         """What ``result.json`` says of it."""
         fit, objective = self.judged.fit, recipe.settings.objective
         target = self.artifact_dir(recipe)
-        content = {
+        content: dict[str, Any] = {
             "status": "done" if self.rejected is None else "rejected",
             "score": fit.score,
             "epochs": fit.epochs,
@@ -124,9 +125,9 @@ def show(recipe: Recipe, outcome: Outcome, loggers: Sequence[Logger], parameters
         _log_figures(loggers, figures)
     scores = outcome.scores(settings.monitor)
     assert recipe.job is not None
-    log_hyper_parameters(loggers, parameters, scores, recipe.job.of_sweep)
+    _log_hyper_parameters(loggers, parameters, scores, recipe.job.of_sweep)
     files = list(outcome.artifact.sizes())
-    log_outcome(loggers, scores, artifact_dir, files, report_dir / "report.html")
+    log_outcome(list(loggers), scores, artifact_dir, files, report_dir / "report.html")
     next_step = "next, type the command in the last line"
     if outcome.rejected is not None:
         next_step = "the gate did not let the model pass"
@@ -207,6 +208,25 @@ def _log_figures(loggers: Sequence[Logger], figures: Mapping[str, Figure]) -> No
         if isinstance(logger, TensorBoardLogger):
             for name, figure in figures.items():
                 logger.experiment.add_figure(f"evaluation/{name}", figure)
+
+
+def _log_hyper_parameters(
+    loggers: Sequence[Logger], parameters: Mapping[str, Any], scores: dict[str, float], of_sweep: bool
+) -> None:
+    """Give TensorBoard's HParams page this run's settings and its real scores.
+
+    Of a sweep the page shows what :mod:`kforecast.training.sweeps.hparams_board` says; a job adds its values.
+    """
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            if of_sweep:
+                _, *values = hparams(dict(parameters), scores)  # type: ignore[no-untyped-call]
+                for summary in values:
+                    logger.experiment._get_file_writer().add_summary(summary)
+                logger.log_metrics(scores, step=0)
+            else:
+                logger.log_hyperparams(dict(parameters), scores)
+            logger.finalize("success")
 
 
 def _typed(name: str) -> str:

@@ -14,7 +14,7 @@ from kforecast.training.plan import Recipe
 
 
 class Publisher:
-    """Writes the artifact of a recipe; with a gate, nothing replaces the earlier one before a model has passed.
+    """Writes the artifact of a recipe; with a gate, nothing replaces the earlier one before a model passes.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """The story of a run, told once: for kforecast-train, kforecast.train and retraining.
 
-Fetch the metrics and cut them into windows, train the network on them with early stopping, judge it on what was
-held out, and publish the artifact.
+Fetch the metrics and cut them into windows, train the network with early stopping, judge it on held-out data,
+and publish the artifact.
 """
 
 import logging
@@ -33,7 +33,7 @@ from kforecast.training.plan import Recipe
 from kforecast.training.publisher import Publisher
 from kforecast.training.resume.checkpoints import Checkpoints
 from kforecast.training.resume.reading import about_of, deciding, epoch_of
-from kforecast.training.trackers import loggers_of
+from kforecast.training.trackers import loggers_of, tracking
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +77,8 @@ def _run(recipe: Recipe, say: Callable[[str], None], held: ExitStack) -> Outcome
     threads = choose_threads(settings.threads, data.batch_size, process.count, net.windows_per_thread)
     log.info("Seed %d; window: %s; CPU threads: %d", settings.seed, recipe.window, threads)
     say(
-        f"Training {type(net).__name__} on {data.panel.num_series:,} series, {len(data.split.train):,} windows "
-        f"({recipe.window}), seed {settings.seed}"
+        f"Training {type(net).__name__} on {data.panel.num_series:,} series, {len(data.split.train):,} "
+        f"windows ({recipe.window}), seed {settings.seed}"
     )
     _say_earlier_artifacts(recipe, data)
     maker = ArtifactMaker(_estimator_config(recipe, data), recipe.recorded, data)
@@ -87,7 +87,9 @@ def _run(recipe: Recipe, say: Callable[[str], None], held: ExitStack) -> Outcome
     publisher = Publisher(recipe)
     checkpoints = replace(first(lambda: _checkpoints(recipe, data)), artifact=maker.describe(net))
     parameters = {} if recipe.job is None else hyper_parameters(recipe, data, net)
-    loggers = loggers_of(recipe, parameters, held)
+    loggers = loggers_of(recipe.loggers, short_path(recipe.run_dir))
+    if process.first:
+        held.enter_context(tracking(loggers, parameters))
 
     # Train it, with early stopping; the artifact of the best epoch so far is written on the way.
     assembly = Assembly(recipe, cluster, checkpoints)
@@ -181,7 +183,7 @@ def _checkpoints(recipe: Recipe, data: ForecastDataModule) -> Checkpoints:
     every, earlier = recipe.settings.checkpoint_seconds, recipe.earlier
     if recipe.job is None:
         return Checkpoints(None, {}, every)
-    about = {"config": deciding(recipe.recorded), "data": data.panel.fingerprint()}
+    about = {"config": deciding(dict(recipe.recorded)), "data": data.panel.fingerprint()}
     if earlier.checkpoint is not None:
         if about_of(earlier.checkpoint)["data"] != about["data"]:
             raise DataError(

@@ -1,6 +1,7 @@
-"""Loggers that keep runs beside each other on a server: MLflow, and Weights & Biases."""
+"""Loggers, and the runs that MLflow and Weights & Biases keep on a server."""
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,38 +12,74 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 
 from kforecast.config.secrets import without_secrets
 from kforecast.errors import KforecastError, OutputError
+from kforecast.training.plan import Component
 
 _LOCAL = ("sqlite:", "file:")
-# Whose errors come out of a training when the tracker is lost in the middle of it.
+# Libraries that raise when training loses its tracker.
 _LIBRARIES = ("mlflow", "wandb", "requests", "urllib3", "sqlalchemy")
+# The console is for results.
+_QUIET = {"console": "off", "silent": True}
 
 
-@contextmanager
-def tracking(loggers: list[Logger], run: str, parameters: Mapping[str, Any]) -> Iterator[None]:
-    """Begin a run at each tracker, and end it with the block, so that the next job of a sweep has its own.
+def loggers_of(components: Mapping[str, Component], run: str) -> list[Logger]:
+    """Build the configured loggers; a tracker without a run name or settings gets defaults.
 
     Parameters
     ----------
+    components:
+        The recipe's loggers by name.
     run:
-        The name of the run, where the configuration gives none.
+        Name of the run.
+
+    Raises
+    ------
+    ConfigError
+        When a class refuses its settings.
+    """
+    return [component(**_defaults(component.settings, run)) for component in components.values()]
+
+
+def _defaults(settings: Mapping[str, Any], run: str) -> dict[str, Any]:
+    """Constructor arguments of a tracker that its settings leave open."""
+    name = str(settings.get("_target_")).rpartition(".")[2]
+    if name == "WandbLogger":
+        values: dict[str, Any] = {"name": run, "settings": _QUIET}
+    elif name == "MLFlowLogger":
+        values = {"run_name": run}
+        # Lightning's own default: the variable, else a local folder.
+        address = settings.get("tracking_uri", os.environ.get("MLFLOW_TRACKING_URI")) or "file:"
+        if str(address).startswith(_LOCAL):
+            values["artifact_location"] = Path("outputs", "mlartifacts").resolve().as_uri()
+    else:
+        return {}
+    return {key: value for key, value in values.items() if settings.get(key) is None}
+
+
+@contextmanager
+def tracking(loggers: list[Logger], parameters: Mapping[str, Any]) -> Iterator[None]:
+    """Open a run at each tracker and close it with the block, so that each job of a sweep has its own.
+
+    Parameters
+    ----------
     parameters:
-        What it is trained with.
+        Hyper-parameters of the training.
 
     Raises
     ------
     OutputError
         When a tracker cannot be reached or refuses.
     """
-    trackers = [logger for logger in loggers if isinstance(logger, MLFlowLogger | WandbLogger)]
+    begun: list[MLFlowLogger | WandbLogger] = []
     status = "failed"
-    # What libraries tell of what they make is not for a console that is for results.
     logging.getLogger("lightning.pytorch.loggers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*MLFlow only allows.*")
     try:
-        for tracker in trackers:
-            with _said_plainly(tracker):
-                _begin(tracker, run)
-                tracker.log_hyperparams(dict(parameters))
+        for tracker in loggers:
+            if isinstance(tracker, MLFlowLogger | WandbLogger):
+                with _reworded(tracker):
+                    _begin(tracker)
+                    begun.append(tracker)
+                    tracker.log_hyperparams(dict(parameters))
         try:
             yield
         except Exception as error:
@@ -51,7 +88,7 @@ def tracking(loggers: list[Logger], run: str, parameters: Mapping[str, Any]) -> 
             raise
         status = "success"
     finally:
-        for tracker in trackers:
+        for tracker in begun:
             _end(tracker, status)
 
 
@@ -63,9 +100,9 @@ def log_outcome(
     Parameters
     ----------
     artifact, names:
-        The directory, and the names of the artifact's files in it.
+        The artifact's directory, and the names of its files.
     report:
-        The page of the evaluation, if it was made.
+        Page of the evaluation; it may not exist.
 
     Raises
     ------
@@ -74,7 +111,7 @@ def log_outcome(
     """
     files = [artifact / name for name in names if (artifact / name).is_file()]
     for tracker in loggers:
-        with _said_plainly(tracker):
+        with _reworded(tracker):
             if isinstance(tracker, MLFlowLogger):
                 tracker.log_metrics(dict(scores))
                 for file in files:
@@ -91,44 +128,37 @@ def log_outcome(
                 tracker.experiment.log_artifact(kept)
 
 
-def _begin(tracker: MLFlowLogger | WandbLogger, run: str) -> None:
+def _begin(tracker: MLFlowLogger | WandbLogger) -> None:
     if isinstance(tracker, WandbLogger):
-        named = tracker._wandb_init["name"] is not None
-        tracker._wandb_init.pop("anonymous", None)  # it warns of what nobody has set
-        tracker._wandb_init.setdefault("settings", {"console": "off", "silent": True})
-        if not named:
-            tracker._wandb_init["name"] = run
-        _ = tracker.experiment
-        return
-    if tracker._artifact_location is None and (tracker._tracking_uri or "").startswith(_LOCAL):
-        tracker._artifact_location = Path("outputs", "mlartifacts").resolve().as_uri()
-    if tracker._run_name is None:
-        tracker._run_name = run
-    _ = tracker.run_id
+        import wandb
+
+        # Lightning passes an argument that wandb warns about before it applies the settings of the run.
+        wandb.termsetup(wandb.Settings(silent=True), None)
+    _ = tracker.experiment  # opens the run
 
 
 def _end(tracker: MLFlowLogger | WandbLogger, status: str) -> None:
     try:
         if isinstance(tracker, WandbLogger):
-            if tracker._experiment is not None:
-                tracker._experiment.finish(exit_code=int(status != "success"))
-        elif tracker._initialized:
+            tracker.experiment.finish(exit_code=int(status != "success"))
+        else:
             tracker.finalize(status)
-    except Exception as error:  # the run itself has ended, well or badly
+    except Exception as error:  # must not hide how the training itself ended
         logging.getLogger(__name__).warning("%s: %s", type(tracker).__name__, _first_line(error))
 
 
 @contextmanager
-def _said_plainly(tracker: Logger) -> Iterator[None]:
+def _reworded(tracker: Logger) -> Iterator[None]:
+    """Turn a client's error into one line."""
     try:
         yield
     except (KforecastError, OSError):
         raise
-    except Exception as error:  # of the tracker's client, of its database, of requests
+    except Exception as error:  # from the tracker's client, its database, or requests
         name = "mlflow" if isinstance(tracker, MLFlowLogger) else "wandb"
         raise OutputError(f"logger.{name}: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return without_secrets(said)
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return without_secrets(line)
