@@ -28,7 +28,9 @@ def _panel(bins=60):
 
 def _module(panel=None, **changes):
     settings = {"batch_size": 16, "num_workers": 0, "fill": "interpolate", "seed": 3} | SPLIT | changes
-    return ForecastDataModule(panel or _panel(), Window(HOUR, 5, 3), **settings)
+    module = ForecastDataModule(panel or _panel(), Window(HOUR, 5, 3), **settings)
+    module.setup("fit")
+    return module
 
 
 def _epochs(loader, epochs):
@@ -77,12 +79,11 @@ def test_without_a_validation_part_there_is_no_loader():
     assert _module(validation=0.0).val_dataloader() == []
 
 
-def test_the_split_is_made_with_the_settings_unless_it_is_given():
+def test_the_split_is_made_with_the_settings():
     panel, window = _panel(), Window(HOUR, 5, 3)
-    made = split_windows(panel, window, SplitSettings(**SPLIT | {"test": 0.2, "skip_newest_window": True}))
     settings = {"test": 0.2, "skip_newest_window": True}
+    made = split_windows(panel, window, SplitSettings(**(SPLIT | settings)))
     np.testing.assert_array_equal(_module(panel, **settings).split.train, made.train)
-    assert _module(panel, **settings, split=made).split is made
 
 
 def test_an_epoch_and_a_validation_have_no_more_windows_than_wanted():

@@ -79,7 +79,7 @@ def _try(cfg: DictConfig, window: Window) -> None:
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch.callbacks import Checkpoint
 
-    _check_keys(cfg.data, "panel", "window", "split", "seed", "lookback", "taught")
+    _check_keys(cfg.data, "source", "window", "seed", "folder", "lookback", "teacher")
     _check_keys(cfg.model, "window", "num_series")
     built(cfg.model, window=window, num_series=1)
     _check_keys(cfg.optimizer, "params")

@@ -1,7 +1,7 @@
 """Schedules of the learning rate.
 
-``constant``, or ``cosine``: after a short linear warm-up the rate falls to zero along half a cosine (Loshchilov
-& Hutter 2017, https://arxiv.org/abs/1608.03983).
+``constant``, or ``cosine``: after a short linear warm-up the rate falls to zero along half a cosine
+(Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983).
 """
 
 import math
