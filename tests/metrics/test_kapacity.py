@@ -25,7 +25,7 @@ from provider import Provider, answer, moments, value
 from conftest import HANG
 from kforecast.errors import ConfigError, SourceError
 from kforecast.metrics import fetching
-from kforecast.metrics.kapacity import KapacitySource, in_words, query_of, series_of
+from kforecast.metrics.kapacity import KapacitySource, description_of, query_of, series_of
 from kforecast.metrics.proto import provider_pb2 as pb
 from kforecast.metrics.spec import MetricSpec, Target
 
@@ -187,7 +187,7 @@ QUERIES = [
 def test_every_type_becomes_its_query(metric: dict[str, Any], query: pb.Query, words: str) -> None:
     spec = MetricSpec.model_validate(metric)
     assert query_of(Target.model_validate(target(**metric)), spec) == query
-    assert in_words(spec) == words
+    assert description_of(spec) == words
 
 
 def test_the_first_generation_names_its_workload() -> None:
