@@ -183,7 +183,7 @@ def test_a_holiday_begins_at_local_midnight():
 @pytest.mark.parametrize(
     "country, words",
     [
-        ("XX", "'XX' is no country"),
+        ("XX", "'XX' is not a country"),
         ("DE-XX", "DE has no part 'XX'; write DE or one of BB, BE"),
         ("MC-1", "write MC"),
     ],

@@ -1,4 +1,4 @@
-"""The history a run works on: fetched once, and kept with the run where it could not be had again."""
+"""The history of a run: fetched once, and kept in the run folder when it cannot be fetched again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ HISTORY = "history.parquet"
 
 
 def read_history(source: MetricSource, frequency: Frequency, run_dir: Path) -> Panel:
-    """The source's history on a grid; what could not be had again is kept in the run folder."""
+    """Read the source into a panel; keep the rows of a source that is not repeatable in the run folder.
+
+    Raises
+    ------
+    DataError, SourceError
+        As ``source.fetch()`` and :meth:`Panel.from_frame`.
+    """
     from kforecast.data.panel import Panel
     from kforecast.data.reading import read_panel
     from kforecast.files.output import write_frame
@@ -36,7 +42,7 @@ def read_history(source: MetricSource, frequency: Frequency, run_dir: Path) -> P
 
 
 def kept_history(history: Path) -> CsvSource:
-    """The history that an earlier run has kept, as a source."""
+    """The history kept by an earlier run, as a source."""
     from kforecast.metrics.csv import CsvSource
 
     return CsvSource(history, memory_map=False)
