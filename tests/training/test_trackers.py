@@ -1,4 +1,4 @@
-"""MLflow and Weights & Biases: what they are told of a run, and what they must not be told."""
+"""MLflow and Weights & Biases: the data of a run that they get, and the secrets that they do not."""
 
 import sqlite3
 from collections.abc import Callable
@@ -86,7 +86,7 @@ def test_a_password_of_a_tracker_in_plain_text_is_refused(
 def test_a_password_of_a_tracker_is_kept_nowhere(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
     pytest.importorskip("mlflow")
     command = ["logger=mlflow", f"--dataset-file={traffic_csv()}", "hydra.run.dir=run", *QUICK]
-    # By the environment it may be given; nobody answers there.
+    # In the environment, the password is allowed; no server listens there.
     env = {"MLFLOW_TRACKING_URI": ADDRESS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     failed = run_command("kforecast-train", *command, cwd=tmp_path, env=env)
     assert failed.returncode == 3, failed.stderr
