@@ -335,7 +335,7 @@ OTHER_DATA = [
     in_data("microseconds", lines(f"{START}000000,1,a,b"), "microseconds", "divide by 1000000"),
     in_data("mixed units", lines(*GOOD_ROWS, f"{START}000,1,a,b"), "row 202", "milliseconds"),
     in_data("beyond what nanoseconds in 64 bits hold", lines("9300000000000000000,1,a,b"), "nanoseconds"),
-    in_data("an absurd time", lines("1e30,1,a,b"), "timestamp 1e+30 in row 2 is no time"),
+    in_data("an absurd time", lines("1e30,1,a,b"), "timestamp 1e+30 in row 2 is not a valid time"),
     in_data("an infinite time", lines("inf,1,a,b"), "timestamp", "row 2"),
     in_data(
         "half a second before 1970", lines("-0.5,1,a,b", *GOOD_ROWS), "timestamp -0.5 in row 2", "negative"

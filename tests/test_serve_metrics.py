@@ -64,7 +64,7 @@ def test_a_file_is_served_as_it_is(tmp_path: Path, traffic_csv: Callable[..., Pa
         done = run_command("kforecast-serve-metrics", *arguments, cwd=tmp_path)
         assert done.returncode == 3
         assert done.stderr.splitlines()[-1].startswith(
-            f"error: cannot listen at {address}: is the port taken?"
+            f"error: cannot listen on {address}: is the port in use?"
         )
 
         process.send_signal(signal.SIGINT)

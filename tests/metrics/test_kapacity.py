@@ -526,7 +526,7 @@ def test_mutual_tls(ca: trustme.CA, tmp_path: Path) -> None:
     tls = {"ca": trusting(ca, tmp_path)}
     ours = pem(ca.issue_cert("trainer@example.org"), tmp_path)
     with Provider().serve(credentials(ca.issue_cert("localhost"), client_ca=ca)) as address:
-        with pytest.raises(SourceError, match=r"demand a certificate of ours \(source\.tls\.cert") as caught:
+        with pytest.raises(SourceError, match=r"require a client certificate \(source\.tls\.cert") as caught:
             source(address, tls=tls, attempts=2).fetch()
         assert "\n" not in str(caught.value)
         assert_exact(source(address, tls=tls | ours).fetch())

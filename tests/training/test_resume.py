@@ -274,7 +274,7 @@ def terminate_in_epoch(epoch: int) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-def test_terminated_and_gone_on_with(whole: Path, tmp_path: Path) -> None:
+def test_a_terminated_run_is_resumed(whole: Path, tmp_path: Path) -> None:
     done = run_prepared(lambda: terminate_in_epoch(2), "kforecast-train", *RUN, "resume=auto", cwd=tmp_path)
     assert done.returncode == 143, done.stderr
     (run_dir,) = (tmp_path / "outputs").glob("*/*")
@@ -443,7 +443,7 @@ class _Evil:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_gone_on_with_is_refused(
+def test_what_cannot_be_resumed_is_refused(
     arguments: list[str], words: list[str], whole: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "evil.ckpt").write_bytes(pickle.dumps(_Evil()))

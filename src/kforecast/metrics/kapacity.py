@@ -157,7 +157,7 @@ class KapacitySource(ServerSource):
             if "Socket closed" in said:
                 # Retried, because a restarting server closes its sockets, too.
                 hint = (
-                    "does it demand a certificate of ours (source.tls.cert, source.tls.key)?"
+                    "does it require a client certificate (source.tls.cert, source.tls.key)?"
                     if self.tls.wanted
                     else "does it speak TLS (source.tls.ca=FILE)?"
                 )

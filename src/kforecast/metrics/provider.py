@@ -322,7 +322,7 @@ async def serve(backend: Backend, address: str) -> signal.Signals:
             port = server.add_insecure_port(address)
         except RuntimeError as error:
             raise SourceError(
-                f"cannot listen at {address}: is the port taken? Choose another: serve.address=HOST:PORT"
+                f"cannot listen on {address}: is the port in use? Choose another: serve.address=HOST:PORT"
             ) from error
         await server.start()
         loop = asyncio.get_running_loop()

@@ -121,7 +121,9 @@ class RowCheck:
             _, row, timestamp = self._bad["negative"]
             problems.append(f"timestamp {timestamp:.15g} in row {row} is negative")
         elif latest > _LATEST:
-            problems.append(f"timestamp {latest:g} in row {latest_row} is no time; unix seconds are expected")
+            problems.append(
+                f"timestamp {latest:g} in row {latest_row} is not a valid time; unix seconds are expected"
+            )
         elif unit is not None:
             problems.append(
                 f"timestamp {latest:.0f} in row {latest_row} looks like {unit[1]}; "
