@@ -1,4 +1,4 @@
-"""Fixtures that several test files share."""
+"""Fixtures and functions shared by several test files."""
 
 import atexit
 import copy
@@ -31,28 +31,28 @@ if TYPE_CHECKING:
     from kforecast.data.windows import WindowBatch
 
 BIN = Path(sys.executable).parent
-# Test processes share few cores, where torch's threads wait for each other. Before anything imports torch.
+# Tests share few cores, where threads of torch would slow each other down. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Bit for bit the same everywhere, also where there is a GPU.
+# Results are bit-identical on machines with a GPU, too.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
-# A shell ignores Ctrl-C for what it runs in the background; commands that are started here would too.
+# Background jobs of a shell ignore Ctrl-C, and commands started here would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 START = 1_704_067_200  # 2024-01-01 00:00 UTC, a Monday
 
 
-# No example of a property is too slow: that would be a limit of time.
+# No deadline per example, because no test may depend on the speed of the machine.
 settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("calm")
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector from going through all modules again and again: half of a small test."""
+    """Exempt loaded modules from garbage collection, which would take half the time of a small test."""
     gc.collect()
     gc.freeze()
 
 
-# Ends a hang, and nothing else: no test depends on how fast a machine is.
+# Seconds after which a process counts as hanging; no test depends on the speed of the machine.
 HANG = 600
 _forking = Forking()
 atexit.register(_forking.close)
@@ -61,7 +61,7 @@ atexit.register(_forking.close)
 def run_command(
     name: str, *arguments: object, cwd: Path, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run an installed console script in a folder: a process forked from one that has loaded everything."""
+    """Run an installed console script in a folder, forked from a process that has loaded all libraries."""
     command = [str(BIN / name), *map(str, arguments)]
     return _forking.run(command, cwd=cwd, env=os.environ | (env or {}), timeout=HANG)
 
@@ -69,7 +69,7 @@ def run_command(
 def run_process(
     name: str, *arguments: object, cwd: Path, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """The same as a user does it: a process that starts with nothing."""
+    """Run an installed console script in a new process, as a user does."""
     return subprocess.run(
         [str(BIN / name), *map(str, arguments)],
         cwd=cwd,
@@ -106,7 +106,7 @@ def wait_for(text: str, file: Path, process: subprocess.Popen[str]) -> None:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at."""
+    """A free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -114,7 +114,7 @@ def free_port() -> int:
 
 @contextmanager
 def serving(*arguments: str, address: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """``kforecast-serve-metrics`` as a process of its own, ready to be asked."""
+    """Run ``kforecast-serve-metrics`` in its own process, and wait until it is ready."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -139,21 +139,21 @@ def serving(*arguments: str, address: str, cwd: Path) -> Iterator[subprocess.Pop
 
 
 def composed(*arguments: str, name: str = "train", conf: Path = CONF_DIR) -> DictConfig:
-    """What the verb gets for a command line, flags included; interpolations can be resolved."""
+    """The configuration of a command line with flags; interpolations can be resolved."""
     overrides = [argument for argument in translate(list(arguments), verb=name) if argument != "-m"]
     with initialize_config_dir(str(conf), version_base="1.3"):
         cfg = compose(name, overrides, return_hydra_config=True)
     with open_dict(cfg):
         cfg.hydra.runtime.output_dir = "run"
         HydraConfig.instance().set_config(cfg)
-    task = copy.deepcopy(cfg)  # as Hydra does it: its own part still knows the whole
+    task = copy.deepcopy(cfg)  # as Hydra does: cfg.hydra keeps its reference to the whole configuration
     with open_dict(task):
         del task.hydra
     return task
 
 
 def tensors_of(batch: "WindowBatch") -> list["Tensor"]:
-    """All tensors of windows, those of their past at the end."""
+    """All tensors of a batch, those of its past last."""
     return [
         *(batch.context, batch.calendar, batch.series, batch.target, batch.observed),
         *(batch.past or ()),
@@ -172,7 +172,7 @@ def traffic_rows(series: int, points: int, step: int = 600) -> list[str]:
 
 @pytest.fixture
 def traffic_csv(tmp_path: Path) -> Callable[..., Path]:
-    """Make a dataset file of contract 3."""
+    """A function that writes a dataset file (contract 3)."""
 
     def make(series: int = 1, points: int = 432, name: str = "traffic.csv") -> Path:
         path = tmp_path / name

@@ -1,9 +1,9 @@
-"""Commands as processes that need not load their libraries: forked from one that has.
+"""Runs commands in forks of a process that has already loaded their libraries.
 
-Started as a script it is that process: a request a line on standard input, an answer a line on standard
-output. Loading Python, torch and Lightning costs a command several seconds of CPU; a forked one is the same
-code in a process of its own, with its own folder, environment, output and exit code. Tests of signals, of
-kills and of how a command starts use real processes.
+Run as a script, this module is that process: it reads one request per line from standard input and writes
+one answer per line to standard output. Loading Python, torch and Lightning costs a command several seconds
+of CPU. A fork runs the same code in a process of its own, with its own folder, environment, output and exit
+code. Tests of signals, kills and startup use new processes instead.
 """
 
 import gc
@@ -28,7 +28,7 @@ COMMANDS = {
     "kforecast-retrain": "kforecast.commands.retrain",
     "kforecast-export": "kforecast.commands.export",
 }
-# Loaded by some verb at some time; none of them starts a thread by being loaded.
+# Modules that some command loads at some time; importing them starts no thread.
 LIBRARIES = [
     *("lightning.pytorch", "torch.utils.tensorboard", "pandas", "pyarrow.parquet", "holidays"),
     *("kforecast.training.assemble", "kforecast.training.outcome", "kforecast.training.artifact_maker"),
@@ -39,7 +39,7 @@ LIBRARIES = [
 
 
 class Forking:
-    """The process to fork from, which starts with the first command."""
+    """The process to fork from; it starts with the first command."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -75,7 +75,7 @@ class Forking:
 
 
 def _serve() -> None:
-    # Where the log is configured Lightning adds no handler of its own; Hydra configures it anew in each fork.
+    # With logging configured, Lightning adds no handler of its own; Hydra reconfigures it in each fork.
     import importlib
     import logging
 
@@ -95,7 +95,7 @@ def _serve() -> None:
 
 
 def _warm_up() -> None:
-    """Do once what each command would do again: find Hydra's plugins, load fonts."""
+    """Do once the work that each command would repeat: find Hydra's plugins, load fonts."""
     import io
 
     from hydra.core.plugins import Plugins
@@ -111,7 +111,7 @@ def _warm_up() -> None:
 
 
 def ended(child: int, timeout: float) -> int | None:
-    """Wait until a fork has ended: its exit code, or None when it hangs and was killed."""
+    """Wait for a fork to end; its exit code, or None when it hung and was killed."""
     descriptor = os.pidfd_open(child)
     try:
         if not select.select([descriptor], [], [], timeout)[0]:
@@ -124,7 +124,7 @@ def ended(child: int, timeout: float) -> int | None:
 
 
 def _become(command: list[str], cwd: str, env: dict[str, str], stdout: str, stderr: str) -> None:
-    """Be the command, and end with its exit code."""
+    """Run the command in this process, and exit with its code."""
     code: object = 70
     try:
         os.chdir(cwd)

@@ -1,8 +1,7 @@
-"""Installed commands as forks of the test process, in which a test can change something first.
+"""Runs installed commands in forks of the test process, where a test can change something first.
 
-A fork can be interrupted at a step of its training, whatever the speed of the machine, can have a limit that
-it meets amid its work, and can count what it does. It has loaded its libraries already, and costs no more
-than its work.
+The test can interrupt a fork at a given step of its training, limit its resources or count its calls,
+independent of the speed of the machine. The libraries are already loaded, so a fork costs only its own work.
 """
 
 import importlib
@@ -17,7 +16,7 @@ from pathlib import Path
 from conftest import BIN, HANG
 from forking import COMMANDS, ended
 
-# Loaded once here, and not again in each fork.
+# Loaded once here instead of in each fork.
 LIBRARIES = [
     *("lightning.pytorch", "torch.utils.tensorboard", "pandas", "kforecast.evaluation.report.files"),
     *("kforecast.training.assemble", "kforecast.training.outcome", "kforecast.training.artifact_maker"),
@@ -25,7 +24,7 @@ LIBRARIES = [
 
 
 def fork(work: Callable[[], object]) -> int:
-    """Call ``work`` in a fork of this process, which ends with it as Python would; returns its process id."""
+    """Call ``work`` in a fork of this process, which exits as Python would; return its process id."""
     child = os.fork()
     if child:
         return child
@@ -43,21 +42,21 @@ def fork(work: Callable[[], object]) -> int:
 
 
 def exit_code(child: int) -> int:
-    """Wait until a fork has ended."""
+    """Wait for a fork to end."""
     code = ended(child, HANG)
-    assert code is not None, "it hangs"
+    assert code is not None, "the fork hangs"
     return code
 
 
 def become(name: str, *arguments: object) -> None:
-    """Be an installed command, in a fork."""
+    """Run an installed command in this fork."""
     sys.argv[:] = [str(BIN / name), *map(str, arguments)]
     sys.orig_argv[:] = [sys.executable, *sys.argv]
     sys.modules[COMMANDS[name]].main()  # type: ignore[attr-defined]
 
 
 class Prepared:
-    """A command at work in a fork of this process, in which ``prepare`` was called first."""
+    """A command running in a fork of this process, after a call of ``prepare``."""
 
     def __init__(self, prepare: Callable[[], object], name: str, *arguments: object, cwd: Path) -> None:
         for module in [COMMANDS[name], *LIBRARIES]:
@@ -70,7 +69,7 @@ class Prepared:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             for number, path in zip((1, 2), self._said, strict=True):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-            # pytest has others in their place.
+            # Because pytest has replaced them.
             sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8") for number in (1, 2))
             prepare()
             become(name, *arguments)
@@ -78,7 +77,7 @@ class Prepared:
         self.pid = fork(work)
 
     def ended(self) -> "subprocess.CompletedProcess[str]":
-        """Wait for its end."""
+        """Wait for the command to end."""
         code = exit_code(self.pid)
         texts = [path.read_text(encoding="utf-8", errors="backslashreplace") for path in self._said]
         self._folder.cleanup()
@@ -88,5 +87,5 @@ class Prepared:
 def run_prepared(
     prepare: Callable[[], object], name: str, *arguments: object, cwd: Path
 ) -> "subprocess.CompletedProcess[str]":
-    """Run an installed command in a fork of this process, in which ``prepare`` is called first."""
+    """Run an installed command in a fork of this process, after a call of ``prepare``."""
     return Prepared(prepare, name, *arguments, cwd=cwd).ended()

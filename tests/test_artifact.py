@@ -1,4 +1,4 @@
-"""The artifact directory: its format, its verification, and that it is replaced as a whole."""
+"""The artifact directory: its format, its verification, and its atomic replacement."""
 
 import json
 import multiprocessing
@@ -31,7 +31,7 @@ from kforecast.errors import ArtifactError, ConfigError, OutputError
 from kforecast.files.directory import check_writable, replace_directory
 from kforecast.models.fcnet import Fcnet
 
-# Contract 5, word for word.
+# From contract 5, verbatim.
 KEYS = {
     "freq",
     "target_col",
@@ -158,7 +158,7 @@ def test_damaged_or_hostile_files_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # With it torch runs code of a checkpoint wherever the caller does not forbid that.
+    # This variable makes torch run code from checkpoints unless the caller forbids it.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     make_artifact().save(tmp_path / "model")
     (tmp_path / "model" / METADATA).unlink()
@@ -265,7 +265,7 @@ def _write_for_ever(directory: Path, artifacts: list[Artifact]) -> None:
 def test_a_reader_never_meets_a_torn_artifact_even_when_the_writer_is_killed(tmp_path: Path) -> None:
     directory = tmp_path / "model"
     make_artifact(0.1).save(directory)
-    context = multiprocessing.get_context("fork")  # one that starts with nothing loads torch first
+    context = multiprocessing.get_context("fork")  # a spawned process would load torch first
     artifacts = [make_artifact(fill) for fill in (0.1, 0.2)]
     until = time.monotonic() + HANG
     for _ in range(2):
@@ -277,7 +277,7 @@ def test_a_reader_never_meets_a_torn_artifact_even_when_the_writer_is_killed(tmp
             time.sleep(0.01)
         while len(seen) < 40 or len({*seen}) < 2:
             assert time.monotonic() < until, seen
-            # Opened through one directory handle: a reader that has begun goes on with what it began.
+            # All files through one directory handle, so that a reader keeps the version it has opened.
             handle = os.open(directory, os.O_RDONLY)
             try:
                 files = {}
@@ -286,7 +286,7 @@ def test_a_reader_never_meets_a_torn_artifact_even_when_the_writer_is_killed(tmp
                         with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=handle), "rb") as file:
                             files[name] = file.read()
                     except FileNotFoundError:
-                        break  # swapped away and removed since: the next look finds the new one
+                        break  # replaced and removed meanwhile: try again with the new one
             finally:
                 os.close(handle)
             if len(files) == 4:
@@ -329,7 +329,7 @@ def test_ctrl_c_amid_a_replacement_takes_effect_after_it(
 ) -> None:
     directory = tmp_path / "model"
     make_artifact(0.1).save(directory)
-    if others:  # the files are renamed in one after the other
+    if others:  # the files are renamed one by one
         (directory / "notes.txt").write_text("of others")
     before = names_in(directory)
     done: Callable[..., object] = getattr(module, step)
@@ -358,7 +358,7 @@ def test_ctrl_c_amid_a_replacement_takes_effect_after_it(
         ("命名/服务", "请求", "3"),
         ("", "", "3"),
         ("X" * 100, "qps", "3-" + "X" * 80),
-        ("a" * 79, "qps", "3-" + "a" * 79),  # no dash is left at the cut
+        ("a" * 79, "qps", "3-" + "a" * 79),  # no dash remains at the cut
     ],
 )
 def test_folder_names_are_plain_and_short(workload: str, metric: str, name: str) -> None:
@@ -371,7 +371,7 @@ def test_discarding_removes_an_artifact_and_nothing_of_others(tmp_path: Path) ->
     (directory / INTERVALS).write_text("{}")
     discard(directory)
     assert not directory.exists()
-    discard(directory)  # nothing there: nothing to do
+    discard(directory)  # a missing directory is fine
 
     make_artifact().save(directory)
     notes = directory / "per_series" / "notes.txt"

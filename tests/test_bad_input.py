@@ -1,4 +1,4 @@
-"""Whatever is wrong with the input: exit code 2, one message that names it, nothing written, nobody asked."""
+"""Any bad input: exit code 2, one message that names it, nothing written, no server asked."""
 
 import gzip
 import json
@@ -29,13 +29,13 @@ from kforecast.files.run_folder import RunFolder
 
 HEADER = "timestamp,value,workload,metric"
 GOLDEN = Path(__file__).parent / "golden" / "trio_1min"
-# In arguments and files: a port of this machine where nobody may ever call.
+# In arguments and files: a port of this machine that must never be contacted.
 PORT = "PORT"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A command line that must be refused."""
+    """A command line to be refused."""
 
     name: str
     arguments: list[str]
@@ -49,7 +49,7 @@ class Case:
 
 
 def config(**changes: Any) -> str:
-    """A good train-config.yaml with some top-level keys changed; None takes a key out."""
+    """A valid train-config.yaml with some top-level keys changed; None removes a key."""
     content = {
         "targets": [target()],
         "freq": "10min",
@@ -69,7 +69,7 @@ def numbers(prediction_length: Any = 3, context_length: Any = 7, **hyper_params:
 
 
 def target(**changes: Any) -> dict[str, Any]:
-    """A good target with some keys changed."""
+    """A valid target with some keys changed."""
     content = {
         "workloadNamespace": "shop",
         "workloadName": "web",
@@ -84,7 +84,7 @@ def external(name: str) -> dict[str, Any]:
 
 
 def in_file(name: str, content: str | bytes, *words: str) -> Case:
-    """A wrong config file; its name must be in the message."""
+    """A bad config file; the message must name it."""
     return Case(
         f"config file: {name}",
         ["--config-file=config.yaml", "--dataset-file=traffic.csv"],
@@ -94,18 +94,18 @@ def in_file(name: str, content: str | bytes, *words: str) -> Case:
 
 
 def in_data(name: str, content: str | bytes, *words: str, arguments: tuple[str, ...] = ()) -> Case:
-    """A wrong dataset file; its name need not be in the message when the series' is."""
+    """A bad dataset file; the message need not name it when it names the series."""
     return Case(f"data: {name}", ["--dataset-file=data.csv", *arguments], list(words), {"data.csv": content})
 
 
 def override(argument: str, *words: str) -> Case:
-    """A wrong override; without words of its own its key must be in the message."""
+    """A bad override; unless words are given, the message must name its key."""
     said = list(words) or [argument.partition("=")[0].lstrip("+~")]
     return Case(f"override: {argument}", ["--dataset-file=traffic.csv", argument], said)
 
 
 def overrides(*arguments: str) -> Case:
-    """Several wrong overrides: each key stands before its own problem."""
+    """Several bad overrides: the message has each key before its problem."""
     keys = [argument.partition("=")[0] for argument in arguments]
     return Case(
         f"overrides: {' '.join(arguments)}",
@@ -119,7 +119,7 @@ def lines(*rows: str) -> str:
 
 
 def bomb(level: str) -> str:
-    """A config file of nine levels, each of which is the one before several times; ``L`` names that."""
+    """A config file of nine levels, each a repetition of the previous one, which ``L`` stands for."""
     first = level[0] + ("a: 1" if level[0] == "{" else "a") + level[-1]
     levels = [f"l{n}: &l{n} {level.replace('L', f'l{n - 1}')}" for n in range(1, 10)]
     return "\n".join([f"l0: &l0 {first}", *levels, "targets: *l9", ""])
@@ -284,18 +284,18 @@ GOOD = lines(*GOOD_ROWS)
 
 
 def changed(old: str, new: str) -> str:
-    """The good rows with the first of a text replaced."""
+    """The valid rows with the first occurrence of a text replaced."""
     assert old in GOOD
     return GOOD.replace(old, new, 1)
 
 
 def in_named(name: str, label: str, content: bytes, *words: str, arguments: tuple[str, ...] = ()) -> Case:
-    """A wrong dataset file of another kind."""
+    """A bad dataset file with a name of its own."""
     return Case(f"{name}: {label}", [f"--dataset-file={name}", *arguments], [name, *words], {name: content})
 
 
 def parquet(**columns: Any) -> bytes:
-    """A Parquet file of good rows with some columns changed; a value stands for all rows, None for none."""
+    """A Parquet file of valid rows with some columns changed to one value; None removes a column."""
     frame = pd.DataFrame([row.split(",") for row in GOOD_ROWS], columns=HEADER.split(","))
     made: dict[str, Any] = {
         "timestamp": pa.array(frame["timestamp"].astype(int)),
@@ -342,7 +342,7 @@ OTHER_DATA = [
     in_data("microseconds", lines(f"{START}000000,1,a,b"), "microseconds", "divide by 1000000"),
     in_data("mixed units", lines(*GOOD_ROWS, f"{START}000,1,a,b"), "row 202", "milliseconds"),
     in_data("beyond what nanoseconds in 64 bits hold", lines("9300000000000000000,1,a,b"), "nanoseconds"),
-    in_data("an absurd time", lines("1e30,1,a,b"), "timestamp 1e+30 in row 2 is no time"),
+    in_data("an absurd time", lines("1e30,1,a,b"), "timestamp 1e+30 in row 2 is not a valid time"),
     in_data("an infinite time", lines("inf,1,a,b"), "timestamp", "row 2"),
     in_data(
         "half a second before 1970", lines("-0.5,1,a,b", *GOOD_ROWS), "timestamp -0.5 in row 2", "negative"
@@ -641,7 +641,7 @@ KAPACITY = ["--config-file=config.yaml", f"--metrics-server-addr=localhost:{PORT
 QUERY = "source.queries=[{workload: shop/web, metric: qps, query: up}]"
 PROMETHEUS = ["source=prometheus", f"source.url=http://localhost:{PORT}", QUERY]
 
-# What is wrong here is found although a server is named, and before it is asked.
+# These problems are found before the configured server is asked.
 SERVERS = [
     Case(f"server: {' '.join(more)}", [*named, *more], words, files)
     for named, files, more, words in [
@@ -743,7 +743,7 @@ FORECAST = [
 GOOD_ARTIFACT = ["artifact_dir=good"]
 HISTORY = {"history.csv": (GOLDEN / "history.csv").read_bytes()}
 
-# Data that other verbs meet.
+# Data of other commands.
 VERBS = [
     Case(f"{verb.removeprefix('kforecast-')}: {name}", [*GOOD_ARTIFACT, *arguments], words, files, verb)
     for verb in ("kforecast-forecast", "kforecast-evaluate")
@@ -894,7 +894,7 @@ EVALUATE = [
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A directory with an older artifact that must survive."""
+    """A directory with an older artifact, which must survive."""
     directory = tmp_path / "model"
     directory.mkdir()
     for name in (*TRIO, METADATA):
@@ -904,14 +904,14 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def listener() -> Iterator[socket.socket]:
-    """Where nobody may call."""
+    """A server that must not be contacted."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         yield server
 
 
 def snapshot(directory: Path) -> dict[str, tuple[int, bytes]]:
-    """Everything there: kind and permissions, and what is in it."""
+    """Every path below a folder: kind, permissions and content."""
     return {
         path.relative_to(directory).as_posix(): (path.lstat().st_mode, _content(path))
         for path in sorted(directory.rglob("*"))
@@ -926,15 +926,15 @@ def assert_says(done: subprocess.CompletedProcess[str], words: list[str]) -> Non
     said = f"\n--- stdout\n{done.stdout}\n--- stderr\n{done.stderr}"
     assert done.returncode == 2, said
     assert "Traceback" not in done.stdout + done.stderr, said
-    # Some commands say on standard error what they do.
+    # Some commands log to standard error.
     told = [line for line in done.stderr.splitlines() if not line.startswith(("INFO: ", "WARNING: "))]
     first, *others = told
     assert first.startswith("error: "), said
-    # One message: what does not fit into its line is indented.
+    # One message: continuation lines are indented.
     assert all(line.startswith("  ") for line in others), said
     assert len(done.stderr) < 20_000
     missing = [word for word in words if word not in done.stderr]
-    assert not missing, f"{missing} not said{said}"
+    assert not missing, f"{missing} missing in the message{said}"
 
 
 def assert_refused(arguments: list[str], words: list[str], cwd: Path) -> None:
@@ -942,7 +942,7 @@ def assert_refused(arguments: list[str], words: list[str], cwd: Path) -> None:
 
 
 def laid_out(case: Case, folder: Path) -> None:
-    """Make the files that a case names."""
+    """Write the files of a case."""
     for name, content in case.files.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
@@ -971,7 +971,7 @@ def test_a_config_file_is_refused_before_anything_is_composed(
     assert [word for word in case.words if word not in str(refusal.value)] == []
 
 
-# Every sixth in `make test`, all in `make test-all`: each is a whole command.
+# Every sixth case in `make test`, all in `make test-all`: each one runs a whole command.
 @pytest.mark.parametrize(
     "case",
     [pytest.param(case, marks=[pytest.mark.slow] if number % 6 else []) for number, case in enumerate(CASES)],
@@ -998,7 +998,7 @@ def test_refused(
         listener.accept()
 
 
-# As a user does it, in processes that load what they need by themselves.
+# In new processes, as a user runs them.
 @pytest.mark.parametrize(
     "case",
     [
@@ -1049,10 +1049,10 @@ def test_the_folder_of_an_earlier_run_is_left_as_it_was(
     run = ["--dataset-file=traffic.csv", "hydra.run.dir=runs/mine", "trainer=cpu", "trainer.max_epochs=1"]
     assert run_command("kforecast-train", *run, "refit=false", cwd=tmp_path).returncode == 0
     before = snapshot(tmp_path)
-    # A mistyped override: nothing in it is touched, not even the record of the configuration.
+    # A mistyped override changes nothing in the folder, not even the recorded configuration.
     assert_says(run_command("kforecast-train", *run, "optimizer.lr=-1", cwd=tmp_path), ["optimizer.lr"])
     assert snapshot(tmp_path) == before
-    # Bad data is found when the run has begun: what is there stays, the record says what was run last.
+    # Bad data is found after the run has begun: the files stay, and the record describes the last run.
     done = run_command("kforecast-train", *run, "--dataset-file=short.csv", cwd=tmp_path)
     assert_says(done, ["9 points"])
     assert {*snapshot(tmp_path)} == {*before}
@@ -1069,7 +1069,7 @@ def test_a_folder_that_others_use_stays(tmp_path: Path) -> None:
     (ours.path / "train.log").touch()
     ours.remove({"train.log"})
     assert ours.path.is_dir()
-    theirs.remove({"train.log"})  # which has not made it
+    theirs.remove({"train.log"})  # this object did not create the folder
     assert ours.path.is_dir()
 
 
@@ -1109,7 +1109,7 @@ def test_save_path_is_a_file_or_below_one(
     assert (tmp_path / "occupied").read_text() == "mine"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="permission bits do not bind root")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root ignores permission bits")
 def test_save_path_may_not_be_written(tmp_path: Path, model: Path, traffic_csv: Callable[..., Path]) -> None:
     before = snapshot(model)
     model.chmod(0o555)
@@ -1119,7 +1119,7 @@ def test_save_path_may_not_be_written(tmp_path: Path, model: Path, traffic_csv: 
         )
     finally:
         model.chmod(0o755)
-    # The path may be right: it is the disk that refuses.
+    # The path is valid, but the disk refuses the write.
     assert done.returncode == 3
     assert re.fullmatch("error: .*model is not writable\n", done.stderr)
     assert snapshot(model) == before

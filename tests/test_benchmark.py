@@ -1,4 +1,4 @@
-"""What scripts/benchmark.py finds about memory is a promise; its times are not tested."""
+"""scripts/benchmark.py: its memory figures are promises; its times are not tested."""
 
 import csv
 import importlib
@@ -17,7 +17,7 @@ from conftest import HANG
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 ACCURACY = SCRIPT.with_name("benchmark_accuracy.py")
-# A protocol of the same verbs, with one small task; it scores nothing but that every forecast is there.
+# A protocol with the same commands and one small task; its score only requires all forecasts.
 PROTOCOL = """
 import json, math, os, sys
 from pathlib import Path
@@ -173,7 +173,7 @@ def test_a_run_of_the_accuracy_benchmark_is_read_as_its_files_have_it(
         "capacity": {"policies": {name: {"cost": cost} for name, cost in costs.items()}},
     }
     (tmp_path / "evaluation" / "report.json").write_text(json.dumps(report))
-    # Widths 2 over a level of 10 and 30 over 20; a bin that was not observed counts for nothing.
+    # Widths of 2 at level 10 and of 30 at level 20; unobserved bins do not count.
     rows = ["a,m,10,9,11", "b,m,-20,0,30", "b,m,,0,1000"]
     forecasts = "\n".join(["workload,metric,actual,q0.05,q0.95", *rows])
     (tmp_path / "evaluation" / "forecasts.csv").write_text(forecasts)
@@ -206,7 +206,7 @@ def test_the_accuracy_table_is_of_means_over_seeds_and_says_who_is_not_beaten(
         figures = facts.Figures(seed, None, 2, 1000, "last value", 0.9, 0.9, None, cost, 5.0, 6.0)
         return facts.RunFacts(task, seed, figures)
 
-    # The original has not been tried on the third.
+    # The original was not run on the third task.
     runs = [run(task, seed, 2 * seed) for task in ("a", "b", "new") for seed in (1, 3)]
     saved = {
         "wide seed 1": {"a": {"NMAE": 0.1}, "b": {"NMAE": 0.4}, "new": {"NMAE": 0.1}},

@@ -1,4 +1,4 @@
-"""A command that is interrupted says so with its exit code and leaves an artifact that loads."""
+"""An interrupted command reports it by its exit code, and leaves an artifact that can be loaded."""
 
 import os
 import signal
@@ -22,14 +22,14 @@ ENDLESS = [
 ]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize(
     "number, code", [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
 )
 def test_interrupted_training(number: signal.Signals, code: int, tmp_path: Path) -> None:
     process = started("kforecast-train", *ENDLESS, cwd=tmp_path)
     try:
-        # When the second epoch is logged, the artifact of the first has been written.
+        # When the second epoch is logged, the artifact of the first one has been written.
         wait_for("Epoch: 2", tmp_path / "run" / "train.log", process)
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=HANG)

@@ -1,4 +1,4 @@
-"""conf/: every option composes and is right, layers win in the promised order, and Hydra's tools work."""
+"""conf/: every option composes and is valid, layers have the documented precedence, Hydra's tools work."""
 
 import inspect
 import re
@@ -27,11 +27,11 @@ from kforecast.errors import ConfigError
 FILES = sorted(path.relative_to(CONF_DIR).as_posix() for path in CONF_DIR.rglob("*.yaml"))
 OPTIONS = [file for file in FILES if "/" in file and not file.startswith("hydra/")]
 PRIMARIES = [file.removesuffix(".yaml") for file in FILES if "/" not in file]
-# What kforecast-retrain adds to a command line of kforecast-train.
+# The arguments that kforecast-retrain adds to a command line of kforecast-train.
 RETRAIN = prepare_retrain([])[0]
-# What an extra of ours installs for a logger.
+# Packages that an extra of ours installs for a logger.
 PROVIDERS = {"mlflow": "mlflow", "wandb": "wandb"}
-# Values that only the user knows.
+# Values that only the user can provide.
 NEEDED = {
     "train": ["source.path=traffic.csv"],
     "fetch": ["source.path=traffic.csv"],
@@ -48,12 +48,12 @@ NEEDED = {
 
 @cache
 def composed_once(*arguments: str, name: str = "train") -> DictConfig:
-    """The same for several tests that only look at it."""
+    """A composed configuration shared by tests that do not change it."""
     return composed(*arguments, name=name)
 
 
 def selected(file: str) -> list[str]:
-    """The overrides that choose an option's file."""
+    """The overrides that select an option's file."""
     group, option = file.removesuffix(".yaml").rsplit("/", 1)
     if group == "retrain":
         return [*RETRAIN, "retrain.dir=models", *NEEDED["train"]]
@@ -87,10 +87,10 @@ def test_every_option_composes_resolves_and_passes_the_checks(file: str) -> None
         check_train_settings(cfg)
     content = plain(cfg)
     if group != "experiment":
-        # What the file says has arrived, whatever the defaults list put around it.
+        # The values of the file are in effect, regardless of the rest of the defaults list.
         said = yaml.safe_load((CONF_DIR / file).read_text()) or {}
         said.pop("defaults", None)
-        said.pop("hydra", None)  # is not what the verb is given
+        said.pop("hydra", None)  # the command does not get this part
         whole = (CONF_DIR / file).read_text().startswith("# @package _global_")
         assert_arrived(said, content if whole else content[group])
 
@@ -107,7 +107,7 @@ def assert_arrived(said: dict[str, Any], content: dict[str, Any]) -> None:
 @pytest.mark.parametrize("file", [file for file in FILES if file.startswith("hydra/")])
 def test_every_option_for_hydra_itself_is_used(file: str) -> None:
     group, option = file.removesuffix(".yaml").rsplit("/", 1)
-    if group == "hydra/sweeper/sampler":  # for users to choose
+    if group == "hydra/sweeper/sampler":  # selected by users only
         assert composed("hydra/sweeper=optuna", f"{group}={option}", *NEEDED["train"])
         return
     contents = [yaml.safe_load((CONF_DIR / name).read_text()) or {} for name in FILES]
@@ -118,7 +118,7 @@ def test_every_option_for_hydra_itself_is_used(file: str) -> None:
 
 
 def targets(node: Any) -> Iterator[dict[str, Any]]:
-    """Every part of a configuration that describes an object."""
+    """Every node of a configuration that describes an object."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield node
@@ -136,13 +136,13 @@ def test_every_key_is_an_argument_of_what_it_configures(file: str) -> None:
         assert keys <= set(parameters), node["_target_"]
 
 
-# The keys of loggers and experiments are explained where they come from.
+# The keys of loggers and experiments are explained where they are defined.
 EXPLAINED = re.compile(r"(window|data|source|model|optimizer|trainer|callbacks|capacity)/|[^/]+$")
 
 
 @pytest.mark.parametrize("file", list(filter(EXPLAINED.match, FILES)))
 def test_every_key_is_explained(file: str) -> None:
-    """A key has a comment in its line, or an option's file has one that speaks for all."""
+    """Every key has a comment in its line, or its file has one comment for all keys."""
     text = (CONF_DIR / file).read_text(encoding="utf-8").split("\nhydra:")[0]
     keys = re.findall(r"^ *(?!_)(\w+): +[^#\n]*[^#\s]( +# .+)?$", text, flags=re.MULTILINE)
     uncommented = [key for key, comment in keys if not comment]
@@ -150,7 +150,7 @@ def test_every_key_is_explained(file: str) -> None:
 
 
 def test_layers_win_in_the_promised_order(tmp_path: Path) -> None:
-    """Group file < train.yaml < --config-file < experiment < command line."""
+    """Precedence: group file < train.yaml < --config-file < experiment < command line."""
     conf = tmp_path / "conf"
     shutil.copytree(CONF_DIR, conf)
     file = tmp_path / "train-config.yaml"
@@ -293,7 +293,7 @@ def test_examples_of_help_compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         lines = examples(done.stdout)
         assert len(lines) >= 2
         for line in lines:
-            # A sweep's values are taken one by one.
+            # The values of a sweep are checked one by one.
             words = shlex.split(line)[1:]
             arguments = [word.partition(",")[0] for word in words] if "-m" in words else words
             assert plain(composed(*arguments, name=verb))

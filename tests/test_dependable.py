@@ -1,4 +1,4 @@
-"""Killed, starved, and two at once: what is there stays whole, and what goes wrong is said."""
+"""Kills, full disks and concurrent runs: existing files stay complete, and failures are reported."""
 
 import gc
 import json
@@ -26,7 +26,7 @@ from kforecast.files.lock import sole_writer
 from prepared import run_prepared
 from test_artifact import make_artifact
 
-posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 TRAIN = [
     *("source=synthetic", "source.days=4", "source.step=600", "trainer=cpu", "hydra.run.dir=run"),
     "--model-save-path=model",
@@ -35,7 +35,7 @@ ENDLESS = [*TRAIN, "trainer.max_epochs=1000000", "callbacks.early_stopping=null"
 
 
 def earlier_artifact(folder: Path) -> bytes:
-    """Something that must survive."""
+    """An existing artifact, which must survive."""
     make_artifact(0.25).save(folder)
     return (folder / "checkpoint.pth").read_bytes()
 
@@ -48,7 +48,7 @@ def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
     kept = earlier_artifact(tmp_path / "model")
 
     def quota() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # a checkpoint has 316 KiB
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # a checkpoint takes 316 KiB
 
     done = run_prepared(quota, "kforecast-train", *TRAIN, cwd=tmp_path)
     assert done.returncode == 3, done.stdout + done.stderr
@@ -61,12 +61,12 @@ def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 16 MiB."""
+    """A separate file system of 16 MiB."""
     folder = tmp_path / "volume"
     folder.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True)
     if done.returncode:
-        pytest.skip("mounting needs the rights to")
+        pytest.skip("mounting needs more permissions")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
 
@@ -82,7 +82,7 @@ def fill(folder: Path) -> None:
 
 
 def ended(process: subprocess.Popen[str]) -> str:
-    """What it said when it ended."""
+    """The output of a process when it ends."""
     stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 3, stdout + stderr
     assert "Traceback" not in stdout + stderr
@@ -141,7 +141,7 @@ def test_a_training_that_diverges_stops_at_that_step(tmp_path: Path) -> None:
     assert (tmp_path / "model" / "checkpoint.pth").read_bytes() == kept
 
 
-# Two at once
+# Concurrent runs
 
 
 def test_a_second_run_into_the_same_artifact_is_told_who_writes_there(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_directory_is_held_until_its_writer_ends_however_it_ends(tmp_path: Pat
     assert holds.wait(HANG)
     with pytest.raises(OutputError, match="somebody is writing there"), sole_writer(target, "me"):
         pass
-    # What it was writing when it was killed goes with it.
+    # The next run removes the files that the killed one was writing.
     left = target.parent / ".model.abcdefgh"
     left.mkdir()
     holder.kill()
@@ -188,7 +188,7 @@ def _hold(target: Path, holds: threading.Event) -> None:
 
 
 def test_the_root_of_a_volume_is_held_inside_it(volume: Path) -> None:
-    """Where it is mounted elsewhere, what lies beside it is not the same."""
+    """Locked inside, because other mount points of a volume have different siblings."""
     make_artifact(0.1).save(volume)
     with sole_writer(volume, "me"):
         assert (volume / ".lock").read_text() == "me"
@@ -198,7 +198,7 @@ def test_the_root_of_a_volume_is_held_inside_it(volume: Path) -> None:
     assert Artifact.load(volume).state["lc.bias"][0] == pytest.approx(0.2)
 
 
-# Long proofs
+# Slow tests
 
 
 def _write_for_ever(directory: Path, first: int) -> None:
@@ -215,7 +215,7 @@ def test_two_hundred_kills_while_artifacts_are_written(tmp_path: Path) -> None:
     directory = tmp_path / "model"
     make_artifact(0.3, series=7).save(directory)
     chance = random.Random(3)
-    context = multiprocessing.get_context("fork")  # two hundred imports of torch would be most of it
+    context = multiprocessing.get_context("fork")  # saves two hundred imports of torch
     seen = set()
     for kill in range(200):
         before = directory.stat().st_ino
@@ -226,7 +226,7 @@ def test_two_hundred_kills_while_artifacts_are_written(tmp_path: Path) -> None:
         time.sleep(chance.random() * 0.05)
         writer.kill()
         writer.join()
-        # Whole, and all of one run: hashes, number of series and weights belong together.
+        # Complete, and from one run: hashes, number of series and weights match.
         artifact = Artifact.load(directory)
         fill = 0.1 if artifact.config.num_series % 2 else 0.2
         assert len(artifact.item_ids) == artifact.config.num_series
@@ -274,7 +274,7 @@ def last_epoch_said(text: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="/proc tells")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 @pytest.mark.filterwarnings("ignore")
 def test_memory_files_and_threads_do_not_grow_over_a_hundred_trainings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""deploy/: manifests that a cluster accepts, whose commands are ours, and that go on after an eviction."""
+"""deploy/: manifests that a cluster accepts, with valid commands, that resume after an eviction."""
 
 import base64
 import copy
@@ -24,7 +24,7 @@ DEPLOY = ROOT / "deploy"
 pytestmark = pytest.mark.skipif(not DEPLOY.is_dir(), reason="not a checkout")
 
 OVERLAYS = ("kapacity", "prometheus")
-# Files that Kubernetes itself does not read.
+# Files that are not for Kubernetes.
 INPUTS = ("kustomization.yaml", "train-config.yaml", "shop.yaml")
 VERSIONS = ("1.31", "1.35")
 
@@ -32,7 +32,7 @@ Manifest = dict[str, Any]
 
 
 def validate(manifest: dict[str, Any], version: str) -> None:
-    """Judge a manifest by the schemas of Kubernetes, which are large: only long tests have them."""
+    """Validate a manifest by the schemas of Kubernetes, which are large and only used in slow tests."""
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
     try:
         kubernetes_validate.validate(manifest, version, strict=True)
@@ -55,7 +55,7 @@ def kustomization(folder: str) -> Manifest:
 
 
 def patched(overlay: str) -> list[Manifest]:
-    """The base with an overlay's patches, as far as our tests need kustomize."""
+    """The base with the patches of an overlay, as far as the tests need kustomize."""
     base = [
         document
         for file in kustomization("base")["resources"]
@@ -88,7 +88,7 @@ def rendered(folder: Path) -> list[Manifest]:
 
 
 def pods(manifests: list[Manifest]) -> dict[str, Manifest]:
-    """The spec of every pod, by the name of what starts it."""
+    """The spec of every pod, by the name of the object that creates it."""
     found = {}
     for manifest in manifests:
         spec = manifest.get("spec", {})
@@ -150,7 +150,7 @@ def test_what_kustomize_makes_is_valid_and_what_we_take_it_for(overlay: str) -> 
 
 
 def test_pods_are_restricted() -> None:
-    """The fields that the Pod Security Standard "restricted" asks for, and what our image needs."""
+    """The fields that the Pod Security Standard "restricted" and our image require."""
     found = pods(plain_manifests())
     assert set(found) == {"kforecast-train", "kforecast-retrain", "kforecast-reader"}
     for spec in found.values():
@@ -177,7 +177,7 @@ def test_pods_are_restricted() -> None:
 
 
 def action(job: Manifest, code: int, disrupted: bool) -> str:
-    """What a Job does about a pod that failed, by the first rule that fits (Kubernetes' own order)."""
+    """The action of a Job on a failed pod, by the first matching rule (as in Kubernetes)."""
     for rule in job["podFailurePolicy"]["rules"]:
         codes = rule.get("onExitCodes")
         if codes is not None and codes["operator"] == "In" and code in codes["values"]:
@@ -201,7 +201,7 @@ def test_the_failure_policy_is_that_of_our_exit_codes() -> None:
         assert action(job, TERMINATED, False) == action(job, 137, False) == "Count"
         listed = [rule["onExitCodes"] for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
         assert {code for rule in listed for code in rule["values"]} == codes
-        # A policy wants both; names must be those of the containers.
+        # A policy needs both; the names must match the containers.
         pod = job["template"]["spec"]
         assert pod["restartPolicy"] == "Never"
         assert {rule["containerName"] for rule in listed} == {c["name"] for c in pod["containers"]}
@@ -211,7 +211,7 @@ def test_the_failure_policy_is_that_of_our_exit_codes() -> None:
 
 
 def laid_out(overlay: str, spec: Manifest, folder: Path) -> list[str]:
-    """The pod's command line, with its mounts in a folder: the config is there, /models is empty."""
+    """The command line of a pod, with its mounts in a folder: the config exists, /models is empty."""
     config = folder / "config"
     (files,) = [generator["files"] for generator in kustomization(overlay)["configMapGenerator"]]
     items = spec["volumes"][0]["configMap"].get("items", [{"key": file, "path": file} for file in files])
@@ -257,7 +257,7 @@ def test_a_pod_that_is_evicted_and_started_again_goes_on(tmp_path: Path) -> None
     (spec,) = [spec for name, spec in pods(patched("kapacity")).items() if name == "kforecast-train"]
     command, *arguments = laid_out("kapacity", spec, tmp_path)
     own = [argument for argument in arguments if not argument.startswith("--")]
-    # The cluster's source cannot be had here.
+    # The source in the cluster is not available here.
     own += ["source=synthetic", "source.workloads=2", "source.days=10", "source.step=600", "logger=none"]
     own += ["callbacks.forecast_figures=null", "refit=false", "trainer.max_epochs=25"]
     own += ["callbacks.early_stopping.patience=25", "monitor=train/loss"]
@@ -297,7 +297,7 @@ def test_the_image_runs_as_the_manifests_say() -> None:
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
     (user,) = [line.split()[1] for line in lines if line.startswith("USER ")]
     assert user == "10001:10001"
-    # Nothing goes into the image that .dockerignore does not name.
+    # Only files that .dockerignore names get into the image.
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {
         word
@@ -310,7 +310,7 @@ def test_the_image_runs_as_the_manifests_say() -> None:
 
 
 def test_what_is_to_be_edited_is_right_as_it_is() -> None:
-    """The source checks its targets, and its queries, when it is made."""
+    """The source checks its targets and queries when it is created."""
     file = DEPLOY / "kapacity" / "train-config.yaml"
     cfg = composed(f"--config-file={file}", "--metrics-server-addr=localhost:9090")
     assert len(source_of(cfg).targets) == 1

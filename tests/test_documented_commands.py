@@ -1,4 +1,4 @@
-"""Every command that README.md and docs/ show is one that its verb takes: flags, keys, options and values."""
+"""Every command in README.md and docs/ is valid: its flags, keys, options and values."""
 
 import importlib.util
 import inspect
@@ -20,7 +20,7 @@ from test_python_api import WINDOW, traffic
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("README*.md"), ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")])
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# Options of Hydra's own, some with a value behind them.
+# Options of Hydra, some of them with a value.
 HYDRA = {"--help", "--cfg", "job", "-m", "--multirun", "-sc", "install=bash", "--resolve"}
 _COMMAND = re.compile(
     r"^(?:[A-Z_]+=\S+ )*(?:\S*/)?(?P<name>kforecast-[a-z-]+|python scripts/\w+\.py|torchrun|srun|make)(?= |$)"
@@ -28,20 +28,20 @@ _COMMAND = re.compile(
 
 
 class Command(NamedTuple):
-    """A command line of a page."""
+    """A command line on a page."""
 
     page: str
     line: str
 
     @property
     def words(self) -> list[str]:
-        """Without what a shell would fill in."""
+        """The words of the line, with a number for each shell variable."""
         text = re.sub(r"\$\{?\w+\}?", "2", self.line)
         return shlex.split(text, comments=True)
 
     @property
     def verb(self) -> str | None:
-        """The verb's primary config; None for what is no verb of ours."""
+        """The primary config of the command; None for a program that is not ours."""
         if match := re.search(r"-m kforecast\.(?:\w+\.)*(\w+)|scripts/(?!benchmark)(\w+)\.py", self.line):
             return match[1] or match[2]
         match = re.search(r"kforecast-([a-z-]+)(?= |$)", self.line)
@@ -49,7 +49,7 @@ class Command(NamedTuple):
 
     @property
     def arguments(self) -> list[str]:
-        """What the verb gets."""
+        """The arguments of the command."""
         words = self.words
         begin = next(
             place
@@ -60,7 +60,7 @@ class Command(NamedTuple):
 
 
 def commands(page: Path) -> Iterator[Command]:
-    """Those in blocks of code, and those in a line of text that are whole."""
+    """The commands in code blocks, and the complete ones in running text."""
     text = page.read_text(encoding="utf-8")
     for number, fence in enumerate(re.split(r"^```.*$", text, flags=re.MULTILINE)):
         inside = number % 2 == 1
@@ -89,31 +89,31 @@ def test_a_command_is_taken(command: Command, tmp_path: Path, monkeypatch: pytes
     verb = command.verb
     assert verb is not None
     name = f"kforecast-{verb.replace('_', '-')}"
-    assert name in PROJECT["scripts"], f"{name} is no command of pyproject.toml"
+    assert name in PROJECT["scripts"], f"{name} is not a command in pyproject.toml"
     files_of_the_pages(tmp_path)
     monkeypatch.chdir(tmp_path)
     given = [word for word in command.arguments if word not in HYDRA]
     if not (CONF_DIR / f"{verb}.yaml").exists():
         module = importlib.import_module(PROJECT["scripts"][name].partition(":")[0])
-        if not hasattr(module, "prepare"):  # no verb of Hydra's
+        if not hasattr(module, "prepare"):  # not a Hydra command
             source = inspect.getsource(module)
             assert all(f'"{word.partition("=")[0]}"' in source for word in given if word.startswith("--"))
             return
         given, verb = module.prepare(given)
-    if {"-m", "--multirun"} & {*command.arguments}:  # of a sweep's values the first
+    if {"-m", "--multirun"} & {*command.arguments}:  # the first value of a sweep
         given = [re.sub(r"^([^=]+=[^,{\[(]+),.*", r"\1", word) for word in given]
     arguments = []
     for word in given:
         if word.startswith("--config-dir="):
             arguments.append(f"hydra.searchpath=[file://{tmp_path / word.partition('=')[2]}]")
         elif word.startswith("--repeat") or not is_installed(given):
-            return  # it takes the configuration of an earlier run, or is of an extra that is not here
+            return  # it uses an earlier run, or an extra that is not installed
         else:
             arguments.append(word)
     if any(word.startswith("resume=") for word in given) and not names_a_source(given):
-        arguments.append("source=synthetic")  # it may be the earlier run's
+        arguments.append("source=synthetic")  # the source may come from the earlier run
     if has_source(verb) and not names_a_source(arguments):
-        # A line of text names what it is about; the source is the reader's.
+        # Running text shows only the relevant arguments; the source is up to the reader.
         arguments.append("source.path=traffic.csv")
     cfg = composed(*arguments, name=verb)
     content = plain(cfg)
@@ -135,7 +135,7 @@ def has_source(verb: str) -> bool:
     return "\n  - source: csv" in (CONF_DIR / f"{verb}.yaml").read_text(encoding="utf-8")
 
 
-# What extras install for values of groups; without it nothing can be composed or checked.
+# Packages that extras install for options; without them, nothing can be composed or checked.
 MODULES = {
     "hydra/launcher=joblib": "hydra_plugins.hydra_joblib_launcher",
     "hydra/launcher=ray": "hydra_plugins.hydra_ray_launcher",
@@ -147,12 +147,12 @@ MODULES = {
 
 
 def is_installed(words: list[str]) -> bool:
-    """Whether the extras that a command names are; `make test-all` has all of them but ray."""
+    """Whether the extras of a command are installed; `make test-all` has all except ray."""
     return all(importlib.util.find_spec(MODULES[word]) for word in words if word in MODULES)
 
 
 def files_of_the_pages(folder: Path) -> None:
-    """Files that commands read while they are composed."""
+    """Write the files that commands read during composition."""
     example = (ROOT / "docs" / "examples" / "train-config.yaml").read_text(encoding="utf-8")
     for name in ("train-config.yaml", "docs/examples/train-config.yaml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def test_make_has_every_target(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_key_in_a_sentence_is_one(page: Path) -> None:
-    """`group.key=value` in a line of text, whoever takes it."""
+    """`group.key=value` in running text, for any command."""
     known = known_keys()
     groups = {path.name for path in CONF_DIR.iterdir() if path.is_dir()} - {"hydra"}
     for text in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")):
@@ -187,7 +187,7 @@ def test_every_key_in_a_sentence_is_one(page: Path) -> None:
 
 @cache
 def known_keys() -> set[str]:
-    """Of the verbs that need nothing else, and all that is written in conf/."""
+    """The keys of the commands that need nothing else, and all keys in conf/."""
     known = {
         key
         for verb in ("train", "fetch", "evaluate", "forecast", "serve_metrics")
@@ -212,7 +212,7 @@ def needed(verb: str) -> list[str]:
 
 
 def runs_here(command: Command) -> bool:
-    """Whether it needs no more than a model and a file of traffic."""
+    """Whether the command needs only a model and a traffic file."""
     line = command.line
     whole = "artifact_dir=model --dataset-file=traffic.csv" in line and "evaluate.start" not in line
     return command.verb in ("forecast", "evaluate") and whole and not line.startswith("$")

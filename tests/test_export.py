@@ -1,4 +1,4 @@
-"""kforecast-export: what a run has kept becomes an artifact; what cannot be exported is refused in a line."""
+"""kforecast-export: a checkpoint of a run becomes an artifact; anything else is refused in one line."""
 
 import copy
 import os
@@ -31,7 +31,7 @@ TRAINING = [
 
 
 def terminate_in_fifth_epoch() -> None:
-    """Let this process, a fork, be told to end amid the fifth epoch of its training."""
+    """Make this fork send itself SIGTERM in the middle of the fifth epoch."""
 
     def told(self: EpochLog, trainer: Any, *_: object) -> None:
         if trainer.current_epoch + 1 == 5:
@@ -42,7 +42,7 @@ def terminate_in_fifth_epoch() -> None:
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was told to end; what it had published by then lies beside it."""
+    """The folder of a terminated run, next to the artifact that it had published."""
     folder = tmp_path_factory.mktemp("interrupted")
     done = run_prepared(terminate_in_fifth_epoch, "kforecast-train", *TRAINING, cwd=folder)
     assert done.returncode == 143, done.stderr
@@ -54,7 +54,7 @@ def log_of(folder: Path) -> str:
 
 
 def exported(*arguments: object) -> Artifact:
-    """What the command writes, run in this process."""
+    """The artifact that the command writes, run in this process."""
     cfg = configured(*map(str, arguments))
     export(cfg)
     return Artifact.load(str(cfg.artifact_dir))
@@ -62,7 +62,7 @@ def exported(*arguments: object) -> Artifact:
 
 @cache
 def defaults() -> DictConfig:
-    """What the command is given without arguments."""
+    """The default configuration of the command."""
     return composed(name="export")
 
 
@@ -108,7 +108,7 @@ def test_a_killed_runs_damaged_checkpoint_is_not_taken(
 @pytest.mark.slow
 def test_a_finished_runs_second_training_is_what_was_published(interrupted: Path, tmp_path: Path) -> None:
     shutil.copytree(interrupted, tmp_path / "all")
-    shutil.rmtree(tmp_path / "all" / "run")  # begun anew, and done
+    shutil.rmtree(tmp_path / "all" / "run")  # started again, and finished
     done = run_command("kforecast-train", *TRAINING, "trainer.max_epochs=2", cwd=tmp_path / "all")
     assert done.returncode == 0, done.stderr
     again = run_command("kforecast-export", "run=run", "artifact_dir=model", cwd=tmp_path / "all")
@@ -124,7 +124,7 @@ def test_a_finished_runs_second_training_is_what_was_published(interrupted: Path
 
 
 def changed(change: Callable[[dict[str, Any]], object], best: Path, folder: Path) -> Path:
-    """A copy of a checkpoint that says something else of its artifact."""
+    """A copy of a checkpoint with changed metadata of its artifact."""
     content = torch.load(best, weights_only=True)
     change(content["callbacks"]["RunCheckpoint"])
     path = folder / "changed.ckpt"

@@ -1,4 +1,4 @@
-"""``kforecast-fetch``: files and reports, whole or not at all."""
+"""``kforecast-fetch``: files and reports are written completely or not at all."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Forecaster: artifacts made elsewhere, our own, and histories of every kind."""
+"""Forecaster: artifacts from elsewhere and our own, with histories of all kinds."""
 
 import shutil
 from dataclasses import replace
@@ -24,7 +24,7 @@ TRIOS = sorted({path.name: path for folder in (SHARED, GOLDEN) for path in folde
 
 @pytest.fixture(autouse=True)
 def same_weights() -> None:
-    """The networks of a test are random, but the same in every run."""
+    """Seed the random networks of a test."""
     torch.manual_seed(0)
 
 
@@ -148,7 +148,7 @@ def test_a_mostly_missing_context_is_said(tmp_path: Path, caplog: pytest.LogCapt
 
 
 def traffic(bins: int = 120, gaps: float = 0.2, seed: int = 3) -> Panel:
-    """Two series that the artifact of :func:`saved` knows."""
+    """Two series known to the artifact of :func:`saved`."""
     rng = np.random.default_rng(seed)
     observed = rng.random((2, bins)) >= gaps
     observed[:, [0, -1]] = True
@@ -161,7 +161,7 @@ def until(panel: Panel, bins: int) -> Panel:
 
 
 def frame_of(panel: Panel) -> pd.DataFrame:
-    """A row for each observed bin."""
+    """One row per observed bin."""
     values = np.where(panel.observed, panel.values, np.nan)
     return pd.concat(
         history(row.tolist(), workload, panel.start)
@@ -212,7 +212,7 @@ def test_the_level_of_a_window_is_the_mean_size_of_its_filled_context(tmp_path: 
     origin = np.array([1, 4, 5])
     made = forecaster.forecast_windows(panel, np.zeros(3, np.int64), origin)
     assert made.level.tolist() == [[0.5], [3.0], [3.75]]
-    # Nothing to scale by is no reason to divide by zero.
+    # Without a scale, no division by zero.
     silent = replace(panel, values=0 * panel.values)
     assert np.isfinite(forecaster.forecast_windows(silent, np.zeros(3, np.int64), origin).values).all()
 
@@ -326,7 +326,7 @@ def test_without_enough_windows_there_are_no_intervals(tmp_path: Path) -> None:
 
 
 def with_intervals(directory: Path) -> Forecaster:
-    """An artifact with intervals.json; what was loaded of it before it was saved."""
+    """An artifact with intervals.json, and its forecaster before it was saved."""
     artifact = Artifact.load(saved(directory))
     intervals = Forecaster.of(artifact, "model").calibrated(traffic(), 4, 100).intervals
     artifact = replace(artifact, intervals=intervals)
@@ -361,7 +361,7 @@ def test_intervals_can_be_put_beside_an_artifact(tmp_path: Path) -> None:
         calibrated.forecast(frame_of(traffic()), quantiles=[0.1, 0.9]),
         check_exact=True,
     )
-    # Its files are still verified.
+    # The files are still verified.
     (directory / TRIO[2]).write_text('{"ns/aqps": 1, "ns/bqps": 0}')
     with pytest.raises(ArtifactError, match="sha256"):
         Forecaster.load(directory)
@@ -386,7 +386,7 @@ def test_intervals_can_be_put_beside_a_trio_made_elsewhere(trio: Path, tmp_path:
 
 def test_intervals_of_another_checkpoint_are_refused(tmp_path: Path) -> None:
     with_intervals(tmp_path / "one")
-    other = saved(tmp_path / "other")  # with other random weights
+    other = saved(tmp_path / "other")  # with different random weights
     shutil.copy(tmp_path / "one" / INTERVALS, other)
     with pytest.raises(ArtifactError, match="calibrated for another checkpoint") as caught:
         Forecaster.load(other)
@@ -407,7 +407,7 @@ def test_an_artifact_without_intervals_takes_away_those_of_the_one_before(
 ) -> None:
     directory = tmp_path / "model"
     with_intervals(directory)
-    if notes:  # with files of others in it the directory is not swapped
+    if notes:  # a directory with foreign files is not swapped
         (directory / "notes.txt").write_text("mine")
     replace(Artifact.load(directory), intervals=None).save(directory)
     assert sorted(path.name for path in directory.iterdir()) == sorted(

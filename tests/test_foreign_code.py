@@ -1,4 +1,4 @@
-"""A configuration names classes of a few packages, and nothing else that could be run."""
+"""A configuration may name classes of a few packages, and no other code."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ VERBS = {
     "forecast": ["source=synthetic", "artifact_dir=model"],
     "serve_metrics": ["source=synthetic"],
 }
-# Refused by name, before anything is imported.
+# Refused by name, before any import.
 BY_NAME = [
     *(
         "os.system",
@@ -30,15 +30,15 @@ BY_NAME = [
         "hydra.utils.get_object",
         "runpy.run_path",
     ),
-    # Through what a module has imported.
+    # Reached through the imports of a module.
     *("torch.os.system", "lightning.pytorch.subprocess.Popen", "torch.optim.os.system"),
     *("kforecast.config.checks.os.system", "lightning.pytorch.loggers.wandb.os.Popen", "torch.nn.F.os.Popen"),
-    # What loads code, or starts it.
+    # Classes that load or start code.
     *("torch.load", "torch.hub.load", "torch.jit.load", "torch.package.PackageImporter"),
     *("torch.utils.benchmark.Timer", "torch.utils.cpp_extension.load_inline", "torch.classes.load_library"),
     *("lightning.pytorch.cli.LightningCLI", "lightning.pytorch.LightningModule.load_from_checkpoint"),
     *("lightning.app.LightningApp", "lightning.pytorch.trainer.setup_trainer"),
-    # Names that only begin like an allowed one, and none at all.
+    # Names that only start like an allowed one, and empty names.
     *("torchy.optim.Adam", "kforecasts.Source", "torch", "kforecast", "", ".", "..os.System", "Trainer"),
     *(
         "torch.optim.Adam ",
@@ -49,7 +49,7 @@ BY_NAME = [
     ),
     *(3, ["torch.optim.Adam"], None, {"a": "b"}),
 ]
-# Names of a class in a module that has imported it from elsewhere, known when it is imported.
+# Classes that a module has imported from elsewhere, which only the import reveals.
 BY_CLASS = [
     "kforecast.config.checks.Path",
     "kforecast.commands.run.Callable",
@@ -97,7 +97,7 @@ def test_classes_of_training_may_be_named(target: str) -> None:
 
 
 def assert_made(node: DictConfig) -> None:
-    """The class itself is asked, and lacks an argument, or takes any."""
+    """The class is allowed, so that an error can only be about its arguments."""
     said = ""
     try:
         built(node)
@@ -111,7 +111,7 @@ def test_every_class_that_conf_names_may_be_named() -> None:
     for path in CONF_DIR.rglob("*.yaml"):
         for line in path.read_text(encoding="utf-8").splitlines():
             key, _, target = line.strip().partition(": ")
-            # Hydra makes its plugins itself.
+            # Hydra creates its plugins itself.
             if key == "_target_" and "hydra" not in path.parts and not target.startswith("hydra_plugins."):
                 named.add(target)
     assert len(named) > 10
@@ -149,7 +149,7 @@ print(sorted({"torch", "lightning", "lightning.pytorch"} & set(sys.modules)))
 
 
 def test_a_train_config_names_no_class(tmp_path: Path) -> None:
-    """Its selectors hold any keys, and become part of the configuration."""
+    """Selectors may have any keys, and become part of the configuration."""
     labels = {"_target_": "tempfile.mkdtemp", "dir": "precious"}
     metric = {
         "type": "External",

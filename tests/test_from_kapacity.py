@@ -1,4 +1,4 @@
-"""docs/from-kapacity.md leaves nothing out: every flag, every key of the file, every file and exit code."""
+"""docs/from-kapacity.md is complete: every flag, every key of the file, every file and exit code."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def section(title: str) -> str:
 
 
 def keys(model: type[BaseModel]) -> Iterator[str]:
-    """Every key of a model and of the models in it."""
+    """Every key of a pydantic model and of its nested models."""
     for name, field in model.model_fields.items():
         yield name
         yield from (key for inner in models(field.annotation) for key in keys(inner))

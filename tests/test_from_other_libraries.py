@@ -1,4 +1,4 @@
-"""docs/from-other-libraries.md: every way into our frame says the same, and our side of the snippets runs."""
+"""docs/from-other-libraries.md: all conversions give the same frame, and our part of the snippets runs."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ COLUMNS = ["timestamp", "value", "workload", "metric"]
 
 
 class DartsSeries:
-    """What the page uses of darts.TimeSeries."""
+    """The part of darts.TimeSeries that the page uses."""
 
     def __init__(self, values: pd.Series) -> None:
         self.values = values

@@ -1,4 +1,4 @@
-"""Workloads and metrics of any name: every file stays where it belongs, and pages show names as text."""
+"""Workloads and metrics of any name: files stay in their folder, and pages show the names as text."""
 
 import math
 from pathlib import Path
@@ -44,7 +44,7 @@ def files(folder: Path) -> set[str]:
 @pytest.mark.parametrize(
     "held_out",
     [
-        ["data.validation=0", "data.test=0", "monitor=train/loss"],  # the report is that of the evaluation
+        ["data.validation=0", "data.test=0", "monitor=train/loss"],  # only the evaluation writes a report
         pytest.param([], marks=pytest.mark.slow),
     ],
     ids=["all is trained on", "some is held out"],

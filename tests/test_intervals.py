@@ -1,4 +1,4 @@
-"""Intervals: ranks by hand, coverage on known distributions, and what can be wrong with their file."""
+"""Intervals: ranks by hand, coverage on known distributions, and defects of their file."""
 
 import json
 import math
@@ -28,7 +28,7 @@ ANY_LEVEL = st.floats(LEVELS[0], LEVELS[-1])
 
 
 def _of_one(error, level=1.0, mean_level=1.0, nonnegative=False):
-    """Intervals of one series ``a`` from its errors ``[windows, horizon]``."""
+    """Intervals of a single series ``a`` from its errors ``[windows, horizon]``."""
     error = np.asarray(error, dtype=np.float64)
     levels = np.broadcast_to(np.asarray(level, dtype=np.float32), len(error))
     series = np.zeros(len(error), np.int64)
@@ -36,7 +36,7 @@ def _of_one(error, level=1.0, mean_level=1.0, nonnegative=False):
 
 
 def _quantiles(intervals, levels, forecast=0.0, level=1.0, key="a"):
-    """Of one window, ``[horizon, level]``."""
+    """The quantiles of one window, ``[horizon, level]``."""
     horizon = len(intervals.pooled)
     made = np.broadcast_to(np.asarray(forecast, dtype=np.float32), (1, horizon))
     found = intervals.quantiles(made, np.float32([[level]]), [key], np.array([0]), levels)
@@ -46,7 +46,7 @@ def _quantiles(intervals, levels, forecast=0.0, level=1.0, key="a"):
 
 
 def _rank(level, count):
-    """Which of the sorted errors it is; levels are the decimals that they are written as."""
+    """The rank of a quantile among the sorted errors; levels count as exact decimals."""
     exact = Fraction(str(level)) * (count + 1)
     rank = math.floor(exact) if level < 0.5 else math.ceil(exact)
     return min(max(rank, 1), count)
@@ -63,12 +63,12 @@ def test_an_offset_is_the_error_of_its_rank(count):
 
 
 def test_ranks_by_hand():
-    errors = np.arange(1.0, 40)[:, None]  # 39: a rank is 40 times the level
+    errors = np.arange(1.0, 40)[:, None]  # 39 errors, so the rank is 40 times the level
     found = _quantiles(_of_one(errors), [0.025, 0.1, 0.5, 0.9, 0.975, 0.99, 0.005])
-    # The outermost two would be 39.6 and 0.2: there are no such errors.
+    # Ranks 39.6 and 0.2 are beyond the errors.
     assert found.tolist() == [[1, 4, 20, 36, 39, 39, 1]]
     found = _quantiles(_of_one(np.arange(1.0, 51)[:, None]), [0.1, 0.5, 0.9])
-    # 5.1, 25.5 and 45.9, away from the middle; the middle upwards.
+    # Ranks 5.1, 25.5 and 45.9 are rounded outwards, the middle one upwards.
     assert found.tolist() == [[5, 26, 46]]
 
 
@@ -109,7 +109,7 @@ def test_new_errors_lie_inside_as_often_as_said(draw):
 
 
 def test_with_few_windows_new_errors_lie_inside_as_often_as_said_too():
-    """On average over calibrations: that is what the ranks of n + 1 are for."""
+    """The coverage holds on average over calibrations, thanks to ranks of n + 1."""
     rng = np.random.default_rng(8)
     inside = []
     for _ in range(400):
@@ -117,7 +117,7 @@ def test_with_few_windows_new_errors_lie_inside_as_often_as_said_too():
         low, high = _quantiles(intervals, [0.025, 0.975])[0]
         new = rng.normal(0, 1, 100)
         inside.append(((low <= new) & (new <= high)).mean())
-    # With the quantiles of the sample it would be 0.92.
+    # Sample quantiles would give 0.92.
     assert np.mean(inside) == pytest.approx(0.95, abs=0.006)
 
 
@@ -154,7 +154,7 @@ def test_a_series_that_was_negative_may_be_again():
     errors = np.linspace(-10, 10, 41)[:, None]
     assert _quantiles(_of_one(errors, nonnegative=False), [0.1], forecast=2)[0] < 0
     assert _quantiles(_of_one(errors, nonnegative=True), [0.1], forecast=2)[0] == 0
-    # The forecast itself may have been.
+    # Even if the forecast itself is negative.
     assert _quantiles(_of_one(errors, nonnegative=True), [0.9], forecast=-50)[0] == 0
 
 
@@ -197,7 +197,7 @@ def test_errors_are_relative_to_the_level_of_their_window():
 
 def test_a_level_counts_as_at_least_a_tenth_of_the_mean():
     base = np.random.default_rng(1).normal(0, 1, (60, 1))
-    quiet = _of_one(base, level=0.3, mean_level=50)  # as if it were 5
+    quiet = _of_one(base, level=0.3, mean_level=50)  # counts as 5
     np.testing.assert_allclose(quiet.pooled, _of_one(base, level=5, mean_level=50).pooled, rtol=1e-5)
     assert quiet.series["a"].floor == 5
     at_night, silent, at_floor, busy = (
@@ -217,7 +217,7 @@ def test_a_series_without_traffic_does_not_narrow_the_intervals_of_others(mean_l
     )
     np.testing.assert_array_equal(both.pooled, _of_one(error[:400]).pooled)
     assert both.series["b"].offsets is None
-    # Where nothing came, nothing is expected.
+    # Without traffic, the intervals have no width.
     quiet = both.quantiles(np.zeros((1, 1)), np.zeros(1), "ab", np.array([1]), [0.1, 0.9])
     assert (np.abs(quiet) < 1e-9).all()
     assert _of_one(np.zeros((40, 1)), level=0, mean_level=mean_level) is None
@@ -227,7 +227,7 @@ def test_a_series_without_traffic_does_not_narrow_the_intervals_of_others(mean_l
 
 
 def _of_two(count_a, count_b, nan_b=0):
-    """A calm series ``a`` and a wild one ``b`` ten times as wide, windows mixed."""
+    """A calm series ``a``, and ``b`` with errors ten times as large, windows mixed."""
     rng = np.random.default_rng(4)
     series = rng.permutation(np.repeat([0, 1], [count_a, count_b]))
     error = rng.normal(0, 1, (len(series), 2)) * np.where(series == 0, 1.0, 10.0)[:, None]
@@ -368,7 +368,7 @@ def test_the_file_is_small_and_plain():
 
 
 def _set(*path):
-    """A change of the content at a path, the last of which is the new value."""
+    """Change the content at a path; the last argument is the new value."""
 
     def change(content):
         *keys, last, value = path

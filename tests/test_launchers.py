@@ -1,4 +1,4 @@
-"""Sweeps whose jobs run in other processes: joblib, submitit, Ray."""
+"""Sweeps with jobs in other processes: joblib, submitit, Ray."""
 
 import importlib.util
 import os
@@ -21,7 +21,7 @@ from kforecast.config.explain import EXTRAS
 from kforecast.training.sweeps.ranking import SweepResults
 
 QUICK = ["experiment=smoke", "trainer=cpu", "logger=none"]
-NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # and so no report
+NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # so there is no report
 
 
 def installed(plugin: str) -> pytest.MarkDecorator:
@@ -37,21 +37,21 @@ needs_ray = installed("hydra_ray_launcher")
 def sweep(
     cwd: Path, launcher: list[str], *arguments: str, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A sweep with every flag that ends in a path; the config file is one that no worker has read."""
+    """A sweep with all flags that take a path; no worker has read the config file."""
     config = cwd / "train-config.yaml"
     config.write_text("freq: 10min\npredictionLength: 2\ncontextLength: 5\nhyperParams: {batchSize: 19}\n")
     flags = ["--config-file=train-config.yaml", "--dataset-file=traffic.csv", "--model-save-path=Mia's ${m}"]
     command = ["-m", *launcher, *flags, *QUICK, *arguments]
-    # Ray and submitit begin processes by what this one was begun with.
+    # Ray and submitit start workers with the command line of this process, which must not be a fork's.
     run = run_command if launcher == JOBLIB else run_process
     return run("kforecast-train", *command, cwd=cwd, env=env)
 
 
 def check_jobs(cwd: Path, done: subprocess.CompletedProcess[str], statuses: list[str]) -> None:
-    """What a sweep leaves, whoever has launched its jobs."""
+    """Check the files of a sweep, for any launcher."""
     assert done.stdout.count("Sweep, best first") == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    # One folder of the start's time for all jobs, whenever each of them began.
+    # All jobs share one folder, named after the start of the sweep.
     (folder,) = (cwd / "outputs" / "sweeps").glob("*/*")
     results = pd.read_csv(folder / "results.csv").sort_values("job", ignore_index=True)
     assert list(results["job"]) == list(range(len(statuses)))
@@ -76,7 +76,7 @@ JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 @needs_joblib
 def test_joblib(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
-    """Two jobs at once; what is wrong with one of them it finds before it loads torch."""
+    """Two concurrent jobs; a bad job is found before torch is loaded."""
     traffic_csv()
     done = sweep(tmp_path, JOBLIB, "seed=1,-1", *NOTHING_HELD_OUT)
     check_joblib(tmp_path, done, "of 2 jobs 1 failed", ["done", "failed"])
@@ -92,7 +92,7 @@ def test_joblib_with_rejected_jobs(tmp_path: Path, traffic_csv: Callable[..., Pa
 
 
 def check_joblib(cwd: Path, done: subprocess.CompletedProcess[str], words: str, statuses: list[str]) -> None:
-    """Look at everything that a sweep by joblib says and leaves."""
+    """Check all output and files of a sweep with joblib."""
     assert done.returncode == 3
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert words in error
@@ -103,7 +103,7 @@ def check_joblib(cwd: Path, done: subprocess.CompletedProcess[str], words: str, 
 
 
 def of_session(session: int) -> list[str]:
-    """The command lines of the processes of a session that are alive."""
+    """The command lines of the live processes of a session."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -115,7 +115,7 @@ def of_session(session: int) -> list[str]:
     return found
 
 
-# Jobs that are not a training need no torch.
+# Jobs that do not train need no torch.
 WITH_TASK = """
 import os, signal, time
 from pathlib import Path
@@ -137,7 +137,7 @@ TWO_JOBS = ["-m", *JOBLIB, "hydra.sweep.dir=sweep", "source=synthetic", "seed=1,
 
 
 def interrupt(process: subprocess.Popen[str], number: signal.Signals, code: int) -> None:
-    """Send a sweep a signal: it ends with a code of its own, without a traceback, and so do its workers."""
+    """Send a signal to a sweep: it exits with its own code and without a traceback, as do its workers."""
     process.send_signal(number)
     said = "".join(stream or "" for stream in process.communicate(timeout=HANG))
     assert process.returncode == code, said
@@ -189,7 +189,7 @@ def test_interrupted_trainings_by_joblib_leave_no_process(
 
 @pytest.mark.slow
 @needs_joblib
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_a_lost_worker_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITH_TASK.replace("TASK", "lost"), *TWO_JOBS[:-1], "seed=1"],
@@ -228,7 +228,7 @@ def test_submitit_slurm_without_slurm_says_so(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ray(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
     traffic_csv()
-    # Ray keeps a token of its own in the home folder.
+    # Ray keeps a token in the home folder.
     env = {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
     settings = ["hydra.launcher.ray.init.address=local", "+hydra.launcher.ray.init.num_cpus=2"]
     done = sweep(tmp_path, ["hydra/launcher=ray", *settings], "seed=1,2", env=env)

@@ -1,4 +1,4 @@
-"""Who may import whom: the walls of the house, computed from every import of the source."""
+"""Which module may import which, computed from all imports in the source."""
 
 import ast
 import subprocess
@@ -20,8 +20,8 @@ FILES = {
 }
 MODULES = sorted(FILES)
 
-# The rooms of the package from the ground up. A room imports rooms below it; rooms side by side do not know
-# each other.
+# The rooms (top-level packages and modules) from the bottom up. A room may import the rooms below it, but
+# none beside or above it.
 FLOORS = (
     ("errors", "window", "version", "console"),
     ("validation", "files"),
@@ -39,11 +39,11 @@ FLOORS = (
     ("commands",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-# Imports upwards that stay, each with its reason.
+# Exceptions, each with its reason.
 UPWARDS = {
     ("kforecast.training.train", "kforecast.commands.train"): "launchers of several machines name the first",
 }
-# Who alone may import a library, by its name.
+# The only modules that may import a library.
 LIBRARIES = {
     ("hydra", "omegaconf"): ("config", "training", "commands"),
     ("lightning",): ("training", "data.datamodule", "commands.train"),
@@ -58,7 +58,7 @@ LIBRARIES = {
 
 
 def imports(module: str) -> Iterator[str]:
-    """Full dotted names of all that a module imports, in functions and for type checkers too."""
+    """Dotted names of all imports of a module, including those in functions and for type checkers."""
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -74,7 +74,7 @@ def _tree(module: str) -> ast.Module:
 
 @cache
 def modules_used(module: str) -> frozenset[str]:
-    """Modules of ours that a module imports."""
+    """The modules of kforecast that a module imports."""
     found = set()
     for name in imports(module):
         longest = name if name in FILES else name.rpartition(".")[0]
@@ -112,7 +112,7 @@ def test_no_imports_go_round_in_a_circle() -> None:
     try:
         TopologicalSorter({module: modules_used(module) for module in MODULES}).prepare()
     except CycleError as error:
-        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+        pytest.fail(f"circular import: {' -> '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("libraries", LIBRARIES, ids=" ".join)

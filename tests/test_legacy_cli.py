@@ -1,4 +1,4 @@
-"""Kapacity's flags and its train-config.yaml become an ordinary Hydra layer (contracts 1 and 2)."""
+"""Kapacity's flags and train-config.yaml as a Hydra layer (contracts 1 and 2)."""
 
 import shutil
 from pathlib import Path
@@ -72,7 +72,7 @@ hyperParams: {learningRate: 1e-3, epochs: 20, batchSize: "64"}
 
 @pytest.fixture
 def config_file(tmp_path: Path) -> Path:
-    """A train-config.yaml whose every number differs from our defaults."""
+    """A train-config.yaml in which every number differs from our defaults."""
     path = tmp_path / "train-config.yaml"
     path.write_text(
         "targets: []\nfreq: 1h\npredictionLength: 5\ncontextLength: 11\n"
@@ -133,7 +133,7 @@ def test_hyper_parameters_of_fcnet_leave_the_recipe_of_another_model_alone(
         assert cfg[key] == recipe[key]
     assert cfg.window.context_length == 11
     assert f"are Fcnet's; model={model} has a recipe of its own" in capsys.readouterr().err
-    # What is typed wins.
+    # The command line wins.
     assert composed(f"--config-file={config_file}", f"model={model}", "optimizer.lr=0.5").optimizer.lr == 0.5
 
 
@@ -176,7 +176,7 @@ def test_overrides_stay_on_one_side_of_m(arguments: list[str]) -> None:
         "source=csv",
         "source.path='t.csv'",
     ]
-    # Ours come first, so that what the user typed wins.
+    # Our overrides come first, so that those of the user win.
     users = [argument for argument in arguments if argument.startswith(("seed=", "optimizer."))]
     assert [argument for argument in translated if argument.startswith(("seed=", "optimizer."))] == users
     assert not users or translated[-1 if flag == 0 else flag - 1] == users[-1]
@@ -253,7 +253,7 @@ def test_the_second_generation_with_all_types_of_metric(tmp_path: Path) -> None:
     said = yaml.safe_load(SECOND_GENERATION)["targets"]
     for block in (block for metric in said[0]["metrics"] for block in metric.values()):
         if isinstance(block, dict):
-            block.pop("target", None)  # an autoscaler's, which nobody looks at
+            block.pop("target", None)  # for autoscalers, ignored here
     assert targets == said
 
 
@@ -333,7 +333,7 @@ def test_a_verb_that_does_not_train_takes_no_recipe_from_the_file(tmp_path: Path
     assert cfg.source.path == "t.csv"
 
 
-# Hydra's grammar, omegaconf's interpolations and YAML's literals, in every order.
+# Characters of Hydra's grammar, of OmegaConf's interpolations and of YAML literals, in any order.
 PIECES = ["'", '"', "\\", ",", "${", "${a}", "$", "{", "}", "[", "]", "(", ")", "=", ":", " ", "~", "+", "@"]
 PIECES += ["null", "true", "1", "1e3", "???", "#", "%", "\t", "/", "-", "a", "é", "模型", "🚦"]
 TEXT = st.one_of(
@@ -344,7 +344,7 @@ TEXT = st.one_of(
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A conf/ of no more than the keys that flags and train-config.yaml set, for many examples."""
+    """A conf/ with only the keys that flags and train-config.yaml set, because it is composed many times."""
     conf = tmp_path_factory.mktemp("small")
     (conf / "source").mkdir()
     for source in ("csv", "kapacity"):
@@ -366,7 +366,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @example(model="-m", dataset="null")
 @example(model="", dataset="--")
 def test_any_path_arrives_as_it_was_typed(small: Path, model: str, dataset: str) -> None:
-    assume("???" not in (model, dataset))  # omegaconf's word for "no value", as an override too
+    assume("???" not in (model, dataset))  # means "no value" in OmegaConf, also as an override
     cfg = composed(f"--model-save-path={model}", f"--dataset-file={dataset}", conf=small)
     content = OmegaConf.to_container(cfg, resolve=True)
     assert content["artifact_dir"] == model

@@ -1,4 +1,4 @@
-"""Offsets from UTC, against Python's own conversion of one instant at a time."""
+"""Offsets from UTC, compared with Python's conversion of single instants."""
 
 import os
 import subprocess
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from kforecast.localtime import check_time_zone, utc_offsets
 
-# Offsets of three quarters of an hour, half an hour of summer time, summer time that pauses in Ramadan,
-# changes at one minute past midnight, a day left out, summer time gone for good, two changes in a week.
+# Offsets of 45 minutes, half an hour of summer time, summer time interrupted in Ramadan, changes at one
+# minute past midnight, a skipped day, abolished summer time, two changes in a week.
 PECULIAR = (
     *("UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Asia/Kolkata", "Pacific/Chatham"),
     *("Australia/Lord_Howe", "Africa/Casablanca", "America/St_Johns", "Asia/Gaza", "Pacific/Apia"),
@@ -29,7 +29,7 @@ def one_by_one(zone, timestamps):
 
 
 def days_of_change(zone):
-    """Midnights, in UTC, after which a zone's clocks are changed on that day."""
+    """The UTC midnights of the days on which a zone's clocks change."""
     midnights = np.arange(BEGIN, END, 86_400)
     return midnights[:-1][np.diff(one_by_one(zone, midnights)) != 0].tolist()
 

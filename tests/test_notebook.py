@@ -1,4 +1,4 @@
-"""docs/examples/quickstart.ipynb: it runs from top to bottom and says what its text promises."""
+"""docs/examples/quickstart.ipynb: it runs from top to bottom, and its output matches its text."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whatever the outside says, a parser makes something valid of it or raises an error of ours."""
+"""For any input, a parser returns something valid or raises one of our errors."""
 
 import asyncio
 import io
@@ -120,7 +120,7 @@ GOOD_CONFIG = {
 
 @st.composite
 def changed_configs(draw: Callable[..., Any]) -> bytes:
-    """A good file in which something was replaced, and perhaps something inserted."""
+    """A valid file in which text was replaced, and perhaps inserted."""
     content = json.loads(json.dumps(GOOD_CONFIG))
     for _ in range(draw(st.integers(0, 3))):
         place = content
@@ -143,7 +143,7 @@ CONFIGS = changed_configs() | st.binary(max_size=200) | st.text(max_size=200).ma
 
 
 def assert_brief(error: Exception, start: str = "") -> None:
-    """Whatever a message quotes, a person can read it."""
+    """A message contains only printable text."""
     assert str(error).startswith(start)
     assert 0 < len(str(error)) < 20_000
 
@@ -159,7 +159,7 @@ def check_config(content: bytes, path: Path) -> None:
     tree = file_tree(found)
     assert 1 <= tree["window"]["context_length"] <= 10_000
     assert math.isfinite(tree["optimizer"]["lr"])
-    # What Hydra is given is plain text and numbers.
+    # Hydra gets only plain text and numbers.
     assert json.loads(json.dumps(tree)) == tree
 
 
@@ -271,7 +271,7 @@ NAMES = st.sampled_from(["a", "b", "ab", "", "é", "a,b", '"', "\x00", "\n"]) | 
 
 @st.composite
 def tables(draw: Callable[..., Any]) -> bytes:
-    """Rows, mostly good, with columns in any order, with any separator and end of line."""
+    """Mostly valid rows, with columns in any order and any separator and line ending."""
     rows = draw(st.lists(st.tuples(TIMES, CELLS, NAMES, NAMES), max_size=12))
     good = [(str(START + 60 * n), "1.5", "a", "b") for n in range(draw(st.integers(0, 30)))]
     frame = pd.DataFrame([*good, *rows], columns=[*COLUMNS])
@@ -331,7 +331,7 @@ def test_very_many_csvs(tmp_path_factory: pytest.TempPathFactory, content: bytes
 
 
 def fetched(answer: Callable[[], Sequence[Series]], combine: str) -> None:
-    """Ask a server that answers so, and judge what a fetch makes of it."""
+    """Fetch from a server with the given answer, and check the result."""
 
     async def ask(query: str, chunk: TimeRange) -> Sequence[Series]:
         return answer()

@@ -1,4 +1,4 @@
-"""kforecast.train and Forecaster as a notebook meets them: frames in, frames out, nothing left behind."""
+"""kforecast.train and Forecaster as used in a notebook: frames in, frames out, no side effects."""
 
 import _thread
 import logging
@@ -31,7 +31,7 @@ EPOCHS = 3
 
 
 def traffic(days: int = 8) -> pd.DataFrame:
-    """Two services with a daily rhythm and a gap; numbers that a CSV file gives back as they were."""
+    """Two services with a daily cycle and a gap; the numbers survive a CSV file unchanged."""
     rng, count = np.random.default_rng(0), days * 144
     time = START + 600 * np.arange(count)
     frames = []
@@ -44,12 +44,12 @@ def traffic(days: int = 8) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """One training in this process, and what it said."""
+    """One training in this process, and its output."""
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("notebook"))
         patch.setattr("builtins.print", lambda line, **_: said.append(line))
-        train = kforecast.train  # what importing libraries does is theirs
+        train = kforecast.train  # side effects of imports do not count
         before = state()
         forecaster = train(traffic(), WINDOW, max_epochs=EPOCHS)
         return SimpleNamespace(
@@ -58,7 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 def state() -> dict[str, object]:
-    """What of the process a library must leave alone."""
+    """The process state that a library must not change."""
     return {
         "hydra": GlobalHydra.instance().is_initialized(),
         "resolvers": {name: OmegaConf.has_resolver(name) for name in ("hydra", "now")},
@@ -281,12 +281,12 @@ def test_saved_and_loaded_it_forecasts_the_same(made: SimpleNamespace, tmp_path:
             loaded.forecast(traffic(), quantiles=levels),
             made.forecaster.forecast(traffic(), quantiles=levels),
         )
-    loaded.save(tmp_path / "model")  # over itself
+    loaded.save(tmp_path / "model")  # overwrites itself
     loaded.save(str(tmp_path / "copy"))
     for name in TRIO:
         assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
     text = Artifact.load(tmp_path / "model").metadata
-    assert "kforecast-" not in str((text or {})["config"])  # of a folder that has gone
+    assert "kforecast-" not in str((text or {})["config"])  # a removed temporary folder
 
 
 def test_what_cannot_be_saved_is_said(made: SimpleNamespace, tmp_path: Path) -> None:

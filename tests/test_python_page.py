@@ -1,4 +1,4 @@
-"""docs/python.md: its examples run, and its tables are the signatures."""
+"""docs/python.md: its examples run, and its tables match the signatures."""
 
 import inspect
 import re
@@ -13,12 +13,12 @@ PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="ut
 
 
 def section(title: str) -> str:
-    """A section of the page, its heading left out."""
+    """A section of the page, without its heading."""
     return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
 def arguments(text: str) -> list[tuple[str, str]]:
-    """The arguments of a table, each with its default; a line may have several of one kind."""
+    """The arguments of a table with their defaults; a line may have several arguments."""
     table = text.partition("| argument | default | |\n|---|---|---|\n")[2].partition("\n\n")[0]
     found = []
     for line in table.splitlines():

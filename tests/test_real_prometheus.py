@@ -1,4 +1,4 @@
-"""The whole way with a real Prometheus: blocks on disk, the provider before it, training, forecast."""
+"""End to end with a real Prometheus: blocks on disk, a provider in front of it, training, forecast."""
 
 import math
 import shutil
@@ -47,7 +47,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     for service in SERVICES:
         for code, share in (("200", 0.75), ("404", 0.25), ("500", 9.0)):
             labels = f'{{namespace="shop",service="{service}",code="{code}"}}'
-            # Not on the minute: the server finds the newest sample before each moment.
+            # Not on the full minute: the server returns the newest sample before each instant.
             lines += [
                 f"http_requests{labels} {value(second, service) * share} {second - 7}"
                 for second in range(START - 3600, END + 60, 60)
@@ -78,7 +78,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
     until = time.monotonic() + HANG
     while time.monotonic() < until:
-        assert process.poll() is None, "prometheus has ended"
+        assert process.poll() is None, "prometheus has exited"
         try:
             urllib.request.urlopen(url, timeout=HANG).close()
         except (TimeoutError, urllib.error.URLError):
@@ -89,7 +89,7 @@ def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
 
 
 def train_config() -> str:
-    """A train-config.yaml with two kinds of metrics."""
+    """A train-config.yaml with metrics of two types."""
     metrics = {
         "cart": {
             "name": "qps",
@@ -148,7 +148,7 @@ def test_the_whole_way(prometheus: str, tmp_path: Path) -> None:
         more = [f"source.end={END}", "hydra.run.dir=over_grpc"]
         done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
         assert done.returncode == 0, done.stdout + done.stderr
-        # As it is written in the documentation, up to now: the history has ended long ago.
+        # As in the documentation, up to now, when the history has long ended.
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
         assert done.returncode == 3
         assert "no value" in done.stderr

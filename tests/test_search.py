@@ -1,4 +1,4 @@
-"""Searches (``hparams_search=optuna``): killed and started again, failing trials, several aims."""
+"""Searches (``hparams_search=optuna``): killed and restarted, failing trials, several objectives."""
 
 import json
 import math
@@ -30,15 +30,15 @@ from kforecast.training.sweeps.search import Search, first_row
 from kforecast.training.sweeps.space import grid_of
 
 QUICK = ["+trainer.limit_train_batches=2", "trainer=cpu", "logger=none", "refit=false"]
-# Nothing is held out, so that no report is written.
+# Without held-out data, no report is written.
 QUICK += ["data.validation=0", "data.test=0", "monitor=train/loss"]
 SPACE = [
     "hydra.sweeper.params=null",
     "optimizer.lr=tag(log,interval(0.001,0.1))",
     "window.context_length=4,7,9",
 ]
-# The command that is started with it sends itself a signal: in one job, before its third checkpoint is in
-# its place.
+# The command runs with this hook and sends itself a signal in one job, before its third checkpoint is
+# complete.
 SIGNALLED = """
 import os, sys
 job, number, seen = sys.argv.pop(1), int(sys.argv.pop(1)), []
@@ -64,7 +64,7 @@ def trials_of(folder: Path) -> list[optuna.trial.FrozenTrial]:
 def signalled(
     job: int, command: list[str], cwd: Path, number: int = signal.SIGKILL
 ) -> subprocess.CompletedProcess[str]:
-    """A search that is sent a signal while one of its jobs trains."""
+    """A search that gets a signal while one of its jobs trains."""
     arguments = [sys.executable, "-W", "ignore", "-c", SIGNALLED, str(job), str(int(number)), *command]
     return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, timeout=HANG, check=False)
 
@@ -74,7 +74,7 @@ def outcomes(folder: Path) -> list[tuple[Any, ...]]:
 
 
 def kill_and_restart(tmp_path: Path, command: list[str], trials: int, killed: int) -> Path:
-    """A search that is killed in one trial and started again; checks all that must hold in between."""
+    """Kill a search in one trial and restart it; check the state in between."""
     folder = tmp_path / "outputs" / "sweeps" / "search"
     assert signalled(killed, command, tmp_path).returncode == -signal.SIGKILL
     before = trials_of(folder)
@@ -90,9 +90,9 @@ def kill_and_restart(tmp_path: Path, command: list[str], trials: int, killed: in
     assert [trial.state.name for trial in after] == ["COMPLETE"] * trials
     assert [trial.params for trial in after[: killed + 1]] == [trial.params for trial in before]
     assert {path.name for path in folder.iterdir() if path.is_dir()} == set(map(str, range(trials)))
-    for path, written in kept.items():  # what was finished is not done again
+    for path, written in kept.items():  # finished trials are not repeated
         assert path.stat().st_mtime_ns == written
-    # The trial that was running has gone on from its checkpoint.
+    # The interrupted trial was resumed from its checkpoint.
     log = (folder / str(killed) / "train.log").read_text()
     assert "Going on in epoch" in log
     assert log.count("Epoch: 1 cost time") == 1
@@ -112,7 +112,7 @@ def test_a_search_that_is_killed_and_started_again(tmp_path: Path, traffic_csv: 
     more = ["hydra.sweeper.n_trials=3", "trainer.max_epochs=4"]
     folder = kill_and_restart(tmp_path, search(data, *more, "checkpoint_seconds=0"), trials=3, killed=1)
 
-    # Complete: nothing is trained, the ranking is there again; and other settings are not mixed in.
+    # A complete search trains nothing and writes the ranking again; other settings are refused.
     command = search(data, *more, "checkpoint_seconds=5", "threads=1")
     again = run_command("kforecast-train", *command, cwd=tmp_path)
     assert (again.returncode, again.stderr) == (0, "")
@@ -134,14 +134,14 @@ def test_a_search_that_is_killed_and_started_again(tmp_path: Path, traffic_csv: 
 def test_twenty_trials_are_those_of_a_search_that_nobody_killed(
     tmp_path: Path, traffic_csv: Callable[..., Path]
 ) -> None:
-    # More than 5 epochs: hopeless trials end early.
+    # More than 5 epochs, so that hopeless trials are pruned.
     command = search(traffic_csv(series=2), "trainer.max_epochs=8", "checkpoint_seconds=0")
     folder = kill_and_restart(tmp_path, command, trials=20, killed=7)
     whole = tmp_path / "whole"
     whole.mkdir()
     done = run_command("kforecast-train", *command, cwd=whole)
     assert done.returncode == 0, done.stderr
-    # TPE has learned from the same results, and the resumed training has come to the same weights.
+    # TPE learned from the same results, and the resumed training has the same weights.
     assert outcomes(whole / "outputs" / "sweeps" / "search") == outcomes(folder)
 
 
@@ -160,7 +160,7 @@ def test_an_interrupted_search_says_how_to_go_on(
 
 
 def test_two_aims_and_trials_that_fail(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
-    # A context of 430 bins leaves no windows.
+    # A context of 430 bins leaves no window.
     more = ["hydra.sweeper.n_trials=5", "trainer.max_epochs=1", "window.context_length=choice(4,430,9)"]
     command = search(traffic_csv(), *more, name="pareto")
     done = run_command("kforecast-train", *command, cwd=tmp_path)
@@ -238,7 +238,7 @@ def test_jobs_of_another_sweep_are_not_overwritten(tmp_path: Path, traffic_csv: 
 
 @pytest.fixture
 def searching(tmp_path: Path) -> Iterator[Callable[..., Search]]:
-    """Make the search of a command line, in this process."""
+    """Create the search of a command line, in this process."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
 
@@ -329,14 +329,14 @@ def test_the_values_of_a_grid() -> None:
 
 
 class Pretending:
-    """A launcher whose jobs do not train: what they return follows from their overrides."""
+    """A launcher whose jobs do not train; their results follow from their overrides."""
 
     def __init__(self, failing: str = "none", aims: int = 1) -> None:
         self.launched = list[tuple[int, Sequence[str]]]()
         self._failing, self._aims = failing, aims
 
     def launch(self, jobs: Sequence[Sequence[str]], initial_job_idx: int) -> list[Any]:
-        """As a launcher of Hydra's."""
+        """The interface of a Hydra launcher."""
         self.launched += enumerate(jobs, initial_job_idx)
         return [SimpleNamespace(return_value=self._value(job)) for job in jobs]
 
@@ -349,7 +349,7 @@ class Pretending:
 
 
 def cut_off(patch: pytest.MonkeyPatch, after: int) -> None:
-    """Let a search be interrupted when so much of it has happened: trials asked for, launched, told."""
+    """Interrupt a search after a number of steps: trials asked for, launched, told."""
     happened: list[str] = []
 
     def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -371,7 +371,7 @@ def cut_off(patch: pytest.MonkeyPatch, after: int) -> None:
 def test_wherever_a_search_is_cut_off_it_comes_to_the_same(
     after: int, searching: Callable[..., Search], tmp_path: Path
 ) -> None:
-    # Two trials at a time are asked for, launched and told: 5 steps. TPE has learned from the first two.
+    # Two trials at a time are asked for, launched and told: 5 steps. TPE has learned from the first pair.
     more = ["hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=2", "hydra.sweeper.sampler.n_startup_trials=2"]
     whole, first, second = Pretending(), Pretending(), Pretending()
     searching(*more, folder="whole/search").run(whole)
@@ -432,7 +432,7 @@ def test_every_sampler_goes_on_with_what_it_would_have_proposed(
     found = outcomes(tmp_path / "search")
     assert found == outcomes(tmp_path / "whole" / "search")
     assert [state for state, _, _ in found] == ["COMPLETE"] * 8
-    if sampler == "grid":  # each point once
+    if sampler == "grid":  # every point once
         assert len({json.dumps(values) for _, values, _ in found}) == 8
     assert not [warning for warning in recwarn if "optuna" in f"{warning.category} {warning.filename}"]
 
@@ -502,7 +502,7 @@ with sole_writer(Path(sys.argv[1]), "a job"):
         assert worker.stdout is not None
         assert worker.stdout.readline() == "held\n"
         assert has_writer(job / "artifact")
-        # The search has found it at work, and looks again later: then it has ended.
+        # The search finds the trial running and looks again later, when it has ended.
         slept = SimpleNamespace(sleep=lambda seconds: worker.communicate(timeout=HANG))
         monkeypatch.setattr(searches, "time", slept)
         searches._wait_for(job)

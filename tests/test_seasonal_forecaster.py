@@ -1,4 +1,4 @@
-"""Artifacts of SeasonalMLP: the same forecasts from disk, strangers, short histories, damage."""
+"""Artifacts of SeasonalMLP: same forecasts after loading, unknown series, short histories, damage."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +20,12 @@ from kforecast.models import Fcnet, Network, SeasonalMLP
 from kforecast.window import Frequency, Window
 
 WINDOW = Window(Frequency.parse("1H"), 6, 3)
-START = 1_711_000_800  # 2024-03-21, ten days before clocks change in Europe
+START = 1_711_000_800  # 2024-03-21, ten days before the clock change in Europe
 KEYS = {"shop/aqps": 0, "shop/bqps": 1}
 
 
 def network(num_series: int = 2, **settings: Any) -> SeasonalMLP:
-    """A network with weights as of a trained one."""
+    """A network with weights like a trained one."""
     torch.manual_seed(0)
     net = SeasonalMLP(WINDOW, num_series, **({"members": 2, "hidden": 8, "embedding": 4} | settings))
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_local_time_is_that_of_each_workload() -> None:
 def test_a_history_of_history_length_is_enough(zone: str) -> None:
     forecaster = replace(forecaster_of(network()), calendar=Calendar.of(zone))
     assert forecaster.history_length == 28 * 24 + 6 + 1
-    for start in (START, 1_727_697_600):  # clocks go forward, or back, in the weeks before the end
+    for start in (START, 1_727_697_600):  # clocks go forward or back in the last weeks
         whole = history().assign(timestamp=lambda rows: rows["timestamp"] - START + start)  # noqa: B023
         end = whole["timestamp"].max() + 3600
         enough = whole[whole["timestamp"] >= end - 3600 * forecaster.history_length]
@@ -131,7 +131,7 @@ def test_a_window_of_one_bin_and_a_history_of_one(caplog: pytest.LogCaptureFixtu
     assert not caplog.records
 
 
-# Series that were not trained on
+# Unknown series
 
 
 def strangers() -> pd.DataFrame:
@@ -146,10 +146,10 @@ def test_a_series_it_was_not_trained_on_is_forecast(make: Any, tmp_path: Path) -
     made = forecaster.forecast(rows)
     assert made["workload"].unique().tolist() == ["shop/a", "shop/b", "shop/new"]
     assert np.isfinite(made["value"]).all()
-    # Alone or beside others, by whatever name.
+    # Alone or among others, under any name.
     alone = rows[rows["workload"] == "shop/new"].assign(workload="else/where")
     np.testing.assert_allclose(forecaster.forecast(alone)["value"], made["value"][6:], rtol=1e-5)
-    # With a name of its own a series is forecast as itself.
+    # Under its own name, a series is forecast with its own embedding.
     known = forecaster.forecast(alone.assign(workload="shop/b"))["value"]
     differs = not np.allclose(known, made["value"][6:])
     assert differs == isinstance(forecaster.net, SeasonalMLP)
@@ -162,7 +162,7 @@ def test_with_individual_embeddings_kapacitys_network_refuses_strangers(tmp_path
 
 
 def calibrated(directory: Path, net: Network) -> Path:
-    """With intervals."""
+    """An artifact with intervals; its directory."""
     artifact = Artifact.load(saved(directory, net))
     panel = Panel.from_frame(history(), WINDOW.frequency)
     forecaster = Forecaster.of(artifact, "model").calibrated(panel, 100, panel.num_bins)
@@ -203,7 +203,7 @@ def test_the_command_names_strangers_that_individual_embeddings_cannot_forecast(
 
 
 def damaged(directory: Path, **changes: Any) -> Path:
-    """An artifact whose estimator_config.yaml says something else; made elsewhere, it has no hashes."""
+    """An artifact with a changed estimator_config.yaml; as one from elsewhere, it has no hashes."""
     saved(directory)
     (directory / METADATA).unlink()
     content = yaml.safe_load((directory / CONFIG).read_text())

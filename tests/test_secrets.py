@@ -1,4 +1,4 @@
-"""Secrets by every way in which one can be given: nothing that a run writes or says holds one."""
+"""Secrets, given in every possible way: no file and no output of a run contains one."""
 
 import base64
 import gzip
@@ -16,7 +16,7 @@ from kforecast.config.secrets import check_arguments
 from kforecast.errors import ConfigError
 
 SECRET = "hushhush-s3cr3t"
-NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # and so no report
+NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # so there is no report
 FORMS = [
     SECRET,
     base64.b64encode(f"me:{SECRET}".encode()).decode(),
@@ -28,7 +28,7 @@ QUERIES = "source.queries=[{workload: shop/web, metric: qps, query: up}]"
 
 @contextmanager
 def prometheus(status: int = 200) -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """Answers any query with a daily cycle, or with an error that repeats what it was sent."""
+    """Answers any query with a daily cycle, or with an error that repeats the request."""
     asked: list[dict[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -64,7 +64,7 @@ def prometheus(status: int = 200) -> Iterator[tuple[str, list[dict[str, str]]]]:
 
 
 def assert_nowhere(folder: Path, *said: str) -> None:
-    """No form of the secret in what was said, nor in any file or name below a folder."""
+    """Check that the output, and all files and names below a folder, contain no form of the secret."""
     for text in said:
         assert not [form for form in FORMS if form in text], text
     for path in folder.rglob("*"):
@@ -135,16 +135,16 @@ def test_a_run_that_succeeds(verb: str, way: str, tmp_path: Path, model: Path) -
     with prometheus() as (url, asked):
         more = asking(url, *WAYS[way], *arguments)
         if way == "an interpolation" and verb == "train":
-            # Of a logger too, whose settings metadata.json keeps.
+            # A logger's, too; metadata.json records its settings.
             more += ["logger=csv", "+logger.csv.prefix='${oc.env:SECRET}'"]
         elif verb == "train":
-            more += NOTHING_HELD_OUT  # the other one has a report
+            more += NOTHING_HELD_OUT  # the other case writes a report
         done = run_command(command, *more, cwd=tmp_path, env=given(tmp_path))
     assert done.returncode == 0, done.stderr
     sent = [value for headers in asked for value in headers.values()]
     assert any(form in value for value in sent for form in FORMS)
     if verb == "train" and way == "an interpolation":
-        # Lightning's file has the prefix for its columns: that is what it was told to do.
+        # The prefix is part of the column names in Lightning's file, as configured.
         for path in tmp_path.rglob("metrics.csv"):
             path.unlink()
     assert_nowhere(tmp_path, done.stdout, done.stderr)

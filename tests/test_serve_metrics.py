@@ -1,4 +1,4 @@
-"""``kforecast-serve-metrics`` as a process, asked as Kapacity would."""
+"""``kforecast-serve-metrics`` as a process, queried as by Kapacity."""
 
 import signal
 import time
@@ -64,7 +64,7 @@ def test_a_file_is_served_as_it_is(tmp_path: Path, traffic_csv: Callable[..., Pa
         done = run_command("kforecast-serve-metrics", *arguments, cwd=tmp_path)
         assert done.returncode == 3
         assert done.stderr.splitlines()[-1].startswith(
-            f"error: cannot listen at {address}: is the port taken?"
+            f"error: cannot listen on {address}: is the port in use?"
         )
 
         process.send_signal(signal.SIGINT)
@@ -73,7 +73,7 @@ def test_a_file_is_served_as_it_is(tmp_path: Path, traffic_csv: Callable[..., Pa
 
 
 def minutes(folder: Path, count: int) -> list[str]:
-    """A file of one series, a row a minute; its rows."""
+    """A file of one series with a row per minute; its rows."""
     rows = traffic_rows(series=1, points=count, step=60)
     (folder / "traffic.csv").write_text("timestamp,value,workload,metric\n" + "\n".join(rows) + "\n")
     return rows
@@ -97,7 +97,7 @@ def test_a_file_can_be_moved_to_the_present(tmp_path: Path, monkeypatch: pytest.
         serve_metrics.serve_metrics(cfg)
     assert ended.value.code == 143
     (series,) = found
-    # The newest row is the newest whole minute.
+    # The newest row is at the newest full minute.
     assert series.timestamps.tolist() == [START + 3 * 86_400 - 60, START + 3 * 86_400]
     assert series.values.tolist() == [float(row.split(",")[1]) for row in rows[-2:]]
     assert series.labels["workload"] == "web-0"

@@ -1,4 +1,4 @@
-"""The documentation as a site: it builds without a warning and loads nothing from elsewhere."""
+"""The documentation site: it builds without warnings and loads nothing from other hosts."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What is imported is declared, what is declared is locked, and what is locked has hashes."""
+"""All imports are declared, all declared packages are locked, and all locked packages have hashes."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ GROUPS = PROJECT["dependency-groups"]
 OURS = {"kforecast", "hydra_plugins", "benchmark_stages"} | {
     path.stem for path in (ROOT / "tests").rglob("*.py") if not path.stem.startswith("test_")
 }
-# Declared but not imported: data, and what an imported package wants for a part that we use.
+# Declared but not imported: data, and packages that an imported one needs for a part that we use.
 UNIMPORTED = {"tzdata", "alembic", "cmaes", "onnxscript", "sqlalchemy"}
 
 
@@ -48,7 +48,7 @@ def pins() -> list[tuple[str, Version]]:
 
 
 def imported(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The top-level names that a folder's modules import, wherever in them, but for Python's and ours."""
+    """The top-level names imported by the modules of a folder, without the standard library and ours."""
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = []
@@ -64,7 +64,7 @@ def imported(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def undeclared(folder: str, declared: set[str]) -> set[str]:
-    """Imports that no declared package provides; one that is not installed is known by its own name."""
+    """Imports that no declared package provides; a package that is not installed provides its own name."""
     providers = packages_distributions()
     return {
         f"{path}: {name}"
@@ -98,9 +98,9 @@ def test_every_declared_package_is_imported() -> None:
         for name, _ in imported(ROOT / folder)
         for one in providers.get(name, [name])
     }
-    launchers = {name for name in OPTIONAL if name.startswith("hydra-")}  # Hydra imports its plugins
-    trackers = {"mlflow-skinny"}  # Lightning imports it
-    notebooks = names(EXTRAS["notebook"])  # what runs the notebook
+    launchers = {name for name in OPTIONAL if name.startswith("hydra-")}  # imported by Hydra, as plugins
+    trackers = {"mlflow-skinny"}  # imported by Lightning
+    notebooks = names(EXTRAS["notebook"])  # they run the notebook
     assert (CORE | OPTIONAL) - used == UNIMPORTED | launchers | trackers | notebooks
 
 
@@ -129,7 +129,7 @@ def test_the_pins_for_pip_are_those_of_the_lock() -> None:
     have = {(package["name"], Version(package["version"])) for package in locked()}
     listed = pins()
     assert len(listed) > 100
-    # Of torch's many builds no single one is right for everybody, so that it is not in the lock.
+    # torch is not locked, because no single one of its builds suits everybody.
     assert [pin for pin in listed if pin not in have] == [("torch", Version("2.13.0"))], "run: make lock"
     assert CORE - {"torch"} <= {name for name, _ in listed}
 

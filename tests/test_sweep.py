@@ -1,4 +1,4 @@
-"""Sweeps (``-m``): every job its own folder, a ranking at the end, no failure stops the others."""
+"""Sweeps (``-m``): a folder per job, a ranking at the end, and failures that do not stop other jobs."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from kforecast.training.sweeps.ranking import collect, ranking_table
 
 COLUMNS = ["job", "status", "score", "epochs", "seconds", "artifact_dir"]
 QUICK = ["trainer.max_epochs=1", "+trainer.limit_train_batches=2", "trainer=cpu", "logger=none"]
-NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # and so no report
+NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # so there is no report
 
 
 def sweep(cwd: Path, data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -52,7 +52,7 @@ def test_a_sweep_with_failing_jobs(tmp_path: Path, traffic_csv: Callable[..., Pa
         assert result["status"] == job["status"]
         log = (folder / "train.log").read_text()
         if job["status"] == "done":
-            # Relative as it was given, from where the command was typed.
+            # Relative as given, to the directory of the command.
             assert (tmp_path / job["artifact_dir"]).resolve() == folder / "artifact"
             config = yaml.safe_load((folder / "artifact" / "estimator_config.yaml").read_text())
             assert config["context_length"] == job["window.context_length"]

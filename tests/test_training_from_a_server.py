@@ -1,4 +1,4 @@
-"""``kforecast-train`` with a provider: what is kept, what is never shown, what outlives a dying server."""
+"""``kforecast-train`` with a provider: kept history, hidden secrets, and a server that dies."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ from kforecast.metrics.proto import provider_pb2 as pb
 
 END = 1_704_500_000 // 60 * 60
 SECRET = "hush-hush-4711"
-NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # and so no report
+NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # so there is no report
 
 
 def config(folder: Path, *names: str) -> list[str]:

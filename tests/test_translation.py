@@ -1,4 +1,4 @@
-"""README.zh-CN.md follows README.md: the same headings, commands, links and tables, one by one."""
+"""README.zh-CN.md matches README.md: the same headings, commands, links and tables, in order."""
 
 import re
 from collections import Counter
@@ -13,7 +13,7 @@ CHINESE = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
 
 
 class Section(NamedTuple):
-    """What of a section is the same in every language."""
+    """The parts of a section that do not depend on the language."""
 
     level: int
     code: list[str]
@@ -23,7 +23,7 @@ class Section(NamedTuple):
 
 
 def code_of(text: str) -> list[str]:
-    """Lines in blocks of code, comments left out; of the layout only the column that has the names."""
+    """Lines of code blocks without comments; of the layout, only the column of names."""
     fenced = re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     found = []
     for block in fenced:
@@ -35,7 +35,7 @@ def code_of(text: str) -> list[str]:
 
 
 def sections(text: str) -> list[Section]:
-    """By heading; what stands before the first one belongs to none."""
+    """The sections by heading; text before the first heading has none."""
     blocks = re.sub(r"^```.*?^```$", lambda block: block[0].replace("\n#", "\n\0"), text, flags=re.M | re.S)
     found = []
     for part in re.split(r"^(?=#+ )", blocks, flags=re.MULTILINE)[1:]:

@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md: every message that it explains is one that the source says."""
+"""docs/troubleshooting.md: every message that it explains exists in the source."""
 
 import ast
 import re
@@ -13,13 +13,13 @@ import kforecast
 PAGE = (Path(__file__).parents[1] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 HEADINGS = re.findall(r"^### `(.+)`$", PAGE, flags=re.MULTILINE)
 WARNINGS = re.findall(r"^\| `(.+?)` \|", PAGE, flags=re.MULTILINE)
-# What stands in a message for a value.
+# Stands for a value in a message.
 VALUE = "\0"
 
 
 @cache
 def messages() -> tuple[str, ...]:
-    """Every text in the package, with one sign in the place of each value."""
+    """All string literals in the package, with a placeholder for each value."""
 
     def texts(tree: ast.AST) -> Iterator[str]:
         for node in ast.walk(tree):
@@ -36,7 +36,7 @@ def messages() -> tuple[str, ...]:
 
 def said(pattern: str) -> bool:
     parts = [re.escape(part) for part in pattern.split("...")]
-    # A value of the page's may be several of the source's with words between; one of the source's stays one.
+    # A value on the page may stand for several values and words in the source, but not the other way round.
     found = re.compile(".*?".join(parts), flags=re.DOTALL)
     return any(found.search(text) for text in messages())
 

@@ -1,4 +1,4 @@
-"""How problems with plain values are told: path, value, remedy, all in one message."""
+"""Messages for bad values: path, value and remedy, all problems in one message."""
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, field_validator

@@ -1,4 +1,4 @@
-"""What is published works without the checkout: sdist, wheel, and the command installed from it."""
+"""The published package works without the checkout: sdist, wheel, and the installed command."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(*arguments: object, cwd: Path) -> str:
-    """Run a program that must succeed; what it printed."""
+    """Run a program that must succeed; its output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
         list(map(str, arguments)),
@@ -58,7 +58,7 @@ def test_the_wheel_holds_the_package_and_conf(wheel: Path) -> None:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel and the libraries of this one."""
+    """An environment with the wheel and the libraries of this environment."""
     tmp_path = tmp_path_factory.mktemp("installed")
     environment, empty = tmp_path / "environment", tmp_path
     run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=tmp_path)
@@ -68,8 +68,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("install", "--quiet", "--no-deps", "--no-index", wheel),
         cwd=tmp_path,
     )
-    # The libraries are those of this environment; its own .pth files, one of which names the checkout,
-    # are not read there.
+    # The libraries come from this environment, but not its .pth files, one of which names the
+    # checkout.
     packages = Path(
         run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=empty).strip()
     )

@@ -1,4 +1,4 @@
-"""Spellings of frequencies and durations."""
+"""Parsing of frequencies and durations."""
 
 import pytest
 from hypothesis import assume, given, settings
@@ -107,7 +107,7 @@ def _is_duration(text: str) -> bool:
 @settings(deadline=None, max_examples=300)
 def test_any_other_text_is_a_value_error(text):
     if _is_duration(text):
-        assume(len(text) <= 5)  # longer ones may reach back too far
+        assume(len(text) <= 5)  # longer ones may exceed the range of dates
         assert parse_duration(text) > 0
     else:
         with pytest.raises(ValueError, match="is not a duration") as caught:

@@ -1,4 +1,4 @@
-"""Calendar fields against pandas; local time and holidays against what knows one date at a time."""
+"""Calendar fields, compared with pandas; local time and holidays, compared with lookups of single dates."""
 
 import json
 import pickle
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kforecast.data.calendar import Calendar, calendar_fields
 from kforecast.window import CALENDAR_TABLE_SIZES, FREQUENCIES, Frequency
 
-SECONDS = st.lists(st.integers(0, 4_102_444_800), min_size=1, max_size=50)  # to the year 2100
+SECONDS = st.lists(st.integers(0, 4_102_444_800), min_size=1, max_size=50)  # up to the year 2100
 
 
 @given(SECONDS, st.sampled_from(sorted(FREQUENCIES)))
@@ -183,7 +183,7 @@ def test_a_holiday_begins_at_local_midnight():
 @pytest.mark.parametrize(
     "country, words",
     [
-        ("XX", "'XX' is no country"),
+        ("XX", "'XX' is not a country"),
         ("DE-XX", "DE has no part 'XX'; write DE or one of BB, BE"),
         ("MC-1", "write MC"),
     ],

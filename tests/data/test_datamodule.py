@@ -1,4 +1,4 @@
-"""The panel and its split as loaders, with and without worker processes."""
+"""The loaders of a panel and its split, with and without worker processes."""
 
 import lightning.pytorch as pl
 import numpy as np

@@ -1,4 +1,4 @@
-"""Filling of gaps: for every origin equal to what is made from nothing but the bins before it."""
+"""Filled gaps: for every origin, equal to a fill that sees only the bins before that origin."""
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ SERIES = npst.arrays(
 
 
 def _fill_past(past, policy):
-    """Fill a series of which nothing is known but ``past``, NaN where not observed."""
+    """Fill the gaps of ``past``, NaN where unobserved, without knowing what follows."""
     if policy == "zero":
         return np.nan_to_num(past)
     if policy == "ffill":
@@ -30,7 +30,7 @@ def _fill_past(past, policy):
 
 
 def _filled(values, policy, row, origin):
-    """A series' bins before an origin, gaps filled for it."""
+    """The bins of a series before an origin, with gaps filled for that origin."""
     observed = ~np.isnan(values)
     gaps, num_bins = Gaps(observed, policy), values.shape[1]
     flat = torch.from_numpy(np.where(observed, values, np.float32(12345))).flatten()
@@ -61,7 +61,7 @@ def test_what_an_origin_takes_is_the_fill_of_its_past(values, policy):
 )
 def test_a_gap_by_hand(policy, at_4, at_5):
     values = np.array([[NAN, 2, NAN, NAN, 8, NAN]], dtype=np.float32)
-    assert _filled(values, policy, 0, 4).tolist() == at_4  # has seen no more than the 2
+    assert _filled(values, policy, 0, 4).tolist() == at_4  # only the 2 is known at this origin
     assert _filled(values, policy, 0, 5).tolist() == at_5
 
 

@@ -1,4 +1,4 @@
-"""What a network sees beyond the context, against looking it up bin by bin."""
+"""The past that a network sees beyond its context, compared with lookups bin by bin."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,14 +18,14 @@ from kforecast.data.windows import Past, WindowDataset
 from kforecast.window import FREQUENCIES, Frequency, Lookback, Window
 
 MONDAY = 1_704_067_200  # 2024-01-01 00:00 UTC
-# One series a zone: east, west, half an hour off, no clock changes, two hours of summer time.
+# One series per zone: two with clock changes, one without, one off by half an hour, one by two in summer.
 ZONES = ("Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Adelaide", "Antarctica/Troll")
 VALUES = st.floats(-1000, 1000, width=32)
 GAP = float("nan")
 
 
 def panel_of(values, frequency, start=MONDAY):
-    """A panel of an array with NaN where nothing was observed; its series are w0, w1, ..."""
+    """A panel from an array, NaN where unobserved; its series are w0, w1, ..."""
     values = np.asarray(values, dtype=np.float32)
     observed = ~np.isnan(values)
     series = tuple((f"w{row}", "m") for row in range(len(values)))
@@ -33,7 +33,7 @@ def panel_of(values, frequency, start=MONDAY):
 
 
 def cells_of(panel, window):
-    """Every window that fits, whatever was observed."""
+    """Every window that fits into the panel, observed or not."""
     origins = torch.arange(window.context_length, panel.num_bins - window.prediction_length + 1)
     return (torch.arange(panel.num_series)[:, None] * panel.num_bins + origins).flatten()
 
@@ -45,11 +45,11 @@ def past_of(panel, window, look, calendar=None, cells=None):
     return past
 
 
-# The reference: one bin after the other, with clocks and calendars of the standard library.
+# The reference: bin by bin, with time zones and calendars of the standard library.
 
 
 def middle(panel, position):
-    """Local dates of bins that last a day are those of their middle."""
+    """The local date of a bin that lasts a day is the date of its middle."""
     step = panel.frequency.step
     return panel.start + position * step + (step // 2 if step == 86_400 else 0)
 
@@ -67,7 +67,7 @@ def day_off(panel, zone, position):
 
 
 def looked_up(values, panel, window, look, zones):
-    """A :class:`Past` of plain lists, of every window."""
+    """The :class:`Past` of every window, as plain lists."""
     step, season = panel.frequency.step, panel.frequency.season
     found = Past(*([] for _ in Past._fields))
     for cell in cells_of(panel, window).tolist():
@@ -86,7 +86,7 @@ def looked_up(values, panel, window, look, zones):
         seasons, known, alike = [], [], []
         for number in range(1, look.seasons + 1):
             then = origin - number * season
-            # Nothing is known of clocks before the panel, where nothing is seen either.
+            # Local time is undefined before the panel, where nothing is observed.
             change = offset(zone, panel.start + origin * step) - offset(
                 zone, panel.start + max(then, 0) * step
             )
@@ -114,9 +114,9 @@ def looked_up(values, panel, window, look, zones):
 
 @st.composite
 def cases(draw):
-    """Values with NaN for gaps, a frequency, a start near a change of clocks or far from one, and lengths."""
+    """Values with NaN for gaps, a frequency, a start near a clock change or not, and lengths."""
     frequency = FREQUENCIES[draw(st.sampled_from(["10min", "1H", "1H", "1D"]))]
-    # A horizon may be longer than a season.
+    # The horizon may be longer than a season.
     longer = st.integers(1, frequency.season + 3) if frequency.season < 100 else st.nothing()
     window = Window(frequency, draw(st.integers(1, 5)), draw(st.integers(1, 4) | longer))
     look = Lookback(*(draw(st.integers(low, 5)) for low in (1, 1, 0, 0)))
@@ -219,7 +219,7 @@ CHANGES = [
 @pytest.mark.parametrize("name", ["10min", "1H"])
 @pytest.mark.parametrize("zone, day", CHANGES)
 def test_a_season_is_where_the_clock_showed_the_same_time(name, zone, day):
-    """The value of a bin is its number, so that what is seen says where it was."""
+    """The value of a bin is its number, so that a value reveals its position."""
     frequency = Frequency.parse(name)
     change = int(datetime.fromisoformat(f"{day}T01:00+00:00").timestamp())
     start = change - 40 * 86_400
@@ -236,7 +236,7 @@ def test_a_season_is_where_the_clock_showed_the_same_time(name, zone, day):
         for number, bin_ in enumerate(row, start=1):
             asked = now - timedelta(days=number)
             then = local(zone, start + bin_ * frequency.step).replace(tzinfo=None)
-            # An hour that clocks leave out was never shown, and another was shown twice.
+            # One local hour is skipped by the clocks, another one occurs twice.
             exists = asked.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC).astimezone(ZoneInfo(zone))
             if exists.replace(tzinfo=None) == asked:
                 assert then == asked
@@ -259,21 +259,21 @@ def test_a_change_of_clocks_moves_no_day(zone):
 
 @pytest.mark.parametrize("name", ["10min", "1H"])
 def test_days_off_are_alike(name):
-    """Of Christmas 2024, on a Wednesday: a holiday stands for a weekend, and a working day does not."""
+    """Christmas 2024, on a Wednesday: a holiday resembles the weekend, a working day does not."""
     pytest.importorskip("holidays")
     frequency = Frequency.parse(name)
     start = int(datetime.fromisoformat("2024-12-10T00:00+00:00").timestamp())
     panel = panel_of(np.ones((2, 30 * frequency.day)), frequency, start)
     window, look = Window(frequency, 3, 2), Lookback(3, 14, before=1, after=1)
     calendar = Calendar.of({"w0": "Europe/Berlin", "w1": "Asia/Tokyo"}, "DE")
-    noon = 15 * frequency.day + frequency.day // 2  # of the 25th, 21:00 in Tokyo
+    noon = 15 * frequency.day + frequency.day // 2  # on the 25th, 21:00 in Tokyo
     past = past_of(panel, window, look, calendar, [noon, panel.num_bins + noon])
-    # Back from the 24th (a working day by law) to the 11th.
+    # Back from the 24th (legally a working day) to the 11th.
     off = [(25 - number) in (14, 15, 21, 22) for number in range(1, 15)]
     for row in (0, 1):
         assert past.alike[row].tolist() == [[one] * look.width(window) for one in off]
     np.testing.assert_allclose(past.moment, [[13 / 24, 2, 1], [21 / 24, 2, 1]], rtol=1e-6)
-    # In Tokyo a day later it is the 26th, still a holiday of theirs.
+    # A day later it is the 26th in Tokyo, which is still a holiday of the chosen country.
     later = past_of(panel, window, look, calendar, [panel.num_bins + noon + frequency.day])
     assert later.moment[0, 1:].tolist() == [3, 1]
     plain = past_of(panel, window, look, Calendar.of("Europe/Berlin"), [noon])
@@ -285,17 +285,17 @@ def test_a_window_may_touch_two_days_of_different_kinds():
     hour = Frequency.parse("1H")
     panel = panel_of(np.ones((1, 400)), hour)
     window, look = Window(hour, 3, 4), Lookback(3, 7, before=2, after=0)
-    friday = 11 * 24 + 22  # the 12th, 22:00: two bins of it are ahead, then a Saturday begins
+    friday = 11 * 24 + 22  # the 12th, 22:00: two more bins of Friday, then Saturday begins
     past = past_of(panel, window, look, cells=[friday])
     thursday, _, _, _, sunday, saturday, last_friday = past.alike[0].tolist()
     assert thursday == [True] * 4 + [False] * 2
-    assert sunday == [False] * 4 + [False] * 2  # the 7th, whose night belongs to a Monday
+    assert sunday == [False] * 4 + [False] * 2  # the 7th, whose night belongs to Monday
     assert saturday == [False] * 4 + [True] * 2
     assert last_friday == [True] * 6
 
 
 def test_bins_of_a_day_are_of_the_day_that_most_of_them_is_of():
-    """A day of UTC begins on the evening before in New York and is the same day nonetheless."""
+    """A UTC day begins on the previous evening in New York, but counts as the same day."""
     day = Frequency.parse("1D")
     panel = panel_of(np.ones((1, 100)), day)
     window, look = Window(day, 3, 1), Lookback(3, 8, before=0, after=0)
@@ -336,7 +336,7 @@ def test_windows_at_once_take_no_more_memory_for_a_long_horizon(horizon):
     minute = Frequency.parse("1min")
     panel, window, look = panel_of(np.ones((1, 30)), minute), Window(minute, 3, horizon), Lookback(3, 7, 2, 1)
     plain, dataset = WindowDataset(panel, window, "zero"), WindowDataset(panel, window, "zero", lookback=look)
-    values = 7 * (horizon + 3)  # of one window
+    values = 7 * (horizon + 3)  # for one window
     at_once = [(plain.training_windows, dataset.training_windows)]
     at_once += [(plain.evaluation_windows, dataset.evaluation_windows)]
     for most, found in at_once:
@@ -344,14 +344,14 @@ def test_windows_at_once_take_no_more_memory_for_a_long_horizon(horizon):
 
 
 def test_a_history_of_the_length_of_a_lookback_is_as_good_as_a_longer_one():
-    """Also where clocks were put back since, which makes a season an hour longer ago."""
+    """Also after clocks were set back, when a season ago is an hour more."""
     hour = Frequency.parse("1H")
     look, window = Lookback(24, 28, before=6, after=2), Window(hour, 12, 3)
     start = int(datetime.fromisoformat("2024-09-01T00:00+00:00").timestamp())
     for zone in ("UTC", "Europe/Berlin"):
         panel = panel_of(np.arange(1, 2001)[None], hour, start)
         calendar = Calendar.of(zone)
-        origin = 60 * 24 + 5  # on the 31st of October
+        origin = 60 * 24 + 5  # on 31 October
         length = look.length(window)
         end = origin + window.prediction_length
         tail = replace(

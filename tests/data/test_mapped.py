@@ -1,4 +1,4 @@
-"""A panel mapped from disk is the panel in memory, whatever the file is like and became of the cache."""
+"""A mapped panel equals the panel in memory, for any file and any state of the cache."""
 
 import logging
 import os
@@ -94,7 +94,7 @@ def test_what_is_mapped_is_not_read_again_and_never_written_back(tmp_path, monke
     second.values[:] = 7
     second.observed[:] = False
     _assert_equal(_map(path, tmp_path / "cache"), first)
-    torch.from_numpy(second.values)  # pytest would show a warning of memory that cannot be written
+    torch.from_numpy(second.values)  # would warn if the memory were read-only
 
 
 def test_a_changed_panel_has_a_fingerprint_of_its_own(tmp_path):
@@ -243,7 +243,7 @@ def test_only_a_big_parquet_file_is_mapped_by_itself(tmp_path, monkeypatch):
 
 
 def write_big(path: Path, series: int, bins: int, by: str = "series", per_group: int = 1_000_000) -> None:
-    """A Parquet file of minutes, 1 % of them missing, sorted by ``series`` or by ``time``."""
+    """A Parquet file with a row per minute, 1 % of them missing, sorted by ``series`` or by ``time``."""
     names = pa.array([f"shop/web-{number}" for number in range(series)])
     random = np.random.default_rng(0)
     noise = np.round(random.gamma(2, 50, 1 << 20), 1)

@@ -1,4 +1,4 @@
-"""From long frames to the grid, against a slow reference in pandas."""
+"""Binning of long frames, compared with a slow reference in pandas."""
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ def _frame(rows):
 
 
 def _reference(frame, frequency):
-    """Bins ``[time, series]`` by pivot and resample, NaN where nothing is to be observed."""
+    """Bins ``[time, series]`` by pivot and resample, NaN where unobserved."""
     known = frame.dropna(subset=["value"])
     known = known.assign(time=pd.to_datetime(np.floor(known["timestamp"]).astype("int64"), unit="s"))
     wide = known.pivot_table(index="time", columns=["workload", "metric"], values="value", aggfunc="mean")
@@ -37,7 +37,7 @@ def _reference(frame, frequency):
 
 @st.composite
 def frames(draw):
-    """Irregular, duplicated, unordered rows of a few series, some without a value; and a frequency."""
+    """Irregular, duplicated, unsorted rows of a few series, some without a value, and a frequency."""
     frequency = FREQUENCIES[draw(st.sampled_from(sorted(FREQUENCIES)))]
     second = st.integers(0, 30 * frequency.step)
     if draw(st.booleans()):  # provoke duplicates and full bins
@@ -72,7 +72,7 @@ def test_bins_are_those_of_pivot_and_resample(given_frame):
 @settings(deadline=None, max_examples=60)
 def test_the_order_of_rows_changes_nothing(given_frame, random):
     frame, frequency = given_frame
-    frame["value"] = frame["value"].round()  # sums of whole numbers are exact in any order
+    frame["value"] = frame["value"].round()  # sums of integers are exact in any order
     order = list(range(len(frame)))
     random.shuffle(order)
     one, two = Panel.from_frame(frame, frequency), Panel.from_frame(frame.iloc[order], frequency)
@@ -85,10 +85,10 @@ def test_the_report_counts_what_was_mended():
     rows = [
         (0, 1.0, "a", "m"),
         (3600, 2.0, "a", "m"),
-        (60, 2.0, "a", "m"),  # comes after a later one
+        (60, 2.0, "a", "m"),  # after a later row
         (120, None, "a", "m"),
-        (3600, 4.0, "a", "m"),  # a second time
-        (0, 5.0, "b", "m"),  # of another series: in order
+        (3600, 4.0, "a", "m"),  # a duplicate
+        (0, 5.0, "b", "m"),  # of another series, so in order
         (0, 5.0, "b", "m"),
         (0, 5.0, "b", "m"),
     ]
@@ -221,7 +221,7 @@ def test_an_absurd_time_range_is_not_excused_by_many_rows_of_one_moment():
 
 
 def test_a_frame_of_many_rows_is_taken_once():
-    count = 300_000  # more than are taken at a time
+    count = 300_000  # more than one batch
     names = {"workload": "a", "metric": "m"}
     frame = pd.DataFrame({"timestamp": 60 * np.arange(count), "value": np.arange(count) % 7.0, **names})
     panel = Panel.from_frame(frame, Frequency.parse("1min"))
@@ -251,7 +251,7 @@ def test_a_padded_panel_has_unobserved_bins_at_its_ends():
     ]
     assert padded.values.dtype == np.float32
     assert padded.observed.dtype == bool
-    # What was there keeps its time.
+    # Existing bins keep their timestamps.
     assert padded.timestamps.tolist() == [36_000 + 3600 * bin_ for bin_ in range(-3, 3)]
     assert (padded.frequency, padded.series, padded.report) == (panel.frequency, panel.series, panel.report)
     assert (panel.num_bins, panel.start) == (2, 36_000)
@@ -277,7 +277,7 @@ def test_some_series_of_a_panel_are_a_panel():
     assert chosen.item_ids == {"am": 0, "cm": 1}
     assert (chosen.start, chosen.frequency, chosen.report) == (7200, panel.frequency, panel.report)
     assert (chosen.num_series, chosen.num_bins) == (2, 2)
-    # Of row numbers as numpy has them too, and of all.
+    # Also with numpy integers, and with all rows.
     assert panel.rows(np.array([1])).series == (("b", "m"),)
     assert panel.rows(range(3)).fingerprint() == panel.fingerprint()
 

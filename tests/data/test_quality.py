@@ -1,4 +1,4 @@
-"""The report on a history: what it measures, and that it names what is wrong."""
+"""The report on a history: its measures, and a finding for every problem."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ WINDOW = Window(Frequency.parse("10min"), 7, 3)
 
 
 def healthy(name: str = "web", days: int = 14, step: int = 60, seed: int = 0) -> pd.DataFrame:
-    """Two weeks of a daily cycle with noise."""
+    """Two weeks of a noisy daily cycle."""
     seconds = np.arange(START, START + days * DAY, step)
     noise = np.random.default_rng(seed).normal(0, 2, len(seconds))
     value = 100 + 40 * np.sin(2 * np.pi * seconds / DAY) + noise

@@ -1,4 +1,4 @@
-"""Which windows are used and for what, against a loop over every origin."""
+"""The split of usable windows, compared with a loop over every origin."""
 
 from dataclasses import asdict
 
@@ -29,7 +29,7 @@ def _full(bins, series=1):
 
 
 def _why_unused(panel, window, row, origin, settings):
-    """None for a usable window, else the reason; the plainest possible reading of the rules."""
+    """None for a usable window, otherwise the reason; the rules written as simply as possible."""
     context = slice(origin - window.context_length, origin)
     horizon = slice(origin, origin + window.prediction_length)
     seen = panel.observed[row, context]
@@ -80,7 +80,7 @@ def test_the_split_is_that_of_a_loop_over_all_origins(case):
                 usable.append((row, origin))
             else:
                 unused[reason] = unused.get(reason, 0) + 1
-    # The newest bins are test, those before them validation, each at least one horizon.
+    # The newest bins are test, the bins before them validation, each at least one horizon long.
     test_bins = max(round(settings["test"] * end), horizon) if settings["test"] else 0
     validation_bins = max(round(settings["validation"] * end), horizon) if settings["validation"] else 0
     ends = {"train": (context, end - test_bins - validation_bins)}
@@ -126,7 +126,7 @@ def test_parts_are_disjoint_and_in_the_order_of_time(case):
         origins = np.asarray(cells) % panel.num_bins
         if not len(origins):
             continue
-        assert origins.min() > newest  # no target of an earlier part is a target of a later one
+        assert origins.min() > newest  # no target belongs to two parts
         newest = int(origins.max()) + window.prediction_length - 1
         assert newest < end <= panel.num_bins
     if settings["skip_newest_window"]:
@@ -247,14 +247,14 @@ def test_cells_between_are_those_of_a_loop_over_all_origins(data):
     observed = data.draw(
         st.sampled_from([np.ones(shape, bool)]) | npst.arrays(bool, shape, fill=st.nothing())
     )
-    panel = _panel(np.zeros(shape), observed)  # zeros are traffic too: only what was observed counts
+    panel = _panel(np.zeros(shape), observed)  # zeros count as observed
     window = Window(HOUR, data.draw(st.integers(1, 9)), data.draw(st.integers(1, 4)))
     begin, stop = sorted(data.draw(st.tuples(*[st.integers(0, shape[1])] * 2)))
     stride = data.draw(st.integers(1, 5))
     expected = []
     for row in range(shape[0]):
         for origin in range(begin, stop, stride):
-            # Bins before the panel's first are not observed.
+            # Bins before the start of the panel are unobserved.
             seen = sum(
                 observed[row, bin_] for bin_ in range(origin - window.context_length, origin) if bin_ >= 0
             )
@@ -268,6 +268,6 @@ def test_cells_between_are_those_of_a_loop_over_all_origins(data):
 def test_cells_between_reach_back_before_the_begin_and_the_panel_but_not_beyond_the_stop():
     panel, window = _full(20), Window(HOUR, 6, 2)
     assert cells_between(panel, window, 10, 15).tolist() == [10, 11, 12, 13]
-    assert cells_between(panel, window, 0, 6).tolist() == [3, 4]  # from half of a context on
+    assert cells_between(panel, window, 0, 6).tolist() == [3, 4]  # at least half of the context exists
     assert cells_between(panel, window, 15, 20, stride=3).tolist() == [15, 18]
     assert cells_between(panel, window, 10, 11).size == 0

@@ -1,4 +1,4 @@
-"""The table that describes the data before anything is trained on it."""
+"""The data summary that is shown before training."""
 
 import numpy as np
 import pytest

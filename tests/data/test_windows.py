@@ -1,4 +1,4 @@
-"""Batches of windows, against cutting them one by one."""
+"""Batches of windows, compared with windows cut one by one."""
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ VALUES = st.floats(-1000, 1000, width=32)
 
 
 def _panel(values, frequency="1H"):
-    """A panel of an array with NaN where nothing was observed."""
+    """A panel from an array, NaN where unobserved."""
     values = np.asarray(values, dtype=np.float32)
     observed = ~np.isnan(values)
     series = tuple((f"w{row}", "m") for row in range(len(values)))
@@ -36,19 +36,19 @@ def _panel_without_gaps(series, bins):
 
 
 def _all_cells(panel, window):
-    """Every window that fits, whatever was observed."""
+    """Every window that fits into the panel, observed or not."""
     origins = torch.arange(window.context_length, panel.num_bins - window.prediction_length + 1)
     return (torch.arange(panel.num_series)[:, None] * panel.num_bins + origins).flatten()
 
 
 def _cells(cells):
-    """Cells from single ones."""
+    """Cells from a list of single cells."""
     cells = np.asarray(cells)
     return Cells(cells, np.ones(len(cells), np.int64))
 
 
 def _context(values, origin, length, policy):
-    """The newest ``length`` bins before the origin, filled from nothing but bins before it."""
+    """The newest ``length`` bins before the origin, filled only from bins before the origin."""
     past = values[:origin].astype(np.float64)
     known = np.flatnonzero(~np.isnan(past))
     if policy == "zero" or not len(known):
@@ -143,7 +143,7 @@ def test_moving_to_a_device_changes_no_batch(second):
     moved = WindowDataset(panel, window, "interpolate").to(torch.device("cpu"))
     pairs = zip(tensors_of(still[cells]), tensors_of(moved[cells]), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
-    if second == 2.0:  # which bins are missing nobody knows on the device without values
+    if second == 2.0:  # the meta device has no values, so no gaps
         assert all(part.device.type == "meta" for part in tensors_of(still.to(torch.device("meta"))[cells]))
 
 
@@ -197,7 +197,7 @@ def test_going_through_twice_without_a_new_epoch_gives_the_same_order():
     order = BatchOrder(_cells(torch.arange(50)), 8, seed=1)
     first = [batch.tolist() for batch in order]
     assert [batch.tolist() for batch in order] == first
-    order.set_epoch(0)  # with which it begins
+    order.set_epoch(0)  # the first epoch
     assert [batch.tolist() for batch in order] == first
 
 

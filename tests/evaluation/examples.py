@@ -1,4 +1,4 @@
-"""Properties that are checked on few examples in the fast suite, and on all of them in the long one."""
+"""Properties checked on few examples in the fast suite, and on many in the slow one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,9 @@ from hypothesis.strategies import SearchStrategy
 def checked(
     *strategies: SearchStrategy[Any], few: int, many: int, derandomize: bool = False
 ) -> Callable[[Callable[..., None]], Callable[[int], None]]:
-    """``@given``, as two tests: one of ``few`` examples, and a slow one of ``many``.
+    """Like ``@given``, as two tests: one with ``few`` examples, and a slow one with ``many``.
 
-    ``derandomize`` makes them the same in every run.
+    ``derandomize`` draws the same examples in every run.
     """
 
     def decorate(check: Callable[..., None]) -> Callable[[int], None]:

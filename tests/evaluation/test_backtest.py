@@ -1,4 +1,4 @@
-"""Rolling origins, against a loop over them in which the history ends before each."""
+"""Rolling origins, compared with a loop in which the history ends before each origin."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ BASELINES = (
 
 
 def _panel(bins=70, series=3, gaps=0.2, seed=5):
-    """Random traffic; what stands where nothing was observed must not matter."""
+    """Random traffic; values of unobserved bins must not matter."""
     rng = np.random.default_rng(seed)
     observed = rng.random((series, bins)) >= gaps
     values = np.where(observed, rng.uniform(1, 9, (series, bins)), 77).astype(np.float32)
@@ -41,20 +41,20 @@ def _panel(bins=70, series=3, gaps=0.2, seed=5):
 
 
 def _forecaster(series=3, fill="interpolate"):
-    """A network with random weights: every value of its context and its series id matter."""
+    """A network with random weights: its forecast depends on every context value and on the series id."""
     torch.manual_seed(1)
-    # Ids are not row numbers.
+    # Ids differ from row numbers.
     item_ids = {f"w{row}m": series - row for row in range(series)}
     return Forecaster(WINDOW, item_ids, fill, Fcnet(WINDOW, series + 1).eval())
 
 
 def _until(panel, origin):
-    """The panel as it was known at the start of a bin."""
+    """The panel as known at the start of a bin."""
     return replace(panel, values=panel.values[:, :origin], observed=panel.observed[:, :origin])
 
 
 def _frame(panel):
-    """A row per observed bin."""
+    """One row per observed bin."""
     row, bin_ = np.nonzero(panel.observed)
     return pd.DataFrame(
         {
@@ -67,7 +67,7 @@ def _frame(panel):
 
 
 def _assert_close(found, expected):
-    """Equal but for the rounding of float32, which depends on the size of a batch."""
+    """Equal up to float32 rounding, which depends on the batch size."""
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -84,7 +84,7 @@ def test_each_forecast_is_that_of_a_history_that_ends_before_its_origin(fill, as
         for window in np.flatnonzero(test.origin == origin):
             row = test.series[window]
             if not panel.observed[row, origin - 1]:
-                continue  # forecast() starts behind the newest observed bin, which is earlier
+                continue  # forecast() starts after the newest observed bin, which is earlier
             workload, _ = panel.series[row]
             expected = made[made["workload"] == workload]
             assert expected["timestamp"].tolist() == [first, first + 3600, first + 7200]
@@ -104,7 +104,7 @@ def test_an_origin_after_a_bin_that_was_not_observed_sees_only_what_was_before(f
         known = _until(panel, origin[0])
         made = forecaster.forecast_windows(known, row, origin)
         _assert_close(test.forecasts[MODEL][window], made.values[0])
-        # What it is held to be at the end of the gap is the policy's: the last value, or zero.
+        # The fill at the end of the gap depends on the policy: the last value, or zero.
         closed = replace(known, values=known.values.copy(), observed=known.observed.copy())
         newest = np.flatnonzero(known.observed[row[0]])[-1]
         closed.values[row[0], newest + 1 :] = 0 if fill == "zero" else known.values[row[0], newest]
@@ -114,7 +114,7 @@ def test_an_origin_after_a_bin_that_was_not_observed_sees_only_what_was_before(f
 
 @st.composite
 def _futures(draw):
-    """A panel, one of its origins, a begin at or before it, and the panel with another future."""
+    """A panel, one of its origins, a begin no later, and the panel with a different future."""
     bins = draw(st.integers(10, 40))
     panel = _panel(bins, 2, draw(st.sampled_from([0.0, 0.2, 0.5])), draw(st.integers(0, 10**6)))
     origin = draw(st.integers(3, bins - WINDOW.prediction_length))
@@ -128,7 +128,7 @@ def _futures(draw):
         shape = (2, bins - origin)
         values[:, origin:] = rng.normal(0, 1e4, shape)
         observed[:, origin:] = rng.random(shape) >= draw(st.sampled_from([0.0, 0.5, 1.0]))
-    observed[:, -1] = True  # something is left to be scored
+    observed[:, -1] = True  # something remains to be scored
     assume(len(cells_between(panel, WINDOW, origin, origin + WINDOW.prediction_length)))
     return panel, replace(panel, values=values, observed=observed), origin, begin
 
@@ -208,7 +208,7 @@ def test_what_came_is_told_where_it_was_observed():
 def test_only_series_with_an_observed_target_are_scored():
     panel = _panel(gaps=0, series=4)
     panel.observed[0, 40:] = False
-    panel.observed[2, :44] = False  # too late for a context
+    panel.observed[2, :44] = False  # too short for a context
     test = backtest(_forecaster(4), panel, 40, 46)
     assert set(test.series) == {0, 1, 3}
     assert test.scored_series.tolist() == [1, 3]
@@ -279,5 +279,5 @@ def test_one_observed_target_is_something_to_score():
     panel.observed[:, 40:] = False
     panel.observed[1, 42] = True
     test = backtest(_forecaster(), panel, 40, 44)
-    assert test.observed.sum() == 2  # the third step of one origin and the second of the next
+    assert test.observed.sum() == 2  # step 3 of one origin, step 2 of the next
     assert test.scored_series.tolist() == [1]

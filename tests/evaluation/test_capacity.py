@@ -1,4 +1,4 @@
-"""Simulated replicas, by hand and against a loop that looks at one bin and one decision at a time."""
+"""Simulated replicas, by hand and compared with a loop over single bins and decisions."""
 
 import math
 
@@ -36,7 +36,7 @@ PLAIN = {
     "cost_under": 10.0,
     "cost_over": 1.0,
 }
-# The same cases in every run.
+# The same examples in every run.
 FEW = {"few": 12, "many": 60, "derandomize": True}
 
 
@@ -45,7 +45,7 @@ def _settings(**changes):
 
 
 def _last(load, before=NAN):
-    """The newest observed value before each bin, ``before`` where the span has none."""
+    """The newest observed value before each bin, or ``before`` where the span has none."""
     held = pd.DataFrame(load).T.ffill().shift(1).T.to_numpy()
     return np.where(np.isnan(held), np.reshape(before, (-1, 1)), held)
 
@@ -57,14 +57,14 @@ def _timeline(load, serves=1.0, step=600, stride=1, before=NAN):
 
 
 def _knowing(load, horizon):
-    """A forecast that is right wherever something will be observed, and 0 elsewhere."""
+    """A perfect forecast where the target is observed, 0 elsewhere."""
     ahead = np.pad(load, ((0, 0), (0, horizon)), constant_values=NAN)
     return np.nan_to_num(np.stack([ahead[:, h : h + load.shape[1]] for h in range(horizon)], axis=2))
 
 
-# The case by hand.
-# 900 s are 2 bins of lead; every 1200 s, in bins 0, 2, 4 (and 6, too late), something is decided for
-# the bins 2-3, 4-5, 6-7. What matters of a forecast are its steps 2 and 3.
+# A case computed by hand.
+# The lead of 900 s is 2 bins. There is a decision every 1200 s, in bins 0, 2, 4 (and 6, too late), for
+# the bins 2-3, 4-5, 6-7, so only steps 2 and 3 of a forecast matter.
 HAND = {
     "min_replicas": 1,
     "max_replicas": 5,
@@ -80,11 +80,11 @@ def _hand():
     load = [[12, 18, 25, 31, NAN, 40, 70, 20], [2, 2, 2, 2, 4, 4, 4, NAN]]
     timeline = _timeline(load, serves=[10, 2], before=[8, NAN])
     forecast = np.full((2, 8, 4), NAN)
-    forecast[0, 0] = [99, 99, 20, 16]  # 20 and a quarter: 2.5 replicas, so 3
-    forecast[0, 4] = [99, 99, 30, 44]  # 55 would need 6: 5; decision 2 repeats 3
+    forecast[0, 0] = [99, 99, 20, 16]  # 20 plus a quarter: 2.5 replicas, so 3
+    forecast[0, 4] = [99, 99, 30, 44]  # 55 needs 6, limited to 5; decision 2 repeats 3
     forecast[0, 6] = [99, 99, 99, 99]  # too late
     forecast[1, 2] = [9, 9, 3, 3.2]  # exactly 2; decision 0 orders nothing
-    forecast[1, 4] = [9, 9, 0, 0]  # the fewest: 1
+    forecast[1, 4] = [9, 9, 0, 0]  # the minimum, 1
     return timeline, forecast
 
 
@@ -98,20 +98,20 @@ def test_a_case_by_hand():
         [none, none, none, none, 2, 2, 1, 1],
     ]
     assert result.replicas["reactive"].tolist() == [
-        [none, none, 1, 1, 3, 3, 4, 4],  # of 8, 18, 31: 1, 2.25, 3.875 with headroom
-        [none, none, none, none, 2, 2, 2, 2],  # of nothing, 2, 2: 1.25
+        [none, none, 1, 1, 3, 3, 4, 4],  # from 8, 18, 31: 1, 2.25, 3.875 with headroom
+        [none, none, none, none, 2, 2, 2, 2],  # from nothing, 2, 2: 1.25
     ]
     assert result.replicas["perfect"].tolist() == [
-        [none, none, 4, 4, 4, 4, 5, 5],  # of 31, 40, 70: 3.1, 4, 7
+        [none, none, 4, 4, 4, 4, 5, 5],  # from 31, 40, 70: 3.1, 4, 7
         [none, none, 1, 1, 2, 2, 2, 2],
     ]
-    # Not bin 4 of the first, which is not observed, nor bins 2 and 3 of the second, without an order.
+    # Not bin 4 of the first, which is unobserved, nor bins 2 and 3 of the second, which have no decision.
     assert np.argwhere(result.counted).tolist() == [
         *([0, bin_] for bin_ in (2, 3, 5, 6, 7)),
         *([1, bin_] for bin_ in (4, 5, 6)),
     ]
 
-    # Load in replicas: 2.5, 3.1, 4, 7, 2 (18.6 together) and 2, 2, 2; a bin is a sixth of an hour.
+    # Load in replicas: 2.5, 3.1, 4, 7, 2 (18.6 in total) and 2, 2, 2; a bin is a sixth of an hour.
     series = pd.DataFrame(
         [
             # 3, 3, 3, 5, 5: misses 0.1, 1 and 2, idles 0.5 and 3.
@@ -145,7 +145,7 @@ def _assert_close(result, expected):
     pd.testing.assert_frame_equal(result, expected, check_dtype=False, rtol=1e-9, atol=1e-12)
 
 
-# The same by loops.
+# The same with loops.
 def _order(capacity, load, serves, headroom):
     replicas = math.ceil(load * (1 + headroom) / serves - 1e-9)
     return min(max(replicas, capacity.min_replicas), capacity.max_replicas)
@@ -163,7 +163,7 @@ def _loop(capacity, timeline, wanted, first=-1):
         new = [wanted(series, start - lead, start, start + interval) for start in starts]
         if first != -1 and new and new[0] is None:
             new[0] = first
-        # After the last decision that there is, nothing is in force any more.
+        # After the last decision, no order is in force.
         while new and new[-1] is None:
             new.pop()
         order = -1
@@ -175,7 +175,7 @@ def _loop(capacity, timeline, wanted, first=-1):
 
 
 def _loop_all(capacity, timeline, forecasts):
-    """Every policy's replicas and the counted bins."""
+    """The replicas of every policy, and the counted bins."""
 
     def by_forecast(forecast):
         def wanted(series, decision, start, end):
@@ -230,7 +230,7 @@ def _loop_outcome(capacity, timeline, replicas, counted, rows):
 
 @st.composite
 def cases(draw):
-    """Settings, a timeline and two forecasts."""
+    """Random settings, a timeline and two forecasts."""
     num_series, num_bins, horizon = draw(st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 6)))
     step, stride = draw(st.sampled_from([1, 60, 600])), draw(st.integers(1, 4))
     fewest = draw(st.integers(0, 4))
@@ -247,7 +247,7 @@ def cases(draw):
     shape = (num_series, num_bins)
 
     def loads(shape):
-        # Eighths: often exactly what a number of replicas serves, otherwise not close to it.
+        # Eighths: often exactly the load of whole replicas, otherwise not close to it.
         return rng.integers(0, draw(st.sampled_from([40, 400])), size=shape, endpoint=True) / 8
 
     def missing(shape):
@@ -346,7 +346,7 @@ def test_who_serves_everything_has_no_fewer_replicas_than_perfect(case):
     capacity = capacity.model_copy(update={"max_replicas": 1000, "interval": None})
     timeline = Timeline(timeline.load, timeline.last, timeline.per_replica, timeline.step, stride=1)
     lead = math.ceil(capacity.lead_time / timeline.step)
-    # One that serves everything, and others that may.
+    # At least these two policies serve everything; the forecasts may, too.
     result = simulate(capacity, timeline, {"knowing": _knowing(timeline.load, lead + 1), **forecasts})
     perfect = result.outcomes.loc["perfect"]
     serving = result.outcomes[result.outcomes["under_minutes"] == 0]
@@ -396,7 +396,7 @@ def test_the_last_step_stands_in_beyond_the_horizon():
 def test_decisions_are_whole_strides_apart():
     timeline = _timeline([[5.0] * 9], stride=2, before=1)
     forecast = np.arange(1.0, 10).reshape(1, 9, 1)
-    # 1500 s are two and a half bins: two strides.
+    # 1500 s are two and a half bins, so two strides.
     result = simulate(_settings(lead_time=0, interval=1500), timeline, {"model": forecast})
     assert result.replicas["model"].tolist() == [[1, 1, 1, 1, 5, 5, 5, 5, 9]]
 

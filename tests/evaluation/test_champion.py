@@ -1,4 +1,4 @@
-"""A candidate beside the champion: who is better, how that has aged, and series that it does not know."""
+"""A candidate compared with the champion: which is better, how the champion aged, and unknown series."""
 
 import math
 from dataclasses import replace
@@ -22,7 +22,7 @@ def judged(champion: Champion, forecaster=None):
 
 
 def worse():
-    """A forecaster that says twice as much as it should."""
+    """A forecaster whose forecasts are twice too high."""
     made = _forecaster()
     with torch.no_grad():
         made.net.lc.weight *= 2

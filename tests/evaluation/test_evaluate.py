@@ -1,4 +1,4 @@
-"""The evaluate command and the gate of the train command as their user runs them."""
+"""The evaluate command, and the gate of the train command, run as a user does."""
 
 import json
 import logging
@@ -23,27 +23,27 @@ from kforecast.metrics.timerange import utc
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 STEP = 600
-# The least that a model learns enough of to pass its gate, and the size of the long tests.
+# The smallest training that passes its gate, and the size of the slow tests.
 DAYS, ALL_DAYS = 8, 28
 ALWAYS = ["optimizer.lr=0.005", "logger=none"]
 QUICK = [*ALWAYS, "trainer.max_epochs=8", "refit=false", "callbacks.forecast_figures=null"]
 LONG = [*ALWAYS, "trainer.max_epochs=20"]
-# So many bins are judged: all lie behind what training has used.
+# The number of evaluated bins; all of them are after the training data.
 JUDGED = 99
 
 
 def seasonal(seed: int, days: int = DAYS) -> pd.DataFrame:
-    """Two services with a daily and an hourly rhythm, growing, whose level wanders."""
-    weeks = days > 14  # a weekend that was not seen before is no rhythm
+    """Two growing services with a daily and an hourly cycle and a drifting level."""
+    weeks = days > 14  # weekends only where an earlier one exists to learn from
     shape = {"hourly": 0.25, "trend": 0.2, "noise": 0.08, "spikes": 0.0, "gaps": 0.0}
     shape |= {"weekend": 0.6 if weeks else 1.0, "step": 60 if weeks else 300}
     return SyntheticSource(workloads=2, days=days, start=START, seed=seed, **shape).fetch()
 
 
 def random_walks(seed: int, days: int = DAYS) -> pd.DataFrame:
-    """Two services of which nobody can know what comes next.
+    """Two services whose next value cannot be predicted.
 
-    One row a bin: the means of a finer walk's bins would not be a random walk.
+    One row per bin, because bin means of a finer random walk are not a random walk.
     """
     rng, count = np.random.default_rng(seed), days * 86_400 // STEP
     rows = {"timestamp": START + STEP * np.arange(count), "metric": "qps"}
@@ -70,7 +70,7 @@ def files(directory: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A model of seasonal traffic that its gate has let pass, and the folder of everything."""
+    """A model of seasonal traffic that has passed its gate, and the folder that holds everything."""
     folder = tmp_path_factory.mktemp("trained")
     gate = ["gate.require_skill=0.0", "artifact_dir=model", "hydra.run.dir=run"]
     done = train(folder, seasonal(0), *QUICK, *gate)
@@ -78,7 +78,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 def copied_model(trained: SimpleNamespace, folder: Path) -> Path:
-    """That model, to be changed."""
+    """A copy of that model, for changes."""
     return Path(shutil.copytree(trained.folder / "model", folder / "model"))
 
 
@@ -154,7 +154,7 @@ def test_a_rejected_job_of_a_sweep_is_in_the_table(seeds: str, tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def judged(trained: SimpleNamespace) -> SimpleNamespace:
-    """That model on the newest bins, every third of them."""
+    """That model, evaluated at every third of the newest bins."""
     start = START + STEP * (144 * DAYS - JUDGED)
     before = files(trained.folder / "model")
     done = evaluate(
@@ -199,7 +199,7 @@ def test_forecasts_are_those_of_the_origins_asked_for(judged: SimpleNamespace) -
         *("workload", "metric", "origin", "step", "timestamp", "value", "actual"),
         *quantiles,
     ]
-    # All targets lie in the span; the origin is the bin just before the first of them.
+    # All targets are in the span; the recorded origin is the bin just before the first target.
     last = START + STEP * (144 * DAYS - 1)
     origins = np.arange(judged.start - STEP, last - 3 * STEP + 1, 3 * STEP)
     assert sorted(frame["origin"].unique()) == origins.tolist()
@@ -213,7 +213,7 @@ def test_forecasts_are_those_of_the_origins_asked_for(judged: SimpleNamespace) -
     both = frame.merge(seen, on=["workload", "metric", "timestamp"])
     assert len(both) == len(frame)
     np.testing.assert_allclose(both["actual"], both["seen"], rtol=1e-5)
-    # One of them by hand.
+    # One of them, computed by hand.
     origin = origins[7]
     alone = Forecaster.load(judged.folder / "model").forecast(history[history["timestamp"] < origin + STEP])
     chosen = frame[frame["origin"] == origin]
@@ -244,7 +244,7 @@ def test_report_json_and_scores_agree_with_the_forecasts(judged: SimpleNamespace
 
 @pytest.fixture(scope="module")
 def demanding(trained: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """That model on one of its series, without a start: too much is demanded, and intervals are kept."""
+    """That model on one series, without a start, with a gate it cannot pass, and with intervals saved."""
     folder = tmp_path_factory.mktemp("demanding")
     model = copied_model(trained, folder)
     history = pd.read_csv(trained.folder / "traffic.csv")
@@ -291,14 +291,14 @@ def test_newer_intervals_of_one_series_leave_those_of_the_others(
 
 
 def with_strangers(trained: SimpleNamespace) -> pd.DataFrame:
-    """Each series a second time, by a name that the artifact does not know."""
+    """Each series twice, the second time under a name that the artifact does not know."""
     known = pd.read_csv(trained.folder / "traffic.csv")
     return pd.concat([known, known.assign(workload=known["workload"].astype(str) + ", new café")])
 
 
 @pytest.fixture(scope="module")
 def flattered(trained: SimpleNamespace) -> SimpleNamespace:
-    """That model on a day that it was trained on, of its series and of as many that it does not know."""
+    """That model on a day of its training data, with its own series and as many unknown ones."""
     with_strangers(trained).to_csv(trained.folder / "all.csv", index=False)
     done = evaluate(
         trained.folder,
@@ -366,7 +366,7 @@ def test_series_that_the_artifact_does_not_know_are_left_out_and_said(
     caplog.set_level(logging.WARNING)
     model = copied_model(trained, tmp_path)
     artifact = Artifact.load(model)
-    artifact.state["static_embeddings.0.weight"][1] += 0.1  # to each its own
+    artifact.state["static_embeddings.0.weight"][1] += 0.1  # makes the embeddings differ
     artifact.save(model)
     forecaster, more = Forecaster.load(model), with_strangers(trained)
     found = forecaster.evaluate(more)
@@ -377,7 +377,7 @@ def test_series_that_the_artifact_does_not_know_are_left_out_and_said(
 
 
 def made_elsewhere(folder: Path) -> tuple[Path, Path]:
-    """A trio without metadata, and a history of its series that is long enough to judge it on."""
+    """A trio without metadata, and a history of its series long enough for an evaluation."""
     model = folder / "model"
     model.mkdir(parents=True)
     for name in TRIO:
@@ -397,7 +397,7 @@ def made_elsewhere(folder: Path) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A trio made elsewhere, evaluated as Kapacity's job would serve it."""
+    """A trio made elsewhere, evaluated as Kapacity's job serves it."""
     folder = tmp_path_factory.mktemp("elsewhere")
     model, history = made_elsewhere(folder)
     before = files(model)
@@ -411,7 +411,7 @@ def test_a_trio_made_elsewhere(elsewhere: SimpleNamespace) -> None:
     assert "made elsewhere" in elsewhere.done.stderr
     assert files(elsewhere.model) == elsewhere.before
     report = Forecaster.load(elsewhere.model).evaluate(pd.read_csv(elsewhere.history)).board.as_dict()
-    # The last fifth; intervals come from the fifth before it.
+    # The newest fifth; intervals are calibrated on the fifth before it.
     assert report["span"]["start"] == START + 60 * 1600
     assert report["overall"]["coverage_80"] == pytest.approx(0.8, abs=0.06)
     assert report["age"]["counted_from"] == "the start of the span"
@@ -432,7 +432,7 @@ def test_as_consumed_is_what_the_job_would_serve(elsewhere: SimpleNamespace) -> 
     series, origin = np.divmod(cells, panel.num_bins)
     served = forecaster.forecast_windows(panel, series, origin, as_consumed=True)
     np.testing.assert_allclose(consumed["value"], served.values.reshape(-1), rtol=1e-5)
-    # Series 0 is served with its own embedding; the others are not.
+    # Only series 0 is served with its own embedding.
     keys = own["workload"].astype(str) + own["metric"].astype(str)
     first = keys == next(key for key, n in forecaster.item_ids.items() if n == 0)
     np.testing.assert_allclose(consumed["value"][first], own["value"][first], rtol=1e-5)
@@ -473,7 +473,7 @@ def test_intervals_that_cannot_be_made_are_an_error_behind_the_report(
     assert f"error: evaluate.save_intervals: before {utc(start)} there are less than 20" in done.stderr
     assert (tmp_path / "run" / "report.html").exists()
     assert not (model / INTERVALS).exists()
-    # What begins with the span is sized by the span.
+    # Replicas that begin with the span are sized by the span.
     assert "2 of 2 series have no traffic before the span" in done.stdout
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     hours = JUDGED * STEP / 3600
@@ -485,7 +485,7 @@ def test_the_gate_judges_per_series_models_too(tmp_path: Path) -> None:
     done = run_command(
         *("kforecast-train", "source=synthetic", *traffic, "source.spikes=0", "logger=none"),
         *("artifact.per_series=true", "artifact_dir=model", "hydra.run.dir=run", "refit=false"),
-        # One epoch teaches all series together enough, but not each of them.
+        # One epoch is enough for the shared embedding, but not for individual ones.
         *("gate.require_skill=0.22", "trainer.max_epochs=1", "average_windows=null"),
         "callbacks.forecast_figures=null",
         cwd=tmp_path,

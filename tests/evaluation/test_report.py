@@ -1,4 +1,4 @@
-"""The report: its files read back equal, its page stands alone, its figures show what was found."""
+"""The report: its files are read back equal, its page is self-contained, its figures show the results."""
 
 import json
 import math
@@ -44,7 +44,7 @@ HOUR = Frequency.parse("1H")
 START = 1_700_006_400
 BEGIN, STOP = 200, 300
 SCRIPT = "<script>alert(1)</script>"
-# Sorted by item key, as a panel is.
+# Sorted by item key, as in a panel.
 NAMES_OF_ANY_KIND = (
     (SCRIPT, 'q"u,o"te'),
     ("a\nnew line, and a comma", "$x_1$ & 50 %"),
@@ -64,7 +64,7 @@ def _plain_names(count):
 
 
 def _panel(names, bins=310, gaps=0.1, frequency=HOUR):
-    """Series with a daily cycle; what stands where nothing was observed must not matter."""
+    """Series with a daily cycle; values of unobserved bins must not matter."""
     rng = np.random.default_rng(2)
     shape = len(names), bins
     season = frequency.season
@@ -74,7 +74,7 @@ def _panel(names, bins=310, gaps=0.1, frequency=HOUR):
 
 
 def _forecaster(panel, horizon=3):
-    """A network that was not trained, but forecasts about the level of its context."""
+    """An untrained network that forecasts about the level of its context."""
     window = Window(panel.frequency, 6, horizon)
     torch.manual_seed(1)
     net = Fcnet(window, panel.num_series).eval()
@@ -97,13 +97,13 @@ def _board(names=None, horizon=3, intervals=True, stop=STOP, panel=None, capacit
 
 @pytest.fixture(scope="module")
 def board():
-    """Of series with gaps and names of any kind, by a forecaster with intervals."""
+    """An evaluation of series with gaps and arbitrary names, by a forecaster with intervals."""
     return _board(NAMES_OF_ANY_KIND, part="the newest bins", trained_until=START + BEGIN * 3600)
 
 
 @pytest.fixture(scope="module")
 def written(board, tmp_path_factory):
-    """A directory with its report."""
+    """A directory that holds its report."""
     directory = tmp_path_factory.mktemp("report") / "new" / "one"
     drawn = write_report(board, CONTEXT, directory, board.as_dict())
     assert list(drawn) == [*NAMES]
@@ -117,12 +117,12 @@ def page(written):
 
 @pytest.fixture
 def without_figures(monkeypatch):
-    """Pages in no time."""
+    """Replaces the figures, so that pages are fast."""
     monkeypatch.setattr(report, "figures", lambda board: {})
 
 
 def _text(directory):
-    """The words of a page, in a line."""
+    """The text of a page, as one line."""
     text = (directory / "report.html").read_text(encoding="utf-8").split("<main>")[1]
     return " ".join(re.sub(r"<[^>]*>", " ", text).split()).replace("\N{NO-BREAK SPACE}", " ")
 
@@ -219,7 +219,7 @@ def test_every_figure_is_a_png(written):
 
 
 def test_the_same_again_is_equal_to_the_byte(board, written, tmp_path):
-    # Whatever the user's own style is.
+    # Independent of the user's matplotlib style.
     with matplotlib.rc_context(
         {"axes.facecolor": "black", "savefig.bbox": "tight", "timezone": "Asia/Tokyo"}
     ):
@@ -258,7 +258,7 @@ def test_a_write_that_fails_leaves_the_earlier_file(board, without_figures, tmp_
 
 
 class _Reader(HTMLParser):
-    """Finds tags that are not closed in order, and keeps all tags and all text."""
+    """Checks that tags are closed in order, and collects all tags and text."""
 
     EMPTY = ("meta", "link", "br", "hr", "img", "input")
 
@@ -342,7 +342,7 @@ def test_every_figure_is_in_the_page_in_both_modes(page):
         assert root.get("viewBox")
         used = {*re.findall(r"var\((--[a-z-]*)\)", element)}
         assert {"--ink", "--sans"} <= used <= known
-        # Nothing keeps a colour of one mode.
+        # No element keeps a colour of only one mode.
         assert not re.search(r"(fill|stroke): #", element)
         assert not [text for text in re.findall(r"<text[^>]*>", element) if "fill: var" not in text]
     for name in known:
@@ -456,7 +456,7 @@ def test_lines_are_the_forecasts_of_the_last_step_with_gaps(stride):
     actual = lines["actual"]
     hours = (actual.get_xdata().astype("datetime64[s]").astype(np.int64) - START) // 3600
     np.testing.assert_array_equal(np.isnan(actual.get_ydata()), ~panel.observed[0, hours])
-    assert len(axis.collections) == 2  # a band for each interval
+    assert len(axis.collections) == 2  # one band per interval
 
 
 def test_steps_are_those_of_the_scores(board):
@@ -471,7 +471,7 @@ def test_replicas_are_those_of_the_simulation(board):
     policy = model_policy(board)
     assert policy == "kforecast at quantile 0.909"
     row = middle(board).row
-    # Every bin has two ends.
+    # Every bin has two edges.
     for name, label in ((policy, policy), ("reactive", "reactive: orders for the last value")):
         drawn, count = lines[label].get_ydata()[::2], board.orders.simulation.replicas[name][row]
         np.testing.assert_array_equal(np.nan_to_num(drawn, nan=-1), count[-len(drawn) :])

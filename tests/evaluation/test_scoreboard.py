@@ -1,4 +1,4 @@
-"""The scoreboard: its parts agree with each other, and all of it is plain values."""
+"""The scoreboard: its parts are consistent, and it consists of plain values."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def _capacity(**changes):
 
 
 def _panel(gaps=0.0, bins=310):
-    """Three series with a daily cycle; what stands where nothing was observed must not matter."""
+    """Three series with a daily cycle; values of unobserved bins must not matter."""
     rng = np.random.default_rng(2)
     time = np.arange(bins)
     level = np.array([[1.0], [10.0], [100.0]])
@@ -51,7 +51,7 @@ def _panel(gaps=0.0, bins=310):
 
 
 def _forecaster(horizon=3):
-    """A network that was not trained, but forecasts about the level of its context."""
+    """An untrained network that forecasts about the level of its context."""
     window = Window(HOUR, 6, horizon)
     torch.manual_seed(1)
     net = Fcnet(window, 3).eval()
@@ -73,16 +73,16 @@ def plain():
 
 @pytest.fixture(scope="module")
 def board():
-    """Of a forecaster with intervals."""
+    """The scoreboard of a forecaster with intervals."""
     panel = _panel(gaps=0.1)
     return _judge(panel, _forecaster().calibrated(panel, 10, BEGIN), part="the newest bins")
 
 
 def _strict(board):
-    """What a reader finds who knows nothing but JSON."""
+    """The content as a JSON reader sees it."""
     content = board.as_dict()
     read = json.loads(json.dumps(content, allow_nan=False))
-    # Keys were text before, and values plain ones.
+    # Keys are text and values plain without the conversion, too.
     assert read == content
     return read
 
@@ -189,7 +189,7 @@ def test_age_counts_from_the_end_of_the_training_data_where_it_is_known(plain):
     assert known.age_known
     content = _strict(known)["age"]
     assert content["counted_from"] == "the end of the training data"
-    # From 24 to 121 hours, in steps of half a day; the last one has too few origins.
+    # From 24 to 121 hours, in steps of half a day; the last step has too few origins.
     assert [step["age"] for step in content["steps"]] == [43_200 * half for half in range(2, 10)]
     assert content["aged_at"] == aged_at(known.ages)
 
@@ -225,7 +225,7 @@ def test_coverage_is_told_by_share(plain, board):
     assert plain.coverages() == {}
     assert set(board.coverages()) == {"80", "90", "95"}
     assert board.coverages()["90"] == board.model["coverage_90"]
-    # Calibrated on the bins before.
+    # Calibrated on the bins before the span.
     assert board.coverages() == pytest.approx({"80": 0.8, "90": 0.9, "95": 0.95}, abs=0.1)
     assert board.backtest.levels == QUANTILES
 
@@ -244,7 +244,7 @@ def test_quantiles_are_ordered_for_only_with_intervals(plain, board):
     cost = content["quantile"]["cost"]
     assert len(cost) == len(ORDER_LEVELS)
     assert content["quantile"]["best"] == ORDER_LEVELS[cost.index(min(cost))]
-    # It is no forecaster, so that it has no scores and no headroom.
+    # It is not a forecaster, so it has neither scores nor headroom.
     assert at_quantile not in content["headroom"]["cost"]
     assert at_quantile not in set(board.scores["model"])
 
@@ -255,7 +255,7 @@ def test_ordering_for_a_quantile_costs_what_the_curve_says():
     found = _judge(panel, forecaster, _capacity(cost_under=9.0, cost_over=1.0)).orders
     policy = found.simulation.outcomes.loc["kforecast at quantile 0.9", "cost"]
     assert found.by_quantile[ORDER_LEVELS.index(0.9)] == pytest.approx(policy)
-    # Quantiles beyond those that are known are the outermost.
+    # Quantiles beyond the known ones equal the outermost.
     extreme = _judge(panel, forecaster, _capacity(cost_under=1e9)).orders.simulation
     assert "kforecast at quantile 0.995" in extreme.outcomes.index
 
@@ -292,7 +292,7 @@ def test_the_headroom_curve_passes_through_what_was_simulated(headroom):
 )
 @pytest.mark.parametrize("gaps", [0.0, 0.3])
 def test_the_reactive_rule_is_the_last_value(horizon, stride, lead_time, interval, gaps):
-    """To the end of the span, where the horizon of no forecast would end within it."""
+    """Up to the end of the span, even where no horizon ends within it."""
     capacity = _capacity(lead_time=lead_time, interval=interval)
     board = _judge(_panel(gaps), _forecaster(horizon), capacity, stride=stride)
     simulation = board.orders.simulation

@@ -1,4 +1,4 @@
-"""Scores, by hand and against a library of losses."""
+"""Scores, by hand and compared with a library of losses."""
 
 import math
 
@@ -24,7 +24,7 @@ LEVELS = (0.5, 0.9, 0.025, 0.1, 0.975)
 
 
 class _Quantiles:
-    """A forecaster of which all that is asked are its quantiles."""
+    """A forecaster that only has quantiles."""
 
     def __init__(self, values):
         self.values = values
@@ -36,7 +36,7 @@ class _Quantiles:
 
 
 def _panel(values, frequency=DAY):
-    """A panel of an array with NaN where nothing was observed; what stands there instead must not matter."""
+    """A panel from an array, NaN where unobserved; the values of those bins must not matter."""
     values = np.asarray(values, dtype=np.float32)
     observed = ~np.isnan(values)
     series = tuple((f"w{row}", "m") for row in range(len(values)))
@@ -44,18 +44,18 @@ def _panel(values, frequency=DAY):
 
 
 def _backtest(history, actual, forecasts, series=None, quantiles=None, levels=()):
-    """Windows side by side: the horizons of a series are ``actual``, each behind the one before.
+    """A backtest of consecutive windows: the horizons of a series are ``actual``, one after the other.
 
     Parameters
     ----------
     history:
         ``[series, bins]`` before the judged span.
     actual:
-        ``[windows, horizon]``, NaN where not observed.
+        ``[windows, horizon]``, NaN where unobserved.
     forecasts:
-        By name, the judged one first.
+        By name, the evaluated one first.
     series:
-        Of each window, ascending; by default all are of the first.
+        The series of each window, ascending; all the first one by default.
     """
     actual = np.asarray(actual, dtype=np.float32)
     history = np.asarray(history, dtype=np.float32)
@@ -155,7 +155,7 @@ def test_a_big_service_does_not_decide_which_forecast_has_the_lower_wape():
     assert _row(scores)["wape"] == pytest.approx(0.1 / 3)
     assert _row(scores, model="other")["wape"] == pytest.approx(0.8 / 3)
     assert overall(scores, "other")["wape"] == pytest.approx(0.8 / 3)
-    # In the metric's unit it does.
+    # In the unit of the metric it changes.
     assert _row(scores)["mae"] > _row(scores, model="other")["mae"]
 
 
@@ -204,7 +204,7 @@ def test_without_any_traffic_there_is_no_wape():
 
 
 def test_a_series_without_a_seasonal_error_is_left_out_of_mase():
-    history = [[*range(7), 4], [5] * 8]  # the second never changes
+    history = [[*range(7), 4], [5] * 8]  # the second is constant
     scores = _scores(history, [[2], [5]], {"kforecast": [[1], [6]]}, series=[0, 1])
     assert math.isnan(_row(scores, "w1")["mase"])
     assert _row(scores)["mase"] == pytest.approx(1 / 4)
@@ -222,7 +222,7 @@ def test_many_small_errors_do_not_drown_in_float32():
 
 
 def test_quantiles_by_hand():
-    # At the levels 0.1, 0.5, 0.9; errors are weighed by the level from below and by the rest from above.
+    # At levels 0.1, 0.5, 0.9: the weight is the level where the forecast is too low, else 1 - level.
     quantiles = [[[1, 2, 3], [6, 7, 8]], [[1, 2, 3], [0, 0, 0]]]
     scores = _scores(
         NO_HISTORY,
@@ -236,7 +236,7 @@ def test_quantiles_by_hand():
     third = (0.9 * 1 + 0.5 * 2 + 0.1 * 3) / 3
     row = _row(scores, "w0")
     assert row["pinball"] == pytest.approx((first + second + third) / 3)
-    assert row["coverage_80"] == pytest.approx(1 / 3)  # 3 lies on the edge, which is inside
+    assert row["coverage_80"] == pytest.approx(1 / 3)  # 3 is on the edge, which counts as inside
     assert _row(scores, "w0", "1")["pinball"] == pytest.approx((first + third) / 2)
     assert _row(scores, "w0", "1")["coverage_80"] == pytest.approx(1 / 2)
     assert _row(scores, "w0", "2")["coverage_80"] == 0
@@ -260,7 +260,7 @@ def test_the_central_intervals_of_levels_come_narrowest_first():
 
 @st.composite
 def _windows(draw):
-    """Random data of a few series with gaps: history, actual, forecast, quantiles at LEVELS, series."""
+    """Random data of a few series with gaps: history, actual, forecast, quantiles at LEVELS and series."""
     count = [draw(st.integers(1, 4)) for _ in range(draw(st.integers(1, 3)))]
     horizon, bins = draw(st.integers(1, 4)), draw(st.integers(1, 3 * SEASON))
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
@@ -276,7 +276,7 @@ def _windows(draw):
 
     series = np.repeat(np.arange(len(count)), count)
     quantiles = np.sort(random(len(series), horizon, len(LEVELS)), axis=-1)
-    # As they stand in LEVELS, which are not in order.
+    # In the order of LEVELS, which is not ascending.
     quantiles = quantiles[..., np.argsort(np.argsort(LEVELS))]
     return (
         with_gaps(random(len(count), bins)),
@@ -288,9 +288,9 @@ def _windows(draw):
 
 
 def _library(history, actual, made, quantiles, series):
-    """Scores of each (series, step) by the library, which knows nothing of gaps: they are dropped before.
+    """Scores of each (series, step) by the library, without gaps, because it does not support them.
 
-    Each step, and all of them, is a series to the library, with the history of its series.
+    To the library, each step and all steps together are a series, with the history of its series.
     """
     windows, horizon = actual.shape
     table = pd.DataFrame(
@@ -303,7 +303,7 @@ def _library(history, actual, made, quantiles, series):
         table[f"model-lo-{share}"], table[f"model-hi-{share}"] = table[f"q{low}"], table[f"q{high}"]
     frame = pd.concat([table.assign(step=table["step"].astype(str)), table.assign(step="all")]).dropna()
     frame["unique_id"] = "w" + frame["row"].astype(str) + " " + frame["step"]
-    # A gap stays a gap here, so that a season is 7 rows; differences with it are no numbers and left out.
+    # Gaps stay here, so that a season is 7 rows; differences with a gap are NaN and left out.
     train = pd.concat(
         [
             pd.DataFrame(
@@ -318,7 +318,7 @@ def _library(history, actual, made, quantiles, series):
         "rmse": losses.rmse(frame, ["model"]),
         "wape": losses.nd(frame, ["model"]),
         "mase": losses.mase(frame, ["model"], SEASON, train),
-        "bias": losses.bias(frame, ["model"]),  # prediction - actual, as ours
+        "bias": losses.bias(frame, ["model"]),  # prediction - actual, as here
         "coverage_80": losses.coverage(frame, ["model"], 80),
         "coverage_95": losses.coverage(frame, ["model"], 95),
     }
@@ -326,7 +326,7 @@ def _library(history, actual, made, quantiles, series):
     scores = pd.DataFrame({name: one.set_index("unique_id")["model"] for name, one in found.items()})
     scores["pinball"] = sum(one.set_index("unique_id")["model"] for one in of_level) / len(LEVELS)
     scores["targets"] = frame.groupby("unique_id").size()
-    # To the library a share of nothing is infinite; to us it is none.
+    # Where the total is zero, the library's share is infinite and ours is NaN.
     return scores.replace(np.inf, NAN)
 
 

@@ -1,4 +1,4 @@
-"""Skill over the best baseline: by hand, its interval on data whose true skill is known, and by age."""
+"""Skill over the best baseline: by hand, its interval on data with known skill, and by age."""
 
 import math
 
@@ -19,16 +19,16 @@ START = 1_700_006_400
 
 
 def _backtest(actual, models, others, *, begin=0, horizon=1, stride=1, origins=None, frequency=HOUR):
-    """A backtest of forecasts given as functions of what comes.
+    """A backtest of forecasts given by their errors.
 
     Parameters
     ----------
     actual:
-        ``[series, bins]``, NaN where not observed.
+        ``[series, bins]``, NaN where unobserved.
     models, others:
-        By name, errors ``[series, bins]`` that are added to what comes: of the models and of the baselines.
+        By name, the errors ``[series, bins]`` of the models and of the baselines.
     origins:
-        Of every series; by default all of ``stride``.
+        The origins of every series; by default one per ``stride``.
     """
     actual = np.asarray(actual, dtype=np.float64)
     observed = ~np.isnan(actual)
@@ -48,7 +48,7 @@ def _backtest(actual, models, others, *, begin=0, horizon=1, stride=1, origins=N
 
 
 def _noisy(bins=400, model=0.5, series=1, seed=0, level=10.0):
-    """A model and two baselines with independent errors; the better baseline has a mean error of 1."""
+    """A model and two baselines with independent errors; the mean error of the better baseline is 1."""
     rng = np.random.default_rng(seed)
     errors = rng.exponential(1, (3, series, bins))
     return _backtest(
@@ -59,8 +59,8 @@ def _noisy(bins=400, model=0.5, series=1, seed=0, level=10.0):
 
 
 def test_skill_by_hand():
-    # Of the first series 2 of 20 are missed by the model, 5 and 4 by the baselines; of the second 4 of 10,
-    # 2 and 7.
+    # Absolute errors of the model and the two baselines: 2, 5 and 4 of 20 in the first series, and 4, 2 and 7
+    # of 10 in the second one.
     found = skill(
         _backtest(
             [[10, 10], [5, 5]],
@@ -128,7 +128,7 @@ def test_with_fewer_than_five_blocks_there_is_no_interval(blocks, some):
 
 
 def test_only_blocks_with_an_origin_count():
-    # Of 20 blocks of 4 bins, 3 have one.
+    # 3 of 20 blocks of 4 bins have one.
     test = _backtest(np.ones((1, 80)), {"kforecast": 0.1}, {"only": 0.2}, origins=[0, 1, 2, 30, 31, 70])
     found = skill(test)
     assert (found.block, found.blocks) == (4, 3)
@@ -142,7 +142,7 @@ def test_only_blocks_with_an_origin_count():
         ("1H", 240, 3, 1, 12),  # a twentieth of the span
         ("1H", 240, 9, 1, 18),  # two horizons
         ("1H", 240, 3, 30, 30),  # a stride
-        ("1D", 600, 2, 1, 7),  # of days a season is a week
+        ("1D", 600, 2, 1, 7),  # a season of daily bins is a week
         ("10min", 9000, 6, 1, 144),
     ],
 )
@@ -207,7 +207,7 @@ def test_a_model_just_as_good_as_the_baseline_is_seldom_found_better():
 
 
 def test_the_choice_of_the_best_baseline_is_paid_for():
-    """Each draw has its own best baseline, which beats the one that is best in all."""
+    """Each draw has its own best baseline, which beats the best one overall."""
     errors = np.random.default_rng(0).exponential(1, (6, 1, 300))
     others = {f"baseline {number}": error for number, error in enumerate(errors[1:])}
 
@@ -230,18 +230,18 @@ def test_the_interval_of_95_percent_holds_the_true_skill_about_as_often():
 
 
 def test_the_interval_is_not_wider_than_what_is_sure():
-    """Its width is near that of a normal approximation for independent errors."""
+    """For independent errors, the width is close to a normal approximation."""
     bins, model = 2000, 0.7
     widths = [
         found.high - found.low
         for found in (skill(_noisy(bins=bins, model=model, seed=seed), seed) for seed in range(20))
     ]
-    # The ratio of two means of exponentials: a relative variance of 1 / bins each.
+    # A ratio of two means of exponentials, each with a relative variance of 1 / bins.
     assert np.mean(widths) == pytest.approx(2 * 1.96 * model * math.sqrt(2 / bins), rel=0.15)
 
 
 def test_errors_that_come_together_are_not_taken_for_independent():
-    """Errors that last for a day widen the interval; drawing single bins would not see it."""
+    """Errors that last for a day widen the interval, which resampling of single bins would miss."""
     rng = np.random.default_rng(1)
     lasting = np.repeat(rng.exponential(1, (2, 1, 80)), 24, axis=2)
     alone = rng.permuted(lasting, axis=2)
@@ -283,7 +283,7 @@ def test_only_a_whole_interval_above_what_is_required_is_above(low, required, ab
 
 
 def _aging(model, baseline=1.0, *, trained_until=START, origins=None, horizon=1):
-    """A backtest of one series with errors by bin, and its table of ages."""
+    """A backtest of one series with given errors by bin, and its table by age."""
     error = np.atleast_2d(np.asarray(model, dtype=np.float64))
     actual = np.full(error.shape, 10.0)
     test = _backtest(
@@ -293,10 +293,10 @@ def _aging(model, baseline=1.0, *, trained_until=START, origins=None, horizon=1)
 
 
 def test_error_by_age_by_hand():
-    # The training data end an hour before the panel, so that the origins are 1 to 12 hours old.
+    # The training data end an hour before the panel, so the origins have ages of 1 to 12 hours.
     ages = _aging([1, 2, 3, 1, 1, 1, 1, 1, 1, 1, 1, 5], baseline=2.0, trained_until=START - 3600)
     assert list(ages.columns) == ["age", "windows", "wape", "baseline_wape", "relative"]
-    # From the first origin on; twelve hours are more than ten steps of one hour.
+    # From the first origin; twelve hours are more than ten steps of one hour.
     assert ages["age"].tolist() == [3600, 4 * 3600, 7 * 3600, 10 * 3600]
     assert ages["windows"].tolist() == [3, 3, 3, 3]
     assert ages["wape"].tolist() == pytest.approx([0.2, 0.1, 0.1, 0.7 / 3])
@@ -332,7 +332,7 @@ def test_the_error_of_an_age_is_that_of_all_steps_and_the_mean_over_series():
         (481, 0, 7 * 24),
         (24 * 70, 0, 7 * 24),
         (24 * 70 + 1, 0, 14 * 24),
-        (24, 24 * 300, 3),  # a day of an old model
+        (24, 24 * 300, 3),  # one day of an old model
     ],
 )
 def test_steps_of_age_are_as_fine_as_ten_of_them_allow(bins, before, hours):
@@ -348,7 +348,7 @@ def test_a_step_is_at_least_a_bin():
     day = Frequency.parse("1D")
     test = _backtest(np.full((1, 3), 10.0), {"kforecast": 1.0}, {"only": 2.0}, frequency=day)
     ages = by_age(test, START - 12 * 3600, "only")
-    # Half a day, one and a half, two and a half: of 6 hours there would be steps between.
+    # Ages of 0.5, 1.5 and 2.5 days; steps of 6 hours would leave empty ones between.
     assert ages["age"].tolist() == [43_200, 43_200 + 86_400, 43_200 + 2 * 86_400]
     assert ages["windows"].tolist() == [1, 1, 1]
 
@@ -359,10 +359,10 @@ def test_an_origin_before_the_end_of_the_training_data_has_an_age_below_nothing(
 
 
 def test_a_step_that_was_cut_short_is_dropped():
-    # In steps of 3 hours 3, 3, 3, 3, 3 and 1 windows.
+    # Steps of 3 hours have 3, 3, 3, 3, 3 and 1 windows.
     few = _aging(np.ones(24), origins=[*range(0, 15), 20])
     assert few["age"].tolist() == [0, 10800, 21600, 32400, 43200]
-    # In steps of 6 hours 6, 6, 6, 6, 1 and 1 windows: the last two are not.
+    # Steps of 6 hours have 6, 6, 6, 6, 1 and 1 windows; the last two are left out.
     long = _aging(np.ones(60), origins=[*range(0, 24), 25, 54])
     assert long["age"].tolist() == [0, 6 * 3600, 12 * 3600, 18 * 3600]
     assert long["windows"].tolist() == [6, 6, 6, 6]
@@ -384,15 +384,15 @@ def _ages(*relative):
         ((0.5, 0.5, 0.56, 0.56), 200),
         ((0.5, 0.5, 0.5, 0.9), None),  # one bad step is not enough
         ((0.5, 0.54, 0.54), None),  # a twelfth is not a tenth
-        ((0.5, 0.6, 0.7), None),  # one young step is not enough either
+        ((0.5, 0.6, 0.7), None),  # nor is one young step
         ((0.5, 0.5, 0.7, 0.6), 200),
-        ((0.5, 0.6, 0.5), None),  # it was a hard day
+        ((0.5, 0.6, 0.5), None),  # one difficult day
         ((0.5, 0.6, 0.6, 0.5), None),
         ((0.5, 0.6, 0.5, 0.6, 0.6), 300),
-        ((0.9, 0.5, 0.5, 0.6, 0.6), 300),  # when young it had one hard day
+        ((0.9, 0.5, 0.5, 0.6, 0.6), 300),  # one difficult day while young
         ((0.5, 0.4, 0.3), None),
         ((0.5, 0.4, 0.4, 0.45, 0.45), 300),
-        ((0.5, 0.6, NAN), None),  # that it stays so is not seen
+        ((0.5, 0.6, NAN), None),  # no later step confirms it
         ((NAN, NAN, NAN), None),
         ((0.5, 0.9), None),
         ((0.5,), None),
@@ -408,12 +408,12 @@ def test_a_model_is_aged_from_when_on_it_stays_a_tenth_worse(relative, expected)
 def test_an_aged_model_is_and_stays_worse_than_it_was(relative):
     found = aged_at(_ages(*relative))
     assert aged_at(_ages(*(4 * value for value in relative))) == found
-    # Just as good as ever in the end, it has not aged.
+    # As good as ever in the end: it has not aged.
     assert aged_at(_ages(*relative, min(relative, default=1))) is None
     if found is not None:
         young, old = relative[: found // 100], relative[found // 100 :]
         assert len(young) >= 2
         assert len(old) >= 2
         assert min(old) > 1.1 * np.median(young)
-    # Always as good before, and then a fifth worse for good, it has.
+    # Constant at first, then permanently worse by a fifth: it has aged.
     assert aged_at(_ages(*[1.0] * (len(relative) + 2), 1.2, 1.2)) == 100 * (len(relative) + 2)

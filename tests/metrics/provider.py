@@ -1,4 +1,4 @@
-"""A metrics provider in this process that can be told to misbehave."""
+"""A metrics provider in this process that can fail on demand."""
 
 import random
 import threading
@@ -16,7 +16,7 @@ Answer = Callable[[pb.QueryRequest], pb.QueryResponse]
 
 
 def moments(request: pb.QueryRequest) -> range:
-    """The grid that a request asks for."""
+    """The grid of a request."""
     step = request.step.seconds
     return range(request.start.seconds, request.end.seconds + step, step)
 
@@ -26,7 +26,7 @@ def value(second: int, name: str = "") -> float:
 
 
 def answer(request: pb.QueryRequest) -> pb.QueryResponse:
-    """One series over the whole grid; its values tell the workload and the moment."""
+    """One series over the whole grid; its values encode the workload and the timestamp."""
     response = pb.QueryResponse()
     query = request.query
     name = getattr(getattr(query, query.WhichOneof("query")), "name", "")
@@ -36,7 +36,7 @@ def answer(request: pb.QueryRequest) -> pb.QueryResponse:
 
 
 class Provider:
-    """The service's state: every request seen, and how to fail.
+    """The state of the service: all requests received, and the faults to produce.
 
     ``faults`` maps what goes wrong (``unavailable``, ``unknown``, ``cut``, ``silent``, or a status code with
     a text) to its probability.
@@ -87,7 +87,7 @@ class Provider:
 
     @contextmanager
     def serve(self, credentials: grpc.ServerCredentials | None = None) -> Iterator[str]:
-        """Listen on a port of this machine; yields the address."""
+        """Listen on a port of this machine; yield the address."""
         handler = grpc.unary_unary_rpc_method_handler(
             self.query, request_deserializer=pb.QueryRequest.FromString
         )
@@ -102,6 +102,6 @@ class Provider:
         try:
             yield f"localhost:{port}"
         finally:
-            stopping = server.stop(None)  # no answer gets through any more
+            stopping = server.stop(None)  # no more answers
             self.stopped.set()
             stopping.wait(5)

@@ -1,4 +1,4 @@
-"""Datasets in files: what contract 3 allows reads equal; all else is a DataError that names the fault."""
+"""Dataset files: valid ones (contract 3) are read equal; all others are a DataError that names the fault."""
 
 import csv
 import gzip
@@ -21,7 +21,7 @@ ROW = "1700000000,1.5,shop/cart,qps\n"
 
 
 def _records(frame):
-    """Rows in file order as plain tuples in the order of COLUMNS."""
+    """Rows in file order, as tuples in the order of COLUMNS."""
     return [tuple(row) for row in frame[list(COLUMNS)].astype(object).itertuples(index=False)]
 
 

@@ -1,4 +1,4 @@
-"""FrameSource: what a frame of the user's own making may be, and what is said of one that is not."""
+"""FrameSource: which frames are accepted, and the errors for all others."""
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ HOUR = Frequency.parse("1H")
 
 
 def rows(**columns: object) -> pd.DataFrame:
-    """Three hours of one series."""
+    """Three hours of a single series."""
     content = {"timestamp": START + 3600 * np.arange(3), "value": [1.0, 2.0, np.nan]}
     return pd.DataFrame(content | {"workload": "shop/cart", "metric": "qps"} | columns)
 

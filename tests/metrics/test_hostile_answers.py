@@ -1,4 +1,4 @@
-"""Answers of a server that is not, or no longer, a Prometheus: one error of ours, in bounded memory."""
+"""Answers of a server that is not (or no longer) a Prometheus: one error of ours, in bounded memory."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""``source=kapacity`` against a provider in this process: exact, bounded, retried, safe."""
+"""``source=kapacity`` with a provider in this process: exact, bounded, retried, safe."""
 
 import datetime
 import logging
@@ -25,7 +25,7 @@ from provider import Provider, answer, moments, value
 from conftest import HANG
 from kforecast.errors import ConfigError, SourceError
 from kforecast.metrics import fetching
-from kforecast.metrics.kapacity import KapacitySource, in_words, query_of, series_of
+from kforecast.metrics.kapacity import KapacitySource, description_of, query_of, series_of
 from kforecast.metrics.proto import provider_pb2 as pb
 from kforecast.metrics.spec import MetricSpec, Target
 
@@ -187,7 +187,7 @@ QUERIES = [
 def test_every_type_becomes_its_query(metric: dict[str, Any], query: pb.Query, words: str) -> None:
     spec = MetricSpec.model_validate(metric)
     assert query_of(Target.model_validate(target(**metric)), spec) == query
-    assert in_words(spec) == words
+    assert description_of(spec) == words
 
 
 def test_the_first_generation_names_its_workload() -> None:
@@ -244,7 +244,7 @@ def shared_provider() -> Any:
 
 
 def test_all_targets_share_one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second target is asked a second later by the server's clock; it is the same range all the same."""
+    """The second target is asked a second later by the server's clock, but for the same range."""
     now = iter([END + 17.3, END + 18.3, END + 77.0])
     monkeypatch.setattr("kforecast.metrics.server_source.time", SimpleNamespace(time=lambda: next(now)))
     provider = Provider()
@@ -275,7 +275,7 @@ def test_chunks_that_overlap_and_come_in_disorder_are_one_series() -> None:
 def several(
     *series: tuple[str, float, Callable[[int], bool]],
 ) -> Callable[[pb.QueryRequest], pb.QueryResponse]:
-    """An answer of several constant series, each where its condition holds."""
+    """An answer with several constant series, each only where its condition holds."""
 
     def answer(request: pb.QueryRequest) -> pb.QueryResponse:
         response = pb.QueryResponse()
@@ -378,7 +378,7 @@ FAULTS = {"unavailable": 0.30, "unknown": 0.10, "cut": 0.05}
 
 
 def test_fifty_of_fifty_fetches_survive_a_bad_server() -> None:
-    """With 45 % of requests failing, five attempts would lose 2 % of them: twenty do not."""
+    """With 45 % of requests failing, five attempts would lose 2 % of the answers; twenty lose none."""
     provider = Provider(faults=FAULTS, seed=1)
     retries = 0
     with provider.serve() as address:
@@ -426,7 +426,7 @@ def test_what_may_pass_is_tried_as_often_as_allowed(fault: Any) -> None:
 
 
 def test_a_server_that_never_answers_is_given_up_after_all_attempts() -> None:
-    """No attempt ends before its deadline, and no question has more of them than it may."""
+    """No attempt ends before its deadline, and no question has too many attempts."""
     deadline, attempts = 0.5, 4
     provider = Provider(faults={"silent": 1.0})
     with provider.serve() as address:
@@ -438,7 +438,7 @@ def test_a_server_that_never_answers_is_given_up_after_all_attempts() -> None:
     assert deadline * attempts <= taken
     asked = Counter(request.query.workload_resource.name for request in provider.requests)
     assert max(asked.values()) <= attempts
-    assert len(asked) > 1  # not one after the other
+    assert len(asked) > 1  # concurrently
 
 
 def test_the_whole_fetch_is_bounded() -> None:
@@ -452,7 +452,7 @@ def test_requests_in_flight_are_bounded() -> None:
 
     def slowly(request: pb.QueryRequest) -> pb.QueryResponse:
         if next(turns) < 3:
-            three.wait(HANG)  # the first three are there at once
+            three.wait(HANG)  # three concurrent requests
         time.sleep(0.02)
         return answer(request)
 
@@ -481,7 +481,7 @@ def test_a_point_may_lie_between_seconds() -> None:
 
 
 def pem(certificate: trustme.LeafCert, folder: Path) -> dict[str, str]:
-    """The certificate and its key as files."""
+    """The files of a certificate and its key."""
     cert, key = folder / "cert.pem", folder / "key.pem"
     cert.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
     key.write_bytes(certificate.private_key_pem.bytes())
@@ -526,7 +526,7 @@ def test_mutual_tls(ca: trustme.CA, tmp_path: Path) -> None:
     tls = {"ca": trusting(ca, tmp_path)}
     ours = pem(ca.issue_cert("trainer@example.org"), tmp_path)
     with Provider().serve(credentials(ca.issue_cert("localhost"), client_ca=ca)) as address:
-        with pytest.raises(SourceError, match=r"demand a certificate of ours \(source\.tls\.cert") as caught:
+        with pytest.raises(SourceError, match=r"require a client certificate \(source\.tls\.cert") as caught:
             source(address, tls=tls, attempts=2).fetch()
         assert "\n" not in str(caught.value)
         assert_exact(source(address, tls=tls | ours).fetch())

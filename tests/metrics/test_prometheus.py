@@ -1,4 +1,4 @@
-"""``source=prometheus`` against a server in this process that speaks its API."""
+"""``source=prometheus`` with a server in this process that implements the API."""
 
 import base64
 import datetime
@@ -52,7 +52,7 @@ GOOD = matrix(({"pod": "a"}, lambda t: str(t % 1000 / 7)))
 
 
 class Server:
-    """Answers with ``reply``; the first requests with ``first`` instead."""
+    """Answers with ``reply``, but the first requests with ``first``."""
 
     def __init__(
         self, reply: Callable[[dict[str, str]], Reply] = GOOD, first: tuple[Reply, ...] = ()
@@ -79,7 +79,7 @@ class Server:
                 status, content = outer.first.pop(0) if outer.first else outer.reply(query)
                 body = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
-                # A status of our own for an answer that is cut short.
+                # A status of our own that means a truncated answer.
                 self.send_header("Content-Length", str(len(body) + (10 if content == b"cut" else 0)))
                 self.end_headers()
                 self.wfile.write(body)

@@ -1,4 +1,4 @@
-"""Label selectors: the string form means what the user's words mean."""
+"""Label selectors: the string form keeps the meaning."""
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +20,7 @@ SELECTORS = st.fixed_dictionaries(
 
 
 def selects(selector: LabelSelector, labels: dict[str, str]) -> bool:
-    """The meaning of a selector, as Kubernetes defines it."""
+    """Evaluate a selector as Kubernetes defines it."""
     meaning = {
         "In": lambda one: labels.get(one.key) in one.values,
         "NotIn": lambda one: labels.get(one.key) not in one.values,

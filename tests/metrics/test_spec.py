@@ -1,4 +1,4 @@
-"""Targets of a train-config.yaml: both generations, every type of metric, and what is said of mistakes."""
+"""Targets of a train-config.yaml: both generations, every type of metric, and the errors for mistakes."""
 
 import pytest
 import yaml
@@ -53,7 +53,7 @@ def _target(*metrics, **changes):
 
 
 def _read(tmp_path, *targets):
-    """The targets after a way through a YAML file."""
+    """The targets, written to YAML and read back."""
     path = tmp_path / "train-config.yaml"
     content = {"targets": list(targets), "freq": "10min", "predictionLength": 3, "contextLength": 7}
     path.write_text(yaml.safe_dump(content))

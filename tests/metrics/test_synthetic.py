@@ -1,4 +1,4 @@
-"""Synthetic traffic: the same seed gives the same rows, and every effect named is there."""
+"""Synthetic traffic: a seed determines the rows, and every setting has its effect."""
 
 import numpy as np
 import pandas as pd
@@ -137,7 +137,7 @@ def test_in_utc_the_traffic_is_what_it_always_was():
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "Asia/Kathmandu", "America/New_York"])
 def test_cycles_and_weekends_follow_the_local_clock(zone):
-    """Also while clocks are changed, in March 2024."""
+    """Also across the clock change in March 2024."""
     settings = QUIET | {"workloads": 1, "weekend": 0.5, "hourly": 0.5, "step": 900}
     march = int(pd.Timestamp("2024-03-05", tz="UTC").timestamp())
     there = _fetch(settings, start=march, days=28, timezone=zone)

@@ -1,4 +1,4 @@
-"""Ranges on a grid: whatever they are cut into is the grid again."""
+"""Time ranges: the chunks of a range make up the same grid."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Weights of a network and naive forecasts: shares, fitted where a naive forecast does better."""
+"""Weights of a network and naive forecasts: shares, fitted only where a naive forecast helps."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ NETWORK = "network"
 
 
 def candidates(seed: int, network: float, naive: float, count: int = 400):
-    """What came, and forecasts that are wrong by so much."""
+    """Observed values, and forecasts with errors of the given sizes."""
     random = np.random.default_rng(seed)
     actual = random.uniform(50, 150, (count, HORIZON))
     forecasts = {
@@ -24,7 +24,7 @@ def candidates(seed: int, network: float, naive: float, count: int = 400):
 
 
 def fit(forecasts: dict[str, np.ndarray], actual: np.ndarray, level: np.ndarray) -> Combination:
-    """The combination of a network that is made of one part, and naive forecasts."""
+    """The combination of naive forecasts and a network with a single part."""
     naive = {name: forecast for name, forecast in forecasts.items() if name != NETWORK}
     return fitted({NETWORK: forecasts[NETWORK]}, naive, actual, level)
 
@@ -50,7 +50,7 @@ def test_weights_are_shares_and_never_worse_than_the_best_alone(seed, network, n
     np.testing.assert_allclose(weights.sum(axis=0), 1)
     made = np.abs(np.where(observed, found.of(forecasts) - actual, 0)).sum(axis=0)
     alone = [np.abs(np.where(observed, one - actual, 0)).sum(axis=0) for one in forecasts.values()]
-    # 2 % for the network, which is left alone; and weights below a hundredth are left out.
+    # 2 % tolerance, because the network is kept unless it is worse by more; weights below 1 % are dropped.
     assert (made <= 1.03 * np.min(alone, axis=0) + 1e-6).all()
 
 
@@ -67,7 +67,7 @@ def test_a_network_that_is_worse_is_helped_out():
     found = fit(forecasts, actual, level)
     assert (found.weights["last value"] > 0.3).all()
     assert (found.weights["moving average"] < 0.1).all()
-    # Independent errors: both together are better than either alone.
+    # Independent errors: the combination is better than either forecast.
     both = errors(found.of(forecasts), actual)
     assert (both < 0.9 * errors(forecasts["last value"], actual)).all()
 
@@ -99,7 +99,7 @@ def test_parts_are_weighed_where_no_naive_forecast_is_better(better):
     found = fitted(parts, naive, actual, np.full(400, 100.0))
     assert found.naive == []
     assert (found.weights[better] > 0.7).all()
-    # Independent errors: both together are better than the better one alone.
+    # Independent errors: the combination is better than the better forecast.
     assert (errors(found.of(parts), actual) < errors(parts[better], actual)).all()
 
 

@@ -1,4 +1,4 @@
-"""Fcnet against forward outputs computed elsewhere (contract 5)."""
+"""Fcnet, compared with forward outputs computed elsewhere (contract 5)."""
 
 import json
 import math
@@ -73,7 +73,7 @@ def test_days_of_the_month_that_share_a_row_are_written_out_for_every_day() -> N
     served = Fcnet(window, num_series=1)
     served.load_state_dict(net.artifact_state())
     torch.testing.assert_close(served(context, days, series), expected)
-    # The rest of the calendar still counts.
+    # The other calendar fields still matter.
     assert not torch.equal(net(context, calendar + 1, series), expected)
 
 

@@ -1,4 +1,4 @@
-"""Forecasts that cost nothing, against loops that look at one window and one step at a time."""
+"""Naive forecasts, compared with loops over single windows and steps."""
 
 import math
 from functools import partial
@@ -22,13 +22,13 @@ from kforecast.window import Frequency, Window
 
 NAN = float("nan")
 VALUES = st.floats(-1000, 1000, width=32)
-# Days of 4 and 2 bins, so that a short panel holds several weeks.
+# Days of 4 and 2 bins, so that a short panel has several weeks.
 COARSE = [Frequency("6H", 6 * 3600, ("hour",)), Frequency("12H", 12 * 3600, ("hour",))]
 NAMES = ["last value", "moving average", "same time yesterday", "same time last week", "mean by time of week"]
 
 
 def _panel(values, frequency=COARSE[0], start=0):
-    """A panel of an array with NaN where nothing was observed; what stands there instead must not matter."""
+    """A panel from an array, NaN where unobserved; the values of those bins must not matter."""
     values = np.asarray(values, dtype=np.float32)
     observed = ~np.isnan(values)
     series = tuple((f"w{row}", "m") for row in range(len(values)))
@@ -46,7 +46,7 @@ def _mean_of_context(values, origin, context):
 
 
 def _season_ago(values, origin, step, *seasons):
-    """Go back whole seasons from the target until a bin before the origin was observed."""
+    """Go back whole seasons from the target to an observed bin before the origin."""
     if not seasons:
         return _newest(values, origin)
     source = origin + step - seasons[0]
@@ -58,7 +58,7 @@ def _season_ago(values, origin, step, *seasons):
 
 
 def _mean_at_that_time(values, origin, step, stop, panel):
-    """The mean of what was seen before ``stop`` at the same second of the week, of the day, or ever."""
+    """The mean of the values before ``stop`` at the same time of the week, else of the day, else of all."""
     width = panel.frequency.step
     for season in (7 * 86_400, 86_400, width):
         wanted = (panel.start + (origin + step) * width) % season
@@ -84,7 +84,7 @@ def _by_loop(values, cells, horizon, step_of):
 
 @st.composite
 def cases(draw):
-    """Values with gaps, cells, horizon, the first judged bin (no origin is before it), and the panel."""
+    """Values with gaps, cells, horizon, the first evaluated bin (no origin is before it), and the panel."""
     shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 40)))
     values = draw(npst.arrays(np.float32, shape, elements=VALUES | st.just(NAN)))
     begin = draw(st.integers(0, shape[1] - 1))
@@ -180,7 +180,7 @@ def test_nothing_at_or_after_the_origin_is_looked_at(case, context, data):
     cell = cells[:1]
     origin = int(cell[0]) % values.shape[1]
     changed = values.copy()
-    # Of the other series too: each is forecast from its own past, and the means end before the origin.
+    # In the other series, too: each is forecast from its own past, and the means end before the origin.
     changed[:, origin:] = data.draw(
         npst.arrays(np.float32, (len(values), values.shape[1] - origin), elements=VALUES | st.just(NAN))
     )
@@ -200,7 +200,7 @@ def test_a_mean_by_time_of_week_looks_at_nothing_from_the_judged_span(case, data
         npst.arrays(np.float32, (len(values), values.shape[1] - begin), elements=VALUES | st.just(NAN))
     )
     ever = ~np.isnan(values[:, :begin]).all(axis=1)
-    # A series without a value before the span falls back to its last value, which may lie in it.
+    # A series without a value before the span falls back to its last value, which may be in the span.
     cells = cells[ever[cells // values.shape[1]]]
     other = _panel(changed, panel.frequency, panel.start)
     np.testing.assert_array_equal(
@@ -219,7 +219,7 @@ def test_the_baselines_by_name_and_in_order():
     assert made["moving average"].tolist() == [[66.5] * 3, [67.5] * 3]
     assert made["same time yesterday"].tolist() == [[70 - day, 71 - day, 72 - day], [67, 68, 69]]
     assert made["same time last week"].tolist() == [[70 - week, 71 - week, 72 - week], [43, 44, 45]]
-    # Bins 14 and 42, 15 and 43, ...: only what is before bin 60.
+    # Bins 14 and 42, 15 and 43, ...: only bins before bin 60 count.
     assert made["mean by time of week"].tolist() == [[28, 29, 30], [29, 30, 31]]
 
 
@@ -239,7 +239,7 @@ def test_before_a_whole_season_the_next_season_stands_in_and_after_the_last_one_
     panel = _panel([[1, 2, 3, 4, 5, 90, 90]])
     assert seasonal_naive(panel, np.array([5]), 2, 24).tolist() == [[5, 5]]
     assert seasonal_naive(panel, np.array([5]), 2, 24, 3).tolist() == [[3, 4]]
-    # The first step has a week behind it, the second has only a day.
+    # The first step has a value a week ago, the second one only a day ago.
     assert seasonal_naive(panel, np.array([2]), 2, 2, 1).tolist() == [[1, 2]]
     late = _panel([[NAN, 2, 3, 4, 90]])
     assert seasonal_naive(late, np.array([4]), 3, 4, 2).tolist() == [[3, 2, 3]]
@@ -248,10 +248,10 @@ def test_before_a_whole_season_the_next_season_stands_in_and_after_the_last_one_
 def test_a_mean_by_time_of_week_falls_back_to_the_day_to_the_series_and_to_the_last_value():
     week, day = 28, 4
     values = np.full((4, 2 * week + day), NAN)
-    values[0, 1], values[0, 1 + week] = 10, 20  # that time of the week: 15
+    values[0, 1], values[0, 1 + week] = 10, 20  # same time of the week: 15
     values[0, 1 + day] = 700
-    values[1, 1 + day], values[1, 1 + 2 * day], values[1, 2] = 30, 50, 700  # that time of the day: 40
-    values[2, 2], values[2, 4 * day + 3] = 60, 80  # another time: 70
+    values[1, 1 + day], values[1, 1 + 2 * day], values[1, 2] = 30, 50, 700  # same time of the day: 40
+    values[2, 2], values[2, 4 * day + 3] = 60, 80  # any time: 70
     values[3, 2 * week] = 7  # nothing before the span
     cells = np.arange(4) * values.shape[1] + 2 * week + 1
     forecast = time_of_week_mean(_panel(values), cells, 1, 2 * week)

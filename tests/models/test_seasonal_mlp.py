@@ -1,4 +1,4 @@
-"""SeasonalMLP through what it forecasts: units, gaps, extremes and strangers make no trouble."""
+"""SeasonalMLP by its forecasts: it copes with units, gaps, extreme values and unknown series."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ GAP = float("nan")
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """Threads that wait for each other make tiny networks slow where every core is busy."""
+    """One thread, because synchronization slows down tiny networks on busy cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,7 +32,7 @@ def _one_thread():
 
 
 def network(window=WINDOW, num_series=2, seed=0, **settings):
-    """A network with weights as of a trained one; an untrained one forecasts the last value."""
+    """A network with weights like a trained one; an untrained network forecasts the last value."""
     torch.manual_seed(seed)
     net = SeasonalMLP(window, num_series, **({"members": 2, "hidden": 16, "embedding": 4} | settings))
     with torch.no_grad():
@@ -57,7 +57,7 @@ def traffic(bins=900, rows=2, frequency=HOUR, gaps=0.05, seed=0):
 
 
 def batch_of(panel, net, step=37):
-    """Some windows of every series, the first and the last among them."""
+    """Some windows of every series, including the first and the last."""
     window = net.window
     last = panel.num_bins - window.prediction_length
     origins = torch.tensor(sorted({*range(window.context_length, last, step), last}))
@@ -140,7 +140,7 @@ KINDS = ["constant", "shift", "zeros and ones", "noise", "one burst", "alternati
 
 @st.composite
 def extremes(draw):
-    """Series as nobody expects them, with NaN for gaps."""
+    """Unusual series, with NaN for gaps."""
     bins = draw(st.integers(WINDOW.length, 60) | st.sampled_from([WINDOW.length, 200, 800]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     size, other, kind = draw(SIZES), draw(SIZES), draw(st.sampled_from(KINDS))
@@ -185,7 +185,7 @@ def test_losses_and_gradients_are_finite_whatever_the_traffic(values):
 
 
 def loss_and_gradient(net, batch):
-    """As training takes them."""
+    """The loss and the gradient, as in training."""
     parameters = FlatParameters(net)
     gradient, chunk = AutomaticGradient(net), Chunk(net, batch, len(batch.series))
     gradient.begin(chunk)
@@ -205,7 +205,7 @@ def test_whether_days_are_alike_makes_a_difference():
 
 
 def test_attention_begins_as_means_over_seven_days_four_weeks_and_like_days():
-    """Seasons that no head begins with, and all that are not like days, hardly matter to it."""
+    """At first, other seasons and days of a different kind have hardly any weight."""
     net = SeasonalMLP(WINDOW, 1)
     weight = (net.ago[None] + net.like * torch.tensor([1.0, 0.0])[:, None, None]).softmax(dim=1)
     assert weight.shape == (2, 28, 3)
@@ -223,8 +223,8 @@ def test_in_training_less_of_the_past_of_some_windows_is_known():
     seen = net.train().prepare(batch).inputs[3]
     assert (seen <= known).all()
     hidden = (seen != known).flatten(1).any(dim=1)
-    assert 0.1 < hidden.float().mean() < 0.5  # of some even less was there
-    # What is hidden is the oldest of it.
+    assert 0.1 < hidden.float().mean() < 0.5  # some windows are short of history anyway
+    # The oldest seasons are the hidden ones.
     depth = seen.any(dim=2).sum(dim=1)
     assert all(seen[row, :deep].equal(known[row, :deep]) for row, deep in enumerate(depth.tolist()))
     assert net.eval().prepare(batch).inputs[3].equal(known)
@@ -279,7 +279,7 @@ def test_a_window_without_any_traffic_takes_no_part():
     assert alive is not None
     assert torch.equal(alive[:, 0], ~dead)
     loss, gradient = loss_and_gradient(net, batch)
-    # Nothing but its windows reads its row of the embedding.
+    # Only its own windows use its row of the embedding.
     row = dict(net.named_parameters())["series"].grad
     assert row is not None
     assert (row[1] == 0).all()
@@ -288,7 +288,7 @@ def test_a_window_without_any_traffic_takes_no_part():
     other_loss, other_gradient = loss_and_gradient(net, loud)
     assert torch.equal(loss, other_loss)
     assert torch.equal(gradient, other_gradient)
-    # It does not count in the mean either.
+    # Nor does it count in the mean.
     masked = batch._replace(observed=batch.observed & ~dead[:, None])
     assert torch.equal(loss, loss_and_gradient(net, masked)[0])
 
@@ -330,7 +330,7 @@ def test_the_part_that_sees_the_context_sees_no_past_days():
 
 
 def test_a_window_that_moves_much_counts_no_more_than_five_usual_ones():
-    """The gradient of what sees the context is in proportion to how much its window moves, up to a point."""
+    """The gradient of the context branch grows with the variation of its window, up to a limit."""
     net = network(dropout=0.0)
     panel = panel_of(traffic(gaps=0))
     batch = batch_of(panel, net)

@@ -1,4 +1,4 @@
-"""``kforecast-retrain``: who serves after each cycle, and what never changes."""
+"""``kforecast-retrain``: which model serves after each cycle, and what never changes."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ def cycles(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three cycles: the first champion, a candidate that stays one, one that takes its place."""
+    """Three cycles: the first champion, a rejected candidate, and one that replaces the champion."""
     folder = tmp_path_factory.mktemp("cycles") / "work"
     folder.mkdir()
     retrain(folder, *QUICK)
@@ -56,7 +56,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def work(history: Path, tmp_path: Path) -> Path:
-    """The same, to be changed."""
+    """A copy of it, for changes."""
     shutil.copytree(history, tmp_path / "work", symlinks=True)
     return tmp_path / "work"
 
@@ -69,7 +69,7 @@ def test_each_cycle_is_told(history: Path) -> None:
     first, kept, promoted = found
     assert first["champion_wape"] is None
     assert first["candidate_wape"] > 0
-    # The same data for all, so that the champion errs now as it did then.
+    # The same data for all, so that the champion's error stays the same.
     assert kept["champion_wape"] == pytest.approx(first["candidate_wape"])
     assert kept["champion_wape_then"] == pytest.approx(first["candidate_wape"])
     assert kept["drift"] == pytest.approx(0, abs=1e-6)
@@ -121,7 +121,7 @@ def test_the_way_back_restores_the_same_files(work: Path) -> None:
     assert cycles(work)[-1]["champion"] == 1
     refused = retrain(work, "--rollback", "retrain.dir=models", code=2)
     assert refused.stderr == "error: --rollback: models has no former champion to go back to\n"
-    # The next candidate is compared with the one that serves again, and numbers are not used twice.
+    # The next candidate is compared with the restored champion, and numbers are not reused.
     retrain(work, *QUICK, NEVER)
     assert cycles(work)[-1] | {"champion": 1, "candidate": 4} == cycles(work)[-1]
     assert hashes(models / "champion") == before
@@ -186,7 +186,7 @@ def test_a_directory_must_be_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "run"),
     [
-        (signal.SIGKILL, run_command),  # a process like any other to this signal
+        (signal.SIGKILL, run_command),  # SIGKILL acts on a fork as on any process
         pytest.param(signal.SIGKILL, run_process, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, run_process, marks=pytest.mark.slow),
     ],
@@ -204,21 +204,21 @@ def test_a_champion_outlives_a_killed_cycle(
             assert not running.done(), running.result()
             assert time.monotonic() < until
             time.sleep(0.02)
-        # Who writes the models says so to others.
+        # The lock file names the process that writes the models.
         holder = re.search(r"process (\d+)", (work / ".models.lock").read_text(encoding="utf-8"))
         assert holder is not None
         os.kill(int(holder[1]), number)
     assert running.result().returncode == (143 if number == signal.SIGTERM else -9)
     assert hashes(work / "models" / "champion") == before
     assert len(cycles(work)) == 3
-    # The same command goes on with the same training.
+    # The same command resumes the same training.
     done = retrain(work, *command)
     assert "Going on in epoch" in done.stdout
     assert [cycle["decision"] for cycle in cycles(work)] == ["first", "kept", "promoted", "kept"]
 
 
 def eight_weeks(folder: Path, level: float) -> list[dict[str, Any]]:
-    """A cycle a week, on the newest four weeks; from the fourth on traffic is higher by ``level`` means."""
+    """A cycle per week, on the newest four weeks; from the fourth cycle, traffic rises by ``level`` means."""
     folder.mkdir()
     day = 86_400
     traffic = {"hourly": 0.25, "weekend": 0.6, "trend": 0.0, "noise": 0.08, "spikes": 1.5, "gaps": 1.0}
@@ -252,7 +252,7 @@ def test_a_level_shift_is_followed_within_a_cycle(tmp_path: Path) -> None:
     assert follows["decision"] == "promoted"
     assert follows["drift"] > 0.5
     assert follows["candidate_wape"] < 0.95 * follows["champion_wape"]
-    # What served before lies there as it was.
+    # The earlier champion is unchanged.
     models = work / "models"
     former = json.loads((models / "state.json").read_text())["former"][-1]
     before = hashes(models / "versions" / str(former))

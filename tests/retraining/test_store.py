@@ -1,4 +1,4 @@
-"""The directory of a champion: links, history, the way back, and what a kill may leave."""
+"""The directory of a champion: links, history, rollback, and recovery after a kill."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ TIME = "2026-01-01T00:00:00+00:00"
 
 
 def add(root: Path, value: float, promote: bool = True, keep: int = 5) -> int:
-    """A cycle whose candidate holds a weight of its own; its number."""
+    """Add a cycle whose candidate has the given weight; its number."""
     with Store(root).writing("a test") as store:
         number, before = store.state.newest + 1, store.state.champion
         make_artifact(value).save(store.version(number))
@@ -45,7 +45,7 @@ def test_links_lead_to_the_champion_and_the_newest_candidate(tmp_path: Path) -> 
     frame = pd.read_csv(root / "history.csv")
     assert list(frame["decision"]) == ["first", "kept"]
     assert list(frame["champion"]) == [1, 1]
-    # It may be moved as a whole.
+    # The directory can be moved as a whole.
     root.rename(tmp_path / "elsewhere")
     assert Artifact.load(tmp_path / "elsewhere" / "champion")
 
@@ -73,7 +73,7 @@ def test_a_version_that_was_changed_is_found_out(tmp_path: Path) -> None:
 def test_what_a_killed_process_has_left_is_put_right(tmp_path: Path) -> None:
     add(tmp_path, 0.1)
     add(tmp_path, 0.2)
-    # Killed behind state.json, ahead of the links; another one while it saved a candidate.
+    # One process was killed between state.json and the links, another one while it saved a candidate.
     (tmp_path / "champion").unlink()
     (tmp_path / "champion").symlink_to("versions/1")
     make_artifact(0.3).save(tmp_path / "versions" / "3")

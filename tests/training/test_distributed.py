@@ -1,4 +1,4 @@
-"""Training in several processes: the result of one, and as few words, files and fetches."""
+"""Training in several processes: result, output, files and fetches are those of one process."""
 
 import json
 import os
@@ -32,7 +32,7 @@ from kforecast.training.distributed.process_group import check_devices
 from kforecast.training.distributed.processes import STARTED_BY, Process, this_process
 from prepared import Prepared, become, exit_code, fork, run_prepared
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 
 CONFIG = {
     "targets": [
@@ -55,7 +55,7 @@ HOW = ["forks", pytest.param("processes", marks=pytest.mark.slow)]
 
 
 def in_forks(count: int, module: str, arguments: Sequence[str]) -> int:
-    """Stands for ``processes.start``: the same command lines, in forks that have loaded their libraries."""
+    """Replaces ``processes.start``: the same command lines, in forks with loaded libraries."""
     assert module == MODULE[1]
     port = str(free_port())
 
@@ -63,8 +63,8 @@ def in_forks(count: int, module: str, arguments: Sequence[str]) -> int:
         shape = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
         os.environ.update({name: str(value) for name, value in shape.items()})
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        rank_zero_only.rank = number  # as Lightning finds it when it is imported
-        GlobalHydra.instance().clear()  # the launcher's
+        rank_zero_only.rank = number  # as Lightning sets it on import
+        GlobalHydra.instance().clear()  # the state of the launching process
         become("kforecast-train", *arguments)
 
     os.environ[STARTED_BY] = str(os.getpid())
@@ -73,12 +73,12 @@ def in_forks(count: int, module: str, arguments: Sequence[str]) -> int:
 
 
 def train(how: str, *arguments: object, cwd: Path, reads: Path | None = None) -> CompletedProcess[str]:
-    """Train, with the processes of ``trainer=ddp`` as forks or as what they are.
+    """Train with ``trainer=ddp``, in forks or in real processes.
 
     Parameters
     ----------
     reads:
-        A file that gets a line for each time that a fork reads its data.
+        A file that gets a line whenever a fork reads its data.
     """
     if how == "processes":
         return run_command("kforecast-train", *arguments, cwd=cwd)
@@ -99,25 +99,25 @@ def train(how: str, *arguments: object, cwd: Path, reads: Path | None = None) ->
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Ids of the processes whose command line names a folder."""
+    """Ids of the processes whose command line contains a folder."""
     found = []
     for path in Path("/proc").iterdir():
         try:
             if path.name.isdecimal() and str(folder).encode() in (path / "cmdline").read_bytes():
                 found.append(int(path.name))
-        except OSError:  # it has ended
+        except OSError:  # the process has exited
             continue
     return found
 
 
 def files(folder: Path) -> set[str]:
-    """All files, by their path below a folder."""
+    """All files below a folder, by relative path."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A file of traffic, and a configuration for it."""
+    """A traffic file, and a configuration for it."""
     folder = tmp_path_factory.mktemp("given")
     config, data = folder / "train-config.yaml", folder / "traffic.csv"
     config.write_text(yaml.safe_dump(CONFIG))
@@ -129,10 +129,10 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def runs(
     given: SimpleNamespace, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> SimpleNamespace:
-    """Two processes train, then one on the same data; real ones get it from a server."""
+    """Train in two processes, then in one on the same data; real processes fetch it from a server."""
     folder, provider = tmp_path_factory.mktemp("runs"), Provider()
     shutil.copy(given.config, folder)
-    common = ["--config-file=train-config.yaml", "trainer=ddp", "window=1h"]  # without effect: said once
+    common = ["--config-file=train-config.yaml", "trainer=ddp", "window=1h"]  # no effect, one warning
     if request.param == "forks":
         data, kept = [f"--dataset-file={given.data}"], given.data
         two = train("forks", *common, *data, cwd=folder, reads=folder.parent / "reads")
@@ -286,9 +286,9 @@ while True:
 
 
 def endless(how: str, folder: Path, data: Path) -> Prepared | subprocess.Popen[str]:
-    """A training in two processes that is at work; real ones have written their first artifact.
+    """A running training in two processes; real ones have written their first artifact.
 
-    In a fork it starts processes that only wait.
+    In a fork, it starts processes that only wait.
     """
     arguments = [f"--dataset-file={data}", *ENDLESS, f"hydra.run.dir={folder / 'run'}"]
     if how == "processes":
@@ -313,7 +313,7 @@ def endless(how: str, folder: Path, data: Path) -> Prepared | subprocess.Popen[s
 
 
 def ended(process: Prepared | subprocess.Popen[str], folder: Path) -> tuple[int, str]:
-    """Exit code and standard error of a process, once all that it started has ended too."""
+    """Exit code and standard error of a process, after all its child processes have exited."""
     if isinstance(process, Prepared):
         done = process.ended()
         code, said = done.returncode, done.stderr
@@ -374,7 +374,7 @@ def test_under_torchrun(given: SimpleNamespace, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "outputs").glob("*/*")
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
-    assert done.stdout.count("Epoch: 1, Steps") == 2  # of the training and of the second one
+    assert done.stdout.count("Epoch: 1, Steps") == 2  # one per training
     assert (run / "train.log").read_text().strip() == done.stdout.strip()
     Artifact.load(run / "artifact")
 
@@ -392,7 +392,7 @@ SLURM = {
 
 
 def environments(launcher: str) -> list[dict[str, str]]:
-    """The variables that two processes find."""
+    """The environment variables of two processes."""
     met = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     if launcher == "srun":
         return [met | SLURM | {"SLURM_PROCID": str(n), "SLURM_LOCALID": str(n)} for n in range(2)]
@@ -496,7 +496,7 @@ def test_the_manifest_for_kubeflow_is_right() -> None:
 
 
 def test_the_script_for_slurm_is_right(tmp_path: Path) -> None:
-    # srun stands for itself and prints what it is to start.
+    # A fake srun prints the command that it would start.
     (tmp_path / "srun").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
     (tmp_path / "srun").chmod(0o755)
     text = (EXAMPLES / "slurm.sbatch").read_text()

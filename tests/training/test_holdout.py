@@ -1,4 +1,4 @@
-"""How much of what was held out is looked at."""
+"""Limits on the held-out data that is evaluated."""
 
 import numpy as np
 import pytest

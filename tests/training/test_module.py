@@ -1,4 +1,4 @@
-"""The loss and its gradient: masked targets take no part, and the numbers are those computed by hand."""
+"""The loss and its gradient: masked targets do not count, and the numbers match those by hand."""
 
 import functools
 
@@ -23,7 +23,7 @@ TABLE_SIZES = torch.tensor([60, 24, 8, 32])
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """Threads that wait for each other make tiny networks slow where every core is busy."""
+    """One thread, because synchronization slows down tiny networks on busy cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -51,7 +51,7 @@ def _mask(batch, observed):
 
 
 def _gradients(module, batch):
-    """As training computes them."""
+    """The gradient of each parameter, computed as in training."""
     parameters = FlatParameters(module.net)
     gradient, chunk = FcnetGradient(module.net, parameters), Chunk(module.net, batch, len(batch.context))
     gradient.begin(chunk)
@@ -87,7 +87,7 @@ def test_a_window_without_observed_targets_contributes_exactly_nothing():
     module = _module()
     batch = _mask(_batch(), LAST_MASKED)
     gradients = _gradients(module, batch)
-    # Nothing but the last window reads its series' embedding.
+    # Only the last window uses the embedding of its series.
     embedding = gradients["net.static_embeddings.0.weight"]
     assert (embedding[3] == 0).all()
     assert (embedding[:3] != 0).any(dim=1).all()
@@ -107,7 +107,7 @@ def test_a_window_without_observed_targets_contributes_exactly_nothing():
 
 def test_the_loss_by_hand():
     module = _module()
-    with torch.no_grad():  # the forecast is the bias, whatever the window
+    with torch.no_grad():  # the forecast is the bias for every window
         module.net.lc.weight.zero_()
         module.net.lc.bias.copy_(torch.tensor([1.0, 5.0, -1.0]))
     batch = _batch(2)._replace(
@@ -256,7 +256,7 @@ def test_the_validation_loss_is_the_mean_over_all_observed_targets():
 
 
 def _fitted(batches, epochs, trainer=None, ckpt_path=None, **settings):
-    """The weights a training ends with, as saved; batches of at most 4 windows."""
+    """The saved weights of a training with batches of at most 4 windows."""
     torch.manual_seed(0)
     make = functools.partial(torch.optim.SGD, lr=0.01)
     module = ForecastModule(Fcnet(WINDOW, 4), make, batch_size=4, **settings)

@@ -1,4 +1,4 @@
-"""``model=seasonal_mlp`` as its user runs it: trained, judged, trained once more with the validation part."""
+"""``model=seasonal_mlp`` as a user runs it: trained, evaluated, and retrained with the validation part."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def train(folder: Path, *arguments: str, source: list[str] = SOURCE) -> Any:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """One training at a time zone, long enough for intervals."""
+    """One training with a time zone, long enough for intervals."""
     folder = tmp_path_factory.mktemp("run")
     done = train(folder, "trainer.max_epochs=3", "data.timezone=Europe/Berlin")
     assert done.returncode == 0, done.stderr
@@ -151,12 +151,12 @@ def test_kapacitys_network_can_be_trained_again_too(tmp_path: Path) -> None:
     artifact = Artifact.load(tmp_path / "run" / "artifact")
     data = artifact.metadata["data"]
     assert data["train_end"] == data["validation_end"]
-    # No day of the month differs, for which ten days are too few.
+    # All days of the month are equal, because ten days are too few to learn them.
     days = artifact.state["dynamic_embeddings.3.weight"]
     assert torch.equal(days, days[:1].expand_as(days))
     hours = artifact.state["dynamic_embeddings.1.weight"]
     assert hours.std(dim=0).min() > 0
-    # The network with individual embeddings was trained once.
+    # The network with individual embeddings was trained only once.
     for directory in (tmp_path / "run" / "artifact" / "per_series").iterdir():
         alone = Artifact.load(directory).metadata["data"]
         assert alone["train_end"] < alone["validation_end"] == data["validation_end"]
@@ -164,7 +164,7 @@ def test_kapacitys_network_can_be_trained_again_too(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    """Without dropout, of which each process draws its own."""
+    """Without dropout, which each process would draw on its own."""
     scores, states = [], []
     for name, more in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2"])):
         done = train(
@@ -188,7 +188,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_again_for_as_long_as_was_best(tmp_path: Path) -> None:
-    """Steps so large that the last epoch is seldom the best, which only the first process has in a file."""
+    """Steps so large that the last epoch is seldom the best one, which only the first process saves."""
     done = train(
         tmp_path,
         "trainer=ddp",
@@ -217,7 +217,7 @@ def test_days_of_the_month_that_training_never_saw_are_served_as_the_mean_of_the
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    # From 2024-01-01 on.
+    # The data start on 2024-01-01.
     days = Artifact.load(tmp_path / "model").state["dynamic_embeddings.3.weight"]
     torch.testing.assert_close(days[11:], days[1:11].mean(dim=0).expand(21, -1))
     assert days[1:11].std(dim=0).min() > 0

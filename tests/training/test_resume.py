@@ -1,4 +1,4 @@
-"""A training that was interrupted goes on to the weights that it would have come to."""
+"""A resumed training ends with the weights of an uninterrupted one."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ from kforecast.training.resume.reading import LAST, PREVIOUS, epoch_of, newest
 from kforecast.window import Frequency
 from prepared import run_prepared
 
-# Ten steps an epoch, two batches each; it stops early.
+# Ten steps per epoch, two batches each; early stopping ends it.
 TRAINING = [
     *("source=synthetic", "source.workloads=2", "source.days=3", "source.step=600", "trainer=cpu"),
     *("trainer.max_epochs=12", "callbacks.early_stopping.patience=1", "optimizer.lr=0.3", "logger=none"),
@@ -60,7 +60,7 @@ MLP = [
 
 
 class Interrupt(Callback):
-    """Ctrl-C amid the training, at each of some steps of Lightning's loop, counted from 1."""
+    """Ctrl-C at the given steps of Lightning's loop, counted from 1."""
 
     def __init__(self, at: int) -> None:
         self.at, self.steps = at, 0
@@ -73,7 +73,7 @@ class Interrupt(Callback):
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Fit | None, list[int]]]:
-    """Trains as configured, in this process; returns what came of it and every window that was taken."""
+    """Train as configured, in this process; return the result and all windows used."""
     taken: list[int] = []
     take = WindowDataset.__getitem__
 
@@ -135,14 +135,14 @@ def test_interrupted_at_random_steps(
         assert 2 < whole.epochs < 12
     steps = random.Random(7).sample(range(1, total), count)
     assert total > 10
-    for step in [*steps, 10]:  # the last of an epoch too
+    for step in [*steps, 10]:  # the last step of an epoch, too
         folder = tmp_path / str(step)
         nothing, before = trained(folder, *model, interrupt=step)
         assert nothing is None
         resumed, after = trained(folder, *model, resumed=newest(folder))
         assert same(resumed, whole), step
         assert before + after == windows, step
-        # What was finished is not trained again.
+        # A finished training is not repeated.
         again, none = trained(folder, *model, resumed=newest(folder))
         assert same(again, whole)
         assert none == []
@@ -188,7 +188,7 @@ def test_interrupted_again_and_again(
     assert times > 3
     assert whole is not None
     assert same(found, whole)
-    # A validation that was cut off by the signal is done again, training is not.
+    # A validation cut off by the signal is repeated, the training is not.
     assert len(taken) <= len(windows) * 1.5
     assert {path.name for path in (tmp_path / "run").iterdir()} == {LAST, PREVIOUS, "best.ckpt"}
 
@@ -210,7 +210,7 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(
         caplog.clear()
         found = newest(folder)
         assert found is not None
-        assert found["global_step"] == 8  # of the optimizer, two a step
+        assert found["global_step"] == 8  # optimizer steps, two per step of the loop
         assert f"{folder / LAST}: not a whole checkpoint" in caplog.text
     resumed, _ = trained(folder, short, resumed=found)
     assert same(resumed, whole)
@@ -236,7 +236,7 @@ def test_a_validation_that_takes_too_long_is_not_waited_for(
     monkeypatch.undo()
 
 
-# As its user runs it
+# As a user runs it
 
 RUN = [
     *("source=synthetic", "source.days=4", "source.workloads=2", "source.step=600", "trainer=cpu"),
@@ -246,7 +246,7 @@ RUN = [
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody interrupts."""
+    """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     done = run_command("kforecast-train", *RUN, "hydra.run.dir=run", cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -262,7 +262,7 @@ def weights(run_dir: Path) -> str:
 
 
 def terminate_in_epoch(epoch: int) -> None:
-    """Let this process, a fork, be told to end amid an epoch of its training."""
+    """Make this fork send itself SIGTERM in the middle of an epoch."""
     act = EpochLog.on_train_batch_start
 
     def told(self: EpochLog, trainer: Any, module: Any, batch: Any, number: int, *more: Any) -> Any:
@@ -273,8 +273,8 @@ def terminate_in_epoch(epoch: int) -> None:
     EpochLog.on_train_batch_start = told
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_terminated_and_gone_on_with(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_a_terminated_run_is_resumed(whole: Path, tmp_path: Path) -> None:
     done = run_prepared(lambda: terminate_in_epoch(2), "kforecast-train", *RUN, "resume=auto", cwd=tmp_path)
     assert done.returncode == 143, done.stderr
     (run_dir,) = (tmp_path / "outputs").glob("*/*")
@@ -287,7 +287,7 @@ def test_terminated_and_gone_on_with(whole: Path, tmp_path: Path) -> None:
     assert losses(events) >= 1
     said = re.search(r"to go on: kforecast-train (.*)", done.stdout)
     assert said
-    # Without a word of the configuration the run's own is taken; and the newest unfinished run is found.
+    # Without further arguments, the configuration of the newest unfinished run is used.
     done = run_command("kforecast-train", *said[1].split()[:1], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Going on in epoch 3" in done.stdout
@@ -303,7 +303,7 @@ def losses(events: Path) -> int:
     return len(board.Scalars("train/loss"))
 
 
-NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # and so no report
+NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # so there is no report
 FROM_A_SERVER = [
     *("--config-file=config.yaml", "hydra.run.dir=run", "resume=auto", "logger=none", "trainer=cpu"),
     f"source.end={1_704_500_000 // 600 * 600}",
@@ -312,7 +312,7 @@ FROM_A_SERVER = [
 
 @contextmanager
 def provider_for(folder: Path, epochs: int) -> Iterator[tuple[Provider, list[str]]]:
-    """A provider, and the arguments of a training on what it answers."""
+    """A provider, and the arguments of a training on its data."""
     target = {"workloadNamespace": "shop", "workloadName": "a", "historyLength": "60H"}
     target["metrics"] = [{"name": "cpu", "type": "External", "external": {"metric": {"name": "cpu"}}}]
     content = {"targets": [target], "freq": "10min", "predictionLength": 3, "contextLength": 7}
@@ -325,7 +325,7 @@ def provider_for(folder: Path, epochs: int) -> Iterator[tuple[Provider, list[str
 
 @pytest.fixture(scope="module")
 def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on what a server has answered that is gone now."""
+    """A run on data of a server that is down now."""
     folder = tmp_path_factory.mktemp("fetched")
     with provider_for(folder, epochs=2) as (provider, arguments):
         done = run_command("kforecast-train", *arguments, *NOTHING_HELD_OUT, cwd=folder)
@@ -336,10 +336,10 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_was_fetched_is_not_fetched_again(fetched: Path, tmp_path: Path) -> None:
     shutil.copytree(fetched, tmp_path, dirs_exist_ok=True)
-    # Killed between its trainings and its end.
+    # Killed after its trainings, before its end.
     (tmp_path / "run" / "result.json").write_text('{"status": "running"}')
     with provider_for(tmp_path, epochs=2) as (provider, arguments):
-        # The same command, later: the server would have other data by now.
+        # The same command later, when the server would have other data.
         provider.answer = lambda request: pb.QueryResponse()
         done = run_command("kforecast-train", *arguments, *NOTHING_HELD_OUT, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -349,7 +349,7 @@ def test_what_was_fetched_is_not_fetched_again(fetched: Path, tmp_path: Path) ->
 
 
 def test_a_run_is_repeated(fetched: Path, tmp_path: Path) -> None:
-    """The server has gone; what it answered is kept."""
+    """The server is down, but its answers are kept."""
     done = run_command("kforecast-train", "--repeat", fetched / "run", "hydra.run.dir=again", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "bit for bit" in done.stdout
@@ -393,7 +393,7 @@ def test_what_was_fetched_is_not_fetched_again_amid_a_training(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert "Going on in epoch" in done.stdout
     assert len(provider.requests) == asked
-    done = run_command("kforecast-train", "--repeat=run", cwd=tmp_path)  # the server has gone
+    done = run_command("kforecast-train", "--repeat=run", cwd=tmp_path)  # the server is down
     assert done.returncode == 0, done.stderr
     assert "bit for bit" in done.stdout
 
@@ -443,7 +443,7 @@ class _Evil:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_gone_on_with_is_refused(
+def test_what_cannot_be_resumed_is_refused(
     arguments: list[str], words: list[str], whole: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "evil.ckpt").write_bytes(pickle.dumps(_Evil()))

@@ -1,4 +1,4 @@
-"""SeasonalMLP trained for seconds on built-in traffic: what it must learn, strangers, changes of clocks."""
+"""SeasonalMLP trained for seconds on synthetic traffic: skill, unknown series, clock changes."""
 
 import functools
 import json
@@ -33,7 +33,7 @@ Maker = Callable[[Panel, np.ndarray, np.ndarray], np.ndarray]
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other make tiny networks slow where every core is busy."""
+    """One thread, because synchronization slows down tiny networks on busy cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -81,7 +81,7 @@ def trainer(epochs: int, *callbacks: pl.Callback, **settings: object) -> pl.Trai
 def trained(
     panel: Panel, test: float, epochs: int = 5, most: int | None = None, timezone: str = "UTC"
 ) -> tuple[Forecaster, int]:
-    """A forecaster, and the bin where its training data ended."""
+    """A forecaster, and the bin where its training data end."""
     net = network(panel.num_series)
     data = ForecastDataModule(
         panel,
@@ -106,7 +106,7 @@ def trained(
 
 
 def errors(make: Maker, panel: Panel, begin: int, stop: int) -> np.ndarray:
-    """Of the forecasts from each origin the mean error over all series, as a share of their means."""
+    """The mean error of the forecasts from each origin over all series, relative to their means."""
     origin = np.arange(begin, stop - WINDOW.prediction_length + 1)
     at = origin[:, None] + np.arange(WINDOW.prediction_length)
     found = []
@@ -172,7 +172,7 @@ CHANGES = {
 def test_the_week_in_which_clocks_change_is_like_any_other_where_the_time_zone_is_known(
     start: int, test: float, change: int
 ) -> None:
-    """Its peaks follow local clocks; what the network learns of them it has from the half year before."""
+    """The peaks follow local time, which the network learns from the half year before."""
     panel = traffic(3, 366, start, noise=0.04, timezone="Europe/Berlin")
     ratio = {}
     for timezone in ("Europe/Berlin", "UTC"):
@@ -190,7 +190,7 @@ def test_the_week_in_which_clocks_change_is_like_any_other_where_the_time_zone_i
 def test_the_week_in_which_clocks_go_forward_shows_whether_the_time_zone_is_known(
     timezone: str, low: float, high: float
 ) -> None:
-    """The same in small: eight weeks to learn from, and the six weeks behind."""
+    """The same on a small scale: eight weeks of training, and the six weeks after."""
     change = CHANGES["clocks go forward"][2]
     start = change - 3600 - 56 * 86_400
     panel = traffic(2, 98, start, noise=0.02, timezone="Europe/Berlin")
@@ -219,7 +219,7 @@ def windows_of(panel: Panel, net: SeasonalMLP) -> tuple[WindowDataset, torch.Ten
 def test_the_gradient_of_every_batch_is_that_of_its_loss(size: int) -> None:
     panel = traffic(2, 20)
     panel.observed[:, 100:150:3] = False
-    panel.values[1, :200] = 0  # windows without a scale
+    panel.values[1, :200] = 0  # these windows have no scale
     net = network(2)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -245,7 +245,7 @@ def test_the_gradient_of_every_batch_is_that_of_its_loss(size: int) -> None:
 
 
 class Rates(pl.Callback):
-    """Keeps the learning rate of the last step of each turn of Lightning's loop."""
+    """Records the learning rate at the last step of each iteration of Lightning's loop."""
 
     def __init__(self) -> None:
         self.seen: dict[int, float] = {}
@@ -262,7 +262,7 @@ def rates(
     whole: int | None = None,
     **limits: int,
 ) -> dict[int, float]:
-    """Learning rates by step, of a training with batches of 2 windows."""
+    """Learning rates by step in a training with batches of 2 windows."""
     net, panel = network(1, members=1, hidden=2), traffic(1, 12)
     windows, cells = windows_of(panel, net)
     order = BatchOrder(
@@ -311,7 +311,7 @@ def test_without_a_schedule_the_rate_stays() -> None:
 
 
 def test_auto_leaves_traffic_that_nothing_predicts_to_the_naive_forecasts(tmp_path: Path) -> None:
-    """A walk of chance: nothing beats its last value, and model=auto must not lose to it."""
+    """A random walk: nothing beats the last value, and model=auto must not be worse."""
     random = np.random.default_rng(5)
     rows = [
         (START + 3600 * n, max(float(value), 0.0), f"walk-{number}", "qps")

@@ -1,4 +1,4 @@
-"""``teacher=ARTIFACT``: a network learns from the forecasts of a better one too."""
+"""``teacher=ARTIFACT``: a network also learns from the forecasts of a better one."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ TAUGHT = ["experiment=smoke", "teacher=teacher"]
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds ``teacher``, an artifact of any weights, and ``individual``, which knows two series alone."""
+    """A folder with two artifacts: ``teacher``, untrained, and ``individual``, which knows two series."""
     folder = tmp_path_factory.mktemp("untrained")
     torch.manual_seed(0)
     save(SeasonalMLP(HOURLY, 2, members=1, hidden=4), folder / "teacher")
@@ -52,14 +52,14 @@ def save(net: Network, directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds ``teacher``, an artifact."""
+    """A folder with ``teacher``, a trained artifact."""
     folder = tmp_path_factory.mktemp("taught")
     train(folder, *TEACHER, "artifact_dir=teacher")
     return folder
 
 
 def train(folder: Path, *arguments: str, refused: bool = False) -> str:
-    """What a training says."""
+    """The output of a training."""
     done = run_command("kforecast-train", *SOURCE, "logger=none", *arguments, cwd=folder)
     assert done.returncode == (2 if refused else 0), done.stderr
     return done.stderr if refused else done.stdout
@@ -72,12 +72,12 @@ def test_targets_are_nine_tenths_the_teachers_and_alone_its_where_nothing_was_ob
     panel = Panel(
         values * observed, observed, 0, Frequency.parse("1H"), (("shop/a", "qps"), ("shop/b", "qps"))
     )
-    cells = Cells(np.array([4, 30]), np.array([6, 3]))  # origins 4 to 9 of one, 10 to 12 of the other
+    cells = Cells(np.array([4, 30]), np.array([6, 3]))  # origins 4 to 9 of one series, 10 to 12 of the other
     forecasts = np.arange(18, dtype=np.float32).reshape(9, 2) * 100
     windows = WindowDataset(panel, Window(panel.frequency, 4, 2), "interpolate")
     asked = torch.tensor([31, 4, 32])
     batch, plain = TaughtWindows(windows, cells, forecasts)[asked], windows[asked]
-    # Origin 11 of the second: bins 11 (value 32) and 12 (not observed); origin 12: bins 12 and 13 (value 34).
+    # Origin 11 of the second: bins 11 (value 32) and 12 (unobserved); origin 12: bins 12 and 13 (value 34).
     expected = [[0.9 * 1400 + 3.2, 1500], [0.9 * 0 + 0.5, 0.9 * 100 + 0.6], [1600, 0.9 * 1700 + 3.4]]
     torch.testing.assert_close(batch.target, torch.tensor(expected))
     assert batch.observed.all()
@@ -90,7 +90,7 @@ def test_what_is_learned_leans_towards_the_teacher(folder: Path) -> None:
     said = train(folder, *TAUGHT, "artifact_dir=taught")
     said_alone = train(folder, "experiment=smoke", "artifact_dir=alone")
     assert "Learning from the forecasts of teacher too (teacher)" in said
-    # Same seed, windows and weights: only targets can make the difference, in the second training too.
+    # Same seed, windows and weights: only the targets differ, in the second training, too.
     first, second = (losses_of_first_epochs(words) for words in (said, said_alone))
     assert len(first) == len(second) == 2
     assert all(ours != theirs for ours, theirs in zip(first, second, strict=True))
@@ -111,7 +111,7 @@ def losses_of_first_epochs(said: str) -> list[str]:
 
 
 def forecasts(folder: Path, name: str) -> np.ndarray:
-    """Of one artifact over the newest days."""
+    """The forecasts of one artifact over the newest days."""
     done = run_command(
         "kforecast-evaluate",
         *(f"artifact_dir={name}", *SOURCE[:4], f"hydra.run.dir=judged-{name}"),

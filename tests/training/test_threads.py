@@ -1,4 +1,4 @@
-"""Threads are chosen by the size of a batch and by the cores there are."""
+"""The number of threads depends on the batch size and the number of cores."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def _as_before():
         ("auto", 100_000, 8, "250000 100000", "", 1, 2),
         ("auto", 100_000, 8, "50000 100000", "", 1, 1),
         ("auto", 100_000, 8, None, "3", 1, 3),
-        ("auto", 100_000, 8, None, "1", 2, 4),  # what a launcher sets does not count
+        ("auto", 100_000, 8, None, "1", 2, 4),  # a value set by a launcher does not count
         ("auto", 2048, 8, None, "", 2, 2),
     ],
 )

@@ -1,4 +1,4 @@
-"""The main job as its user runs it: one real training, looked at from every side."""
+"""kforecast-train as a user runs it: one real training, with all its results checked."""
 
 import json
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ contextLength: 7
 hyperParams: {learningRate: 0.002, epochs: 3, batchSize: 64}
 """
 
-NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # and so no report
+NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # so there is no report
 BASELINES = {
     *("last value", "moving average", "same time yesterday", "same time last week", "mean by time of week")
 }
@@ -39,10 +39,10 @@ BASELINES = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """One training of the documented command line, with a few overrides mixed in."""
+    """One training with the documented command line and a few overrides."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "train-config.yaml").write_text(CONFIG)
-    # Two services at different levels; one misses some bins, one starts late.
+    # Services at different levels; one has gaps, one starts late.
     rng = np.random.default_rng(0)
     time = np.arange(500)
     frames = []
@@ -59,7 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         "--model-save-path=model",
         "trainer.max_epochs=4",
         "artifact.per_series=true",
-        "refit=false",  # so that what is served is what best.ckpt holds
+        "refit=false",  # so that the artifact has the weights of best.ckpt
         "hydra.run.dir=run",
         cwd=folder,
     )
@@ -111,7 +111,7 @@ def test_artifact_holds_the_best_checkpoint(run: SimpleNamespace) -> None:
     assert (result["status"], result["best_epoch"]) == ("done", best["epoch"] + 1)
     for name, value in artifact.state.items():
         trained = best["state_dict"][f"net.{name}"]
-        if name == "dynamic_embeddings.3.weight":  # all days of the month have one row
+        if name == "dynamic_embeddings.3.weight":  # all days of the month share one row
             trained = trained[:1]
         torch.testing.assert_close(value, trained.expand_as(value), rtol=0, atol=0)
     assert artifact.item_ids == {"shop/cartqps": 0, "shop/searchqps": 1}
@@ -159,7 +159,7 @@ def test_per_series_trios_have_embeddings_of_their_own(run: SimpleNamespace) -> 
 
 
 def test_the_scoreboard_is_that_of_the_evaluate_command(run: SimpleNamespace) -> None:
-    """Same origins, same numbers: one judges the network in memory, the other the artifact."""
+    """Same origins, same numbers: one evaluates the network in memory, the other the artifact."""
     data = Artifact.load(run.model).metadata["data"]
     done = run_command(
         "kforecast-evaluate",
@@ -207,7 +207,7 @@ def test_data_summary_counts_what_is_there(run: SimpleNamespace) -> None:
     summary = pd.read_csv(run.run / "data_summary.csv").set_index("workload")
     history = pd.read_csv(run.folder / "traffic.csv")
     assert summary["points"].to_dict() == history.groupby("workload").size().to_dict()
-    assert summary.loc["shop/search", "missing"] == 0  # it starts late, it does not miss anything
+    assert summary.loc["shop/search", "missing"] == 0  # it starts late, but has no gaps
     assert summary.loc["shop/cart", "missing"] > 0
     assert (summary[["train", "validation", "test"]] > 0).all(axis=None)
 

@@ -1,4 +1,4 @@
-"""``warm_start=ARTIFACT``: training begins from weights that are there."""
+"""``warm_start=ARTIFACT``: training starts from the weights of an artifact."""
 
 import re
 from dataclasses import replace
@@ -91,7 +91,7 @@ def test_training_begins_where_the_artifact_ends(tmp_path: Path) -> None:
     def losses(text: str) -> list[float]:
         return [float(value) for value in re.findall(r"Train Loss: ([\d.]+)", text)]
 
-    # Hardly a step from there: as good as at the end of the training before, in the second training too.
+    # Almost no steps: as good as at the end of the earlier training, in the second training, too.
     before = losses(done.stdout)
     assert losses(warm.stdout) == pytest.approx([before[5], before[5]], rel=0.15)
     assert before[5] < 0.8 * before[0]

@@ -1,4 +1,4 @@
-"""Rows into bins, by blocks of series: exact, with little memory beside the rows themselves."""
+"""Averages rows into bins, by blocks of series: exact, with little memory besides the rows."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from kforecast.errors import DataError
 from kforecast.metrics.source import Names, RowBatch
 from kforecast.window import Frequency
 
-# A grid this empty comes from a wrong timestamp (one row in 1970), not from traffic.
+# A grid emptier than this results from a wrong timestamp (one row in 1970), not from traffic.
 _MOST_CELLS_PER_ROW = 100
 _SMALL = 1_000_000
-# Cells that are averaged at once, and rows of a block in memory: float64 work stays within tens of MB.
+# Cells averaged at once, and rows per block in memory: float64 temporaries stay within tens of MB.
 _CELLS = 1_000_000
 BLOCK_ROWS = 1_000_000
-# So many pairs of a workload and a metric can be told apart by a table.
+# Up to this many combinations of workload and metric, a lookup table replaces hashing.
 _FEW_PAIRS = 1 << 16
 
 
 class Rows(NamedTuple):
-    """Rows that have a value, each column ``[rows]``: number of the series, unix second, value (float64).
+    """Rows with a value, each column ``[rows]``: number of the series, unix seconds, value (float64).
 
-    The integers are of any type that holds them.
+    Series and seconds have any integer type that is large enough.
     """
 
     series: np.ndarray
@@ -32,12 +32,12 @@ class Rows(NamedTuple):
     value: np.ndarray
 
     def at(self, chosen: np.ndarray | slice) -> "Rows":
-        """Some of the rows, in that order."""
+        """The chosen rows, in the order of ``chosen``."""
         return Rows(self.series[chosen], self.second[chosen], self.value[chosen])
 
 
 class Grid(NamedTuple):
-    """Bins ``first_bin`` to ``first_bin + num_bins - 1`` of ``step`` seconds, counted from 1970."""
+    """Bins ``first_bin`` to ``first_bin + num_bins - 1`` of ``step`` seconds, numbered from 1970-01-01."""
 
     first_bin: int
     num_bins: int
@@ -45,7 +45,7 @@ class Grid(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """Bins of the series with the numbers ``begin`` to ``stop - 1``: float32 and bool ``[series, time]``."""
+    """Bins of the series ``begin`` to ``stop - 1``: float32 and bool ``[series, time]``."""
 
     begin: int
     stop: int
@@ -54,22 +54,22 @@ class Bins(NamedTuple):
 
     @property
     def last(self) -> int:
-        """The newest bin that is observed in any of the series; 0 where none is."""
+        """The newest bin observed in any of the series; 0 when there is none."""
         seen = np.flatnonzero(self.observed.any(axis=0))
         return int(seen[-1]) if len(seen) else 0
 
 
 class RowStore(Protocol):
-    """Where rows wait for their grid to be known."""
+    """Holds rows until their grid is known."""
 
     def block(self, begin: int, stop: int) -> Rows:
-        """The rows of the series with these numbers, those of one series in the order they came in."""
+        """The rows of the series ``begin`` to ``stop - 1``; the rows of a series keep their order."""
         ...
 
 
 @dataclass
 class Tally:
-    """What was mended while rows became bins."""
+    """Counts of what was cleaned during binning."""
 
     duplicates: int = 0
     out_of_order: int = 0
@@ -77,7 +77,7 @@ class Tally:
 
 
 class SeriesNumbers:
-    """Numbers for series, in order of appearance: rows sorted by series have ascending numbers."""
+    """Numbers series in order of appearance, so that rows sorted by series have ascending numbers."""
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[str, str], int] = {}
@@ -91,7 +91,7 @@ class SeriesNumbers:
         return list(self._numbers)
 
     def of(self, workload: Names, metric: Names) -> np.ndarray:
-        """The number of each row's series, in the smallest unsigned type that holds them, ``[rows]``."""
+        """The number of each row's series, ``[rows]``, in the smallest sufficient unsigned type."""
         width = len(metric.names)
         code = workload.codes.astype(np.int64) * width + metric.codes
         if width * len(workload.names) <= _FEW_PAIRS and code.min(initial=0) >= 0:
@@ -107,15 +107,15 @@ class SeriesNumbers:
         ]
         table = np.array(found, dtype=np.min_scalar_type(max(len(self._numbers) - 1, 0)))
         if row_place is code:
-            spread = np.zeros(width * len(workload.names), table.dtype)
-            spread[present] = table
-            table = spread
+            by_code = np.zeros(width * len(workload.names), table.dtype)
+            by_code[present] = table
+            table = by_code
         numbers: np.ndarray = table[row_place]
         return numbers
 
 
 class Intake:
-    """Batches become compact rows; what a grid and a report need to know of them is counted."""
+    """Turns batches into compact rows, and counts what the grid and the report need."""
 
     def __init__(self) -> None:
         self.numbers = SeriesNumbers()
@@ -126,11 +126,11 @@ class Intake:
 
     @property
     def counts(self) -> np.ndarray:
-        """Rows with a value, by number of the series."""
+        """Number of rows with a value, by series number."""
         return np.pad(self._counts, (0, len(self.numbers) - len(self._counts)))
 
     def compact(self, batch: RowBatch) -> Rows:
-        """The rows of a batch that have a value."""
+        """The rows of a batch with a value, in compact types."""
         rows = Rows(self.numbers.of(batch.workload, batch.metric), batch.timestamp, batch.value)
         self.rows += len(rows.value)
         missing = np.isnan(rows.value)
@@ -152,12 +152,12 @@ class Intake:
         return rows._replace(second=second)
 
     def grid(self, frequency: Frequency, store: RowStore, blocks: Sequence[tuple[int, int]]) -> Grid:
-        """The grid that holds all rows.
+        """The smallest grid that holds all rows.
 
         Raises
         ------
         DataError
-            When no row has a value, or the time range is absurd.
+            When no row has a value, or the time range is implausible.
         """
         if self._span is None:
             raise DataError("no row has a value")
@@ -171,12 +171,12 @@ class Intake:
         return grid
 
     def check_range(self, grid: Grid, frequency: Frequency, tally: Tally) -> None:
-        """Refuse a grid that is all but empty.
+        """Refuse a grid that is nearly empty.
 
         Raises
         ------
         DataError
-            Naming the range.
+            When the range is implausible for so few rows; the message names it.
         """
         if not self._too_empty(grid, tally.duplicates):
             return
@@ -196,14 +196,14 @@ class Intake:
 
 
 class RowsInMemory:
-    """The rows of batches, in their order."""
+    """The rows of batches, held in memory in their order."""
 
     def __init__(self, batches: Iterable[Rows]) -> None:
-        # Sorted one by one, so that the rows of a block are found without a look at all others.
+        # Each batch is sorted by series, so that the rows of a block are found by binary search.
         self._chunks = [_grouped(rows) for rows in batches if len(rows.value)]
 
     def block(self, begin: int, stop: int) -> Rows:
-        """The rows of the series with these numbers, those of one series in the order they came in."""
+        """The rows of the series ``begin`` to ``stop - 1``; the rows of a series keep their order."""
         parts = [part for chunk in self._chunks if len((part := _between(chunk, begin, stop)).value)]
         if not parts:
             return Rows(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0))
@@ -211,7 +211,7 @@ class RowsInMemory:
 
 
 def blocks_of(counts: np.ndarray, most_rows: int) -> list[tuple[int, int]]:
-    """Ranges of series numbers that hold at most so many rows together, or one series."""
+    """Ranges of series numbers with at most ``most_rows`` rows in total, or with a single series."""
     blocks, begin, held = [], 0, 0
     for number, count in enumerate(counts.tolist()):
         if held + count > most_rows and number > begin:
@@ -222,10 +222,10 @@ def blocks_of(counts: np.ndarray, most_rows: int) -> list[tuple[int, int]]:
 
 
 def bin_rows(store: RowStore, blocks: Iterable[tuple[int, int]], grid: Grid, tally: Tally) -> Iterator[Bins]:
-    """Average rows into bins, block after block; what is mended is added to ``tally``.
+    """Average rows into bins, block by block; add what is cleaned to ``tally``.
 
-    Rows of a series at the same second count once, with their mean. The newest bin of a series is left out
-    when it has fewer rows than is usual (the median) for that series.
+    Rows of a series at the same second count once, with their mean. The newest bin of a series is dropped
+    when it has fewer rows than the series' median, because it is incomplete.
     """
     width = max(1, _CELLS // grid.num_bins)
     for begin, stop in blocks:
@@ -236,33 +236,33 @@ def bin_rows(store: RowStore, blocks: Iterable[tuple[int, int]], grid: Grid, tal
 
 
 def _grouped(rows: Rows) -> Rows:
-    """Rows in order of series; those of one stay in their order."""
+    """Sort rows by series; the rows of a series keep their order."""
     if not (rows.series[1:] < rows.series[:-1]).any():
         return rows
     local = rows.series - rows.series.min()
-    # numpy sorts 16-bit integers by radix, several times faster than wider ones.
+    # numpy uses radix sort for 16-bit integers, which is several times faster.
     narrow = local.astype(np.uint16) if local.max() < 2**16 else local
     return rows.at(np.argsort(narrow, kind="stable"))
 
 
 def _between(rows: Rows, begin: int, stop: int) -> Rows:
-    """The rows of the series ``begin`` to ``stop - 1``; rows must be in order of series."""
+    """The rows of the series ``begin`` to ``stop - 1``; the rows must be sorted by series."""
     if not len(rows.series):
         return rows
     first, last = int(rows.series[0]), int(rows.series[-1])
     if stop <= first or last < begin:
         return rows.at(slice(0, 0))
-    # Of the same type: numpy would else widen all rows.
+    # In the type of the rows, because numpy would convert all rows otherwise.
     low, high = np.array([max(begin, first), min(stop - 1, last)], rows.series.dtype)
     inside = slice(np.searchsorted(rows.series, low), np.searchsorted(rows.series, high, side="right"))
     return rows.at(inside)
 
 
 def _merged(rows: Rows, tally: Tally) -> Rows:
-    """Rows in order of series and time, those of the same second merged into their mean."""
+    """Sort rows by series and time; merge rows at the same second into their mean."""
     rows = _grouped(rows)
     same = rows.series[1:] == rows.series[:-1]
-    # A row that is earlier than the row before it of its series.
+    # Rows that are earlier than the row before them in the same series.
     back = int(np.count_nonzero((rows.second[1:] < rows.second[:-1]) & same))
     if back:
         tally.out_of_order += back
@@ -280,7 +280,7 @@ def _merged(rows: Rows, tally: Tally) -> Rows:
 def _averaged(
     rows: Rows, begin: int, num_series: int, grid: Grid, tally: Tally
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of each bin (float32) and whether it is observed, both ``[series, time]``."""
+    """Mean of each bin (float32) and whether it is observed (bool), both ``[series, time]``."""
     shape = (num_series, grid.num_bins)
     cell = rows.series.astype(np.int64)
     cell -= begin
@@ -296,15 +296,15 @@ def _averaged(
 
 
 def _drop_incomplete_newest(count: np.ndarray) -> int:
-    """Empty the newest bin of every series that has too few rows in it; return how many were emptied.
+    """Empty the newest bin of every series where it has too few rows; return the number of emptied bins.
 
-    ``count`` is the rows per bin, ``[series, time]``, and is changed in place.
+    ``count`` has the rows per bin, ``[series, time]``, and is changed in place.
     """
     dropped = 0
-    for rows, most in zip(count, count.max(axis=1), strict=True):  # one pass per series, over whole arrays
+    for rows, most in zip(count, count.max(axis=1), strict=True):  # a loop over series, arrays over time
         newest = len(rows) - 1 - int((rows[::-1] > 0).argmax())
         if rows[newest] == most:
-            continue  # no median is larger, and finding it is slow
+            continue  # the median cannot be larger, and computing it is slow
         filled = np.flatnonzero(rows)
         if len(filled) > 1 and rows[newest] < np.median(rows[filled[:-1]]):
             rows[newest] = 0

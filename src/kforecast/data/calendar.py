@@ -1,4 +1,4 @@
-"""Calendar fields of a grid of bins, in UTC and in the series' own local time."""
+"""Calendar fields of bins, in UTC and in the local time of each series."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from kforecast.localtime import check_time_zone, utc_offsets
 from kforecast.window import Frequency
 
 _DAY = 86_400
-# The key of a mapping of time zones that speaks for workloads that are not in it.
+# The key in a mapping of time zones for all workloads that it does not name.
 _DEFAULT = "default"
 
 
 def calendar_fields(timestamps: np.ndarray, frequency: Frequency) -> np.ndarray:
-    """Integer calendar fields in UTC, in the order the network embeds them (contract 5).
+    """Integer calendar fields in UTC, in the order in which the network embeds them (contract 5).
 
     Parameters
     ----------
@@ -26,7 +26,8 @@ def calendar_fields(timestamps: np.ndarray, frequency: Frequency) -> np.ndarray:
 
     Returns
     -------
-    int64 ``[time, field]``: minute 0..59, hour 0..23, day of week 0..6 (Monday is 0), day of month 1..31.
+    int64 ``[time, field]``, only the fields that the frequency uses: minute 0..59, hour 0..23, day of week
+    0..6 (Monday is 0), day of month 1..31.
     """
     seconds = np.asarray(timestamps, dtype=np.int64)
     days = seconds // 86_400
@@ -41,12 +42,12 @@ def calendar_fields(timestamps: np.ndarray, frequency: Frequency) -> np.ndarray:
 
 
 class LocalTime(NamedTuple):
-    """What clocks and calendars show where the series are; one row per time zone."""
+    """Local time and public holidays; one row per time zone."""
 
     offset: np.ndarray
-    """int32 ``[zone, time]``: seconds that clocks are ahead of UTC."""
+    """int32 ``[zone, time]``: seconds that the zone is ahead of UTC."""
     second_of_day: np.ndarray
-    """int32 ``[zone, time]``: as the clock shows it, 0..86399."""
+    """int32 ``[zone, time]``: local time of day, 0..86399."""
     day_of_week: np.ndarray
     """int8 ``[zone, time]``: 0..6, Monday is 0."""
     holiday: np.ndarray
@@ -60,16 +61,16 @@ class Calendar:
     Attributes
     ----------
     zones:
-        IANA names, each once. The first is that of every workload that ``zone_of`` leaves out.
+        Unique IANA names. The first is the zone of every workload that ``zone_of`` does not name.
     zone_of:
-        Number of the zone of a workload.
+        Index in ``zones`` for each named workload.
     holidays:
         ISO 3166 code of a country, or of a part of it (``DE``, ``DE-BY``); None for no holidays.
 
     Raises
     ------
     ValueError
-        When a zone or country is not known, or the package that knows countries is missing.
+        When a zone or country is unknown, or the ``holidays`` package is not installed.
     """
 
     zones: tuple[str, ...] = ("UTC",)
@@ -84,20 +85,20 @@ class Calendar:
 
     @classmethod
     def of(cls, timezone: str | Mapping[str, str], holidays: str | None = None) -> "Calendar":
-        """The calendar that ``data.timezone`` and ``data.holidays`` describe.
+        """Build the calendar from ``data.timezone`` and ``data.holidays``.
 
         Parameters
         ----------
         timezone:
-            The zone of all series, or the zone of each workload; ``default`` in it is that of the others
-            (UTC without it).
+            The zone of all series, or a mapping from workload to zone; its key ``default`` is the zone of all
+            other workloads (UTC if absent).
         holidays:
-            As the attribute.
+            See the attribute.
 
         Raises
         ------
         ValueError
-            As the class, and when ``timezone`` is neither.
+            As the class, and when ``timezone`` is neither a name nor a mapping of names.
         """
         if not isinstance(timezone, Mapping):
             return cls((timezone,), holidays=holidays)
@@ -115,19 +116,19 @@ class Calendar:
 
     @classmethod
     def from_dict(cls, content: Any) -> "Calendar":
-        """Read what :meth:`as_dict` made, from a file that may be anyone's.
+        """Rebuild a calendar from :meth:`as_dict`, read from an untrusted file.
 
         Raises
         ------
         ValueError
-            As :meth:`of`, and when it is something else.
+            As :meth:`of`, and when the content has any other shape.
         """
         if not isinstance(content, dict) or set(content) != {"timezone", "holidays"}:
             raise ValueError("a calendar is a mapping of timezone and holidays, nothing else")
         return cls.of(content["timezone"], content["holidays"])
 
     def as_dict(self) -> dict[str, Any]:
-        """The calendar in plain values, ``timezone`` and ``holidays`` as a configuration has them."""
+        """The calendar as plain values: ``timezone`` and ``holidays`` as in a configuration."""
         timezone: str | dict[str, str] = self.zones[0]
         if self.zone_of:
             timezone = {_DEFAULT: self.zones[0]}
@@ -135,11 +136,11 @@ class Calendar:
         return {"timezone": timezone, "holidays": self.holidays}
 
     def zone_numbers(self, series: Sequence[tuple[str, str]]) -> np.ndarray:
-        """The zone of each ``(workload, metric)``, int64 ``[series]``: a row of :meth:`local`."""
+        """Index of the zone of each ``(workload, metric)``, int64 ``[series]``: its row in :meth:`local`."""
         return np.array([self.zone_of.get(workload, 0) for workload, _ in series], dtype=np.int64)
 
     def local(self, timestamps: np.ndarray) -> LocalTime:
-        """Local time in every zone at some instants: unix seconds ``[time]``, in any order."""
+        """Local time in every zone at the given unix seconds, ``[time]`` in any order."""
         seconds = np.asarray(timestamps, dtype=np.int64)
         shape = (len(self.zones), *seconds.shape)
         made = LocalTime(*(np.zeros(shape, dtype) for dtype in (np.int32, np.int32, np.int8, np.bool_)))
@@ -154,7 +155,7 @@ class Calendar:
 
 
 def _are_holidays(country: str, days: np.ndarray) -> np.ndarray:
-    """Which days since 1970 are public holidays; bool ``[time]``."""
+    """Which days (numbered from 1970-01-01) are public holidays; bool ``[time]``."""
     first, last = int(days.min()), int(days.max())
     years = np.array([first, last], dtype="datetime64[D]").astype("datetime64[Y]").astype(int) + 1970
     known = [_days_of_year(country, year) for year in range(years[0], years[1] + 1)]
@@ -163,7 +164,7 @@ def _are_holidays(country: str, days: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1024)
 def _days_of_year(country: str, year: int) -> np.ndarray:
-    """The public holidays of a year, in days since 1970; int64 ``[holiday]``."""
+    """The public holidays of a year, as days since 1970-01-01; int64 ``[holiday]``."""
     from holidays import country_holidays
 
     code, _, part = country.partition("-")
@@ -173,8 +174,8 @@ def _days_of_year(country: str, year: int) -> np.ndarray:
 
 def _check_country(country: object) -> None:
     found = re.fullmatch(r"([A-Z]{2})(?:-(\w+))?", country) if isinstance(country, str) else None
-    # Unquoted, NO is false in YAML.
-    unknown = f"{country!r} is no country whose holidays are known; write an ISO code like DE, DE-BY or 'NO'"
+    # The example NO is quoted, because YAML reads a bare NO as false.
+    unknown = f"{country!r} is not a country with known holidays; use an ISO code like DE, DE-BY or 'NO'"
     if found is None:
         raise ValueError(unknown)
     try:

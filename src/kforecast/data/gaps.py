@@ -1,4 +1,4 @@
-"""Filling unobserved bins of a context without looking past the origin."""
+"""Fills the unobserved bins of a context without looking past the origin."""
 
 import numpy as np
 import torch
@@ -9,16 +9,19 @@ from kforecast.data.origins import Cells, blocks
 
 
 class Gaps:
-    """The gaps of a panel, and what stands in them for an origin that knows nothing after itself.
+    """The gaps of a panel, and the values that fill them as seen from an origin.
+
+    A cell is a bin of a series, numbered ``series * num_bins + bin``. A gap is a run of unobserved cells of
+    one series. Its fill values depend on the origin, because only values before the origin may be used.
 
     Parameters
     ----------
     observed:
         bool ``[series, time]``.
     policy:
-        ``interpolate`` (linear between the neighbours; the last value where a gap has not ended before
-        the origin), ``ffill`` (the last value) or ``zero`` (as Kapacity's training and serving do). Before
-        a series' first value the first two take that first value, zero takes 0.
+        ``interpolate`` (linear between the neighbours, but the last value while the gap lasts up to the
+        origin), ``ffill`` (the last value) or ``zero`` (as in Kapacity's training and serving). Before the
+        first value of a series, the first two policies use that first value.
 
     Raises
     ------
@@ -34,9 +37,9 @@ class Gaps:
             [Cells.of_flags(~rows, self.num_bins, first_series=first) for first, rows in blocks(observed)]
         )
         self.begin = torch.from_numpy(missing.begin)
-        """Flat cell of each gap's first bin, int64 ``[gaps]``, ascending."""
+        """First cell of each gap, int64 ``[gaps]``, ascending."""
         self.end = torch.from_numpy(missing.begin + missing.length)
-        """Flat cell behind its last."""
+        """The cell after the last one of each gap, int64 ``[gaps]``."""
 
     def __len__(self) -> int:
         return len(self.begin)
@@ -46,14 +49,15 @@ class Gaps:
         self.begin, self.end = self.begin.to(device), self.end.to(device)
 
     def fill(self, values: Tensor, cell: Tensor, origin: Tensor) -> Tensor:
-        """What stands at unobserved cells.
+        """Fill unobserved cells.
 
         Parameters
         ----------
         values:
-            float32 of every cell of the panel, flat; read only where observed.
+            float32 ``[series * time]``, the flat values of the panel; read only where observed.
         cell, origin:
-            int64 ``[cells]``: unobserved cells, each before the origin (as a cell) it is filled for.
+            int64 ``[cells]``: the unobserved cells, and for each one the cell of the origin that it is filled
+            for; the origin comes after it in the same series.
 
         Returns
         -------
@@ -63,7 +67,7 @@ class Gaps:
             return torch.zeros(cell.shape, device=cell.device)
         gap = torch.searchsorted(self.begin, cell, right=True) - 1
         begin, end = self.begin[gap], self.end[gap]
-        # Within its series: what ends right before the origin is not known to have ended.
+        # Both within the series. A gap that reaches up to the origin counts as not yet ended.
         started, ended = begin % self.num_bins > 0, end < origin
         last = torch.where(started, values[(begin - 1).clamp_min(0)], 0.0)
         coming = torch.where(ended, values[end.clamp_max(len(values) - 1)], 0.0)

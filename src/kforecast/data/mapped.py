@@ -1,4 +1,4 @@
-"""Panels larger than memory: a Parquet file is converted once, then mapped from a cache and never loaded."""
+"""Panels larger than memory: a Parquet file is converted once and then memory-mapped from a cache."""
 
 import fcntl
 import hashlib
@@ -30,29 +30,29 @@ log = logging.getLogger(__name__)
 
 _FORMAT = 1
 _VALUES, _OBSERVED, _ABOUT = "values", "observed", "panel"
-# Rows binned at once; everything that the conversion holds in memory is a small multiple of this.
+# Rows binned at once; the memory of a conversion is a small multiple of this.
 _BLOCK_ROWS = 4_000_000
 _PIECE = 16 << 20
 _BUILDING = ".building-"
-# Between two lines that say how far a conversion is.
+# Seconds between two progress lines of a conversion.
 _SECONDS = 10.0
-# A folder is locked in the moment after it is made; only older ones are taken for forsaken.
+# Seconds. A folder is locked just after it is created, so only older ones count as abandoned.
 _FORSAKEN = 60.0
 
 Piece = TypeVar("Piece")
 
 
 def mapped_panel(source: CsvSource, frequency: Frequency) -> Panel:
-    """The panel of a Parquet file as :meth:`Panel.from_frame` makes it, mapped from ``source.cache_dir``.
+    """The panel of a Parquet file, mapped from ``source.cache_dir``; equal to :meth:`Panel.from_frame`'s.
 
-    The arrays are copy-on-write maps: what is changed stays in this process. When the cache does not have
-    the file at this frequency, it is converted; that needs 14 bytes of disk a row for the time being, and
-    memory for some million rows (or for those of the longest series, where that has more).
+    The arrays are mapped copy-on-write: changes stay in this process. When the cache has no panel for this
+    file and frequency, the file is converted first. A conversion temporarily needs 14 bytes of disk per row,
+    and memory for a few million rows (or for the rows of the longest series, if those are more).
 
     Raises
     ------
     DataError
-        What ``source.fetch()`` and :meth:`Panel.from_frame` raise, and for timestamps after the year 2105.
+        As ``source.fetch()`` and :meth:`Panel.from_frame`, and for timestamps after the year 2105.
     OSError
         When the cache cannot be written.
     """
@@ -76,7 +76,7 @@ def mapped_panel(source: CsvSource, frequency: Frequency) -> Panel:
 
 
 def _name(source: CsvSource, frequency: Frequency) -> str:
-    """Names a state of the file, a frequency and the format."""
+    """Name of the cached panel: a hash of the file's state, the frequency and the cache format."""
     try:
         about, footer = source.path.stat(), source.footer()
     except (OSError, pa.ArrowException) as error:
@@ -87,7 +87,7 @@ def _name(source: CsvSource, frequency: Frequency) -> str:
 
 
 def _opened(folder: Path, frequency: Frequency) -> Panel | None:
-    """The panel in a folder of the cache; None where there is none, or it is not as it was written."""
+    """The panel in a folder of the cache; None when there is none, or it has changed since it was written."""
     try:
         checksum, _, text = (folder / _ABOUT).read_text(encoding="utf-8").partition("\n")
         about = json.loads(text)
@@ -115,21 +115,21 @@ def _checksum(text: str) -> str:
 
 
 def _state(path: Path) -> list[int]:
-    """Size and moment of the last change: what tells that a file is whole without reading it."""
+    """Size and time of the last change, to detect changes without reading the file."""
     about = path.stat()
     return [about.st_size, about.st_mtime_ns]
 
 
 @contextmanager
 def _building(cache: Path) -> Iterator[Path]:
-    """A folder to build in, locked while this process lives; those of dead processes are removed."""
+    """A folder to build in, locked while this process lives; remove the folders of dead processes."""
     for other in cache.glob(f"{_BUILDING}*"):
         try:
             if time.time() - other.stat().st_mtime > _FORSAKEN:
                 with _locked(other):
                     shutil.rmtree(other)
         except OSError:
-            continue  # someone is building there, or has just finished
+            continue  # another process is building there, or has just finished
     staged = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=cache))
     try:
         with _locked(staged):
@@ -149,7 +149,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _published(staged: Path, folder: Path, frequency: Frequency) -> Panel:
-    """Give a finished folder its name, unless another process was faster; the panel in it."""
+    """Move a finished folder to its final name, unless another process was faster; return its panel."""
     staged.chmod(0o755)
     try:
         staged.rename(folder)
@@ -157,22 +157,21 @@ def _published(staged: Path, folder: Path, frequency: Frequency) -> Panel:
         panel = _opened(folder, frequency)
         if panel is not None:
             return panel
-        # What lies there is damaged. A folder cannot be replaced in one step, but it can be moved away.
+        # The existing folder is damaged. A folder cannot be replaced atomically, but it can be moved away.
         folder.rename(staged / "damaged")
         staged.rename(folder)
         shutil.rmtree(folder / "damaged")
     panel = _opened(folder, frequency)
     if panel is None:
-        raise OSError(f"{folder}: what was just written is not there; is the disk full or shared?")
+        raise OSError(f"{folder}: the panel just written cannot be read back; is the disk full or shared?")
     return panel
 
 
 def _convert(source: CsvSource, frequency: Frequency, staged: Path) -> None:
     """Write the files of a panel.
 
-    The file is gone through twice: for how many rows each series has, then for the rows themselves, which
-    are put down by blocks of series that fit into memory, whatever their order in the file. Then each block
-    is binned.
+    The first pass over the source counts the rows of each series. The second pass writes the rows to disk,
+    grouped into blocks of series that fit into memory. Then each block is binned.
     """
     progress = _Progress(3 * source.num_rows())
     intake, numbered = Intake(), np.zeros(0, np.int64)
@@ -205,7 +204,7 @@ def _convert(source: CsvSource, frequency: Frequency, staged: Path) -> None:
                 os.fsync(file.fileno())
             start = grid.first_bin * grid.step
             digest = hashlib.sha256(fingerprint_head(frequency, start, series))
-            # The mask as bits, 8 cells a byte across the series, as Panel.fingerprint() has them.
+            # The mask as bits, 8 cells per byte across series, as in Panel.fingerprint().
             for piece in _pieces(observed):
                 digest.update(np.packbits(np.frombuffer(piece, np.bool_)).data)
             for piece in _pieces(values):
@@ -229,13 +228,13 @@ def _convert(source: CsvSource, frequency: Frequency, staged: Path) -> None:
 
 
 class _RowsOnDisk:
-    """Rows put down by blocks of series, in three files that vanish with the process."""
+    """Rows on disk, grouped by blocks of series: one temporary file per column."""
 
     def __init__(self, folder: Path, blocks: list[tuple[int, int]], counts: np.ndarray) -> None:
         self._first = np.array([begin for begin, _ in blocks], np.int64)
         self._sizes = np.zeros(len(blocks), np.int64)
         widest = max((stop - begin for begin, stop in blocks), default=1)
-        # Where each block begins: missing values leave holes at its end.
+        # Where each block begins. Rows without a value are counted but not stored: their space stays free.
         self._begin = np.r_[0, np.cumsum(counts)][self._first] if blocks else np.zeros(0, np.int64)
         self._block_of = np.repeat(np.arange(len(blocks)), [stop - begin for begin, stop in blocks])
         if len(blocks) <= 2**16:
@@ -252,12 +251,12 @@ class _RowsOnDisk:
             file.close()
 
     def add(self, rows: Rows) -> None:
-        """Put rows down behind those of their blocks."""
+        """Append rows to their blocks."""
         if not len(rows.value):
             return
         if rows.second.dtype != np.uint32:
             raise DataError(
-                "a timestamp lies after the year 2105, where no memory-mapped panel reaches; is it wrong?"
+                "a timestamp is after the year 2105, the limit of a memory-mapped panel; is it wrong?"
             )
         block = self._block_of[rows.series]
         lowest = int(block.min())
@@ -275,7 +274,7 @@ class _RowsOnDisk:
             self._sizes[number] += stop - begin
 
     def block(self, begin: int, stop: int) -> Rows:  # noqa: ARG002
-        """The rows of one of the blocks, those of one series in the order they came in."""
+        """The rows of one of the blocks; the rows of a series keep their order."""
         number = int(np.searchsorted(self._first, begin))
         columns = []
         for file, kind in self._columns:
@@ -287,7 +286,7 @@ class _RowsOnDisk:
 
 
 class _Progress:
-    """Says now and then how far a long conversion is."""
+    """Logs the progress of a long conversion every few seconds."""
 
     def __init__(self, total: int) -> None:
         self._total = max(total, 1)
@@ -303,7 +302,7 @@ class _Progress:
 
 
 def _readable(source: CsvSource, pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The pieces of a file; what reading raises is an error of its data, unlike what writing raises."""
+    """The pieces of a source; errors of reading become DataError, unlike errors of writing."""
     try:
         yield from pieces
     except (OSError, pa.ArrowException) as error:
@@ -316,7 +315,7 @@ def _put(file: BinaryIO | Any, at: int, content: np.ndarray) -> None:
 
 
 def _narrow(file: BinaryIO, rows: int, width: int, kept: int) -> None:
-    """Keep the first bytes of each row."""
+    """Keep the first ``kept`` bytes of each row."""
     if kept < width:
         for row in range(rows):
             file.seek(row * width)

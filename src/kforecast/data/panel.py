@@ -1,4 +1,4 @@
-"""Panel: every series on one UTC grid, with a mask that says what was really observed."""
+"""Panel: all series on one UTC grid, with a mask of the observed bins."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +17,7 @@ _BATCH_ROWS = 1 << 18
 
 @dataclass(frozen=True)
 class CleaningReport:
-    """What :meth:`Panel.from_frame` met and mended, each a count of rows or of bins."""
+    """What :meth:`Panel.from_frame` cleaned: counts of rows, and of bins for ``incomplete_bins``."""
 
     rows: int = 0
     missing_values: int = 0
@@ -39,22 +39,22 @@ class CleaningReport:
 
 @dataclass(frozen=True)
 class Panel:
-    """Series on one grid of bins labelled by their start, in UTC.
+    """Series on one UTC grid; a bin is labelled by its start.
 
     Attributes
     ----------
     values:
-        float32 ``[series, time]``; 0 where nothing was observed, never to be read there.
+        float32 ``[series, time]``; 0 where unobserved, and not to be used there.
     observed:
-        bool ``[series, time]``.
+        bool ``[series, time]``: whether the bin has a value.
     start:
         Unix seconds of the first bin.
     frequency:
         Bin width and calendar.
     series:
-        ``(workload, metric)`` of each row, in sorted order of :func:`item_key`.
+        ``(workload, metric)`` of each row, sorted by :func:`item_key`.
     report:
-        What was mended on the way.
+        What was cleaned while the panel was made.
     """
 
     values: np.ndarray
@@ -63,17 +63,17 @@ class Panel:
     frequency: Frequency
     series: tuple[tuple[str, str], ...]
     report: CleaningReport = field(default_factory=CleaningReport)
-    # Known without looking at the data; not handed on by replace().
+    # Set where it is known without reading the data; replace() does not copy it.
     _fingerprint: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def num_series(self) -> int:
-        """Rows of the panel."""
+        """Number of series."""
         return len(self.series)
 
     @property
     def num_bins(self) -> int:
-        """Columns of the panel."""
+        """Number of bins."""
         return int(self.values.shape[1])
 
     @property
@@ -83,11 +83,11 @@ class Panel:
 
     @property
     def item_ids(self) -> dict[str, int]:
-        """``item2id.json`` of the artifact: the id of each item key (contract 5)."""
+        """The id of each item key, as in the artifact's ``item2id.json`` (contract 5)."""
         return {item_key(*pair): number for number, pair in enumerate(self.series)}
 
     def padded(self, before: int, after: int) -> "Panel":
-        """The panel with that many unobserved bins at its ends."""
+        """The panel with additional unobserved bins at its ends."""
         width = ((0, 0), (before, after))
         start = self.start - before * self.frequency.step
         return replace(
@@ -95,13 +95,13 @@ class Panel:
         )
 
     def rows(self, chosen: Sequence[int]) -> "Panel":
-        """The panel of some series, by row number in ascending order."""
+        """The panel of some series, given by ascending row numbers."""
         picked = list(chosen)
         series = tuple(self.series[row] for row in picked)
         return replace(self, values=self.values[picked], observed=self.observed[picked], series=series)
 
     def fingerprint(self) -> str:
-        """A sha256 over grid, names, mask and values: equal for equal data, whatever file it came from."""
+        """SHA-256 over grid, names, mask and values: equal for equal data from any source."""
         if self._fingerprint is not None:
             return self._fingerprint
         digest = hashlib.sha256(fingerprint_head(self.frequency, self.start, self.series))
@@ -110,7 +110,7 @@ class Panel:
         return digest.hexdigest()
 
     def known_as(self, fingerprint: str) -> "Panel":
-        """The panel, which will not be read to find its fingerprint."""
+        """The panel with a known fingerprint, so that it need not be computed from the data."""
         panel = replace(self)
         object.__setattr__(panel, "_fingerprint", fingerprint)
         return panel
@@ -119,19 +119,19 @@ class Panel:
     def from_frame(cls, frame: pd.DataFrame, frequency: Frequency) -> "Panel":
         """Average the rows of a long frame (contract 3) into bins.
 
-        Rows at the same timestamp of a series count once, with their mean. The newest bin of a series
-        is dropped when it has fewer rows than is usual (the median) for that series: it has only begun.
+        Rows of a series at the same timestamp count once, with their mean. The newest bin of a series is
+        dropped when it has fewer rows than the series' median, because it is incomplete.
 
         Raises
         ------
         DataError
-            When nothing is observed, two series share an item key, or the time range is absurd.
+            When nothing is observed, two series have the same item key, or the time range is implausible.
         """
         return cls.from_batches(_batches_of(frame), frequency)
 
     @classmethod
     def from_batches(cls, batches: Iterable[RowBatch], frequency: Frequency) -> "Panel":
-        """As :meth:`from_frame`, from rows that come batch by batch; raises what that does."""
+        """As :meth:`from_frame`, from rows in batches; raises the same errors."""
         intake = Intake()
         store = RowsInMemory(intake.compact(batch) for batch in batches)
         series, row = in_key_order(intake.numbers.pairs)
@@ -145,7 +145,7 @@ class Panel:
             values[chosen], observed[chosen] = bins.values, bins.observed
             last = max(last, bins.last)
         intake.check_range(grid, frequency, tally)
-        # The grid ends with the newest bin that is left.
+        # The grid ends with the newest observed bin.
         values, observed = _narrowed(values, last + 1), _narrowed(observed, last + 1)
         report = report_of(intake, tally)
         return cls(values, observed, grid.first_bin * grid.step, frequency, series, report)
@@ -157,14 +157,14 @@ def fingerprint_head(frequency: Frequency, start: int, series: tuple[tuple[str, 
 
 
 def report_of(intake: Intake, tally: Tally) -> CleaningReport:
-    """What was met while rows were taken in and binned."""
+    """What was cleaned while rows were read and binned."""
     return CleaningReport(
         intake.rows, intake.missing_values, tally.duplicates, tally.out_of_order, tally.incomplete_bins
     )
 
 
 def _batches_of(frame: pd.DataFrame) -> Iterator[RowBatch]:
-    """The rows of a frame in pieces, so that what is computed on the way stays small."""
+    """The rows of a frame in batches, so that temporary arrays stay small."""
     workload, metric = (frame[name].astype("category").cat for name in ("workload", "metric"))
     names = [(column.codes.to_numpy(), column.categories.to_numpy(object)) for column in (workload, metric)]
     timestamp, value = frame["timestamp"], frame["value"]
@@ -178,7 +178,7 @@ def _batches_of(frame: pd.DataFrame) -> Iterator[RowBatch]:
 
 
 def _narrowed(grid: np.ndarray, num_bins: int) -> np.ndarray:
-    """The first bins of each series, moved together in the same memory; ``[series, time]``."""
+    """Keep the first ``num_bins`` bins of each series, without a copy of the array; ``[series, time]``."""
     if num_bins == grid.shape[1]:
         return grid
     flat = grid.reshape(-1)
@@ -188,17 +188,17 @@ def _narrowed(grid: np.ndarray, num_bins: int) -> np.ndarray:
 
 
 def item_key(workload: str, metric: str) -> str:
-    """The key of a series in ``item2id.json``: both names joined with nothing between (contract 5)."""
+    """The key of a series in ``item2id.json``: both names, joined without a separator (contract 5)."""
     return workload + metric
 
 
 def check_no_collision(series: Sequence[tuple[str, str]]) -> None:
-    """Refuse series that the artifact could not tell apart.
+    """Refuse different series with the same item key.
 
     Raises
     ------
     DataError
-        Naming both series.
+        When two keys are equal; the message names both series.
     """
     seen: dict[str, tuple[str, str]] = {}
     for pair in series:
@@ -211,12 +211,12 @@ def check_no_collision(series: Sequence[tuple[str, str]]) -> None:
 
 
 def in_key_order(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[tuple[str, str], ...], np.ndarray]:
-    """The series in order of their item keys and, for each given one, its row there (int64 ``[series]``).
+    """Sort series by item key; return them, and for each given one its row (int64 ``[series]``).
 
     Raises
     ------
     DataError
-        When two share an item key.
+        When two series have the same item key.
     """
     check_no_collision(pairs)
     order = sorted(range(len(pairs)), key=lambda number: item_key(*pairs[number]))

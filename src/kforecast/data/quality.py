@@ -1,4 +1,4 @@
-"""What is wrong with a history, series by series: the report of ``kforecast-fetch``."""
+"""Problems of a history, series by series: the report of ``kforecast-fetch``."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from kforecast.errors import few
 from kforecast.window import Window
 
 _DAY = 86_400
-# Later than the year 5138, so these are not seconds; and before 1973, so these are not seconds either.
+# As seconds, the first limits are beyond the year 5138 and the second ones before 1973.
 _FINER = ((1e17, 1e9, "nanoseconds"), (1e14, 1e6, "microseconds"), (1e11, 1e3, "milliseconds"))
 _COARSER = ((1e7, 1 / 60, "minutes"), (2e5, 1 / 3600, "hours"), (0, 1 / _DAY, "days"))
 _MOST_ROWS = 10
-# A value that stands still this long, in a tenth of the history, is rather a broken exporter than traffic.
+# A value constant for this long, and for a tenth of the history, suggests a broken exporter.
 _STILL_SECONDS, _STILL_SHARE = _DAY, 0.1
 _NOISE_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a series that its owner should know.
+    """A problem of a series that its owner should know about.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Finding:
         ``empty, time_unit, duplicates, gaps, missing_values, infinite, counter, negative, constant,
         misaligned, coarse_step, too_short``.
     message:
-        What was seen, and what to do about it.
+        The observation and its remedy.
     """
 
     workload: str
@@ -43,7 +43,7 @@ class Finding:
 
 
 def examine(frame: pd.DataFrame, window: Window) -> tuple[pd.DataFrame, list[Finding]]:
-    """Measure every series of a long frame (contract 3), which need not have passed any check.
+    """Measure every series of a long frame (contract 3) that may fail any of its checks.
 
     Returns
     -------
@@ -51,15 +51,15 @@ def examine(frame: pd.DataFrame, window: Window) -> tuple[pd.DataFrame, list[Fin
         One row per series: ``workload, metric, points`` (rows with a number), ``first, last`` (unix
         seconds), ``step`` (the most frequent, seconds), ``missing`` (share of the steps between first and
         last without a value), ``longest_gap`` (seconds between neighbours, 0 when none is missing),
-        ``duplicates`` (rows at a moment already seen), ``nan, negative`` (rows), ``constant`` (points of the
-        longest stretch of one value), ``counter`` (whether it looks like one), ``offset`` (seconds off the
-        moments of most series), ``bins`` (with a value, at the window's frequency), ``daily, weekly``
-        (strength of the season, 0 to 1; NaN with less than two of them).
+        ``duplicates`` (rows at a repeated timestamp), ``nan, negative`` (rows), ``constant`` (points in the
+        longest run of one value), ``counter`` (whether it looks like one), ``offset`` (seconds from the grid
+        of most series), ``bins`` (with a value, at the window's frequency), ``daily, weekly`` (strength of
+        the seasonality, 0 to 1; NaN with less than two cycles).
     findings
         In the order of the table.
     """
     rows, findings = [], []
-    # Names that cannot be read as such are theirs to see too.
+    # Series with a missing name, or one that is not text, are reported, too.
     names = frame[["workload", "metric"]].astype(object).where(lambda cells: cells.notna(), "").astype(str)
     grouped = frame[["timestamp", "value"]].groupby([names["workload"], names["metric"]], sort=True)
     for pair, series in grouped:
@@ -83,7 +83,7 @@ def examine(frame: pd.DataFrame, window: Window) -> tuple[pd.DataFrame, list[Fin
 
 
 class _Series:
-    """One series: rows in order, and what has been found on the way."""
+    """One series: its rows with a value in time order, and the findings made while sorting them."""
 
     def __init__(self, timestamp: np.ndarray, value: np.ndarray) -> None:
         self.seen: list[tuple[str, str]] = []
@@ -98,7 +98,7 @@ class _Series:
         timestamp, value = timestamp[known], value[known]
         order = np.argsort(timestamp, kind="stable")
         timestamp, value = timestamp[order], value[order]
-        # The first of several rows at one moment stands for it.
+        # Of several rows at one timestamp, the first one counts.
         first = np.r_[True, np.diff(timestamp) > 0] if len(timestamp) else np.zeros(0, bool)
         self.points = len(value)
         self.timestamp, self.value = timestamp[first], value[first]
@@ -107,7 +107,7 @@ class _Series:
         self.gaps = gaps
 
     def _unit(self, timestamp: np.ndarray) -> float:
-        """How many units of time a second has, when it is not one; 0 where seconds seem right."""
+        """Guess the unit of the timestamps: units per second, or 0 when they seem to be seconds."""
         middle = float(np.median(timestamp)) if len(timestamp) else 1e9
         found = next(((f, unit) for above, f, unit in _FINER if middle > above), None)
         if found is None and 0 < middle < 1e8:
@@ -149,7 +149,7 @@ class _Series:
         }
 
     def findings(self, window: Window) -> list[tuple[str, str]]:
-        """Kind and message of everything worth saying."""
+        """Kind and message of all findings."""
         seen = list(self.seen)
         if not self.points:
             seen.append(
@@ -246,14 +246,14 @@ class _Series:
         return [("too_short", f"{said}; fetch a longer history (historyLength, source.history)")]
 
     def _longest_gap(self) -> tuple[float, float]:
-        """Seconds between the neighbours furthest apart, and when that begins; 0 when no step is missing."""
+        """Length and begin of the longest gap, seconds; zeros when no step is missing."""
         if not len(self.gaps) or self.gaps.max() <= 1.5 * self.step:
             return 0.0, 0.0
         longest = int(self.gaps.argmax())
         return float(self.gaps[longest]), float(self.timestamp[longest])
 
     def _constant(self) -> tuple[int, int]:
-        """Where the longest stretch of one value begins, and its length."""
+        """Index and length of the longest run of one value."""
         if not len(self.value):
             return 0, 0
         begins = np.flatnonzero(np.r_[True, np.diff(self.value) != 0])
@@ -262,7 +262,7 @@ class _Series:
         return int(begins[longest]), int(lengths[longest])
 
     def _is_counter(self) -> bool:
-        """Growing nearly always, and falling only to where counting begins again."""
+        """Whether the value grows nearly always and falls only when it is reset."""
         if len(self.value) < 10 or (self.value < 0).any():
             return False
         steps = np.diff(self.value)
@@ -273,13 +273,13 @@ class _Series:
         )
 
     def _bins(self, window: Window) -> "pd.Series[float]":
-        """Means by bin, from the first to the last, NaN where there is none."""
+        """Mean of each bin from the first to the last one; NaN for bins without a row."""
         step = window.frequency.step
         label = (self.timestamp // step).astype(np.int64)
         if not len(label):
             return pd.Series(dtype=float)
         label -= label[0]
-        # A wrong timestamp may lie decades away; a report need not hold those.
+        # A wrong timestamp may be decades away; leave out the empty bins up to it.
         label = label[label < 100 * len(label) + 1_000_000]
         count = np.bincount(label)
         total = np.bincount(label, weights=self.value[: len(label)])
@@ -292,12 +292,12 @@ def _most_frequent(numbers: np.ndarray) -> float:
 
 
 def _offsets(measured: pd.DataFrame) -> "pd.Series[int]":
-    """Seconds between the moments of each series and those of most series with its step."""
+    """Seconds between the grid of each series and that of most series with the same step."""
     offset = pd.Series(0, index=measured.index)
     for step in measured.loc[measured["step"] > 0, "step"].unique():
         group = measured[measured["step"] == step]
         counts = group["phase"].value_counts()
-        # Of equally frequent moments the full minute is what others keep to.
+        # Of equally frequent offsets the smallest, which is usually the full minute.
         usual = min(counts[counts == counts.max()].index)
         late = (group["phase"] - usual) % step
         offset[group.index] = late.where(late <= step / 2, late - step).round().astype(int)
@@ -305,11 +305,11 @@ def _offsets(measured: pd.DataFrame) -> "pd.Series[int]":
 
 
 def _strength(bins: "pd.Series[float]", period: int) -> float:
-    """How much of what the trend leaves is a season, 0 to 1; NaN with less than two periods.
+    """Strength of the seasonality after detrending, 0 to 1; NaN with less than two periods.
 
     ``1 - var(remainder) / var(season + remainder)`` of Wang, Smith and Hyndman (2006), "Characteristic-based
-    clustering for time series data", with the season as the means of each phase, and both variances by
-    their degrees of freedom, because few periods make a season out of noise.
+    clustering for time series data". The season is the mean of each phase. Both variances are divided by
+    their degrees of freedom, because with few periods noise would look like a season.
     """
     if period < 2 or len(bins) < 2 * period:
         return float("nan")
@@ -327,7 +327,7 @@ def _strength(bins: "pd.Series[float]", period: int) -> float:
 
 
 def quality_table(measured: pd.DataFrame, window: Window) -> str:
-    """The table for the console: every series, or the ten with the most missing."""
+    """The table for the console: every series, or the ten with the most missing steps."""
     shown, title = measured, f"{len(measured):,} series"
     if len(measured) > _MOST_ROWS:
         shown = measured.sort_values(["missing", "points"], ascending=[False, True]).head(_MOST_ROWS)
@@ -356,7 +356,7 @@ def quality_table(measured: pd.DataFrame, window: Window) -> str:
 
 
 def findings_text(findings: Sequence[Finding]) -> str:
-    """The findings for the console, those of one kind and message together."""
+    """The findings for the console, grouped by kind and message."""
     if not findings:
         return "Nothing to complain about."
     by_message: dict[tuple[str, str], list[str]] = {}
@@ -376,7 +376,7 @@ def _utc(second: float) -> str:
 
 
 def _span(seconds: float) -> str:
-    """A length of time in its largest fitting unit."""
+    """A duration in its largest fitting unit."""
     for unit, length in (("d", _DAY), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length or (seconds >= length and seconds % length == 0):
             return f"{seconds / length:.3g} {unit}"

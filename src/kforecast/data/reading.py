@@ -1,4 +1,4 @@
-"""From a source to a panel, by the shortest way the source allows."""
+"""From a source to a panel, in the way that needs the least memory."""
 
 import pandas as pd
 import pyarrow as pa
@@ -12,12 +12,14 @@ from kforecast.window import Frequency
 
 
 def read_panel(source: MetricSource, frequency: Frequency) -> Panel:
-    """The source's history on a grid; a file is never held as a frame, a big one is not held at all.
+    """Read a source into a panel.
+
+    A file is binned batch by batch, never held as a frame; a large Parquet file is memory-mapped.
 
     Raises
     ------
-    DataError
-        What ``source.fetch()`` and :meth:`Panel.from_frame` raise.
+    DataError, SourceError
+        As ``source.fetch()`` and :meth:`Panel.from_frame`.
     """
     if isinstance(source, CsvSource):
         if source.is_mapped():
@@ -25,16 +27,16 @@ def read_panel(source: MetricSource, frequency: Frequency) -> Panel:
         try:
             return Panel.from_batches(source.batches(), frequency)
         except (OSError, pa.ArrowException):
-            pass  # what is wrong is said, or made up for, by who looks at the file as a whole
+            pass  # fetch() below reads the file as a whole: it succeeds, or explains the problem
     return Panel.from_frame(source.fetch(), frequency)
 
 
 def panel_of(frame: pd.DataFrame, frequency: Frequency) -> Panel:
-    """A user's frame on a grid, after the checks that every source's frame passes.
+    """Check a user's frame and bin it into a panel.
 
     Raises
     ------
     DataError
-        What :meth:`FrameSource.fetch` and :meth:`Panel.from_frame` raise.
+        As :meth:`FrameSource.fetch` and :meth:`Panel.from_frame`.
     """
     return read_panel(FrameSource(frame), frequency)

@@ -1,4 +1,4 @@
-"""Which windows are used, and for what: train, validation and test, split by time."""
+"""Finds the usable windows of a panel and splits them by time into train, validation and test."""
 
 from dataclasses import dataclass
 
@@ -17,14 +17,14 @@ class SplitSettings:
     Attributes
     ----------
     validation, test:
-        Shares of the time range: the newest bins are test, those before them validation.
+        Shares of the time range: the newest bins are test, the bins before them validation.
     max_missing:
-        A window is used when at most this share of its context is unobserved.
+        Use a window only if at most this share of its context is unobserved.
     mask_gaps:
-        Unobserved targets are no targets: a window without any observed one is not used.
+        Mask unobserved targets; a window without any observed target is not used.
     skip_zero_context:
-        Leave out windows whose context is zero throughout. The network scales by the context's mean, so
-        nothing can be learned from them, and their scaled error (about 1e10) would drown all others.
+        Leave out windows whose whole context is zero. The network scales by the mean of the context, so
+        nothing can be learned from them, and their scaled error (about 1e10) would dominate the loss.
     skip_newest_window:
         Never use the newest ``context + horizon`` bins, as Kapacity's training does.
     """
@@ -46,9 +46,10 @@ class Split:
     train, validation, test:
         Validation and test may be empty.
     train_end, validation_end, end:
-        Bins (exclusive) where the parts end. No window's horizon straddles one; contexts reach back freely.
+        Bins (exclusive) where the parts end. No horizon crosses these limits; a context may reach back into
+        an earlier part.
     unused:
-        Windows left out, by reason.
+        Number of windows left out, by reason.
     """
 
     train: Cells
@@ -66,7 +67,7 @@ def split_windows(panel: Panel, window: Window, settings: SplitSettings) -> Spli
     Raises
     ------
     DataError
-        When there is too little data, with the numbers and the smallest remedy.
+        When a part has no window; the message has the numbers and the smallest remedy.
     """
     end = panel.num_bins - (window.length if settings.skip_newest_window else 0)
     horizon = window.prediction_length
@@ -103,14 +104,14 @@ def split_windows(panel: Panel, window: Window, settings: SplitSettings) -> Spli
 
 
 def cells_between(panel: Panel, window: Window, begin: int, stop: int, stride: int = 1) -> np.ndarray:
-    """Every window to judge a forecaster by: all its targets lie in the bins ``[begin, stop)``.
+    """The windows that a forecaster is evaluated on: all their targets lie in the bins ``[begin, stop)``.
 
-    There is one every ``stride`` bins. An origin counts when at least half of its context is observed; bins
-    before the panel's first are not.
+    There is an origin every ``stride`` bins. It is used when at least half of its context is observed; bins
+    before the start of the panel count as unobserved.
 
     Returns
     -------
-    Flat cells ``series * num_bins + origin``, sorted, int64 ``[windows]``.
+    Flat cells of the origins, ``series * num_bins + origin``, ascending, int64 ``[windows]``.
     """
     origins = np.arange(begin, stop - window.prediction_length + 1, stride, dtype=np.int64)
     first = max(begin - window.context_length, 0)
@@ -123,7 +124,7 @@ def cells_between(panel: Panel, window: Window, begin: int, stop: int, stride: i
 def _usable(
     values: np.ndarray, observed: np.ndarray, window: Window, settings: SplitSettings
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Usable windows as bool ``[series, origin - context_length]``, and why the others are not."""
+    """Usable windows, bool ``[series, origin - context_length]``, and the number of others by reason."""
     context, horizon = window.context_length, window.prediction_length
     count = max(0, observed.shape[1] - window.length + 1)
     if count == 0:
@@ -146,7 +147,7 @@ def _usable(
 
 
 def running_sum(values: np.ndarray, dtype: type[np.generic] = np.int32) -> np.ndarray:
-    """Sum before each column, ``[series, time + 1]``; of flags their number."""
+    """Sum of all earlier columns for each column, ``[series, time + 1]``; for flags, their count."""
     total = np.zeros((values.shape[0], values.shape[1] + 1), dtype=dtype)
     np.cumsum(values, axis=1, out=total[:, 1:])
     return total

@@ -1,4 +1,4 @@
-"""What the data looks like, one row per series, before anything is trained on it."""
+"""The data summary: one row per series, shown before training starts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,20 +12,20 @@ from kforecast.data.panel import Panel
 from kforecast.data.split import Split
 from kforecast.errors import few
 
-# With more series than this the worst are shown.
+# With more series than this, the table shows only the worst.
 _MOST_ROWS = 10
 _PARTS = ("train", "validation", "test")
 
 
 def summarize(panel: Panel, split: Split) -> pd.DataFrame:
-    """Describe every series.
+    """Describe every series of a panel.
 
     Returns
     -------
     DataFrame with one row per series: ``workload, metric, points`` (observed bins), ``first, last`` (unix
     seconds of the outermost observed bins), ``missing`` (share of unobserved bins between them), ``zeros``
-    (share of observed bins that are zero), ``min, mean, max`` and the windows it yields: ``train,
-    validation, test``.
+    (share of observed bins that are zero), ``min, mean, max`` and its number of windows in each part:
+    ``train, validation, test``.
     """
     rows = []
     for begin, observed in blocks(panel.observed):
@@ -58,7 +58,7 @@ def _figures(values: np.ndarray, observed: np.ndarray, start: int, step: int) ->
 
 
 def data_table(summary: pd.DataFrame, panel: Panel, split: Split) -> str:
-    """The data summary: every series, or the worst ten and the total where there are many."""
+    """The data summary as text: every series, or the worst ten of many, and the total."""
     shown = summary
     title = f"{panel.num_series:,} series on one grid of {panel.num_bins:,} bins of {panel.frequency.name}"
     if len(summary) > _MOST_ROWS:

@@ -1,7 +1,7 @@
-"""TLS and credentials of the sources that are servers.
+"""TLS and credentials for sources that ask a server.
 
-Secrets are named, never given: a file or an environment variable holds them, so that no configuration, log,
-checkpoint or metadata can show them.
+A configuration names the file or environment variable that holds a secret, never the secret itself, so that
+no configuration, log, checkpoint or metadata can show it.
 """
 
 import ipaddress
@@ -14,12 +14,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 
 def read_secret(file: str | None, variable: str | None) -> str | None:
-    """The secret in a file or an environment variable; None when neither is named.
+    """Read a secret from a file or an environment variable; None when neither is named.
 
     Raises
     ------
     ValueError
-        When there is nothing in it, or it is more than one line.
+        When it cannot be read, is empty, or has more than one line.
     """
     if file is not None:
         try:
@@ -65,30 +65,31 @@ SecretVariable = Annotated[str, AfterValidator(_check_variable)]
 
 
 class Tls(BaseModel):
-    """How to trust a server, and how to be trusted by it; files in PEM."""
+    """Certificates to verify a server and to authenticate to it; all files are PEM."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     enabled: bool = False
-    """TLS with the authorities that gRPC or the system knows; any other key switches it on too."""
+    """Use TLS with the default certificate authorities; setting any other key enables TLS, too."""
     ca: PemFile | None = None
-    """The certificate authority to trust instead."""
+    """Certificate authority to trust instead of the default ones."""
     cert: PemFile | None = None
-    """Our own certificate, where the server demands one (mutual TLS), with its key."""
+    """Client certificate, for servers that require one (mutual TLS)."""
     key: PemFile | None = None
+    """Private key of the client certificate."""
     server_name: str | None = None
-    """The name in the server's certificate, where it is not the one in the address."""
+    """Host name in the server's certificate, where it differs from the address."""
 
     @property
     def wanted(self) -> bool:
-        """Whether to use TLS at all."""
+        """Whether to use TLS."""
         return self.enabled or any((self.ca, self.cert, self.key, self.server_name))
 
     def context(self) -> ssl.SSLContext:
-        """The same as Python's own TLS knows it."""
+        """The settings as an SSLContext of Python."""
         context = ssl.create_default_context(cafile=self.ca)
         if self.cert is not None:
-            # With a password, even a wrong one, nobody is asked for it at the terminal.
+            # Without a password argument, OpenSSL would prompt for one at the terminal.
             context.load_cert_chain(self.cert, self.key, password="")
         return context
 
@@ -100,7 +101,7 @@ class Tls(BaseModel):
             self.context()
         except ssl.SSLError as error:
             files = " or ".join(filter(None, (self.ca, self.cert, self.key)))
-            raise ValueError(f"{files}: not what is needed in PEM, or not a pair: {error.reason}") from error
+            raise ValueError(f"{files}: not valid PEM, or not a matching pair: {error.reason}") from error
         return self
 
 

@@ -21,39 +21,39 @@ from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, check_f
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _TYPES = {"timestamp": pa.float64(), "value": pa.float64(), "workload": _NAME, "metric": _NAME}
-# Spellings of "unknown" seen in exported metrics; anything else that is not a number is an error.
+# Spellings of a missing value in exported metrics; any other text that is not a number is an error.
 _MISSING = ["", "NaN", "nan", "NA", "N/A", "null", "NULL", "None"]
 _SCHEMA = pa.schema([(name, _TYPES[name]) for name in COLUMNS])
 _CONVERT = pa.csv.ConvertOptions(
     column_types=_TYPES, include_columns=list(COLUMNS), null_values=_MISSING, strings_can_be_null=False
 )
-# Of Parquet: bytes read at once, of each column, and rows that are decoded at once.
+# Parquet: bytes of a column read at once, and rows decoded at once.
 _BUFFER = 4 << 20
 _BATCH_ROWS = 1 << 19
-# Twice this fits where training does: 4 bytes a row, several times over.
+# Twice as many rows still fit wherever training fits: 4 bytes per row, several times over.
 _MOST_ROWS_IN_MEMORY = 50_000_000
-# Of CSV: bytes parsed at once, and by how many threads; what follows keeps up with no more.
+# CSV: bytes parsed at once, and parsing threads; with more threads, binning is the bottleneck.
 _PIECE = 2 << 20
 _THREADS = min(pa.cpu_count(), 4)
 
 
 class CsvSource:
-    """History in a file.
+    """History in a CSV or Parquet file.
 
     Parameters
     ----------
     path:
-        ``.csv``, ``.csv.gz`` (any compression pyarrow knows by its ending) or ``.parquet``.
+        ``.csv``, ``.csv.gz`` (or any other compression that pyarrow knows by its suffix) or ``.parquet``.
     memory_map:
-        Whether a panel of the file is mapped from disk instead of held in memory: true, false, or ``auto``,
-        which maps a Parquet file of more than 50 million rows.
+        Whether to map the file's panel from disk instead of holding it in memory: true, false, or ``auto``,
+        which maps Parquet files of more than 50 million rows.
     cache_dir:
-        Where mapped panels lie.
+        Folder of the mapped panels.
 
     Raises
     ------
     ConfigError
-        When a setting is something else, or ``memory_map`` is true for a file that is not Parquet.
+        When a setting is invalid, or ``memory_map`` is true for a file that is not Parquet.
     """
 
     repeatable: ClassVar[bool] = True
@@ -85,22 +85,22 @@ class CsvSource:
         Raises
         ------
         DataError
-            When it is missing, unreadable, or not what contract 3 describes.
+            When it is missing, unreadable, or violates contract 3.
         """
         return check_frame(self.read(), str(self.path), first_row=self._first_row)
 
     def batches(self) -> Iterator[RowBatch]:
-        """Read the file in pieces, which need little memory.
+        """Read the file batch by batch, in little memory.
 
-        Nothing is right before the last piece is had: a row that is wrong ends the pieces, and what is
-        wrong is raised when the whole file has been looked at.
+        The rows are valid only after the last batch: after an invalid row, no further batches follow, and the
+        error is raised once the whole file has been checked.
 
         Raises
         ------
         DataError
-            What :meth:`fetch` raises.
+            As :meth:`fetch`.
         OSError, ArrowException
-            When a piece cannot be read by itself; :meth:`fetch` knows more.
+            When a batch cannot be read; :meth:`fetch` raises a more precise error.
         """
         self.check()
         check = RowCheck(str(self.path), self._first_row)
@@ -115,7 +115,7 @@ class CsvSource:
         check.finish()
 
     def is_mapped(self) -> bool:
-        """Whether a panel of the file is to be mapped from disk; false where that cannot be told."""
+        """Whether to map the file's panel from disk; false when the file cannot be read."""
         if self._memory_map != "auto":
             return bool(self._memory_map)
         try:
@@ -125,16 +125,16 @@ class CsvSource:
             return False
 
     def num_rows(self) -> int:
-        """Rows of a Parquet file, as its footer says."""
+        """Number of rows in the footer of a Parquet file."""
         return int(pa.parquet.read_metadata(self.path).num_rows)
 
     def footer(self) -> bytes:
-        """The bytes at the end of a Parquet file that describe it.
+        """Read the metadata at the end of a Parquet file, as bytes.
 
         Raises
         ------
         ArrowException
-            When it does not end like one.
+            When the file does not end like a Parquet file.
         """
         with self.path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -147,19 +147,19 @@ class CsvSource:
             return file.read(length)
 
     def names(self) -> Iterator[tuple[Names, Names]]:
-        """Workload and metric of all rows of a Parquet file, in pieces; raises as :meth:`batches` does."""
+        """Read workload and metric of all rows of a Parquet file, in batches; raises as :meth:`batches`."""
         self.check()
         for table in self._parquet_batches("workload", "metric"):
             for piece in table.to_batches():
                 yield _names_of(piece, "workload"), _names_of(piece, "metric")
 
     def read(self) -> pd.DataFrame:
-        """Read the file without judging its rows: a report on them wants to see what is wrong.
+        """Read the file without checking its rows, for a report on their problems.
 
         Raises
         ------
         DataError
-            When it is missing, unreadable, or has not the columns of contract 3.
+            When it is missing, unreadable, or lacks a column of contract 3.
         """
         self.check()
         try:
@@ -175,23 +175,23 @@ class CsvSource:
 
     @property
     def _first_row(self) -> int:
-        # Row numbers as an editor shows them: a CSV has its header in line 1.
+        # Row numbers as in an editor: the header of a CSV is line 1.
         return 1 if self._is_parquet else 2
 
     def check(self) -> None:
-        """Say what is wrong with the file as such, without reading it.
+        """Check the file without reading it.
 
         Raises
         ------
         DataError
-            When it is missing, empty, or no regular file.
+            When it is missing, empty, or not a regular file.
         """
         try:
             if not self.path.exists():
                 raise DataError(f"{self.path}: no such file")
             if self.path.is_dir():
                 raise DataError(f"{self.path}: is a directory, not a CSV or Parquet file")
-            if not self.path.is_file():  # it is read more than once, and may never end
+            if not self.path.is_file():  # a pipe cannot be read twice, and a device may never end
                 raise DataError(f"{self.path}: is a pipe or a device; write the rows into a file first")
             if self.path.stat().st_size == 0:
                 raise DataError(f"{self.path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
@@ -199,16 +199,16 @@ class CsvSource:
             raise self.unreadable(error) from error
 
     def unreadable(self, error: Exception) -> DataError:
-        """What to tell a user of an error that reading the file raised."""
+        """The DataError for an error raised while reading the file."""
         return DataError(f"{self.path}: cannot be read: {_first_line(error)}")
 
     def _csv_batches(self) -> Iterator[pa.Table]:
-        """Lines are cut into pieces here, because pyarrow's own reader of pieces uses one core."""
+        """Parse the file in parallel: pyarrow's own streaming reader uses only one core."""
         header = self._header()
         self._check_columns(header)
 
         def table(piece: bytes, first: bool) -> pa.Table:
-            # Only the first piece has the header in it.
+            # Only the first piece contains the header.
             names = None if first else header
             read = pa.csv.ReadOptions(use_threads=False, block_size=max(len(piece), 1), column_names=names)
             return pa.csv.read_csv(pa.BufferReader(piece), read_options=read, convert_options=_CONVERT)
@@ -233,7 +233,7 @@ class CsvSource:
             with _opened(self.path) as stream:
                 return pa.csv.read_csv(stream, convert_options=_CONVERT)
         except pa.ArrowInvalid as error:
-            if "Empty CSV file" in str(error):  # a header without an end of line
+            if "Empty CSV file" in str(error):  # a header without a line break
                 raise DataError(f"{self.path}: no rows") from error
             if "conversion error" not in str(error):
                 raise
@@ -242,7 +242,7 @@ class CsvSource:
             raise DataError(f"{self.path}: {self._first_text()}") from error
 
     def _first_text(self) -> str:
-        """Name the first cell that should be a number and is not; slow, for the message only."""
+        """Describe the first cell that should be a number but is not; slow, for error messages only."""
         convert = pa.csv.ConvertOptions(
             column_types=dict.fromkeys(COLUMNS, pa.string()), include_columns=["timestamp", "value"]
         )
@@ -264,7 +264,7 @@ class CsvSource:
 
     def _read_parquet(self) -> pa.Table:
         self._check_schema()
-        names = ["workload", "metric"]  # each of them once, however long it is
+        names = ["workload", "metric"]  # as dictionaries: each name is held once, however long it is
         return _typed(pa.parquet.read_table(self.path, columns=list(COLUMNS), read_dictionary=names))
 
     def _parquet_batches(self, *columns: str) -> Iterator[pa.Table]:
@@ -273,7 +273,7 @@ class CsvSource:
             self.path, read_dictionary=["workload", "metric"], buffer_size=_BUFFER
         ) as file:
             chosen = columns or COLUMNS
-            # Some row groups at a time: one iteration over all holds on to buffers of each until its end.
+            # A few row groups at a time: an iteration over all of them would keep the buffers of each.
             groups: list[int] = []
             rows = 0
             for group in range(file.num_row_groups):
@@ -300,7 +300,7 @@ class CsvSource:
                 raise DataError(f"{self.path}: {column} has the type {kind}; text is expected")
 
     def _likely_reason(self, header: str) -> str:
-        """What is probably wrong with a file that has not our columns."""
+        """The probable reason why a file lacks our columns."""
         with self.path.open("rb") as file:
             begin = file.read(4)
         if begin[:2] == b"\x1f\x8b" and self.path.suffix != ".gz":
@@ -311,7 +311,7 @@ class CsvSource:
             return "; it is not UTF-8 text: save it as UTF-8"
         words = header.replace("\t", ";").replace(" ", ";").lower()
         if all(name in words for name in COLUMNS):
-            return "; separate the columns by commas, without spaces, and write their names in small letters"
+            return "; separate the columns by commas, without spaces, and write their names in lower case"
         return "; the first line must name the columns" if re.match(r"[\d.]+\s*(,|$)", header) else ""
 
     def _check_columns(self, names: list[str]) -> None:
@@ -321,19 +321,19 @@ class CsvSource:
             said = (found if len(found) <= 200 else found[:200] + " ...") + self._likely_reason(found)
             raise DataError(f"{self.path}: no column {', '.join(missing)}; the file has: {said}")
         if twice := [name for name in COLUMNS if names.count(name) > 1]:
-            raise DataError(f"{self.path}: the column {', '.join(twice)} stands twice")
+            raise DataError(f"{self.path}: the column {', '.join(twice)} appears twice")
 
 
 def _opened(path: Path) -> Any:
-    """What a file holds, decompressed where its ending says that it is compressed."""
+    """Open a file for reading; decompress it when its suffix names a compression."""
     return Decompressed(path) if is_compressed(path) else pa.input_stream(str(path))
 
 
 def _typed(table: pa.Table) -> pa.Table:
-    """The columns of a Parquet file in the types of ours."""
+    """Cast the columns of a Parquet file to our types."""
     schema = pa.schema([_SCHEMA.field(name) for name in table.column_names])
     columns = [
-        # Integers too large to be exact are refused later, with the reason: timestamps in nanoseconds, say.
+        # Integers that lose precision, such as nanoseconds, are refused later with a better message.
         column.cast(field.type, safe=not pa.types.is_integer(column.type))
         for column, field in zip(table.columns, schema, strict=True)
     ]
@@ -341,7 +341,7 @@ def _typed(table: pa.Table) -> pa.Table:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The bytes of a text file, compressed or not, in pieces of whole lines."""
+    """Read a text file, compressed or not, in pieces of whole lines."""
     rest = b""
     with _opened(path) as stream:
         while block := stream.read(_PIECE):
@@ -375,7 +375,7 @@ def _names_of(batch: pa.RecordBatch, column: str) -> Names:
 
 
 def _empty(column: Names) -> np.ndarray | None:
-    """Which rows have no name, bool ``[rows]``; None where all have one, which a few names tell."""
+    """Which rows have no name, bool ``[rows]``; None when all have one (the dictionary suffices to tell)."""
     nameless = np.flatnonzero([name is None or name == "" for name in column.names])
     return np.isin(column.codes, nameless) if len(nameless) else None
 

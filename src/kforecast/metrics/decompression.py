@@ -1,4 +1,4 @@
-"""Compressed files that hold far more than they look: refused before they fill memory or disk."""
+"""Protection from decompression bombs: refused before they fill memory or disk."""
 
 import io
 from pathlib import Path
@@ -9,31 +9,31 @@ import pyarrow.parquet
 
 from kforecast.errors import DataError
 
-# So many times its size a compressed file may hold. A constant metric of every minute, with two names of 200
-# letters, makes 110 with gzip and 340 with zstd, of which most is possible 1,030 and more than 10,000; what
-# has noise in it makes 10. Small files may do as they like.
-_MOST_FOLD = 400
-_FREE = 64 << 20
-# A Parquet file may hold so many rows for each of its bytes: its encodings reduce what is constant to the
-# headers of pages, 70 rows a byte, but a value that says something takes a tenth of a byte or more.
+# The highest accepted compression ratio. A constant metric once a minute, with two names of 200 letters,
+# reaches 110 with gzip and 340 with zstd; noisy values reach 10. The formats themselves allow 1,030 and more
+# than 10,000. Content up to _SMALL bytes is always accepted.
+_MOST_RATIO = 400
+_SMALL = 64 << 20
+# The most rows accepted for each byte of a Parquet file. Constant columns shrink to page headers, 70 rows per
+# byte, but values with information take a tenth of a byte or more each.
 _MOST_ROWS_A_BYTE = 30
-_FREE_ROWS = 50_000_000
-# The longest line of a text file, which is held as a whole.
+_SMALL_ROWS = 50_000_000
+# The longest accepted line of a text file; a line is held in memory as a whole.
 LONGEST_LINE = 16 << 20
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether a file's ending is one of a compression that pyarrow knows."""
+    """Whether pyarrow knows a compression for the file's suffix."""
     try:
         return bool(pa.Codec.detect(str(path)))
-    except (TypeError, ValueError):  # it has none
+    except (TypeError, ValueError):  # there is no codec for it
         return False
 
 
 class Decompressed(io.RawIOBase):
-    """What a compressed file holds.
+    """The decompressed content of a file, as a stream.
 
-    Reading raises DataError as soon as it has grown out of proportion to what was read of the file.
+    Reading raises DataError as soon as the content exceeds the accepted ratio to the bytes read so far.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,22 +43,22 @@ class Decompressed(io.RawIOBase):
         self._stream: Any = pa.CompressedInputStream(self._file, pa.Codec.detect(str(path)).name)
 
     def readable(self) -> bool:
-        """It can be read."""
+        """Always true."""
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes; raises OSError when the file is damaged."""
+        """Read the next bytes; raises OSError when the file is damaged."""
         content: bytes = self._stream.read(size if size >= 0 else None)
         self._held += len(content)
-        if self._held > max(_FREE, _MOST_FOLD * self._file.tell()):
+        if self._held > max(_SMALL, _MOST_RATIO * self._file.tell()):
             raise DataError(
-                f"{self._path}: holds more than {_MOST_FOLD} times its size, as no metrics do; if it is what "
-                "you want, decompress it first"
+                f"{self._path}: holds more than {_MOST_RATIO} times its size, which is implausible for "
+                "metrics; if this is intended, decompress it first"
             )
         return content
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the stream and the file."""
         if not self.closed:
             self._stream.close()
             self._file.close()
@@ -66,14 +66,14 @@ class Decompressed(io.RawIOBase):
 
 
 def check_parquet(path: Path, columns: tuple[str, ...]) -> None:
-    """Refuse a Parquet file whose footer promises more than a file of its size holds.
+    """Refuse a Parquet file whose footer announces implausibly much for the file's size.
 
     Raises
     ------
     DataError
-        Naming both numbers.
+        When rows or bytes are too many; the message has both numbers.
     ArrowException, OSError
-        When it cannot be read.
+        When the file cannot be read.
     """
     about, size = pa.parquet.read_metadata(path), path.stat().st_size
     held = 0
@@ -84,8 +84,10 @@ def check_parquet(path: Path, columns: tuple[str, ...]) -> None:
             if column.path_in_schema in columns:
                 held += column.total_uncompressed_size
     for unit, promised, most in (
-        ("rows", about.num_rows, max(_FREE_ROWS, _MOST_ROWS_A_BYTE * size)),
-        ("bytes", held, max(_FREE, _MOST_FOLD * size)),
+        ("rows", about.num_rows, max(_SMALL_ROWS, _MOST_ROWS_A_BYTE * size)),
+        ("bytes", held, max(_SMALL, _MOST_RATIO * size)),
     ):
         if promised > most:
-            raise DataError(f"{path}: {promised:,} {unit} in a file of {size:,} bytes, which no metrics are")
+            raise DataError(
+                f"{path}: {promised:,} {unit} in a file of {size:,} bytes are implausible for metrics"
+            )

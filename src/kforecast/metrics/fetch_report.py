@@ -1,4 +1,4 @@
-"""How a fetch came about: what the console says of it, and ``report.json``."""
+"""The report of a fetch: its lines on the console, and its part of ``report.json``."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -7,13 +7,13 @@ from typing import Any
 from kforecast.errors import few
 from kforecast.metrics.timerange import utc
 
-# With more metrics than this not each has a line of its own.
+# Up to this many metrics, each has a line of its own.
 MOST_LINES = 20
 
 
 @dataclass
 class QuestionReport:
-    """How one question was answered; ``labels`` has those of each series in the answer."""
+    """The answer to one question: counts, and in ``labels`` the labels of each series in it."""
 
     workload: str
     metric: str
@@ -26,7 +26,7 @@ class QuestionReport:
 
 @dataclass
 class FetchReport:
-    """What a fetch met: part of what ``kforecast-fetch`` reports."""
+    """The answers to all questions of a fetch, and how long it took (seconds)."""
 
     source: str
     start: int
@@ -39,20 +39,20 @@ class FetchReport:
 
     @property
     def empty(self) -> list[QuestionReport]:
-        """The questions without any value."""
+        """The questions whose answer has no value."""
         return [question for question in self.questions if question.points == question.nan]
 
     @property
     def multiple(self) -> list[QuestionReport]:
-        """The questions that several series answered."""
+        """The questions whose answer has several series."""
         return [question for question in self.questions if len(question.labels) > 1]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """The report as plain values, for JSON."""
         return asdict(self)
 
     def summary(self) -> list[str]:
-        """What is worth a line on the console."""
+        """The lines for the console."""
         points = sum(question.points for question in self.questions)
         requests = sum(question.requests for question in self.questions)
         retries = sum(question.retries for question in self.questions)
@@ -78,5 +78,5 @@ class FetchReport:
 
 
 def labels_text(labels: Mapping[str, str]) -> str:
-    """Labels for a message."""
+    """Labels as text, for messages."""
     return "{" + ", ".join(f"{name}={value}" for name, value in labels.items()) + "}"

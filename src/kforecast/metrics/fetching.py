@@ -1,7 +1,7 @@
-"""Fetching from a server: many questions at one clock, in chunks, bounded, retried, merged.
+"""Fetching from a server: questions are cut into chunks, asked concurrently, retried and merged.
 
-What is asked and how is the source's own; it hands in a way to ask. All that makes a fetch exact and
-dependable is here, once for every protocol.
+A source provides its questions and a function that asks one of them. Everything that makes a fetch exact and
+reliable is here, once for all protocols.
 """
 
 import asyncio
@@ -34,21 +34,21 @@ from kforecast.window import parse_instant
 
 log = logging.getLogger(__name__)
 
-# Seconds from a first attempt to the second; it doubles from there.
+# Seconds between the first and the second attempt; later pauses double.
 FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 10.0
 
 _NOTHING = (np.empty(0, np.int64), np.empty(0))
 
-Asked = TypeVar("Asked")
+Query = TypeVar("Query")
 
 
 class PassingError(Exception):
-    """A failure that may be gone at the next attempt."""
+    """A transient failure: the next attempt may succeed."""
 
 
 class TooLargeError(Exception):
-    """An answer above the limit of what is received: half the range has half of it."""
+    """An answer above the size limit; asking for half the range halves it."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Series:
     Attributes
     ----------
     labels:
-        What tells it from the others.
+        Labels that distinguish it from the other series.
     timestamps:
         Unix seconds, ``[points]``.
     values:
-        float64 ``[points]``; NaN where the server knows none.
+        float64 ``[points]``; NaN where the server has no value.
     """
 
     labels: Mapping[str, str]
@@ -71,33 +71,33 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Question(Generic[Asked]):
-    """What one series of ours is made of.
+class Question(Generic[Query]):
+    """The query for one series of ours.
 
     Attributes
     ----------
     workload, metric:
         The series' identity.
-    words:
-        How messages describe the query: type, metric, object, selector; or the PromQL.
+    description:
+        The query for messages: type, metric, object and selector, or the PromQL.
     range:
-        The moments to ask for.
-    asked:
+        The instants to ask for.
+    query:
         The query itself, in the protocol's form.
     """
 
     workload: str
     metric: str
-    words: str
+    description: str
     range: TimeRange
-    asked: Asked
+    query: Query
 
     def __str__(self) -> str:
-        return f"workload {self.workload}, metric {self.metric} ({self.words}), {self.range}"
+        return f"workload {self.workload}, metric {self.metric} ({self.description}), {self.range}"
 
 
-Ask = Callable[[Asked, TimeRange], Awaitable[Sequence[Series]]]
-Connect = Callable[[], AbstractAsyncContextManager[Ask[Asked]]]
+Ask = Callable[[Query, TimeRange], Awaitable[Sequence[Series]]]
+Connect = Callable[[], AbstractAsyncContextManager[Ask[Query]]]
 
 
 def _instant(value: int | float | str | None) -> int | None:
@@ -108,67 +108,68 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class FetchSettings(BaseModel):
-    """How to ask a server, whatever its protocol; the keys of a source."""
+    """How to ask a server of any protocol; these are keys of the source."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     step: Annotated[int, Field(ge=1)] = 60
-    """Seconds between points; start and end of every range are multiples of it."""
+    """Seconds between points; every range starts and ends at a multiple of it."""
     end: Annotated[int | float | str | None, AfterValidator(_instant)] = None
-    """The newest moment asked for, unix seconds or ISO 8601; null is now."""
+    """The newest instant to fetch, unix seconds or ISO 8601; null is now."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Requests in flight at once."""
+    """Concurrent requests."""
     deadline: Seconds = 30.0
-    """Seconds an answer may take."""
+    """Timeout of one request, seconds."""
     attempts: Annotated[int, Field(ge=1, le=1000)] = 5
-    """How often a request is tried before the fetch is given up."""
+    """Attempts at a request before the fetch fails."""
     timeout: Seconds = 600.0
-    """Seconds the whole fetch may take."""
+    """Timeout of the whole fetch, seconds."""
     chunk_points: Annotated[int, Field(ge=1, le=MOST_POINTS)] = MOST_POINTS
-    """Points asked for in one request; Prometheus answers 11,000 at most."""
+    """Points per request; Prometheus returns at most 11,000."""
     on_multiple: Literal["sum", "mean", "error"] = "sum"
-    """What becomes of several series in one answer."""
+    """How to treat several series in one answer."""
     on_empty: Literal["error", "skip"] = "error"
-    """What becomes of a target without any value."""
+    """How to treat an answer without any value."""
 
 
 def fetch(
-    name: str, questions: Sequence[Question[Asked]], connect: Connect[Asked], settings: FetchSettings
+    name: str, questions: Sequence[Question[Query]], connect: Connect[Query], settings: FetchSettings
 ) -> tuple[pd.DataFrame, FetchReport]:
     """Ask all questions.
 
     Parameters
     ----------
     name:
-        How messages call the server: its address.
+        The server's address, as messages name it.
     questions:
         At least one.
     connect:
-        Opens the one connection, as a context; what it yields asks a question for one chunk. It raises
-        :class:`PassingError` or :class:`TooLargeError` where asking again, or for less, may help, and
-        :class:`~kforecast.errors.SourceError` where not.
+        Opens the connection as a context manager, which yields a function that asks one query for one chunk.
+        The function raises :class:`PassingError` where another attempt may succeed, :class:`TooLargeError`
+        where a smaller chunk may, and :class:`~kforecast.errors.SourceError` otherwise.
 
     Returns
     -------
-    The long frame of contract 3, and how it came about. A point without a value is a row with NaN.
+    The long frame of contract 3, and the report of the fetch. A point without a value is a row with NaN.
 
     Raises
     ------
     SourceError
-        When a request fails for good, an answer is empty or ambiguous and may not be, or time is up.
+        When a request fails permanently, an answer is empty or has several series although the settings
+        forbid it, a value is infinite, or the timeout expires.
     """
     begun = time.monotonic()
-    pieces = asyncio.run(_Fetch(name, questions, settings).run(connect))
+    partials = asyncio.run(_Fetch(name, questions, settings).run(connect))
     ranges = [question.range for question in questions]
     report = FetchReport(
         name, min(r.start for r in ranges), max(r.end for r in ranges), settings.step, settings.on_multiple
     )
     answers, problems = [], []
-    for question, piece in zip(questions, pieces, strict=True):
+    for question, partial in zip(questions, partials, strict=True):
         asked = QuestionReport(
-            question.workload, question.metric, requests=piece.requests, retries=piece.retries
+            question.workload, question.metric, requests=partial.requests, retries=partial.retries
         )
-        timestamps, values = _merge(piece.series, question.range, settings.on_multiple, asked.labels)
+        timestamps, values = _merge(partial.series, question.range, settings.on_multiple, asked.labels)
         asked.points, asked.nan = len(values), int(np.isnan(values).sum())
         report.questions.append(asked)
         answers.append((timestamps, values))
@@ -176,7 +177,7 @@ def fetch(
             problems.append(
                 f"{question}: {len(asked.labels)} series answer where one is wanted: "
                 f"{few([labels_text(labels) for labels in asked.labels])}; narrow the selector or query, or "
-                "let them be combined: source.on_multiple=sum or mean"
+                "combine them: source.on_multiple=sum or mean"
             )
         elif (wrong := np.isinf(values)).any():
             problems.append(
@@ -207,14 +208,14 @@ def _problems_text(name: str, problems: list[str], num_empty: int) -> str:
         separator = "; " if len(problems) == 1 else "\n  "
         text += (
             f"{separator}check that the names and the selector are right, that the metric exists in that "
-            "range and that the server may read it; source.on_empty=skip goes on without it"
+            "range and that the server may read it; source.on_empty=skip continues without it"
         )
     return text
 
 
 @dataclass
-class _Piece:
-    """What has come for one question so far."""
+class _Partial:
+    """The part of an answer received so far."""
 
     series: list[Series] = field(default_factory=list)
     requests: int = 0
@@ -222,23 +223,23 @@ class _Piece:
     open_chunks: int = 0
 
 
-class _Fetch(Generic[Asked]):
-    """One fetch under way: workers take chunks from one queue until it is empty or one of them fails."""
+class _Fetch(Generic[Query]):
+    """A running fetch: workers take chunks from one queue until it is empty or one of them fails."""
 
-    def __init__(self, name: str, questions: Sequence[Question[Asked]], settings: FetchSettings) -> None:
+    def __init__(self, name: str, questions: Sequence[Question[Query]], settings: FetchSettings) -> None:
         self.name, self.questions, self.settings = name, questions, settings
-        self.pieces = [_Piece() for _ in questions]
+        self.partials = [_Partial() for _ in questions]
         self.queue = deque(
             (number, chunk)
             for number, question in enumerate(questions)
             for chunk in question.range.chunks(settings.chunk_points)
         )
         for number, _ in self.queue:
-            self.pieces[number].open_chunks += 1
+            self.partials[number].open_chunks += 1
         self.answered = 0
 
-    async def run(self, connect: Connect[Asked]) -> list[_Piece]:
-        """Ask everything; raises the first error that is for good, when all else has been cancelled."""
+    async def run(self, connect: Connect[Query]) -> list[_Partial]:
+        """Ask all questions; on a permanent error, cancel the other requests and raise it."""
         workers = min(self.settings.concurrency, len(self.queue))
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -263,38 +264,38 @@ class _Fetch(Generic[Asked]):
             ) from error
         except BaseExceptionGroup as group:
             raise _first(group) from None
-        return self.pieces
+        return self.partials
 
-    async def _work(self, ask: Ask[Asked]) -> None:
+    async def _work(self, ask: Ask[Query]) -> None:
         while self.queue:
             number, chunk = self.queue.popleft()
-            piece, question = self.pieces[number], self.questions[number]
+            partial, question = self.partials[number], self.questions[number]
             try:
-                series = await self._ask(ask, question, chunk, piece)
+                series = await self._ask(ask, question, chunk, partial)
             except TooLargeError as error:
                 if chunk.num_points == 1:
                     raise SourceError(
-                        f"{self.name}: {question}: the answer for one moment is above the limit: {error}"
+                        f"{self.name}: {question}: the answer for a single point is above the limit: {error}"
                     ) from error
                 halves = list(chunk.chunks((chunk.num_points + 1) // 2))
                 self.queue.extendleft((number, half) for half in reversed(halves))
-                piece.open_chunks += len(halves) - 1
+                partial.open_chunks += len(halves) - 1
                 self.progress.update(self.bar, total=self.progress.tasks[0].total + len(halves) - 1)  # type: ignore[operator]
                 continue
-            piece.series += series
-            piece.open_chunks -= 1
+            partial.series += series
+            partial.open_chunks -= 1
             self.progress.advance(self.bar)
-            if not piece.open_chunks:
-                self._say(question, piece)
+            if not partial.open_chunks:
+                self._log_progress(question, partial)
 
     async def _ask(
-        self, ask: Ask[Asked], question: Question[Asked], chunk: TimeRange, piece: _Piece
+        self, ask: Ask[Query], question: Question[Query], chunk: TimeRange, partial: _Partial
     ) -> Sequence[Series]:
         begun = 0.0
         pause = wait_exponential_jitter(multiplier=FIRST_PAUSE, max=_LONGEST_PAUSE, jitter=FIRST_PAUSE)
 
         def rest_of_pause(state: RetryCallState) -> float:
-            # An attempt that took long has already given the server its pause.
+            # The time of a slow attempt counts as pause: the server had it already.
             return max(0.0, pause(state) - (time.monotonic() - begun))
 
         try:
@@ -306,11 +307,11 @@ class _Fetch(Generic[Asked]):
             ):
                 with attempt:
                     begun = time.monotonic()
-                    piece.requests += 1
-                    piece.retries += attempt.retry_state.attempt_number > 1
+                    partial.requests += 1
+                    partial.retries += attempt.retry_state.attempt_number > 1
                     try:
                         async with asyncio.timeout(self.settings.deadline):
-                            return await ask(question.asked, chunk)
+                            return await ask(question.query, chunk)
                     except TimeoutError as error:
                         raise PassingError(f"no answer within {self.settings.deadline:g} s") from error
         except PassingError as error:
@@ -318,12 +319,12 @@ class _Fetch(Generic[Asked]):
             raise SourceError(f"{self.name}: {error} ({times}); asked for {question}") from error
         raise AssertionError("the loop above returns or raises")
 
-    def _say(self, question: Question[Asked], piece: _Piece) -> None:
-        """One line per question, or, where they are many, one for every tenth of them."""
+    def _log_progress(self, question: Question[Query], partial: _Partial) -> None:
+        """Log one line per question, or one for every tenth of them when there are many."""
         self.answered += 1
         total = len(self.questions)
         if total <= MOST_LINES:
-            points = sum(len(series.values) for series in piece.series)
+            points = sum(len(series.values) for series in partial.series)
             log.info(
                 "Fetched %d/%d: %s %s, %s points",
                 self.answered,
@@ -337,7 +338,7 @@ class _Fetch(Generic[Asked]):
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended a group of tasks; the others only followed from it."""
+    """The error that ended a group of tasks; the others are its consequences."""
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
@@ -345,9 +346,9 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 def _merge(
     series: Iterable[Series], asked: TimeRange, combine: str, labels: list[dict[str, str]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All chunks of an answer as one series: unique moments in order, and their values.
+    """All chunks of an answer as one series: ascending unique timestamps and their values.
 
-    ``labels`` receives those of each series that had points.
+    The labels of each series that has points are appended to ``labels``.
     """
     by_labels: dict[tuple[tuple[str, str], ...], list[Series]] = {}
     for one in series:
@@ -364,34 +365,34 @@ def _merge(
     known = ~np.isnan(values)
     count = np.bincount(position[known], minlength=len(timestamps))
     total = np.bincount(position[known], weights=values[known], minlength=len(timestamps))
-    total = total.astype(np.float64, copy=False)  # of nothing, numpy counts in integers
+    total = total.astype(np.float64, copy=False)  # numpy returns integers for empty input
     if combine == "mean":
         total = np.divide(total, count, out=total, where=count > 0)
     return timestamps, np.where(count > 0, total, np.nan)
 
 
 def _in_order(chunks: Sequence[Series], asked: TimeRange) -> tuple[np.ndarray, np.ndarray]:
-    """The chunks of one series joined; of a moment that came twice the first value that is one counts."""
+    """Join the chunks of one series; a repeated timestamp keeps its first value that is not NaN."""
     timestamps = np.concatenate([chunk.timestamps for chunk in chunks])
     values = np.concatenate([chunk.values for chunk in chunks])
     if (np.diff(timestamps) <= 0).any():
-        # Stable, and values before NaN, so that the first of equal moments is the one to keep.
+        # A stable sort with values before NaN: the first of equal timestamps is the one to keep.
         order = np.lexsort((np.isnan(values), timestamps))
         timestamps, values = timestamps[order], values[order]
         new = np.r_[True, np.diff(timestamps) > 0]
         timestamps, values = timestamps[new], values[new]
-    # Some servers align a range to their own grid and answer a little beyond it.
+    # Some servers align the range to a grid of their own and return points just outside it.
     inside = (timestamps >= asked.start) & (timestamps <= asked.end)
     return (timestamps, values) if inside.all() else (timestamps[inside], values[inside])
 
 
 def _frame(
-    questions: Sequence[Question[Asked]], answers: Sequence[tuple[np.ndarray, np.ndarray]]
+    questions: Sequence[Question[Query]], answers: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> pd.DataFrame:
     lengths = [len(values) for _, values in answers]
 
     def column(names: list[str]) -> "pd.Categorical[str]":
-        # Repeating codes instead of names: there may be millions of rows.
+        # Repeat codes instead of names: there may be millions of rows.
         codes, categories = pd.factorize(pd.Index(names), sort=True)
         return pd.Categorical.from_codes(np.repeat(codes, lengths), categories=categories)
 

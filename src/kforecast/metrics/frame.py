@@ -1,4 +1,4 @@
-"""History that is in memory already, as a pandas frame of the user's own making."""
+"""History that is already in memory, as a pandas frame made by the user."""
 
 from typing import ClassVar
 
@@ -9,14 +9,15 @@ from kforecast.metrics.source import COLUMNS, check_frame
 
 
 class FrameSource:
-    """A long frame (contract 3) as a source: ``timestamp, value, workload, metric``; other columns are left.
+    """A long frame (contract 3) as a source; columns other than the four of the contract are ignored.
 
     Parameters
     ----------
     frame:
-        ``timestamp`` in unix seconds, or as datetimes (UTC where they name no zone); the others as in a file.
+        ``timestamp`` in unix seconds, or as datetimes (UTC where they have no zone); ``value``, ``workload``
+        and ``metric`` as in a file.
     name:
-        What messages call it.
+        How messages name the frame.
     """
 
     repeatable: ClassVar[bool] = True
@@ -28,12 +29,12 @@ class FrameSource:
         return self._name
 
     def fetch(self) -> pd.DataFrame:
-        """The checked columns; the frame itself is left as it is. Rows in messages count from 0.
+        """Check the four columns and return them in a new frame; messages count rows from 0.
 
         Raises
         ------
         DataError
-            When it is no such frame.
+            When the frame is not what contract 3 describes.
         """
         frame: object = self._frame
         wanted = f"a pandas DataFrame with the columns {', '.join(COLUMNS)} is expected"
@@ -68,7 +69,7 @@ class FrameSource:
 
 
 def _seconds(moments: pd.Series) -> pd.Series:
-    """Datetimes as unix seconds; all else as it is."""
+    """Datetimes as unix seconds; anything else unchanged."""
     if not pd.api.types.is_datetime64_any_dtype(moments.dtype):
         return moments
     in_utc = moments.dt.tz_localize("UTC") if moments.dt.tz is None else moments.dt.tz_convert("UTC")
@@ -77,7 +78,7 @@ def _seconds(moments: pd.Series) -> pd.Series:
 
 
 def _names(names: pd.Series) -> pd.Series:
-    """Names as text, each of them once; what has no name stays so."""
+    """Names as a categorical column of text; missing names stay missing."""
     found = names.astype("category")
     if all(isinstance(name, str) for name in found.cat.categories):
         return found

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
-# gRPC logs handshakes and the like past our messages; it reads this when it is imported.
+# Keeps gRPC from logging handshakes itself; it reads this variable when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
@@ -27,10 +27,10 @@ from kforecast.metrics.timerange import TimeRange
 from kforecast.window import parse_duration
 
 QUERY_METHOD = "/io.kapacitystack.metric.ProviderService/Query"
-# A series of 11,000 points has 200 KB, so this holds some three hundred of them.
+# A series of 11,000 points takes 200 KB, so an answer may hold about three hundred of them.
 MOST_BYTES = 64 * 2**20
 
-# The provider says UNKNOWN to everything, so that its words must tell what may pass.
+# The provider answers every failure with UNKNOWN, so only its text tells whether a retry may succeed.
 _FOR_GOOD = re.compile(r"bad_data|parse error|invalid|unsupported|not found|no query template", re.IGNORECASE)
 _PASSING = re.compile(
     r"prom\w* query \w*\s?failed|connection (refused|reset)|broken pipe|\beof\b|time[d ]?\s?out|"
@@ -53,7 +53,7 @@ def _check_address(address: str) -> str:
 
 
 class KapacitySource(ServerSource):
-    """The targets of a train-config.yaml, asked from the provider at ``address``."""
+    """The targets of a train-config.yaml, fetched from the provider at ``address``."""
 
     address: Annotated[str, AfterValidator(_check_address)]
     """``HOST:PORT``."""
@@ -71,11 +71,11 @@ class KapacitySource(ServerSource):
 
     @property
     def is_plain_text(self) -> bool:
-        """Whether there is no TLS, and the provider is not on this machine."""
+        """Whether TLS is off and the provider is not on this machine."""
         return not self.tls.wanted and not is_loopback(self.address.rpartition(":")[0])
 
     def questions(self, now: float) -> list[Question[pb.Query]]:
-        """One question for every metric of every target.
+        """One question per metric of every target.
 
         Raises
         ------
@@ -91,7 +91,7 @@ class KapacitySource(ServerSource):
             Question(
                 target.workload,
                 metric.series_name,
-                in_words(metric),
+                description_of(metric),
                 TimeRange.ending(now, parse_duration(target.historyLength), self.step),
                 query_of(target, metric),
             )
@@ -104,7 +104,7 @@ class KapacitySource(ServerSource):
         """Open one channel for all requests."""
         options: list[tuple[str, int | str]] = [
             ("grpc.max_receive_message_length", MOST_BYTES),
-            # A server that comes back is noticed between two attempts, not after gRPC's own minutes.
+            # Notice a restarted server between two attempts; gRPC's own backoff grows to minutes.
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
@@ -120,7 +120,7 @@ class KapacitySource(ServerSource):
         else:
             channel = grpc.aio.insecure_channel(self.address, options)
         async with channel:
-            # Bytes come back: the stub would hand out an answer that was cut short as if it were whole.
+            # Without a deserializer, because the generated stub returns truncated answers as if complete.
             query: grpc.aio.UnaryUnaryMultiCallable[pb.QueryRequest, bytes] = channel.unary_unary(
                 QUERY_METHOD, request_serializer=pb.QueryRequest.SerializeToString
             )
@@ -133,13 +133,13 @@ class KapacitySource(ServerSource):
                 try:
                     answer = await query(request, timeout=self.deadline, metadata=metadata)
                 except grpc.aio.AioRpcError as error:
-                    raise self._explained(error) from error
+                    raise self._error_of(error) from error
                 return series_of(answer)
 
             yield ask
 
-    def _explained(self, error: grpc.aio.AioRpcError) -> Exception:
-        """What an RPC's failure means: may it pass, is the answer too large, or is it for good?"""
+    def _error_of(self, error: grpc.aio.AioRpcError) -> Exception:
+        """The error of ours for a failed RPC: transient, too large, or permanent."""
         code, said = error.code(), " ".join((error.details() or "no reason given").split())
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in said:
             return TooLargeError(said)
@@ -155,9 +155,9 @@ class KapacitySource(ServerSource):
             if unreachable := _UNREACHABLE.search(said):
                 text = f"cannot be reached: {unreachable[1] or unreachable[2]}"
             if "Socket closed" in said:
-                # A server that restarts closes its sockets too, so this is tried again.
+                # Retried, because a restarting server closes its sockets, too.
                 hint = (
-                    "does it demand a certificate of ours (source.tls.cert, source.tls.key)?"
+                    "does it require a client certificate (source.tls.cert, source.tls.key)?"
                     if self.tls.wanted
                     else "does it speak TLS (source.tls.ca=FILE)?"
                 )
@@ -166,8 +166,8 @@ class KapacitySource(ServerSource):
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return PassingError(f"no answer within {self.deadline:g} s")
         if code is grpc.StatusCode.CANCELLED or (code is grpc.StatusCode.INTERNAL and "RST_STREAM" in said):
-            # We cancel nothing that we wait for: the server broke off, as it does when it is stopped.
-            return PassingError(f"the server broke off ({text})")
+            # We never cancel a request that we await, so the server did, as it does on shutdown.
+            return PassingError(f"the server ended the call ({text})")
         if code is grpc.StatusCode.UNKNOWN and _PASSING.search(said) and not _FOR_GOOD.search(said):
             return PassingError(text)
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
@@ -176,7 +176,7 @@ class KapacitySource(ServerSource):
 
 
 def query_of(target: Target, metric: MetricSpec) -> pb.Query:
-    """The query for a metric of a target (contract 4, "How metric types map to queries")."""
+    """Build the query for a metric of a target (contract 4, "How metric types map to queries")."""
     namespace = target.workloadNamespace
     if metric.type == "Object":
         assert metric.object is not None
@@ -196,7 +196,7 @@ def query_of(target: Target, metric: MetricSpec) -> pb.Query:
             type=pb.EXTERNAL,
             external=pb.ExternalQuery(namespace=namespace, metric=_identifier(metric.external.metric)),
         )
-    assert target.workloadRef is not None  # Target sees to it
+    assert target.workloadRef is not None  # Target checks this
     group_kind = _group_kind(target.workloadRef.apiVersion, target.workloadRef.kind)
     name = target.workloadRef.name
     if metric.type == "Pods":
@@ -245,8 +245,8 @@ def _identifier(metric: MetricIdentifier) -> pb.MetricIdentifier:
     return pb.MetricIdentifier(name=metric.name, selector=selector)
 
 
-def in_words(metric: MetricSpec) -> str:
-    """A metric as messages describe it: type, name, object or container, selector."""
+def description_of(metric: MetricSpec) -> str:
+    """A metric for messages: type, name, object or container, selector."""
     block = getattr(metric, metric.BLOCKS[metric.type])
     queried = getattr(block, "metric", None)
     text = f"{metric.type} {queried.name if queried is not None else block.name}"
@@ -265,12 +265,12 @@ def series_of(answer: bytes) -> list[Series]:
     Raises
     ------
     PassingError
-        When the answer was cut short.
+        When the answer is truncated.
     """
     try:
         response = pb.QueryResponse.FromString(answer)
     except DecodeError as error:
-        raise PassingError("the answer was cut short") from error
+        raise PassingError("the answer is truncated") from error
     return [_series(series) for series in response.series]
 
 

@@ -1,4 +1,4 @@
-"""``source=prometheus``: PromQL asked from the HTTP API of Prometheus, or of a server that speaks it.
+"""``source=prometheus``: PromQL queries over the HTTP API of Prometheus or a compatible server.
 
 https://prometheus.io/docs/prometheus/latest/querying/api/#range-queries
 """
@@ -24,9 +24,9 @@ from kforecast.metrics.spec import Duration, check_keys_differ
 from kforecast.metrics.timerange import TimeRange
 from kforecast.window import parse_duration
 
-# An answer of this size is a query gone wrong; 11,000 points of one series have 300 KB.
+# Only a wrong query has an answer of this size; a series of 11,000 points takes 300 KB.
 MOST_BYTES = 256 * 2**20
-# What is repeated of a server's words.
+# Messages quote at most this many characters of a server's text.
 _MOST_WORDS = 1000
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _SECRET_HEADER = re.compile(
@@ -35,7 +35,7 @@ _SECRET_HEADER = re.compile(
 
 
 class PromQuery(BaseModel):
-    """One series: its identity, and the PromQL that makes it."""
+    """One series: its identity and its PromQL query."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -57,7 +57,7 @@ def _check_url(url: str) -> str:
     if parts.username or parts.password:
         raise ValueError("holds a user or password; give them as username and password_file or password_env")
     if parts.query or parts.fragment:
-        raise ValueError("holds a query, which the API's path cannot stand behind")
+        raise ValueError("holds a query string or a fragment; give the URL without it")
     return url.rstrip("/")
 
 
@@ -65,31 +65,31 @@ def _check_headers(headers: dict[str, str]) -> dict[str, str]:
     for name in headers:
         if _SECRET_HEADER.search(name):
             raise ValueError(
-                f"{name} looks like a secret, which does not belong into a configuration; name an "
+                f"{name} looks like a secret, which does not belong in a configuration; name an "
                 f"environment variable that holds it, secret_headers={{{name}: VARIABLE}}, or use token_file"
             )
     return headers
 
 
 class PrometheusSource(ServerSource):
-    """A list of PromQL queries, asked from the server at ``url``."""
+    """A list of PromQL queries to the server at ``url``."""
 
     url: Annotated[str, AfterValidator(_check_url)]
-    """Where the API's ``/api/v1`` is found, path prefix included."""
+    """Base URL of the API, without ``/api/v1`` but with any path prefix."""
     queries: Annotated[list[PromQuery], AfterValidator(_check_queries)] = Field(default=[])
     """``{workload, metric, query}`` of each series."""
     history: Duration = "14D"
-    """How far to look back: an integer and min, H or D."""
+    """Length of the history: an integer and min, H or D."""
     headers: Annotated[dict[str, str], AfterValidator(_check_headers)] | None = None
-    """Sent with every request; nothing secret."""
+    """Headers of every request; none of them secret."""
     secret_headers: dict[str, SecretVariable] | None = None
-    """Header -> environment variable with its value."""
+    """Secret headers: name -> environment variable that holds the value."""
     username: str | None = None
-    """Of basic authentication; its password is in ``password_file`` or ``password_env``."""
+    """User of basic authentication; ``password_file`` or ``password_env`` names the password."""
     password_file: SecretFile | None = None
-    """A file with the password."""
+    """File that holds the password."""
     password_env: SecretVariable | None = None
-    """An environment variable with the password."""
+    """Environment variable that holds the password."""
 
     @model_validator(mode="after")
     def _one_credential(self) -> "PrometheusSource":
@@ -112,12 +112,12 @@ class PrometheusSource(ServerSource):
 
     @property
     def is_plain_text(self) -> bool:
-        """Whether the URL is http, and the server is not on this machine."""
+        """Whether the URL is http and the server is not on this machine."""
         parts = urlsplit(self.url)
         return parts.scheme == "http" and not is_loopback(parts.hostname or "")
 
     def questions(self, now: float) -> list[Question[str]]:
-        """One question for every query.
+        """One question per query.
 
         Raises
         ------
@@ -143,13 +143,13 @@ class PrometheusSource(ServerSource):
                     "start": str(chunk.start),
                     "end": str(chunk.end),
                     "step": str(chunk.step),
-                    # What Thanos and VictoriaMetrics call "no partial answers"; Prometheus has none.
+                    # No partial answers from Thanos and VictoriaMetrics; Prometheus has none anyway.
                     "partial_response": "false",
                     "deny_partial_response": "1",
                 }
                 answer = await call("query_range", parameters)
-                for told in (answer.get("warnings"), answer.get("infos")):
-                    for warning in told if isinstance(told, list) else ():
+                for notes in (answer.get("warnings"), answer.get("infos")):
+                    for warning in notes if isinstance(notes, list) else ():
                         self.warn(shortened(warning, _MOST_WORDS))
                 try:
                     return series_of(answer)
@@ -160,9 +160,10 @@ class PrometheusSource(ServerSource):
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Callable[[str, dict[str, str]], Awaitable[dict[str, Any]]]]:
-        """A session whose calls take an endpoint below ``/api/v1`` and its parameters.
+        """Open an HTTP session; yield a function that calls an endpoint below ``/api/v1``.
 
-        A call raises as :func:`kforecast.metrics.fetching.fetch` wants it.
+        The function takes the endpoint and its parameters, and raises the errors that
+        :func:`kforecast.metrics.fetching.fetch` expects.
         """
         if self.tls.wanted or self.url.startswith("https:"):
             tls: Any = self.tls.context()
@@ -175,7 +176,7 @@ class PrometheusSource(ServerSource):
 
             async def call(endpoint: str, parameters: dict[str, str]) -> dict[str, Any]:
                 nonlocal method
-                # POST, because a query may be longer than a URL; some proxies let only GET through.
+                # POST, because a query may be longer than a URL; GET for proxies that refuse POST.
                 sent = {"data": parameters} if method == "POST" else {"params": parameters}
                 try:
                     async with session.request(
@@ -222,7 +223,7 @@ class PrometheusSource(ServerSource):
         return headers
 
     def _read(self, status: int, body: bytes, query: str) -> dict[str, Any]:
-        """The answer of a call, or the error that it is."""
+        """Parse the body of a response, and raise the error that it reports."""
         try:
             answer = json.loads(body)
         except (ValueError, RecursionError):
@@ -252,12 +253,12 @@ class PrometheusSource(ServerSource):
 
 
 def series_of(answer: dict[str, Any]) -> list[Series]:
-    """The series of an answer to ``query_range``.
+    """Convert an answer to ``query_range``.
 
     Raises
     ------
     ValueError
-        When it is no matrix: https://prometheus.io/docs/prometheus/latest/querying/api/#range-vectors
+        When it is not a matrix: https://prometheus.io/docs/prometheus/latest/querying/api/#range-vectors
     """
     try:
         return [_series(series) for series in answer["data"]["result"]]
@@ -269,16 +270,16 @@ def _series(series: dict[str, Any]) -> Series:
     labels = {_printable(name): _printable(value) for name, value in series.get("metric", {}).items()}
     pairs = series.get("values", [])
     timestamps = np.fromiter((float(pair[0]) for pair in pairs), np.float64, len(pairs))
-    # Numbers come as text, which may be NaN, +Inf and -Inf.
+    # Values are text, which may be NaN, +Inf or -Inf.
     values = np.fromiter((float(pair[1]) for pair in pairs), np.float64, len(pairs))
-    if not (np.abs(timestamps) < 1e12).all():  # NaN too
-        raise ValueError("a moment is none")
+    if not (np.abs(timestamps) < 1e12).all():  # also refuses NaN
+        raise ValueError("a timestamp is out of range")
     whole = not (timestamps % 1).any()
     return Series(labels, timestamps.astype(np.int64) if whole else timestamps, values)
 
 
 def _printable(text: str) -> str:
-    """The text without what a terminal obeys, and what cannot be written as UTF-8."""
+    """Replace control characters, and characters that UTF-8 cannot encode."""
     return (
         text
         if text.isprintable()

@@ -1,4 +1,4 @@
-"""The metrics provider (contract 4) over a frame or in front of a Prometheus, for laptops and tests."""
+"""A metrics provider (contract 4) that serves a frame or queries a Prometheus, for laptops and tests."""
 
 import asyncio
 import contextlib
@@ -31,27 +31,32 @@ log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 SERVICE = "io.kapacitystack.metric.ProviderService"
-# How far back the newest sample may lie: what Prometheus calls its lookback.
+# Maximum age of the newest sample, seconds: the default lookback of Prometheus.
 _LOOKBACK = 300
 _GRACE = 5.0
 
 
 class Backend(Protocol):
-    """What the provider answers from."""
+    """Where the provider gets its answers."""
 
     def connect(self) -> AbstractAsyncContextManager[Ask[pb.Query]]:
-        """Make ready; what it yields answers a query for a range."""
+        """Open the backend; yield a function that answers a query for a range."""
         ...
 
 
-class Asked:
-    """A query's names, whatever its type.
+class QueryNames:
+    """The names in a query of any type.
 
     Attributes
     ----------
     names:
         ``namespace``, ``name`` (of the workload or object), ``kind``, ``metric`` (or resource),
         ``container`` and ``selector`` (in its string form); empty where the query has none.
+
+    Raises
+    ------
+    ValueError
+        When the query's type and content differ, or the type is not served.
     """
 
     def __init__(self, query: pb.Query) -> None:
@@ -80,19 +85,19 @@ class Asked:
 class FrameBackend:
     """Answers from a long frame.
 
-    A query of ``targets`` is answered with the series of that target and metric. Any other is answered by
-    name: the metric's name, in the namespace that stands before the slash of the workload, and the workload's
-    name where the query has one; with several such series all of them come, and a selector may choose by the
-    labels ``namespace``, ``workload`` and ``metric``.
+    A query for one of ``targets`` returns the series of that target and metric. Any other query is matched by
+    name: the metric, the namespace (the workload up to its slash) and, where the query has one, the name of
+    the workload. All matching series are returned; a selector may filter them by the labels ``namespace``,
+    ``workload`` and ``metric``.
 
     Parameters
     ----------
     frame:
-        As contract 3 describes it.
+        A frame of contract 3.
     targets:
-        Those of a train-config.yaml.
+        The targets of a train-config.yaml.
     shift:
-        Seconds to add to every timestamp.
+        Seconds added to every timestamp.
     """
 
     def __init__(self, frame: pd.DataFrame, targets: Sequence[Target] = (), shift: int = 0) -> None:
@@ -104,7 +109,7 @@ class FrameBackend:
             )
             for (workload, metric), rows in known.groupby(["workload", "metric"], observed=True)
         }
-        self.exactly = {
+        self.by_query = {
             query_of(target, metric).SerializeToString(deterministic=True): (
                 target.workload,
                 metric.series_name,
@@ -114,11 +119,11 @@ class FrameBackend:
         }
 
     def find(self, query: pb.Query) -> list[tuple[str, str]]:
-        """The series that answer a query; raises ValueError when it cannot be understood."""
-        exact = self.exactly.get(query.SerializeToString(deterministic=True))
+        """The series that match a query; ValueError when the query is not supported."""
+        exact = self.by_query.get(query.SerializeToString(deterministic=True))
         if exact in self.series:
             return [exact]
-        names = Asked(query).names
+        names = QueryNames(query).names
         requirements = parse_selector(names["selector"])
         found = [
             key
@@ -134,7 +139,7 @@ class FrameBackend:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Ask[pb.Query]]:
-        """Nothing needs to be made ready."""
+        """Yield a function that answers from the frame; there is nothing to open."""
 
         async def ask(query: pb.Query, asked: TimeRange) -> list[Series]:
             return [_on_grid(_labels(key), *self.series[key], asked) for key in self.find(query)]
@@ -148,7 +153,7 @@ def _labels(key: tuple[str, str]) -> dict[str, str]:
 
 
 def _on_grid(labels: dict[str, str], timestamps: np.ndarray, values: np.ndarray, asked: TimeRange) -> Series:
-    """Each moment's value is the mean of the rows of the step that ends there: nothing is known earlier."""
+    """Resample a series: each point is the mean of the step that ends there, and so uses no later row."""
     begin = np.searchsorted(timestamps, asked.start - asked.step, side="right")
     end = np.searchsorted(timestamps, asked.end, side="right")
     position = np.ceil((timestamps[begin:end] - asked.start) / asked.step).astype(np.int64)
@@ -165,15 +170,15 @@ class PrometheusBackend:
     Parameters
     ----------
     source:
-        Where the Prometheus is and how to get in; its own queries are not used.
+        Address and credentials of the Prometheus; its own queries are ignored.
     templates:
-        PromQL by name of metric or resource; ``<<namespace>>``, ``<<name>>``, ``<<kind>>``, ``<<metric>>``,
-        ``<<container>>`` and ``<<selector>>`` (as label matchers) stand for what is asked.
+        PromQL by name of metric or resource. The placeholders ``<<namespace>>``, ``<<name>>``, ``<<kind>>``,
+        ``<<metric>>``, ``<<container>>`` and ``<<selector>>`` (as label matchers) are filled from the query.
 
     Raises
     ------
     ConfigError
-        When there is no template, or one has a placeholder that nothing stands for.
+        When there is no template, or one has an unknown placeholder.
     """
 
     PLACEHOLDERS = ("namespace", "name", "kind", "metric", "container", "selector")
@@ -194,8 +199,8 @@ class PrometheusBackend:
         self.source, self.templates = source, templates
 
     def promql(self, query: pb.Query) -> str:
-        """The PromQL for a query; raises ValueError when there is none."""
-        asked = Asked(query)
+        """The PromQL for a query; ValueError when there is no template for it."""
+        asked = QueryNames(query)
         template = self.templates.get(asked.names["metric"])
         if template is None:
             raise ValueError(
@@ -208,7 +213,7 @@ class PrometheusBackend:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Ask[pb.Query]]:
-        """Open one session to the Prometheus."""
+        """Open one session with the Prometheus."""
         async with self.source.connect() as ask_promql:
 
             async def ask(query: pb.Query, asked: TimeRange) -> list[Series]:
@@ -230,7 +235,7 @@ class PrometheusBackend:
 
 
 class ProviderService(pb_grpc.ProviderServiceServicer):
-    """The service; like the real one it answers every failure with the status UNKNOWN and a text."""
+    """The gRPC service; like the real one, it answers every failure with the status UNKNOWN and a text."""
 
     def __init__(self, ask: Ask[pb.Query]) -> None:
         self.ask = ask
@@ -238,7 +243,7 @@ class ProviderService(pb_grpc.ProviderServiceServicer):
     async def Query(  # noqa: N802
         self, request: pb.QueryRequest, context: Context
     ) -> pb.QueryResponse:
-        """One series per label set over a range."""
+        """Return one series per label set over a range."""
         step = request.step.ToMilliseconds() // 1000
         asked = TimeRange(request.start.ToSeconds(), request.end.ToSeconds(), step)
         if step < 1 or asked.end < asked.start:
@@ -253,7 +258,7 @@ class ProviderService(pb_grpc.ProviderServiceServicer):
     async def QueryLatest(  # noqa: N802
         self, request: pb.QueryLatestRequest, context: Context
     ) -> pb.QueryLatestResponse:
-        """The newest sample of each label set, if it is younger than five minutes."""
+        """Return the newest sample of each label set, unless it is older than five minutes."""
         answer = pb.QueryLatestResponse()
         recent = TimeRange.ending(time.time(), _LOOKBACK, 60)
         for series in await self._series(request.query, recent, context):
@@ -271,7 +276,7 @@ class ProviderService(pb_grpc.ProviderServiceServicer):
             failure = str(error)
         else:
             said = f"{len(series)} series, {sum(len(one.values) for one in series):,} points"
-            log.info("%s, %s: %s, %.0f ms", Asked(query), asked, said, 1000 * (time.monotonic() - begun))
+            log.info("%s, %s: %s, %.0f ms", QueryNames(query), asked, said, 1000 * (time.monotonic() - begun))
             return series
         log.warning("refused: %s", failure)
         await context.abort(grpc.StatusCode.UNKNOWN, failure)
@@ -287,16 +292,16 @@ def _points(series: Series) -> list[pb.Point]:
 
 
 async def serve(backend: Backend, address: str) -> signal.Signals:
-    """Serve until SIGINT or SIGTERM, then let requests under way finish (five seconds at most).
+    """Serve until SIGINT or SIGTERM, then let pending requests finish (for at most five seconds).
 
     Returns
     -------
-    The signal that came.
+    The signal received.
 
     Raises
     ------
     SourceError
-        When the address cannot be listened at.
+        When the server cannot listen on the address.
     """
     stopped: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
 
@@ -305,7 +310,7 @@ async def serve(backend: Backend, address: str) -> signal.Signals:
             stopped.set_result(number)
 
     async with backend.connect() as ask:
-        # Without reuse, a port that is taken is an error instead of a share of someone else's requests.
+        # Without SO_REUSEPORT, a port in use is an error instead of sharing another server's requests.
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         pb_grpc.add_ProviderServiceServicer_to_server(ProviderService(ask), server)
         healthy = health.aio.HealthServicer()
@@ -317,7 +322,7 @@ async def serve(backend: Backend, address: str) -> signal.Signals:
             port = server.add_insecure_port(address)
         except RuntimeError as error:
             raise SourceError(
-                f"cannot listen at {address}: is the port taken? Choose another: serve.address=HOST:PORT"
+                f"cannot listen on {address}: is the port in use? Choose another: serve.address=HOST:PORT"
             ) from error
         await server.start()
         loop = asyncio.get_running_loop()

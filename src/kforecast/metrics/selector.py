@@ -1,6 +1,6 @@
-"""Kubernetes label selectors: from the user's words to their string form, from that to PromQL.
+"""Kubernetes label selectors: converted to their string form, parsed from it, and translated to PromQL.
 
-The string form, ``a=b,c in (d,e),!f``, is what the metrics provider takes (contract 4); its grammar:
+The metrics provider takes the string form, ``a=b,c in (d,e),!f`` (contract 4). Its grammar:
 https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors.
 """
 
@@ -15,19 +15,19 @@ _VALUE = r"[\w.-]*"
 _EQUALITY = re.compile(rf"({_NAME})\s*(==|=|!=)\s*({_VALUE})")
 _SET = re.compile(rf"({_NAME})\s+(in|notin)\s*\(([^()]*)\)")
 _EXISTENCE = re.compile(rf"(!?)\s*({_NAME})")
-# Commas separate requirements, but not inside the brackets of a set.
+# Commas separate requirements, except inside the parentheses of a set.
 _SEPARATOR = re.compile(r",(?![^()]*\))")
 
 
 class Requirement(NamedTuple):
-    """One requirement: the label's value is among ``values``, or not; no values means any value."""
+    """One requirement on a label: its value is (not) one of ``values``, or the label (does not) exist."""
 
     label: str
     operator: Literal["in", "notin", "exists", "absent"]
     values: tuple[str, ...] = ()
 
     def holds(self, labels: dict[str, str]) -> bool:
-        """Whether a series with these labels is selected."""
+        """Whether a series with these labels meets the requirement."""
         if self.operator == "in":
             return labels.get(self.label) in self.values
         if self.operator == "notin":
@@ -36,7 +36,7 @@ class Requirement(NamedTuple):
 
 
 def selector_text(selector: LabelSelector) -> str:
-    """The string form of a selector, in the order Kubernetes writes it: sorted by label."""
+    """The string form of a selector, sorted by label as Kubernetes does."""
     parts = [(label, f"{label}={value}") for label, value in selector.matchLabels.items()]
     for expression in selector.matchExpressions:
         key, values = expression.key, ",".join(sorted(expression.values))
@@ -51,12 +51,12 @@ def selector_text(selector: LabelSelector) -> str:
 
 
 def parse_selector(text: str) -> list[Requirement]:
-    """Read the string form of a selector.
+    """Parse the string form of a selector.
 
     Raises
     ------
     ValueError
-        Naming the requirement that cannot be read.
+        When a requirement cannot be parsed; the message names it.
     """
     requirements: list[Requirement] = []
     for part in filter(None, map(str.strip, _SEPARATOR.split(text))):
@@ -74,12 +74,12 @@ def parse_selector(text: str) -> list[Requirement]:
 
 
 def promql_matchers(requirements: list[Requirement]) -> str:
-    """Requirements as what stands between the braces of a PromQL selector: ``a="b",c=~"d|e",f=""``."""
+    """The label matchers of a PromQL selector, without the braces: ``a="b",c=~"d|e",f=""``."""
     return ",".join(map(_matcher, requirements))
 
 
 def _matcher(requirement: Requirement) -> str:
-    # Prometheus' label names know neither dots nor dashes nor slashes; exporters put underscores there.
+    # Label names in Prometheus have no dots, dashes or slashes; exporters replace them by underscores.
     label = re.sub(r"\W", "_", requirement.label)
     if requirement.operator == "exists":
         return f'{label}!=""'
@@ -93,5 +93,5 @@ def _matcher(requirement: Requirement) -> str:
 
 
 def quoted(text: str) -> str:
-    """A PromQL string literal."""
+    """The text as a PromQL string literal."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What the sources behind a server share: keys, credentials, one fetch at one clock."""
+"""Base class of the sources that ask a server: their settings, credentials, and a fetch up to one instant."""
 
 import logging
 import time
@@ -21,14 +21,14 @@ _SAFER = "source.tls.ca=FILE or source.tls.enabled=true protects it"
 
 
 class ServerSource(FetchSettings, ABC):
-    """What all sources behind a server share."""
+    """A source that asks a server; a subclass provides the questions and the connection."""
 
     tls: Tls = Tls()
-    """Whom to trust, and who we are."""
+    """Certificates: which server to trust, and how to authenticate to it."""
     token_file: SecretFile | None = None
-    """A file with a bearer token."""
+    """File that holds a bearer token."""
     token_env: SecretVariable | None = None
-    """An environment variable with a bearer token."""
+    """Environment variable that holds a bearer token."""
 
     repeatable: ClassVar[bool] = False
     _report: FetchReport | None = PrivateAttr(None)
@@ -37,46 +37,50 @@ class ServerSource(FetchSettings, ABC):
     @property
     @abstractmethod
     def server(self) -> str:
-        """How messages call the server: its address."""
+        """The server's address, as messages name it."""
 
     @abstractmethod
     def questions(self, now: float) -> Sequence[Question[Any]]:
-        """What to ask, up to the moment ``now``; raises ConfigError when there is nothing."""
+        """The questions to ask, up to the instant ``now`` (unix seconds); ConfigError when there are none."""
 
     @abstractmethod
     def connect(self) -> AbstractAsyncContextManager[Ask[Any]]:
-        """Open the one connection of a fetch; see :func:`fetch`."""
+        """Open the connection that a fetch shares; see :func:`fetch`."""
 
     @property
     @abstractmethod
     def is_plain_text(self) -> bool:
-        """Whether others on the way could read what is fetched."""
+        """Whether the traffic crosses a network unencrypted."""
 
     @property
     def report(self) -> FetchReport | None:
-        """How the last fetch came about."""
+        """The report of the last fetch; None before the first."""
         return self._report
 
     def check(self) -> None:
-        """Say what is wrong as far as that is known without asking the server.
+        """Check the settings without asking the server.
 
         Raises
         ------
         ConfigError
-            When nothing is named to ask for, or there is no token where one is named.
+            When there are no questions, or a configured token cannot be read.
         """
         self.questions(time.time() if self.end is None else float(self.end))
         self.token()
 
     def fetch(self) -> pd.DataFrame:
-        """Ask for everything, up to one moment for all.
+        """Fetch all series, up to the same instant for all of them.
+
+        Returns
+        -------
+        The long frame of contract 3.
 
         Raises
         ------
         ConfigError
-            When nothing is named to ask for.
+            When there are no questions.
         SourceError
-            When the server cannot be reached, refuses, or has nothing.
+            When the server cannot be reached, refuses, or has no values.
         """
         questions = self.questions(time.time() if self.end is None else float(self.end))
         if self.is_plain_text:
@@ -89,13 +93,13 @@ class ServerSource(FetchSettings, ABC):
         return frame
 
     def warn(self, text: str) -> None:
-        """Pass on what the server warns of, once."""
+        """Log a warning of the server, each one once."""
         if text not in self._warnings:
             self._warnings.append(text)
             log.warning("%s warns: %s", self.server, text)
 
     def token(self) -> str | None:
-        """The bearer token; read when needed, because such files are renewed."""
+        """The bearer token; read at every use, because token files are rotated."""
         try:
             return read_secret(self.token_file, self.token_env)
         except ValueError as error:

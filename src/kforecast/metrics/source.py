@@ -1,4 +1,4 @@
-"""The MetricSource protocol and the checks every source's frame passes."""
+"""The MetricSource protocol, and the checks that the frame of every source must pass."""
 
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -9,27 +9,27 @@ from kforecast.errors import DataError
 
 COLUMNS = ("timestamp", "value", "workload", "metric")
 
-# Later than the year 5000 in seconds: no one's history, but today in milliseconds and finer units.
+# Above these limits a timestamp is beyond the year 5000 in seconds, so it is today in a finer unit.
 _UNITS = (
     (1e17, "nanoseconds", 1_000_000_000),
     (1e14, "microseconds", 1_000_000),
     (1e11, "milliseconds", 1000),
 )
-# Beyond the year 5000 in nanoseconds, too.
+# Beyond the year 5000 even in nanoseconds.
 _LATEST = 1e20
 
-# A thousandth of what float32 holds, so that sums over a context are finite too.
+# A thousandth of the largest float32, so that sums over a context stay finite.
 _LARGEST = 1e35
 
 
 class MetricSource(Protocol):
-    """Something that answers with history."""
+    """Something that returns history."""
 
     repeatable: ClassVar[bool]
-    """Whether fetching again gives the same; history that cannot be had again is kept with the run."""
+    """Whether fetching again returns the same rows; if not, the run keeps a copy of them."""
 
     def fetch(self) -> pd.DataFrame:
-        """Return the history as a long frame.
+        """Fetch the history as a long frame.
 
         Returns
         -------
@@ -40,14 +40,14 @@ class MetricSource(Protocol):
 
 
 class Names(NamedTuple):
-    """A column of names: for each row the place of its name in ``names``, which is None for no name."""
+    """A dictionary-encoded column: ``codes`` (``[rows]``) index ``names``, where None is a missing name."""
 
     codes: np.ndarray
     names: np.ndarray
 
 
 class RowBatch(NamedTuple):
-    """Some rows of a history (contract 3), numbers as float64; codes of names hold in this batch only."""
+    """Some rows of a history (contract 3), numbers as float64; the codes are valid within this batch only."""
 
     timestamp: np.ndarray
     value: np.ndarray
@@ -56,14 +56,14 @@ class RowBatch(NamedTuple):
 
 
 class RowCheck:
-    """What every source must guarantee, checked batch by batch; problems are told when all rows are seen.
+    """Checks the guarantees of every source, batch by batch; :meth:`finish` reports all problems.
 
     Parameters
     ----------
     name:
-        How messages call the source, for instance its file name.
+        How messages name the source, for instance its file name.
     first_row:
-        What to call the first row in messages.
+        Number of the first row in messages.
     """
 
     def __init__(self, name: str, first_row: int = 1) -> None:
@@ -72,20 +72,20 @@ class RowCheck:
         self._seen_rows = False
         self._seen_number = False
         self._latest = (-1.0, 0)  # timestamp and row
-        # The number of bad rows, the first of them, and what stands there.
+        # By kind of problem: the number of bad rows, the first of them and its content.
         self._bad: dict[str, tuple[int, int, float]] = {}
 
     @property
     def good(self) -> bool:
-        """Whether nothing wrong was found in any one row so far."""
+        """Whether all rows so far are free of problems."""
         return not self._bad and self._latest[0] <= min(limit for limit, _, _ in _UNITS)
 
     def add(self, timestamp: np.ndarray, value: np.ndarray, *names: tuple[str, np.ndarray]) -> None:
-        """Look at the next rows; ``names`` are columns with bool ``[rows]``, true where they are empty."""
+        """Check the next rows; ``names`` are columns with bool ``[rows]``, true where empty."""
         if not len(timestamp):
             return
         self._seen_rows = True
-        # Two numbers tell that all is well; NaN compares as false.
+        # Minimum and maximum suffice when all is well; NaN compares as false.
         if not (timestamp.min() >= 0 and timestamp.max() < np.inf):
             self._note("no timestamp", ~np.isfinite(timestamp), timestamp)
             self._note("negative", timestamp < 0, timestamp)
@@ -102,12 +102,12 @@ class RowCheck:
         self._row += len(timestamp)
 
     def finish(self) -> None:
-        """Tell what was found.
+        """Report the problems found.
 
         Raises
         ------
         DataError
-            All problems, in one message.
+            When there are no rows, or any problem was found; one message has them all.
         """
         if not self._seen_rows:
             raise DataError(f"{self._name}: no rows")
@@ -121,7 +121,9 @@ class RowCheck:
             _, row, timestamp = self._bad["negative"]
             problems.append(f"timestamp {timestamp:.15g} in row {row} is negative")
         elif latest > _LATEST:
-            problems.append(f"timestamp {latest:g} in row {latest_row} is no time; unix seconds are expected")
+            problems.append(
+                f"timestamp {latest:g} in row {latest_row} is not a valid time; unix seconds are expected"
+            )
         elif unit is not None:
             problems.append(
                 f"timestamp {latest:.0f} in row {latest_row} looks like {unit[1]}; "
@@ -153,24 +155,24 @@ class RowCheck:
 
 
 def check_frame(frame: pd.DataFrame, name: str, first_row: int = 1) -> pd.DataFrame:
-    """Check what every source must guarantee; return the frame.
+    """Check the guarantees of every source, and return the frame.
 
     Parameters
     ----------
     frame:
-        Columns of :data:`COLUMNS`, numbers already numbers.
+        Has the columns :data:`COLUMNS`; timestamps and values are numeric.
     name:
-        How messages call the source, for instance its file name.
+        How messages name the source, for instance its file name.
     first_row:
-        What to call the frame's first row in messages.
+        Number of the frame's first row in messages.
 
     Raises
     ------
     DataError
-        All problems found, in one message.
+        When there are no rows, or any problem was found; one message has them all.
     """
     check = RowCheck(name, first_row)
-    # isin on the categories: the column may have millions of rows, its names are few.
+    # isin works on the categories, of which there are few, instead of millions of rows.
     empty = {column: frame[column].isna() | frame[column].isin([""]) for column in ("workload", "metric")}
     check.add(
         frame["timestamp"].to_numpy(dtype=float),

@@ -1,4 +1,4 @@
-"""Targets and metrics in the user's words, validated with the path of each field (contract 2)."""
+"""The targets and metrics of a train-config.yaml (contract 2), validated field by field."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,26 +18,26 @@ Duration = Annotated[str, AfterValidator(_check_duration)]
 
 
 def api_group(api_version: str) -> str:
-    """The API group: what stands before the slash, empty for the core group."""
+    """The group of an API version: the part before the slash, empty for the core group."""
     group, slash, _ = api_version.partition("/")
     return group if slash else ""
 
 
-class _Words(BaseModel):
-    """Keys as the user writes them; a key we do not know is an error, so that no typo passes."""
+class _StrictModel(BaseModel):
+    """Keys in the user's spelling; unknown keys are errors, so that typos do not pass."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class WorkloadRef(_Words):
-    """The workload's API object, needed where a query goes by group and kind."""
+class WorkloadRef(_StrictModel):
+    """The workload's API object, for queries by group and kind."""
 
     apiVersion: Name  # noqa: N815
     kind: Name
     name: Name
 
 
-class LabelSelectorRequirement(_Words):
+class LabelSelectorRequirement(_StrictModel):
     """One expression of a Kubernetes LabelSelector."""
 
     key: Name
@@ -53,30 +53,30 @@ class LabelSelectorRequirement(_Words):
         return self
 
 
-class LabelSelector(_Words):
+class LabelSelector(_StrictModel):
     """A Kubernetes LabelSelector."""
 
     matchLabels: dict[str, str] = {}  # noqa: N815
     matchExpressions: list[LabelSelectorRequirement] = []  # noqa: N815
 
 
-class MetricIdentifier(_Words):
-    """The name of a metric and, optionally, which of its series."""
+class MetricIdentifier(_StrictModel):
+    """The name of a metric and, optionally, a selector for its series."""
 
     name: Name
     selector: LabelSelector | None = None
 
 
-class ObjectReference(_Words):
-    """The Kubernetes object a metric describes."""
+class ObjectReference(_StrictModel):
+    """The Kubernetes object that a metric describes."""
 
     apiVersion: str = ""  # noqa: N815
     kind: Name
     name: Name
 
 
-class _MetricBlock(_Words):
-    # An autoscaler's target may stand here; it says nothing about history, so it is not looked at.
+class _MetricBlock(_StrictModel):
+    # The target value of an autoscaler; irrelevant for history, so any content is accepted.
     target: Any = Field(default=None, exclude=True)
 
 
@@ -88,13 +88,13 @@ class ObjectMetric(_MetricBlock):
 
 
 class IdentifiedMetric(_MetricBlock):
-    """A metric found by its identifier alone: the ``external`` and ``pods`` blocks."""
+    """A metric given by its identifier alone: the ``external`` and ``pods`` blocks."""
 
     metric: MetricIdentifier
 
 
 class ResourceMetric(_MetricBlock):
-    """A resource of all containers of the workload's pods."""
+    """A resource of the workload's pods, over all their containers."""
 
     name: Name
 
@@ -106,8 +106,8 @@ class ContainerResourceMetric(_MetricBlock):
     container: Name
 
 
-class MetricSpec(_Words):
-    """One metric in the shape of Kubernetes ``autoscaling/v2`` MetricSpec, plus ``name``."""
+class MetricSpec(_StrictModel):
+    """One metric: the MetricSpec of Kubernetes ``autoscaling/v2``, plus ``name``."""
 
     BLOCKS: ClassVar[dict[str, str]] = {
         "Object": "object",
@@ -134,7 +134,7 @@ class MetricSpec(_Words):
 
     @property
     def series_name(self) -> str:
-        """The metric part of the series' identity: ``name``, else that of the queried metric."""
+        """The metric in the series' identity: ``name``, or else the name of the queried metric."""
         if self.name is not None:
             return self.name
         block = getattr(self, self.BLOCKS[self.type])
@@ -142,8 +142,8 @@ class MetricSpec(_Words):
         return name
 
 
-class Target(_Words):
-    """One workload and the metrics to learn; generation 1 names it, generation 2 refers to it."""
+class Target(_StrictModel):
+    """One workload and its metrics; generation 1 has ``workloadName``, generation 2 ``workloadRef``."""
 
     workloadNamespace: Name  # noqa: N815
     workloadName: Name | None = None  # noqa: N815
@@ -164,23 +164,23 @@ class Target(_Words):
 
     @property
     def workload(self) -> str:
-        """The workload part of the series' identity: ``<namespace>/<name>``."""
+        """The workload in the series' identity: ``<namespace>/<name>``."""
         name = self.workloadRef.name if self.workloadRef is not None else self.workloadName
         return f"{self.workloadNamespace}/{name}"
 
 
 def check_keys_differ(series: Iterable[tuple[str, str, str]]) -> None:
-    """Refuse two series that would be one and the same item of an artifact (contract 5).
+    """Refuse two series with the same item key in an artifact (contract 5).
 
     Parameters
     ----------
     series:
-        The place each is written at, its workload and its metric.
+        Where in the configuration each series is, its workload and its metric.
 
     Raises
     ------
     ValueError
-        Naming both places.
+        When two keys are equal; the message names both places.
     """
     seen: dict[str, str] = {}
     for place, workload, metric in series:

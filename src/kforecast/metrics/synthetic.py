@@ -1,4 +1,4 @@
-"""``source=synthetic``: seeded traffic that looks like web services', to try things out without a cluster."""
+"""``source=synthetic``: seeded traffic shaped like that of web services, for trials without a cluster."""
 
 from typing import Annotated, ClassVar
 
@@ -13,14 +13,14 @@ _NAMES = ("cart", "checkout", "search", "catalog", "login", "payment", "media", 
 
 
 class SyntheticSource(BaseModel):
-    """Several workloads with daily and hourly cycles, weekday effect, trend, noise, spikes and gaps."""
+    """Several workloads with daily and hourly cycles, a weekend effect, trend, noise, spikes and gaps."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     repeatable: ClassVar[bool] = True
 
     workloads: Annotated[int, Field(ge=1)]
-    """How many series."""
+    """Number of series."""
     days: Annotated[int, Field(ge=1)]
     """Length of the history."""
     step: Annotated[int, Field(ge=1)]
@@ -28,27 +28,27 @@ class SyntheticSource(BaseModel):
     start: Annotated[int, Field(ge=0)]
     """Unix seconds of the first row."""
     hourly: Annotated[float, Field(ge=0)]
-    """Strength of the cycle within the hour, as a share of the level (jobs started by a clock)."""
+    """Amplitude of the cycle within the hour (scheduled jobs), as a share of the level."""
     weekend: Annotated[float, Field(ge=0)]
-    """Level of Saturday and Sunday as a share of a weekday's."""
+    """Level on Saturday and Sunday, as a share of the weekday level."""
     trend: Annotated[float, Field(ge=-0.6)]
-    """Relative growth over the whole history; each series has between half and one and a half of it."""
+    """Relative growth over the whole history; each series gets 0.5 to 1.5 times this value."""
     noise: Annotated[float, Field(ge=0)]
-    """Standard deviation of the (autocorrelated) noise as a share of the level."""
+    """Standard deviation of the autocorrelated noise, as a share of the level."""
     spikes: Annotated[float, Field(ge=0)]
-    """Spikes per series and week, each a few minutes to an hour of two to four times the load."""
+    """Spikes per series and week; each lasts 5 to 60 minutes at two to four times the load."""
     gaps: Annotated[float, Field(ge=0)]
-    """Gaps per series and week, each ten minutes to three hours without any row."""
+    """Gaps per series and week; each lasts 10 minutes to 3 hours and has no rows."""
     seed: Annotated[int, Field(ge=0)]
-    """Makes the traffic; the same seed gives the same rows."""
+    """Random seed; the same seed gives the same rows."""
     timezone: Annotated[str, AfterValidator(check_time_zone)] = "UTC"
-    """Whose clocks the cycles and the weekend follow."""
+    """Time zone of the daily and hourly cycles and of the weekend."""
 
     def __str__(self) -> str:
         return f"synthetic traffic ({self.workloads} workloads, {self.days} days, seed {self.seed})"
 
     def fetch(self) -> pd.DataFrame:
-        """Make the rows: one every ``step`` seconds and series, none inside a gap."""
+        """Generate one row per series every ``step`` seconds, except inside gaps."""
         seconds = self.start + np.arange(0, self.days * 86_400, self.step)
         local = seconds + utc_offsets(self.timezone, seconds)
         frames = [self._series(number, seconds, local) for number in range(self.workloads)]
@@ -58,7 +58,7 @@ class SyntheticSource(BaseModel):
         return check_frame(frame, str(self))
 
     def _series(self, number: int, seconds: np.ndarray, local: np.ndarray) -> pd.DataFrame:
-        # A generator per series: adding a workload does not change the others.
+        # One generator per series, so that adding a workload does not change the others.
         rng = np.random.default_rng([self.seed, number])
         day = local / 86_400
         level = 20.0 * 2.0 ** rng.uniform(0, 5)
@@ -93,8 +93,8 @@ class SyntheticSource(BaseModel):
 
 
 def _autoregressive(rng: np.random.Generator, count: int, memory_steps: float) -> np.ndarray:
-    """Noise of standard deviation 1 whose correlation decays by 1/e in ``memory_steps``, shape [count]."""
-    # A sum of a few moving averages would do as well; a Fourier filter needs no loop over time.
+    """Noise with standard deviation 1 whose correlation falls to 1/e in ``memory_steps``; ``[count]``."""
+    # A Fourier filter, because it needs no loop over time.
     frequency = np.fft.rfftfreq(count)
     gain = 1 / np.sqrt(1 + (2 * np.pi * frequency * memory_steps) ** 2)
     noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(count)) * gain, n=count)

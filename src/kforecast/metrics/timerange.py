@@ -1,18 +1,18 @@
-"""A range of time on the grid of a step, and its chunks."""
+"""Time ranges aligned to a step, and how to cut them into chunks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-# What Prometheus answers at most for one series; it refuses longer ranges.
+# The most points per series that Prometheus returns; it refuses longer ranges.
 MOST_POINTS = 11_000
 
 
 @dataclass(frozen=True)
 class TimeRange:
-    """The moments ``start, start + step, ..., end``, both ends included, in unix seconds.
+    """The instants ``start, start + step, ..., end`` in unix seconds, both ends included.
 
-    Both ends are multiples of the step: whoever asks, and whenever, meets the same grid.
+    Both ends are multiples of the step, so that fetches at any time share one grid.
     """
 
     start: int
@@ -21,17 +21,17 @@ class TimeRange:
 
     @classmethod
     def ending(cls, end: float, length: int, step: int) -> "TimeRange":
-        """The last ``length`` seconds up to ``end``, snapped to the grid towards the past."""
+        """The last ``length`` seconds up to ``end``, rounded down to the grid."""
         last = int(end // step) * step
         return cls(last - length // step * step, last, step)
 
     @property
     def num_points(self) -> int:
-        """Moments in the range."""
+        """Number of instants in the range."""
         return (self.end - self.start) // self.step + 1
 
     def chunks(self, points: int) -> Iterator["TimeRange"]:
-        """Cut into consecutive ranges of at most ``points`` moments; together they are this one."""
+        """Cut the range into consecutive ranges of at most ``points`` instants."""
         width = points * self.step
         for first in range(self.start, self.end + 1, width):
             yield TimeRange(first, min(first + width - self.step, self.end), self.step)
@@ -41,5 +41,5 @@ class TimeRange:
 
 
 def utc(second: float) -> str:
-    """A moment for a message."""
+    """Unix seconds as UTC date and time, for messages."""
     return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S}"

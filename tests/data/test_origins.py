@@ -1,4 +1,4 @@
-"""Windows as runs, against all of them written out."""
+"""Sets of cells stored as runs, compared with arrays of all cells."""
 
 import numpy as np
 from hypothesis import given, settings

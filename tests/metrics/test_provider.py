@@ -1,4 +1,4 @@
-"""The provider over a frame and before a Prometheus."""
+"""The provider that serves a frame, and the one in front of a Prometheus."""
 
 import asyncio
 

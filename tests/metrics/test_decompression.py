@@ -1,4 +1,4 @@
-"""Files that hold far more than they look are refused early; honest big ones are not."""
+"""Decompression bombs are refused early; genuine large files are not."""
 
 import bz2
 import gzip
@@ -16,7 +16,7 @@ import pytest
 from conftest import START
 from kforecast.data.reading import read_panel
 from kforecast.errors import DataError
-from kforecast.metrics import decompression as expansion
+from kforecast.metrics import decompression
 from kforecast.metrics.csv import CsvSource
 from kforecast.window import Frequency
 
@@ -25,7 +25,7 @@ MINUTES = Frequency.parse("10min")
 
 
 def gzipped(path: Path, piece: bytes, times: int) -> Path:
-    """A file of several gzip streams, which together are one."""
+    """A file of several gzip streams, which read as one."""
     path.write_bytes(gzip.compress(HEADER) + gzip.compress(piece) * times)
     return path
 
@@ -39,8 +39,8 @@ READERS: dict[str, Callable[[CsvSource], object]] = {
 
 @pytest.fixture(params=[8, pytest.param(1, marks=pytest.mark.slow)])
 def smaller(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """By how much all is smaller than in earnest, and with it how much a file may hold in any case."""
-    monkeypatch.setattr(expansion, "_FREE", expansion._FREE // request.param)
+    """The factor by which this test is smaller than a real case; it scales the accepted size, too."""
+    monkeypatch.setattr(decompression, "_SMALL", decompression._SMALL // request.param)
     return int(request.param)
 
 
@@ -101,7 +101,7 @@ def test_a_constant_metric_is_read_however_well_it_compresses(tmp_path: Path, sm
         file.write(HEADER.decode())
         file.writelines(f"{START + 60 * number}{names}" for number in range(rows))
     assert 70e6 / smaller / path.stat().st_size > 100
-    assert 70e6 / smaller > expansion._FREE
+    assert 70e6 / smaller > decompression._SMALL
     assert read_panel(CsvSource(path), MINUTES).num_bins == rows / 10
     assert len(CsvSource(path).fetch()) == rows
 
@@ -119,12 +119,12 @@ def test_parquet_with_more_rows_than_its_bytes_can_say_is_refused(
     path = tmp_path / "rows.parquet"
     table = constant(1_000_000).set_column(0, "timestamp", pa.array(np.zeros(1_000_000)))
     pa.parquet.write_table(table, path, compression="zstd")
-    assert len(CsvSource(path).read()) == 1_000_000  # few rows may do as they like
-    monkeypatch.setattr(expansion, "_FREE_ROWS", 1000)
+    assert len(CsvSource(path).read()) == 1_000_000  # few rows are always accepted
+    monkeypatch.setattr(decompression, "_SMALL_ROWS", 1000)
     for read in READERS.values():
         with pytest.raises(DataError, match="1,000,000 rows in a file of"):
             read(CsvSource(path))
-    # One series of every minute, without any traffic.
+    # One series with a row per minute and no traffic.
     pa.parquet.write_table(constant(1_000_000), path, compression="zstd")
     assert len(CsvSource(path).read()) == 1_000_000
 
@@ -139,7 +139,7 @@ def test_parquet_that_promises_more_bytes_than_it_can_hold_is_refused(tmp_path: 
 
 
 def test_a_long_name_is_held_once(tmp_path: Path) -> None:
-    """Twenty thousand rows with a name of a megabyte would be 20 GB."""
+    """Twenty thousand rows, each with a name of a megabyte, would take 20 GB."""
     path = tmp_path / "name.parquet"
     pa.parquet.write_table(constant(20_000, "x" * (1 << 20)), path)
     assert CsvSource(path).read()["workload"].nunique() == 1

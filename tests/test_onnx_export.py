@@ -1,4 +1,4 @@
-"""An artifact's network as ONNX forecasts what the artifact forecasts, without torch too."""
+"""The ONNX export of an artifact gives the same forecasts, also without torch."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ MIXED = {
 
 
 def history(freq: str, days: int = 40, start: int = START) -> pd.DataFrame:
-    """Two services with a daily cycle, noise and gaps, whose newest bins differ."""
+    """Two services with a daily cycle, noise, gaps and different newest bins."""
     step, random = Frequency.parse(freq).step, np.random.default_rng(3)
     frames = []
     for number, name in enumerate(["shop/cart", "shop/search, fast"]):
@@ -58,7 +58,7 @@ def artifact(
     calendar: dict[str, Any] | None = None,
     combination: dict[str, list[float]] | None = None,
 ) -> Forecaster:
-    """One whose weights are random, none of them zero."""
+    """An artifact with random weights, none of them zero."""
     torch.manual_seed(5)
     net: Network = NETWORKS[model](window, len(items), **(SMALL if model == "SeasonalMLP" else {}))
     with torch.no_grad():
@@ -80,7 +80,7 @@ def artifact(
 
 
 ITEMS = ["shop/cartqps", "shop/search, fastqps"]
-# Summer time begins within the past that the second looks at, and one holiday is in it.
+# The second case has the start of summer time and a holiday in its lookback.
 BERLIN = {"timezone": {"default": "UTC", "shop/cart": "Europe/Berlin"}, "holidays": "DE"}
 KINDS: dict[str, dict[str, Any]] = {
     "fcnet": {"model": "Fcnet", "freq": "10min", "days": 3, "fill": "zero"},
@@ -91,7 +91,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "start": 1_709_251_200,
         "calendar": BERLIN,
     },
-    # Clocks of half an hour, behind UTC, and less history than is looked at.
+    # An offset of half an hour behind UTC, and less history than the lookback.
     "short": {
         "model": "SeasonalMLP",
         "freq": "10min",
@@ -109,12 +109,12 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "with naive": {"model": "SeasonalMLP", "freq": "1H", "days": 40, "combination": MIXED},
 }
-# To export a SeasonalMLP takes seven seconds.
+# The export of a SeasonalMLP takes seven seconds.
 SLOW = ("seasonal", "short", "days", "with naive")
 
 
 class Written(NamedTuple):
-    """An artifact in ``folder/model``, its ``folder/model.onnx``, and a history."""
+    """An artifact in ``folder/model``, its export ``folder/model.onnx``, and a history."""
 
     folder: Path
     forecaster: Forecaster
@@ -133,7 +133,7 @@ def written(kind: str, folder: Path) -> Written:
 
 @pytest.fixture(scope="module")
 def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Written]:
-    """Exports each kind once."""
+    """A function that exports each kind of network once."""
     base = tmp_path_factory.mktemp("onnx")
 
     def make(kind: str) -> Written:
@@ -160,7 +160,7 @@ def test_a_thousand_windows_are_forecast_as_the_forecaster_does(
     level = np.maximum(np.abs(expected), np.abs(batch["context"].numpy()).mean(axis=1, keepdims=True))
     assert made.dtype == np.float32
     assert (np.abs(made - expected) / level).max() < 1e-5
-    # One window alone is the same as among many.
+    # A single window has the same forecast as in a batch.
     (alone,) = session.run(None, {name: batch[name].numpy()[:1] for name in names})
     assert np.allclose(alone, made[:1], rtol=1e-5)
 
@@ -186,7 +186,7 @@ def test_what_is_exported_forecasts_as_the_forecaster_does(
 
 
 def thousand(forecaster: Forecaster, frame: pd.DataFrame) -> tuple[dict[str, torch.Tensor], np.ndarray]:
-    """What the network is given of a thousand windows, as the forecaster makes it, and the forecasts."""
+    """The network's inputs for a thousand windows, as the forecaster makes them, and its forecasts."""
     window, random = forecaster.window, np.random.default_rng(0)
     panel = Panel.from_frame(frame, window.frequency)
     series = random.integers(0, panel.num_series, 1000)
@@ -214,7 +214,7 @@ def test_the_file_says_what_else_is_needed(write: Callable[[str], Written]) -> N
     assert about["checkpoint_sha256"] == sha256(folder / "model")
     assert {"kforecast", "torch"} <= set(about)
     assert [len(argument.type.tensor_type.shape.dim) for argument in model.graph.input] == [2, 1, 3]
-    # Nothing of the machine it was made on.
+    # No trace of the machine that made it.
     assert b".py" not in (folder / "model.onnx").read_bytes()
 
 
@@ -239,7 +239,7 @@ def without_torch(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[
 @pytest.mark.parametrize("kind", some(kind for kind in KINDS if kind != "with naive"))
 def test_the_example_forecasts_what_the_command_forecasts(kind: str, write: Callable[[str], Written]) -> None:
     folder, forecaster, frame, _ = write(kind)
-    # Two rows a bin, but one in each newest bin, which has only begun; rows of the same second, and one
+    # Two rows per bin, but only one in the newest (incomplete) bins; rows at the same second, and one
     # without a value.
     newest = frame.groupby("workload")["timestamp"].transform("max")
     later = frame[frame["timestamp"] < newest]
@@ -254,7 +254,7 @@ def test_the_example_forecasts_what_the_command_forecasts(kind: str, write: Call
         command = run_command("kforecast-forecast", *arguments, cwd=folder)
         assert command.returncode == 0, command.stderr
         expected = forecasts(command.stdout)
-    else:  # what the command does
+    else:  # as the command does
         expected = forecasts(forecaster.forecast(frame).to_csv(index=False))
     done = without_torch("model.onnx", "traffic.csv", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")

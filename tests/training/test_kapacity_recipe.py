@@ -1,4 +1,4 @@
-"""``experiment=kapacity`` against the original recipe, written out plainly here and measured elsewhere."""
+"""``experiment=kapacity``, compared with the original recipe: reimplemented here, and recorded elsewhere."""
 
 import re
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_the_recipe_is_the_original_one_step_by_step(caplog: pytest.LogCaptureFi
     plain_net = Fcnet(WINDOW, panel.num_series)
     plain_net.load_state_dict(net.state_dict())
 
-    # The original: gaps are zeros, the newest context + horizon bins are never used, all other windows are.
+    # The original: gaps are zeros, and all windows are used except in the newest context + horizon bins.
     series = np.where(panel.observed, panel.values, 0)[:, : panel.num_bins - WINDOW.length]
     starts = [(row, t) for row in range(2) for t in range(series.shape[1] - WINDOW.length + 1)]
     optimizer = torch.optim.Adam(plain_net.parameters(), lr=0.001)
@@ -91,13 +91,13 @@ def test_the_recipe_is_the_original_one_step_by_step(caplog: pytest.LogCaptureFi
 
 
 def _batches(chunk: WindowBatch, size: int) -> list[WindowBatch]:
-    """The batches that are handed out together."""
+    """The batches in a chunk of windows."""
     parts = zip(*(part.split(size) for part in tensors_of(chunk)), strict=True)
     return [WindowBatch(*batch) for batch in parts]
 
 
 def _find(values: np.ndarray, context: np.ndarray) -> int:
-    """Where a context stands in its series."""
+    """The position of a context in its series."""
     view = np.lib.stride_tricks.sliding_window_view(values, len(context))
     (begins,) = np.nonzero((view == context).all(axis=1))
     assert len(begins) == 1

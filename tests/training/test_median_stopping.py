@@ -1,4 +1,4 @@
-"""The median stopping rule: who is stopped, when, and by whom."""
+"""The median stopping rule: which jobs are stopped, when, and because of which others."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def job(sweep: Path, number: int, warmup: int = 2, min_jobs: int = 3) -> MedianS
 
 
 def run(callback: MedianStopping, losses: list[float], end: bool = True) -> int:
-    """Train with these losses; the number of epochs it came to."""
+    """Train with the given losses; the number of epochs trained."""
     at_work, module = trainer(), SimpleNamespace()
     callback.on_train_start(at_work, module)  # type: ignore[arg-type]
     epochs = 0
@@ -40,7 +40,7 @@ def run(callback: MedianStopping, losses: list[float], end: bool = True) -> int:
 
 def test_worse_than_half_of_the_others_is_stopped(tmp_path: Path) -> None:
     for number, level in enumerate((1.0, 2.0, 3.0)):
-        assert run(job(tmp_path, number), [level] * 5) == 5  # too few others yet
+        assert run(job(tmp_path, number), [level] * 5) == 5  # too few other jobs
     good, bad, equal = job(tmp_path, 3), job(tmp_path, 4), job(tmp_path, 5)
     assert run(good, [5.0, 1.5, 9.0, 9.0]) == 4  # the best so far counts
     assert run(bad, [2.5] * 5) == 2
@@ -52,10 +52,10 @@ def test_worse_than_half_of_the_others_is_stopped(tmp_path: Path) -> None:
 
 
 def test_others_count_as_far_as_they_have_come(tmp_path: Path) -> None:
-    run(job(tmp_path, 0), [5.0, 4.0, 3.0, 0.1])  # by the second epoch it had 4.0
-    run(job(tmp_path, 1), [1.0])  # ended early: that is its best for ever
+    run(job(tmp_path, 0), [5.0, 4.0, 3.0, 0.1])  # 4.0 by the second epoch
+    run(job(tmp_path, 1), [1.0])  # ended early, so its best stays
     run(job(tmp_path, 2), [4.0, 4.0])
-    run(job(tmp_path, 3), [1.0], end=False)  # at work, in its second epoch
+    run(job(tmp_path, 3), [1.0], end=False)  # running, in its second epoch
     assert run(job(tmp_path, 4), [4.5, 3.9, 3.8]) == 3
     assert run(job(tmp_path, 5), [4.5, 4.1, 4.0]) == 2
 
@@ -104,7 +104,7 @@ def test_a_hopeless_job_of_a_grid_does_not_train_again(
     assert bad["score"] > good["score"]
     logs = [(tmp_path / "sweep" / job / "train.log").read_text() for job in "01"]
     assert ["(refit)" in log for log in logs] == [True, False]
-    # Both are in TensorBoard's description of the sweep, with what varies alone.
+    # Both are in TensorBoard's summary of the sweep, only with the varied settings.
     (events,) = (tmp_path / "sweep").glob("events.out.tfevents.*")
     content = events.read_bytes()
     assert b"optimizer.lr" in content
