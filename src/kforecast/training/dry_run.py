@@ -31,6 +31,7 @@ _SECTIONS = ("model", "data", "optimizer", "trainer", "callbacks", "logger")
 _ANY_CLASS = ConfigDict(arbitrary_types_allowed=True)
 # One process, on a device that every machine has.
 _ALONE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+_SILENT = {"logger": False, "enable_progress_bar": False}
 
 
 def is_own_recipe() -> bool:
@@ -80,7 +81,7 @@ def _build_all(cfg: DictConfig, window: Window) -> None:
 
     def build(name: str, node: Any, **arguments: Any) -> Any:
         _check(name, node, *arguments)
-        return built(node, **arguments)
+        return built(node, name, **arguments)
 
     _check("data", cfg.data, "panel", "window", "split", "seed", "lookback", "taught")
     build("model", cfg.model, window=window, num_series=1)
@@ -90,10 +91,15 @@ def _build_all(cfg: DictConfig, window: Window) -> None:
         if node is not None:
             _check(f"logger.{name}", node)  # building one may call a server
     _check("trainer", cfg.trainer, "callbacks", "plugins", "logger")
-    without = {"logger": False, "enable_progress_bar": False}
-    if not any(isinstance(callback, Checkpoint) for callback in callbacks):
-        without["enable_checkpointing"] = False
-    built(cfg.trainer, callbacks=callbacks, plugins=[LightningEnvironment()], **_ALONE, **without)
+    built(
+        cfg.trainer,
+        "trainer",
+        **_ALONE,
+        **_SILENT,
+        callbacks=callbacks,
+        plugins=[LightningEnvironment()],
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+    )
 
 
 def _check(name: str, node: Any, *given: str) -> None:
