@@ -1,7 +1,7 @@
-"""Folders of runs by an earlier layout of the source: ``resume``, ``--repeat``, export and leaderboard read them.
+"""Runs of an earlier layout of the source: ``resume``, ``--repeat``, export and leaderboard read them.
 
-``golden/earlier_runs`` holds a finished run and one that was interrupted after five of its twelve epochs. Their
-recorded configurations name classes by modules that have moved since.
+``golden/earlier_runs`` holds a finished run, and one that was interrupted after five of its twelve epochs.
+Their recorded configurations name classes by modules that have moved since.
 """
 
 import json

@@ -77,7 +77,7 @@ def test_anything_else_is_refused_by_its_name_wherever_it_stands(target: Any) ->
         ):
             plain(content)
         with pytest.raises(ConfigError, match=r"extra.*_target_"):
-            built(content.extra)
+            built(content.extra, "extra")
 
 
 @pytest.mark.parametrize("target", BY_CLASS)
@@ -86,7 +86,7 @@ def test_a_name_that_leads_out_of_its_module_is_refused(target: str) -> None:
         {"source": {"_target_": "kforecast.metrics.csv.CsvSource", "path": {"_target_": target}}}
     )
     with pytest.raises(ConfigError, match=r"source\.path\._target_"):
-        built(content.source)
+        built(content.source, "source")
 
 
 @pytest.mark.parametrize("target", FINE)
@@ -100,7 +100,7 @@ def assert_made(node: DictConfig) -> None:
     """The class is allowed, so that an error can only be about its arguments."""
     said = ""
     try:
-        built(node)
+        built(node, "node")
     except ConfigError as error:
         said = str(error)
     assert "may name" not in said

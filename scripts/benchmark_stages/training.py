@@ -42,9 +42,9 @@ def traffic(series: int) -> Panel:
 
 
 def every_window(panel: Panel, validation: float = 0.0) -> ForecastDataModule:
-    return ForecastDataModule(
-        panel, WINDOW, batch_size=32, num_workers=0, validation=validation, seed=0, **SPLIT
-    )
+    data = ForecastDataModule(panel, WINDOW, batch_size=32, validation=validation, seed=0, **SPLIT)
+    data.setup("fit")
+    return data
 
 
 def windows() -> list[Row]:
@@ -210,7 +210,8 @@ def _our_curve(panel: Panel, begin: int, held_out: dict[str, Tensor]) -> list[tu
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["source=synthetic", "data.validation=0.2", "data.test=0"])
     torch.manual_seed(0)
-    data = built(cfg.data, panel=panel, window=WINDOW, seed=0)
+    data = built(cfg.data, "data", source=panel, window=WINDOW, seed=0)
+    data.setup("fit")
     assert data.split.train_end == begin
     choose_threads("auto", data.batch_size)
     watch = _Watch(held_out)

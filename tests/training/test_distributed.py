@@ -22,7 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from provider import Provider
 
-import kforecast.commands.train as train_module
+import kforecast.data.datamodule as datamodule
 from conftest import BIN, HANG, composed, free_port, run_command, started, traffic_rows, wait_for
 from kforecast.artifact import Artifact
 from kforecast.config.checks import check_train_settings
@@ -85,7 +85,7 @@ def train(how: str, *arguments: object, cwd: Path, reads: Path | None = None) ->
 
     def prepare() -> None:
         launch.start = in_forks
-        read = train_module.read_history
+        read = datamodule.read_panel
 
         def counted(*given: Any) -> Any:
             if reads is not None:
@@ -93,7 +93,7 @@ def train(how: str, *arguments: object, cwd: Path, reads: Path | None = None) ->
                     file.write(f"{os.getpid()}\n")
             return read(*given)
 
-        train_module.read_history = counted
+        datamodule.read_panel = counted
 
     return run_prepared(prepare, "kforecast-train", *arguments, cwd=cwd)
 

@@ -24,11 +24,12 @@ def judged(num_series: int, bins: int):
     names = tuple((f"shop/web-{n:03}", "qps") for n in range(num_series))
     panel = Panel(values.astype(np.float32), np.ones(values.shape, bool), 0, WINDOW.frequency, names)
     cfg = composed("source=synthetic", "window=1h")
-    data: ForecastDataModule = built(cfg.data, panel=panel, window=WINDOW)
+    data: ForecastDataModule = built(cfg.data, "data", source=panel, window=WINDOW)
+    data.setup("fit")
     torch.manual_seed(0)
     module = ForecastModule(Fcnet(WINDOW, num_series, True), torch.optim.Adam, 64)
     fit = Fit(module.eval(), data, 0.0, 1, 1, "the test", 0.0)
-    capacity: Capacity = built(cfg.capacity)
+    capacity: Capacity = built(cfg.capacity, "capacity")
     return judge_fit(fit, "interpolate", capacity, seed=0)
 
 

@@ -39,7 +39,8 @@ def test_the_recipe_is_the_original_one_step_by_step(caplog: pytest.LogCaptureFi
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["experiment=kapacity", "source=synthetic"])
     panel = panel_with_gaps()
-    data: ForecastDataModule = instantiate(cfg.data, _partial_=True)(panel=panel, window=WINDOW, seed=3)
+    data: ForecastDataModule = instantiate(cfg.data, _partial_=True)(source=panel, window=WINDOW, seed=3)
+    data.setup("fit")
     make_optimizer = instantiate(cfg.optimizer)
     torch.manual_seed(0)
     net: Fcnet = instantiate(cfg.model, window=WINDOW, num_series=panel.num_series)

@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 def panel() -> Panel:
-    source = built(composed(*SOURCE).source)
+    source = built(composed(*SOURCE).source, "source")
     return Panel.from_frame(source.fetch(), Frequency.parse("1H"))
 
 

@@ -25,17 +25,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conftest import HANG, composed, run_command, started, wait_for
 from kforecast.artifact import Artifact
-from kforecast.config.checks import built, check_train_settings, window_of
-from kforecast.data.panel import Panel
-from kforecast.data.split import SplitSettings, split_windows
+from kforecast.config.checks import built
 from kforecast.data.windows import WindowDataset
 from kforecast.metrics.proto import provider_pb2 as pb
-from kforecast.training.assemble import data_of, train_network
+from kforecast.training.assemble import Assembly, data_of, network_of
 from kforecast.training.callbacks import EpochLog
 from kforecast.training.fit import Fit
+from kforecast.training.plan import make_recipe_for_frame
 from kforecast.training.resume.checkpoints import Checkpoints
 from kforecast.training.resume.reading import LAST, PREVIOUS, epoch_of, newest
-from kforecast.window import Frequency
 from prepared import run_prepared
 
 # Ten steps per epoch, two batches each; early stopping ends it.
@@ -90,17 +88,14 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Fit | None, 
         taken.clear()
         cfg = composed(*TRAINING, *arguments)
         OmegaConf.update(cfg, "callbacks.model_checkpoint.dirpath", str(folder))
-        settings = check_train_settings(cfg)
-        panel = Panel.from_frame(built(cfg.source).fetch(), Frequency.parse("10min"))
-        split = split_windows(
-            panel, window_of(settings.window), SplitSettings(**settings.data.split_arguments)
-        )
-        seed_everything(settings.seed, verbose=False)
-        net = built(cfg.model, window=window_of(settings.window), num_series=panel.num_series)
-        data = data_of(cfg, settings, panel, split, net, None)
+        recipe = make_recipe_for_frame(cfg, built(cfg.source, "source").fetch(), folder)
+        data = data_of(recipe)
+        data.setup("fit")
+        seed_everything(recipe.settings.seed, verbose=False)
+        net = network_of(recipe, data.panel)
         checkpoints = Checkpoints(folder, {"config": {}, "data": ""}, 1000.0, resumed)
         try:
-            fit = train_network(cfg, data, net, [], None, checkpoints, Interrupt(interrupt))
+            fit = Assembly(recipe, None, checkpoints).train(net, data, [Interrupt(interrupt)])
         except KeyboardInterrupt:
             return None, [*taken]
         return fit, [*taken]

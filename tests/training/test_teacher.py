@@ -158,7 +158,10 @@ def test_a_teacher_of_something_else_is_refused_before_the_data_is_read(
 def test_more_forecasts_than_fit_into_memory_are_refused(
     untrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    panel, window = Panel.from_frame(built(composed(*SOURCE).source).fetch(), HOURLY.frequency), HOURLY
+    panel, window = (
+        Panel.from_frame(built(composed(*SOURCE).source, "source").fetch(), HOURLY.frequency),
+        HOURLY,
+    )
     split = split_windows(panel, window, SplitSettings())
     teacher = Teacher.load(untrained / "teacher", window)
     assert teacher.forecasts(panel, split).shape == (len(split.train), 6)

@@ -98,7 +98,7 @@ def _check(cfg: DictConfig) -> tuple[EvaluateSettings, Path, Capacity, MetricSou
         raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
     if settings.evaluate.save_intervals:
         check_writable(artifact_dir)
-    return settings, artifact_dir, built(cfg.capacity), source_of(cfg)
+    return settings, artifact_dir, built(cfg.capacity, "capacity"), source_of(cfg)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def serve_metrics(cfg: DictConfig) -> None:
         When a setting is wrong, or the source cannot be served.
     """
     settings = validate(_Settings, {"serve": plain(cfg)["serve"]}, "configuration").serve
-    source = built(cfg.source)
+    source = built(cfg.source, "source")
     if not source.repeatable and not hasattr(source, "queries"):
         raise ConfigError("source: a metrics provider cannot be served from another; use csv or prometheus")
 

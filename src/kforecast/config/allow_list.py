@@ -39,9 +39,20 @@ def check_names(content: object, key: str = "") -> None:
         raise ConfigError(list_problems("configuration", problems))
 
 
-def check_classes(node: DictConfig) -> None:
-    """Refuse a ``_target_`` that is not a class of where it may come from; imports what is to be made."""
-    content, key = OmegaConf.to_container(node, resolve=True), node._get_full_key("")
+def check_classes(node: DictConfig, key: str) -> None:
+    """Refuse a ``_target_`` in a node that is not an allowed class; this imports the class.
+
+    Parameters
+    ----------
+    key:
+        Key of the node, for the message.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first such key.
+    """
+    content = OmegaConf.to_container(node, resolve=True)
     check_names(content, key)
     for path, target in _targets(content, key):
         module, _, name = target.rpartition(".")

@@ -138,15 +138,22 @@ def check_evaluate_settings(cfg: DictConfig) -> EvaluateSettings:
     return settings
 
 
-def built(node: DictConfig, **arguments: Any) -> Any:
-    """Make what a config node describes, with arguments that no configuration can hold.
+def built(node: DictConfig, name: str, /, **arguments: Any) -> Any:
+    """Build the object that a config node describes.
+
+    Parameters
+    ----------
+    name:
+        Key of the node, for messages.
+    arguments:
+        Further arguments, which no configuration can hold.
 
     Raises
     ------
     ConfigError
-        When the class is none that may be named, or refuses what it is given.
+        When the class is not allowed, or refuses its arguments.
     """
-    check_classes(node)
+    check_classes(node, name)
     try:
         # In two steps: given to instantiate() itself, our dataclasses would be turned into configs.
         return instantiate(node, _partial_=True)(**arguments)
@@ -156,7 +163,6 @@ def built(node: DictConfig, **arguments: Any) -> Any:
         if found := ours(error):
             raise found from error
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        name = node._get_full_key("")
         if isinstance(cause, ValidationError):
             raise ConfigError(list_problems("configuration", problems_of(cause, name))) from error
         said = without_secrets(" ".join(str(cause).split())) or type(cause).__name__
@@ -171,7 +177,7 @@ def source_of(cfg: DictConfig) -> Any:
     ConfigError, DataError
         When it refuses its settings, or there is nothing to read or to ask for.
     """
-    source = built(cfg.source)
+    source = built(cfg.source, "source")
     check = getattr(source, "check", None)
     if check is not None:
         check()

@@ -1,21 +1,21 @@
-"""What a training is put together from, tried before data is read.
+"""Dry-run instantiation of all components, before data is read.
 
-Settings of optimizer, trainer, callbacks and loggers belong to libraries, which alone know whether they are
-right. Those that ship are; torch is loaded early only where some are the user's own.
+The settings of optimizer, trainer, callbacks and loggers belong to libraries, and only these can check them.
+The shipped settings are known to be right; torch is imported early only for settings of the user's own.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from kforecast.config.checks import CONF_DIR, built
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 _SECTIONS = ("model", "data", "optimizer", "trainer", "callbacks", "logger")
 _ANY_CLASS = ConfigDict(arbitrary_types_allowed=True)
-# Without what else a process of a group says, and on a device that every machine has.
+# One process, on a device that every machine has.
 _ALONE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+_SILENT = {"logger": False, "enable_progress_bar": False}
 
 
 def is_own_recipe() -> bool:
-    """Whether a setting may be wrong that no check of ours knows."""
+    """Whether the configuration has settings that only a library can check."""
     hydra = HydraConfig.get()
     known = {*_keys(TrainSettings)}
     for override in hydra.overrides.task:
@@ -56,123 +57,112 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def try_recipe(cfg: DictConfig, window: Window) -> None:
-    """Make once what a training is put together from, as far as that has no effect.
+    """Build each component once, as far as that has no side effects.
 
     Raises
     ------
     ConfigError
         When a library refuses its settings.
     """
-    # Of libraries, which tell of what is made and of what fails.
     before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)  # libraries log each object that they build, and each failure
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _try(cfg, window)
+            _build_all(cfg, window)
     finally:
         logging.disable(before)
 
 
-def _try(cfg: DictConfig, window: Window) -> None:
+def _build_all(cfg: DictConfig, window: Window) -> None:
     import torch
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch.callbacks import Checkpoint
 
-    _check_keys(cfg.data, "source", "window", "seed", "folder", "lookback", "teacher")
-    _check_keys(cfg.model, "window", "num_series")
-    built(cfg.model, window=window, num_series=1)
-    _check_keys(cfg.optimizer, "params")
-    built(cfg.optimizer, params=[torch.nn.Parameter(torch.zeros(1))])
-    callbacks = []
-    for node in _nodes(cfg.callbacks):
-        _check_keys(node)
-        callbacks.append(built(node))
-    for node in _nodes(cfg.logger):
-        _check_keys(node)  # to make one may mean to ask a server
-    _check_keys(cfg.trainer, "callbacks", "plugins", "logger")
-    trainer = cfg.trainer.copy()
-    OmegaConf.set_struct(trainer, False)
-    trainer.pop("gradient_clip_val", None)
+    def build(name: str, node: Any, **arguments: Any) -> Any:
+        _check(name, node, *arguments)
+        return built(node, name, **arguments)
+
+    _check("data", cfg.data, "source", "window", "seed", "folder", "lookback", "teacher")
+    build("model", cfg.model, window=window, num_series=1)
+    build("optimizer", cfg.optimizer, params=[torch.nn.Parameter(torch.zeros(1))])
+    callbacks = [build(f"callbacks.{name}", node) for name, node in cfg.callbacks.items() if node is not None]
+    for name, node in cfg.logger.items():
+        if node is not None:
+            _check(f"logger.{name}", node)  # building one may call a server
+    _check("trainer", cfg.trainer, "callbacks", "plugins", "logger")
     built(
-        trainer,
+        cfg.trainer,
+        "trainer",
         **_ALONE,
+        **_SILENT,
         callbacks=callbacks,
         plugins=[LightningEnvironment()],
-        logger=False,
-        enable_progress_bar=False,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
 
 
-def _nodes(section: DictConfig) -> Iterator[DictConfig]:
-    for name, node in ((str(name), node) for name, node in section.items()):
-        if isinstance(node, DictConfig):
-            yield node
-        elif node is not None:
-            raise ConfigError(
-                f"{section._get_full_key('')}.{name}: {node!r} is not a mapping with a _target_"
-            )
+def _check(name: str, node: Any, *given: str) -> None:
+    """Refuse settings that do not fit the signature of their class.
 
+    Building the class finds most of these too, but often without the name of the key.
 
-def _check_keys(node: DictConfig, *given: str) -> None:
-    """Refuse what a class does not take; ``given`` are arguments that no configuration holds."""
+    Parameters
+    ----------
+    given:
+        Arguments that the code supplies, which no configuration may set.
+    """
     from lightning.pytorch.loggers import TensorBoardLogger
     from torch.utils.tensorboard import SummaryWriter
 
-    name = node._get_full_key("")
-    if not isinstance(node.get("_target_"), str):
-        raise ConfigError(f"{name}._target_: {node.get('_target_')!r} is not the name of a class")
+    if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
+        raise ConfigError(f"{name}: {node!r} is not a mapping with a _target_")
     try:
         made = get_object(node._target_)
-        parameters = {**inspect.signature(made).parameters}
-        if made is TensorBoardLogger:  # hands on what it does not know
+        parameters = {**_signature(made).parameters}
+        if made is TensorBoardLogger:  # passes its other arguments on
             del parameters["kwargs"]
-            parameters = {**inspect.signature(SummaryWriter).parameters} | parameters
-    except Exception as error:  # of importing whatever is named there
+            parameters = {**_signature(SummaryWriter).parameters} | parameters
+    except Exception as error:  # from importing the module of the class
         raise ConfigError(f"{name}: {' '.join(str(error).split())}") from error
-    names = {key for key, one in parameters.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
-    own = {str(key) for key in node if not str(key).startswith("_")}
+    variadic = {key for key, one in parameters.items() if one.kind in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
+    known = parameters.keys() - variadic - {*given}
+    values = {str(key): value for key, value in node.items() if not str(key).startswith("_")}
     problems = [
-        f"{name}.{key}: unknown key{nearest(key, names - {*given})}"
-        for key in sorted(own - names | own & {*given})
-        if key in given or names == {*parameters}
+        f"{key}: missing" for key in known - values.keys() if parameters[key].default is Parameter.empty
     ]
-    needed = (key for key in names - own - {*given} if parameters[key].default is inspect.Parameter.empty)
-    problems += [f"{name}.{key}: missing" for key in sorted(needed)]
-    problems += _wrong_types(node, made, own & names - {*given})
-    for key in sorted(own & names):  # where a class writes no types, text is no number
-        bare = parameters[key].annotation is inspect.Parameter.empty
-        if bare and isinstance(parameters[key].default, int | float) and isinstance(node[key], str):
-            problems.append(f"{name}.{key}: {node[key]!r} is wrong; a number is wanted")
+    for key, value in values.items():
+        if key in given or (key not in known and not variadic):
+            problems.append(f"{key}: unknown key{nearest(key, known)}")
+        elif key in known and (wanted := _wanted(value, parameters[key])):
+            problems.append(f"{key}: {value!r} is wrong; {wanted} is wanted")
+        elif key in ("dirpath", "save_dir", "default_root_dir") and isinstance(value, str):
+            check_writable(Path(value))
     if problems:
-        raise ConfigError(list_problems("configuration", problems))
-    for key in own & {"dirpath", "save_dir", "default_root_dir"}:
-        if isinstance(node[key], str):
-            check_writable(Path(node[key]))
+        raise ConfigError(
+            list_problems("configuration", [f"{name}.{problem}" for problem in sorted(problems)])
+        )
 
 
-def _wrong_types(node: DictConfig, made: object, keys: Iterable[str]) -> list[str]:
-    """What is not of the type that a class wants, as far as that is written."""
+def _wanted(value: object, parameter: Parameter) -> str | None:
+    """The type of a parameter in words, when a value does not have it."""
+    kind, default = parameter.annotation, parameter.default
+    if kind is Parameter.empty:
+        return "a number" if isinstance(default, int | float) and isinstance(value, str) else None
+    if isinstance(kind, str) or not isinstance(value, bool | int | float | str):
+        return None
     try:
-        types = get_type_hints(vars(made).get("__init__", made) if isinstance(made, type) else made)
-    except Exception:  # names that are only there for a type checker
-        return []
-    problems = []
-    for key in sorted(keys & types.keys()):
-        value = node[key]
-        if isinstance(value, bool | int | float | str):
-            try:
-                kind: TypeAdapter[Any] = TypeAdapter(types[key], config=_ANY_CLASS)
-                # A path may be given as text, but no number stands for a truth value.
-                kind.validate_python(value, strict=not isinstance(value, str))
-            except ValidationError:
-                place = node._get_full_key(key)
-                problems.append(f"{place}: {value!r} is wrong; {_said(types[key])} is wanted")
-            except PydanticUserError:
-                continue
-    return problems
+        # A path may be given as text, but no number stands for a truth value.
+        TypeAdapter(kind, config=_ANY_CLASS).validate_python(value, strict=not isinstance(value, str))
+    except ValidationError:
+        return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+    except PydanticUserError:  # a type that pydantic does not know
+        return None
+    return None
 
 
-def _said(kind: object) -> str:
-    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+def _signature(made: Any) -> Signature:
+    try:
+        return signature(made, eval_str=True)
+    except NameError:  # a type that only a type checker imports
+        return signature(made)

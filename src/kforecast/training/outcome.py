@@ -220,10 +220,10 @@ def _log_hyper_parameters(
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             if of_sweep:
+                logger.log_metrics(scores, step=0)  # reopens the file that the end of the training closed
                 _, *values = hparams(dict(parameters), scores)  # type: ignore[no-untyped-call]
                 for summary in values:
-                    logger.experiment._get_file_writer().add_summary(summary)
-                logger.log_metrics(scores, step=0)
+                    logger.experiment.file_writer.add_summary(summary)
             else:
                 logger.log_hyperparams(dict(parameters), scores)
             logger.finalize("success")

@@ -46,8 +46,8 @@ _OF_VALIDATION = ("early_stopping", "model_checkpoint", "forecast_figures")
 class Component:
     """A class and its settings; calling it builds the object, and imports its library only then."""
 
-    def __init__(self, node: DictConfig) -> None:
-        self._node = node
+    def __init__(self, key: str, node: DictConfig) -> None:
+        self._key, self._node = key, node
 
     def __call__(self, **arguments: Any) -> Any:
         """The object, with further arguments that no configuration can hold.
@@ -57,7 +57,7 @@ class Component:
         ConfigError
             When the class refuses its arguments.
         """
-        return built(self._node, **arguments)
+        return built(self._node, self._key, **arguments)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def make_recipe(cfg: DictConfig, job: Job, unfinished: bool | None = None) -> Re
     window = window_of(settings.window)
     source = source_of(cfg)
     check_step(source, window)
-    capacity, teacher = built(cfg.capacity), _teacher(settings.teacher, window)
+    capacity, teacher = built(cfg.capacity, "capacity"), _teacher(settings.teacher, window)
     if is_own_recipe():
         try_recipe(cfg, window)
     champion, warm_start = _champion(settings.gate.champion, window), _warm_start(cfg, settings, window)
@@ -236,7 +236,7 @@ def make_recipe_for_frame(cfg: DictConfig, source: Any, folder: Path) -> Recipe:
         window=window,
         source=source,
         source_settings={},
-        capacity=built(cfg.capacity),
+        capacity=built(cfg.capacity, "capacity"),
         teacher=_teacher(settings.teacher, window),
         champion=None,
         warm_start=_warm_start(cfg, settings, window),
@@ -252,20 +252,21 @@ def is_unfinished(run_dir: Path) -> bool:
 
 
 def _components(cfg: DictConfig) -> dict[str, Any]:
-    def several(section: DictConfig) -> dict[str, Component]:
-        return {str(name): Component(node) for name, node in section.items() if node is not None}
+    def several(key: str, section: DictConfig) -> dict[str, Component]:
+        found = {str(name): node for name, node in section.items() if node is not None}
+        return {name: Component(f"{key}.{name}", node) for name, node in found.items()}
 
     # Lightning leaves clipping to a module that steps by itself: it is in the settings.
     trainer = cfg.trainer.copy()
     OmegaConf.set_struct(trainer, False)
     trainer.pop("gradient_clip_val", None)
     return {
-        "data": Component(cfg.data),
-        "network": Component(cfg.model),
-        "optimizer": Component(cfg.optimizer),
-        "trainer": Component(trainer),
-        "callbacks": several(cfg.callbacks),
-        "loggers": several(cfg.logger),
+        "data": Component("data", cfg.data),
+        "network": Component("model", cfg.model),
+        "optimizer": Component("optimizer", cfg.optimizer),
+        "trainer": Component("trainer", trainer),
+        "callbacks": several("callbacks", cfg.callbacks),
+        "loggers": several("logger", cfg.logger),
     }
 
 
@@ -297,7 +298,7 @@ def _warm_start(cfg: DictConfig, settings: TrainSettings, window: Window) -> War
         return None
     from kforecast.training.warm_start import WarmStart
 
-    net: Network = built(cfg.model, window=window, num_series=1)
+    net: Network = built(cfg.model, "model", window=window, num_series=1)
     return WarmStart.load(Path(settings.warm_start), window, net)
 
 

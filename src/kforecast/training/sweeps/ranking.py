@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from kforecast.config.overrides import typed
 from kforecast.console import short_path, table
+from kforecast.files.untrusted import parse_yaml
 from kforecast.training.result import SILENT, read_result
 
 log = logging.getLogger(__name__)
 
 _SOME_JOB_FAILED = 3
+_MOST_OVERRIDES = 10_000
 # What every row has; overrides follow.
 _COLUMNS = ("job", "status", "score", "epochs", "seconds", "artifact_dir")
 
@@ -187,8 +188,8 @@ def _short(value: Any) -> str:
 def overrides_of(path: Path) -> dict[str, Any]:
     """The overrides that Hydra has written down, by key; none where they cannot be read."""
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    except (OSError, yaml.YAMLError):
+        entries = parse_yaml(path.read_text(encoding="utf-8"), _MOST_OVERRIDES) or []
+    except (OSError, ValueError):
         return {}
     overrides = OverridesParser.create().parse_overrides([str(entry) for entry in entries])
     values = {override.key_or_group: override.value() for override in overrides}

@@ -209,7 +209,7 @@ class Search:
             arguments["search_space"] = self._grid
         elif seed is not None:
             arguments["seed"] = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-        sampler = built(node, **arguments)
+        sampler = built(node, "hydra.sweeper.sampler", **arguments)
         if not isinstance(sampler, BaseSampler):
             raise ConfigError(f"hydra.sweeper.sampler: {node.get('_target_')!r} is no sampler of Optuna's")
         if isinstance(sampler, CmaEsSampler) and find_spec("cmaes") is None:
