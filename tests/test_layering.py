@@ -46,13 +46,13 @@ UPWARDS = {
 # The only modules that may import a library.
 LIBRARIES = {
     ("hydra", "omegaconf"): ("config", "training", "commands"),
-    ("lightning",): ("training", "data.datamodule", "commands.train"),
+    ("lightning",): ("training", "data.datamodule"),
     ("grpc", "grpc_health", "grpc_reflection", "google"): (
         *("metrics.kapacity", "metrics.provider", "metrics.proto"),
     ),
     ("torch",): (
-        *("files.torch_file", "data", "models", "artifact", "predictor", "onnx_export", "evaluation"),
-        *("forecaster", "training", "commands.evaluate"),
+        *("files.torch_file", "data", "models", "artifact", "predictor", "onnx_export", "training"),
+        "commands.evaluate",
     ),
 }
 

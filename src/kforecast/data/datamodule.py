@@ -220,14 +220,6 @@ class ForecastDataModule(pl.LightningDataModule):
         return window_loader(windows, order, self.num_workers)
 
     @property
-    def num_training_batches(self) -> int:
-        """Batches of an epoch: steps of the optimizer."""
-        trainer = self.trainer
-        if trainer is not None and trainer.limit_train_batches != 1.0:
-            return int(trainer.num_training_batches)
-        return self._training_order().num_batches
-
-    @property
     def batches_at_once(self) -> int:
         """How many batches a step of Lightning's loop takes: one where the trainer counts them."""
         trainer = self.trainer

@@ -121,6 +121,11 @@ class ResumableLoader(DataLoader[WindowBatch]):
             self._handed_out += 1
             yield batch
 
+    @property
+    def num_batches(self) -> int:
+        """Batches of an epoch; an item holds several."""
+        return self.sampler.num_batches
+
     def state_dict(self) -> dict[str, int]:
         """Where it stands; Lightning keeps this in a checkpoint."""
         return {"epoch": self.sampler.epoch, "handed_out": self._handed_out}

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def data_of(recipe: Recipe, source: Any = None) -> ForecastDataModule:
     """The recipe's data module, of another source where one is given; not set up yet."""
     data: ForecastDataModule = recipe.data(
-        source=recipe.source if source is None else source,
+        source=recipe.history if source is None else source,
         window=recipe.window,
         seed=recipe.settings.seed,
         folder=recipe.run_dir,
@@ -46,7 +46,8 @@ def windowed(recipe: Recipe) -> ForecastDataModule:
     has made of a large history.
     """
     data = data_of(recipe)
-    mapped = isinstance(recipe.source, CsvSource) and first(recipe.source.is_mapped)
+    source = recipe.history
+    mapped = first(lambda: isinstance(source, CsvSource) and source.is_mapped())
 
     def read() -> Panel | None:
         data.prepare_data()

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from kforecast.data.datamodule import ForecastDataModule
-from kforecast.data.loader import share_of
+from kforecast.data.loader import ResumableLoader, share_of
 from kforecast.data.windows import WindowBatch
 from kforecast.models import Network, rebuilt
 from kforecast.training.finite import check_step, check_validation
@@ -119,11 +119,14 @@ class ForecastModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Find out which calendar values training sees, and how many steps a schedule has."""
-        batches, data = self.trainer.num_training_batches, self._data
-        if data is not None:
-            self._seen, batches = data.seen_calendar(), data.num_training_batches
+        if (data := self._data) is not None:
+            self._seen = data.seen_calendar()
         if self._schedule != "constant":
-            epochs = self.hparams["schedule_epochs"] or self.trainer.max_epochs or 1
+            trainer, loader = self.trainer, self.trainer.train_dataloader
+            batches = trainer.num_training_batches
+            if isinstance(loader, ResumableLoader) and trainer.limit_train_batches == 1.0:
+                batches = loader.num_batches
+            epochs = self.hparams["schedule_epochs"] or trainer.max_epochs or 1
             self._num_steps = max(1, int(batches) * epochs)
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:  # noqa: ARG002

@@ -24,6 +24,7 @@ from kforecast.config.checks import (
 )
 from kforecast.config.job import Job
 from kforecast.config.settings import TrainSettings
+from kforecast.data.history import kept_history
 from kforecast.files.directory import check_writable
 from kforecast.training.distributed.process_group import check_devices
 from kforecast.training.distributed.processes import this_process
@@ -118,6 +119,12 @@ class Recipe:
     earlier: Earlier
     _cfg: DictConfig
     """For the two variations below alone."""
+
+    @property
+    def history(self) -> Any:
+        """The source, or the history that an earlier run has kept of it."""
+        kept = self.earlier.history
+        return self.source if kept is None else kept_history(kept)
 
     @property
     def checkpoint_dir(self) -> Path | None:

@@ -18,6 +18,7 @@ from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.summary import data_table, summarize
 from kforecast.errors import DataError
 from kforecast.evaluation.report.words import scores_table
+from kforecast.files.directory import make_directories
 from kforecast.files.lock import sole_writer
 from kforecast.training.artifact_maker import ArtifactMaker
 from kforecast.training.assemble import Assembly, network_of, windowed
@@ -182,6 +183,9 @@ def _checkpoints(recipe: Recipe, data: ForecastDataModule) -> Checkpoints:
     """Where this run keeps its checkpoints; the one it resumes from is of the same data."""
     every, earlier = recipe.settings.checkpoint_seconds, recipe.earlier
     if recipe.job is None:
+        # Nothing to resume from is kept, but the best epoch's weights lie in a file.
+        if recipe.checkpoint_dir is not None:
+            make_directories(recipe.checkpoint_dir)
         return Checkpoints(None, {}, every)
     about = {"config": deciding(dict(recipe.recorded)), "data": data.panel.fingerprint()}
     if earlier.checkpoint is not None:
