@@ -116,7 +116,7 @@ def test_in_words(skill, words):
     found = Comparison(Skill(*skill, CHAMPION, 6, 16), 0, 0.2, 0.5, math.nan, math.nan, False)
     said = comparison_words(found)
     assert words in said[0]
-    assert said[1] == "Champion: WAPE 20.00% here; what it was when it was trained is not known."
+    assert said[1] == "Champion: WAPE 20.00% here; its WAPE at training is not known."
     assert not found.drifted
 
 

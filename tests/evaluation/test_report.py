@@ -18,6 +18,7 @@ from pyarrow import csv
 from kforecast.config.checks import CONF_DIR
 from kforecast.data.panel import Panel
 from kforecast.errors import OutputError
+from kforecast.evaluation.backtest import BacktestSettings, Span
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.report import files as report
 from kforecast.evaluation.report import page as page_module
@@ -32,7 +33,7 @@ from kforecast.evaluation.report.figures import (
 )
 from kforecast.evaluation.report.files import forecasts_frame, write_report
 from kforecast.evaluation.report.page import ReportContext
-from kforecast.evaluation.scoreboard import judge
+from kforecast.evaluation.scoreboard import QUANTILES, judge
 from kforecast.evaluation.scores import overall
 from kforecast.forecaster import Forecaster
 from kforecast.intervals import LEVELS
@@ -43,6 +44,7 @@ from kforecast.window import Frequency, Window
 HOUR = Frequency.parse("1H")
 START = 1_700_006_400
 BEGIN, STOP = 200, 300
+SPAN = Span(BEGIN, STOP)
 SCRIPT = "<script>alert(1)</script>"
 # Sorted by item key, as a panel is.
 NAMES_OF_ANY_KIND = (
@@ -84,7 +86,7 @@ def _forecaster(panel, horizon=3):
     return Forecaster(window, panel.item_ids, "interpolate", net)
 
 
-def _board(names=None, horizon=3, intervals=True, stop=STOP, panel=None, capacity=None, **named):
+def _board(names=None, horizon=3, intervals=True, span=SPAN, panel=None, capacity=None, stride=1):
     panel = _panel(names or _plain_names(3)) if panel is None else panel
     forecaster = _forecaster(panel, horizon)
     if intervals:
@@ -92,13 +94,13 @@ def _board(names=None, horizon=3, intervals=True, stop=STOP, panel=None, capacit
     content = yaml.safe_load((CONF_DIR / "capacity" / "default.yaml").read_text(encoding="utf-8"))
     del content["_target_"]
     settings = Capacity(**(content | (capacity or {})))
-    return judge(forecaster, panel, BEGIN, stop, settings, **named)
+    return judge(forecaster, panel, span, BacktestSettings(stride, levels=QUANTILES), settings)
 
 
 @pytest.fixture(scope="module")
 def board():
     """Of series with gaps and names of any kind, by a forecaster with intervals."""
-    return _board(NAMES_OF_ANY_KIND, part="the newest bins", trained_until=START + BEGIN * 3600)
+    return _board(NAMES_OF_ANY_KIND, span=Span(BEGIN, STOP, "the newest bins", START + BEGIN * 3600))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +133,7 @@ def _text(directory):
 
 
 def test_a_row_for_each_window_and_step():
-    board = _board(horizon=2, stop=BEGIN + 9)
+    board = _board(horizon=2, span=Span(BEGIN, BEGIN + 9))
     found, panel = board.backtest, board.backtest.panel
     frame = forecasts_frame(board)
     quantiles = [name for name in frame if name.startswith("q")]
@@ -408,7 +410,7 @@ def _lines(axis):
 
 def test_figures_are_there_where_there_is_something_to_show(board):
     assert [*figures(board)] == [*NAMES]
-    lonely = figures(_board(_plain_names(1), horizon=1, intervals=False, stop=BEGIN + 12))
+    lonely = figures(_board(_plain_names(1), horizon=1, intervals=False, span=Span(BEGIN, BEGIN + 12)))
     assert [*lonely] == ["forecasts", "baselines", "replicas", "cost", "age"]
     assert len(lonely["forecasts"].axes) == len(lonely["cost"].axes) == 1
     assert "age" not in figures(replace(board, ages=board.ages[:1]))

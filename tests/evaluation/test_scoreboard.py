@@ -12,7 +12,7 @@ import yaml
 from kforecast.config.checks import CONF_DIR
 from kforecast.data.panel import Panel
 from kforecast.errors import DataError
-from kforecast.evaluation.backtest import AS_CONSUMED, MODEL
+from kforecast.evaluation.backtest import AS_CONSUMED, MODEL, BacktestSettings, Span
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.scoreboard import HEADROOMS, ORDER_LEVELS, QUANTILES, Scoreboard, judge, order
 from kforecast.evaluation.scores import score
@@ -31,6 +31,7 @@ BASELINES = [
     "mean by time of week",
 ]
 BEGIN, STOP = 200, 300
+SPAN = Span(BEGIN, STOP)
 
 
 def _capacity(**changes):
@@ -61,9 +62,12 @@ def _forecaster(horizon=3):
     return Forecaster(window, {f"w{row}m": row for row in range(3)}, "interpolate", net)
 
 
-def _judge(panel=None, forecaster=None, capacity=None, **named) -> Scoreboard:
+def _judge(
+    panel=None, forecaster=None, capacity=None, span=SPAN, seed=0, champion=None, **named
+) -> Scoreboard:
     panel = _panel(gaps=0.1) if panel is None else panel
-    return judge(forecaster or _forecaster(), panel, BEGIN, STOP, capacity or _capacity(), **named)
+    settings = BacktestSettings(**{"levels": QUANTILES} | named)
+    return judge(forecaster or _forecaster(), panel, span, settings, capacity or _capacity(), seed, champion)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +79,9 @@ def plain():
 def board():
     """Of a forecaster with intervals."""
     panel = _panel(gaps=0.1)
-    return _judge(panel, _forecaster().calibrated(panel, 10, BEGIN), part="the newest bins")
+    return _judge(
+        panel, _forecaster().calibrated(panel, 10, BEGIN), span=replace(SPAN, name="the newest bins")
+    )
 
 
 def _strict(board):
@@ -185,7 +191,7 @@ def test_age_counts_from_the_end_of_the_training_data_where_it_is_known(plain):
     assert content["counted_from"] == "the start of the span"
     assert content["steps"][0]["age"] == 0
     until = START + 3600 * (BEGIN - 24)
-    known = _judge(trained_until=until)
+    known = _judge(span=replace(SPAN, trained_until=until))
     assert known.age_known
     content = _strict(known)["age"]
     assert content["counted_from"] == "the end of the training data"
@@ -195,7 +201,7 @@ def test_age_counts_from_the_end_of_the_training_data_where_it_is_known(plain):
 
 
 def test_inside_its_training_data_a_model_has_no_age():
-    board = _judge(trained_until=START + 3600 * (BEGIN + 10))
+    board = _judge(span=replace(SPAN, trained_until=START + 3600 * (BEGIN + 10)))
     assert not board.age_known
     assert board.ages["age"].iloc[0] == 0
 
@@ -361,7 +367,7 @@ def test_a_series_without_observed_targets_is_on_no_list():
 
 
 def test_what_would_be_served_with_series_id_0_is_a_model_beside_the_judged_one():
-    board = _judge(beside_as_consumed=True)
+    board = _judge(show_as_consumed=True)
     content = _strict(board)
     alone = _strict(_judge())
     assert content["overall"] == alone["overall"]

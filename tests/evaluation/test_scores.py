@@ -76,7 +76,7 @@ def _backtest(history, actual, forecasts, series=None, quantiles=None, levels=()
         cells=series * panel.num_bins + origin,
         forecasts={name: np.asarray(made, dtype=np.float32) for name, made in forecasts.items()},
         models=1,
-        forecaster=_Quantiles(quantiles),
+        predictor=_Quantiles(quantiles),
         made=None,
         levels=levels,
     )

@@ -43,7 +43,7 @@ def _backtest(actual, models, others, *, begin=0, horizon=1, stride=1, origins=N
         for name, error in (models | others).items()
     }
     return Backtest(
-        panel, begin, panel.num_bins, stride, cells, forecasts, len(models), forecaster=None, made=None
+        panel, begin, panel.num_bins, stride, cells, forecasts, len(models), predictor=None, made=None
     )
 
 
