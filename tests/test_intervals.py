@@ -399,7 +399,7 @@ RISING = list(np.linspace(-1, 1, len(LEVELS)))
         (_set("checkpoint_sha256", None), "calibrated for another checkpoint"),
         (_set("levels", [0.1, 0.5, 0.9]), "levels"),
         (_set("levels", [*LEVELS[:-1], 0.999]), "levels"),
-        (_set("levels", 5), "not what is expected"),
+        (_set("levels", 5), "unexpected structure"),
         (_set("offsets", [RISING]), r"shape \(1, 17\), not \(2, 17\)"),
         (_set("offsets", [RISING[1:], RISING[1:]]), r"shape \(2, 16\), not \(2, 17\)"),
         (_set("offsets", RISING), r"shape \(17,\)"),
@@ -416,18 +416,18 @@ RISING = list(np.linspace(-1, 1, len(LEVELS)))
         (_set("series", "a", "floor", math.inf), "floor"),
         (_set("series", "a", "floor", 0), "floor"),
         (_set("series", "a", "floor", -1.0), "floor"),
-        (_set("series", "a", "floor", None), "not what is expected"),
-        (_set("series", "a", "windows", None), "not what is expected"),
+        (_set("series", "a", "floor", None), "unexpected structure"),
+        (_set("series", "a", "windows", None), "unexpected structure"),
         (_set("series", "a", "windows", NAN), "NaN"),
         (_set("series", "a", "windows", math.inf), "infinity"),
         (_set("series", "a", "floor", 10**400), "too large"),
-        (_set("series", "a", [1, 2]), "not what is expected"),
-        (_set("series", [1, 2]), "not what is expected"),
-        (_set("series", None), "not what is expected"),
-        *((_drop(key), f"not what is expected.*{key}") for key in ("checkpoint_sha256", "levels", "series")),
-        (_drop("offsets"), "not what is expected.*offsets"),
+        (_set("series", "a", [1, 2]), "unexpected structure"),
+        (_set("series", [1, 2]), "unexpected structure"),
+        (_set("series", None), "unexpected structure"),
+        *((_drop(key), f"unexpected structure.*{key}") for key in ("checkpoint_sha256", "levels", "series")),
+        (_drop("offsets"), "unexpected structure.*offsets"),
         *(
-            (_drop("series", "a", key), f"not what is expected.*{key}")
+            (_drop("series", "a", key), f"unexpected structure.*{key}")
             for key in ("floor", "nonnegative", "windows", "offsets")
         ),
     ],
@@ -444,7 +444,7 @@ def test_a_file_that_is_damaged_or_of_another_checkpoint_is_refused(change, word
 @pytest.mark.parametrize(
     "text, words",
     [
-        *((text, "not what is expected") for text in ("[]", "[1, 2]", "null", "3", '"text"', "{}")),
+        *((text, "unexpected structure") for text in ("[]", "[1, 2]", "null", "3", '"text"', "{}")),
         ("", "Expecting value"),
         ("{", "Expecting property name"),
         (b"\xff\xff\xff", "utf-8"),
@@ -494,7 +494,7 @@ def test_all_levels_that_cannot_be_served_are_named():
 
 
 def test_a_level_that_stands_twice_is_refused():
-    with pytest.raises(ValueError, match="one stands twice: quantiles are different numbers"):
+    with pytest.raises(ValueError, match="a level is given twice: quantiles are different numbers"):
         check_levels([0.5, 0.9, 0.5])
 
 

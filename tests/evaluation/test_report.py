@@ -372,7 +372,7 @@ def test_the_worst_series_come_first_and_at_most_fifty(without_figures, tmp_path
     shown = re.findall(r'<th class="name" scope="row">(w\d\d)</th>', page)
     scores = board.series_scores().sort_values("wape", ascending=False, kind="stable")
     assert shown == scores["workload"].tolist()[:50]
-    assert "These are 50 of 53; scores.csv has all of them." in _text(tmp_path).replace(" ;", ";")
+    assert "The table shows 50 of 53; scores.csv has all of them." in _text(tmp_path).replace(" ;", ";")
 
 
 def test_without_intervals_the_page_says_so(without_figures, tmp_path):

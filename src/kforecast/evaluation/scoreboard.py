@@ -276,13 +276,13 @@ def order(found: Backtest, settings: Capacity) -> Orders:
     if unsized and settings.per_replica is None:
         notes.append(
             f"{unsized:,} of {len(found.scored_series):,} series have no traffic before the span: their "
-            "replicas are sized by their mean load in it (or set capacity.per_replica)."
+            "replicas are sized by their mean load in it; set capacity.per_replica to avoid this."
         )
     ahead = sum(timing(settings, timeline.step, timeline.stride))
     if ahead > found.horizon:
         notes.append(
             f"Orders are made for up to {ahead:,} bins ahead (capacity.lead_time, capacity.interval, "
-            f"evaluate.stride), forecasts reach {found.horizon:,}: their last step stands in for the others."
+            f"evaluate.stride), forecasts reach {found.horizon:,}: their last step is used for later bins."
         )
     forecasts = {name: _dense(found, made) for name, made in found.forecasts.items()}
     policies, order_levels = forecasts, ORDER_LEVELS if found.levels else ()

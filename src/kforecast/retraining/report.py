@@ -128,7 +128,7 @@ def _decided(name: str, newest: Cycle) -> tuple[str, str]:
         return "unsure", (
             f"{name} stays the champion, with drift: beside the best baseline its error is "
             f"{percent(newest.drift, 0)} larger than when it was trained. The candidate, which knows newer "
-            "data, is not better beyond doubt: this span is harder to forecast, or the change too recent."
+            "data, is not better beyond doubt: this span is harder to forecast, or the change is too recent."
         )
     return "good", f"{name} stays the champion: the candidate is not better beyond doubt."
 
