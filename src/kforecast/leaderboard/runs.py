@@ -239,9 +239,7 @@ def runs_table(task: Task, runs: Sequence[Run], sort: str, top: int) -> str:
         columns["why"] = [_shortened(run.note) for run in shown]
     title = f"{heading(task, runs)}: {len(runs)} runs" + (f", best {sort} first" if task.data else "")
     more = f"\n  ... and {len(runs) - top} more (--top, --csv, --html)" if len(runs) > top else ""
-    return (
-        table(title, columns, left=("run", "status", "overrides", "why"), spare=("KiB", "seconds")) + more
-    )
+    return table(title, columns, left=("run", "status", "overrides", "why"), spare=("KiB", "seconds")) + more
 
 
 def _differences(run: Run, names: Sequence[str]) -> str:
