@@ -1,4 +1,4 @@
-"""Intervals: ranks by hand, coverage on known distributions, and what can be wrong with their file."""
+"""Intervals: ranks by hand, coverage on known distributions, and damaged files."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def _of_one(error, level=1.0, mean_level=1.0, nonnegative=False):
 
 
 def _quantiles(intervals, levels, forecast=0.0, level=1.0, key="a"):
-    """Of one window, ``[horizon, level]``."""
+    """Quantiles of one window, ``[horizon, level]``."""
     horizon = len(intervals.pooled)
     made = np.broadcast_to(np.asarray(forecast, dtype=np.float32), (1, horizon))
     found = intervals.quantiles(made, np.float32([[level]]), [key], np.array([0]), levels)
@@ -46,7 +46,7 @@ def _quantiles(intervals, levels, forecast=0.0, level=1.0, key="a"):
 
 
 def _rank(level, count):
-    """Which of the sorted errors it is; levels are the decimals that they are written as."""
+    """Rank of the sorted error; levels are the decimals as written."""
     exact = Fraction(str(level)) * (count + 1)
     rank = math.floor(exact) if level < 0.5 else math.ceil(exact)
     return min(max(rank, 1), count)
@@ -217,7 +217,7 @@ def test_a_series_without_traffic_does_not_narrow_the_intervals_of_others(mean_l
     )
     np.testing.assert_array_equal(both.pooled, _of_one(error[:400]).pooled)
     assert both.series["b"].offsets is None
-    # Where nothing came, nothing is expected.
+    # Without traffic, none is expected.
     quiet = both.quantiles(np.zeros((1, 1)), np.zeros(1), "ab", np.array([1]), [0.1, 0.9])
     assert (np.abs(quiet) < 1e-9).all()
     assert _of_one(np.zeros((40, 1)), level=0, mean_level=mean_level) is None

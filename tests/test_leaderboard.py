@@ -1,4 +1,4 @@
-"""``kforecast-leaderboard``: every run below a folder, compared only with what it can be compared with."""
+"""``kforecast-leaderboard``: every run below a folder, compared only with runs of the same task."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def metadata(wape: float, skill: float, horizon: int = 3) -> dict[str, Any]:
 def make_run(
     folder: Path, score: float, wape: float, overrides: list[str], data: str = "aa11", **more: Any
 ) -> None:
-    """A run that is done, with a real artifact."""
+    """A finished run with a real artifact."""
     about = metadata(wape, 1 - 10 * wape, **more)
     replace(Artifact.load(GOLDEN), metadata=about, intervals=None).save(folder / "artifact")
     result = {"status": "done", "score": score, "epochs": 3, "seconds": 1.5, "stopped_by": "x", "data": data}
@@ -199,7 +199,7 @@ main()
     ],
 )
 def test_bad_arguments(arguments: list[str], said: str, tmp_path: Path) -> None:
-    # None of this loads anything that takes long.
+    # None of this loads slow libraries.
     done = run_process("kforecast-leaderboard", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(said)

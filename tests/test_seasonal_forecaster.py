@@ -1,4 +1,4 @@
-"""Artifacts of SeasonalMLP: the same forecasts from disk, strangers, short histories, damage."""
+"""Artifacts of SeasonalMLP: equal forecasts after loading, unknown series, short histories, damage."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ KEYS = {"shop/aqps": 0, "shop/bqps": 1}
 
 
 def network(num_series: int = 2, **settings: Any) -> SeasonalMLP:
-    """A network with weights as of a trained one."""
+    """A network with weights like a trained one."""
     torch.manual_seed(0)
     net = SeasonalMLP(WINDOW, num_series, **({"members": 2, "hidden": 8, "embedding": 4} | settings))
     with torch.no_grad():
@@ -146,10 +146,10 @@ def test_a_series_it_was_not_trained_on_is_forecast(make: Any, tmp_path: Path) -
     made = forecaster.forecast(rows)
     assert made["workload"].unique().tolist() == ["shop/a", "shop/b", "shop/new"]
     assert np.isfinite(made["value"]).all()
-    # Alone or beside others, by whatever name.
+    # Alone or with others, under any name.
     alone = rows[rows["workload"] == "shop/new"].assign(workload="else/where")
     np.testing.assert_allclose(forecaster.forecast(alone)["value"], made["value"][6:], rtol=1e-5)
-    # With a name of its own a series is forecast as itself.
+    # Under its own name, a series is forecast with its own embedding.
     known = forecaster.forecast(alone.assign(workload="shop/b"))["value"]
     differs = not np.allclose(known, made["value"][6:])
     assert differs == isinstance(forecaster.net, SeasonalMLP)
@@ -203,7 +203,7 @@ def test_the_command_names_strangers_that_individual_embeddings_cannot_forecast(
 
 
 def damaged(directory: Path, **changes: Any) -> Path:
-    """An artifact whose estimator_config.yaml says something else; made elsewhere, it has no hashes."""
+    """An artifact with a changed estimator_config.yaml; made elsewhere, so without hashes."""
     saved(directory)
     (directory / METADATA).unlink()
     content = yaml.safe_load((directory / CONFIG).read_text())

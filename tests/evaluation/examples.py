@@ -1,4 +1,4 @@
-"""Properties that are checked on few examples in the fast suite, and on all of them in the long one."""
+"""Property tests with few examples in the fast suite and many in the long one."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rolling origins, against a loop over them in which the history ends before each."""
+"""The backtest compared with a loop over origins in which the history ends before each origin."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ BASELINES = (
 
 
 def _panel(bins=70, series=3, gaps=0.2, seed=5):
-    """Random traffic; what stands where nothing was observed must not matter."""
+    """Random traffic with large values in unobserved bins, which must not matter."""
     rng = np.random.default_rng(seed)
     observed = rng.random((series, bins)) >= gaps
     values = np.where(observed, rng.uniform(1, 9, (series, bins)), 77).astype(np.float32)
@@ -54,7 +54,7 @@ def _until(panel, origin):
 
 
 def _frame(panel):
-    """A row per observed bin."""
+    """One row per observed bin."""
     row, bin_ = np.nonzero(panel.observed)
     return pd.DataFrame(
         {
@@ -67,7 +67,7 @@ def _frame(panel):
 
 
 def _assert_close(found, expected):
-    """Equal but for the rounding of float32, which depends on the size of a batch."""
+    """Equal up to float32 rounding, which depends on the batch size."""
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -104,7 +104,7 @@ def test_an_origin_after_a_bin_that_was_not_observed_sees_only_what_was_before(f
         known = _until(panel, origin[0])
         made = forecaster.forecast_windows(known, row, origin)
         _assert_close(test.forecasts[MODEL][window], made.values[0])
-        # What it is held to be at the end of the gap is the policy's: the last value, or zero.
+        # At the end of the gap the fill decides: the last value, or zero.
         closed = replace(known, values=known.values.copy(), observed=known.observed.copy())
         newest = np.flatnonzero(known.observed[row[0]])[-1]
         closed.values[row[0], newest + 1 :] = 0 if fill == "zero" else known.values[row[0], newest]
@@ -114,7 +114,7 @@ def test_an_origin_after_a_bin_that_was_not_observed_sees_only_what_was_before(f
 
 @st.composite
 def _futures(draw):
-    """A panel, one of its origins, a begin at or before it, and the panel with another future."""
+    """A panel, an origin, a begin at or before the origin, and the panel with a different future."""
     bins = draw(st.integers(10, 40))
     panel = _panel(bins, 2, draw(st.sampled_from([0.0, 0.2, 0.5])), draw(st.integers(0, 10**6)))
     origin = draw(st.integers(3, bins - WINDOW.prediction_length))

@@ -1,4 +1,4 @@
-"""A candidate beside the champion: who is better, how that has aged, and series that it does not know."""
+"""A candidate compared with the champion: skill, drift, and series that the champion does not know."""
 
 import math
 from dataclasses import replace
@@ -22,7 +22,7 @@ def judged(champion: Champion, forecaster=None):
 
 
 def worse():
-    """A forecaster that says twice as much as it should."""
+    """A forecaster whose forecasts are twice as high."""
     made = _forecaster()
     with torch.no_grad():
         made.net.lc.weight *= 2

@@ -1,4 +1,4 @@
-"""The report: its files read back equal, its page stands alone, its figures show what was found."""
+"""The report: files read back equal, the page is self-contained, figures show the results."""
 
 import json
 import math
@@ -66,7 +66,7 @@ def _plain_names(count):
 
 
 def _panel(names, bins=310, gaps=0.1, frequency=HOUR):
-    """Series with a daily cycle; what stands where nothing was observed must not matter."""
+    """Series with a daily cycle and large values in unobserved bins, which must not matter."""
     rng = np.random.default_rng(2)
     shape = len(names), bins
     season = frequency.season
@@ -76,7 +76,7 @@ def _panel(names, bins=310, gaps=0.1, frequency=HOUR):
 
 
 def _forecaster(panel, horizon=3):
-    """A network that was not trained, but forecasts about the level of its context."""
+    """An untrained network that forecasts about the level of its context."""
     window = Window(panel.frequency, 6, horizon)
     torch.manual_seed(1)
     net = Fcnet(window, panel.num_series).eval()
@@ -105,7 +105,7 @@ def board():
 
 @pytest.fixture(scope="module")
 def written(board, tmp_path_factory):
-    """A directory with its report."""
+    """A directory with a report of the board."""
     directory = tmp_path_factory.mktemp("report") / "new" / "one"
     drawn = write_report(board, CONTEXT, directory, board.as_dict())
     assert list(drawn) == [*NAMES]
@@ -119,12 +119,12 @@ def page(written):
 
 @pytest.fixture
 def without_figures(monkeypatch):
-    """Pages in no time."""
+    """Pages without figures, which are fast."""
     monkeypatch.setattr(report, "figures", lambda board: {})
 
 
 def _text(directory):
-    """The words of a page, in a line."""
+    """The text of a page in one line."""
     text = (directory / "report.html").read_text(encoding="utf-8").split("<main>")[1]
     return " ".join(re.sub(r"<[^>]*>", " ", text).split()).replace("\N{NO-BREAK SPACE}", " ")
 
@@ -221,7 +221,7 @@ def test_every_figure_is_a_png(written):
 
 
 def test_the_same_again_is_equal_to_the_byte(board, written, tmp_path):
-    # Whatever the user's own style is.
+    # The user's own style must not matter.
     with matplotlib.rc_context(
         {"axes.facecolor": "black", "savefig.bbox": "tight", "timezone": "Asia/Tokyo"}
     ):
@@ -260,7 +260,7 @@ def test_a_write_that_fails_leaves_the_earlier_file(board, without_figures, tmp_
 
 
 class _Reader(HTMLParser):
-    """Finds tags that are not closed in order, and keeps all tags and all text."""
+    """Checks that tags are closed in order, and keeps all tags and all text."""
 
     EMPTY = ("meta", "link", "br", "hr", "img", "input")
 
@@ -344,7 +344,7 @@ def test_every_figure_is_in_the_page_in_both_modes(page):
         assert root.get("viewBox")
         used = {*re.findall(r"var\((--[a-z-]*)\)", element)}
         assert {"--ink", "--sans"} <= used <= known
-        # Nothing keeps a colour of one mode.
+        # No colour is fixed to one mode.
         assert not re.search(r"(fill|stroke): #", element)
         assert not [text for text in re.findall(r"<text[^>]*>", element) if "fill: var" not in text]
     for name in known:

@@ -1,4 +1,4 @@
-"""The scoreboard: its parts agree with each other, and all of it is plain values."""
+"""The scoreboard: its parts agree with each other, and it consists of plain values."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def _capacity(**changes):
 
 
 def _panel(gaps=0.0, bins=310):
-    """Three series with a daily cycle; what stands where nothing was observed must not matter."""
+    """Three series with a daily cycle and large values in unobserved bins, which must not matter."""
     rng = np.random.default_rng(2)
     time = np.arange(bins)
     level = np.array([[1.0], [10.0], [100.0]])
@@ -52,7 +52,7 @@ def _panel(gaps=0.0, bins=310):
 
 
 def _forecaster(horizon=3):
-    """A network that was not trained, but forecasts about the level of its context."""
+    """An untrained network that forecasts about the level of its context."""
     window = Window(HOUR, 6, horizon)
     torch.manual_seed(1)
     net = Fcnet(window, 3).eval()
@@ -77,7 +77,7 @@ def plain():
 
 @pytest.fixture(scope="module")
 def board():
-    """Of a forecaster with intervals."""
+    """The board of a forecaster with intervals."""
     panel = _panel(gaps=0.1)
     return _judge(
         panel, _forecaster().calibrated(panel, 10, BEGIN), span=replace(SPAN, name="the newest bins")
@@ -85,7 +85,7 @@ def board():
 
 
 def _strict(board):
-    """What a reader finds who knows nothing but JSON."""
+    """The board as strict JSON, read back."""
     content = board.as_dict()
     read = json.loads(json.dumps(content, allow_nan=False))
     # Keys were text before, and values plain ones.
@@ -250,7 +250,7 @@ def test_quantiles_are_ordered_for_only_with_intervals(plain, board):
     cost = content["quantile"]["cost"]
     assert len(cost) == len(ORDER_LEVELS)
     assert content["quantile"]["best"] == ORDER_LEVELS[cost.index(min(cost))]
-    # It is no forecaster, so that it has no scores and no headroom.
+    # The policy is not a forecast, so it has no scores and no headroom.
     assert at_quantile not in content["headroom"]["cost"]
     assert at_quantile not in set(board.scores["model"])
 
@@ -261,7 +261,7 @@ def test_ordering_for_a_quantile_costs_what_the_curve_says():
     found = _judge(panel, forecaster, _capacity(cost_under=9.0, cost_over=1.0)).orders
     policy = found.simulation.outcomes.loc["kforecast at quantile 0.9", "cost"]
     assert found.by_quantile[ORDER_LEVELS.index(0.9)] == pytest.approx(policy)
-    # Quantiles beyond those that are known are the outermost.
+    # A quantile beyond the stored levels is the outermost one.
     extreme = _judge(panel, forecaster, _capacity(cost_under=1e9)).orders.simulation
     assert "kforecast at quantile 0.995" in extreme.outcomes.index
 

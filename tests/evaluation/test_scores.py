@@ -1,4 +1,4 @@
-"""Scores, by hand and against a library of losses."""
+"""Scores, computed by hand and by a library of losses."""
 
 import math
 
@@ -24,7 +24,7 @@ LEVELS = (0.5, 0.9, 0.025, 0.1, 0.975)
 
 
 class _Quantiles:
-    """A forecaster of which all that is asked are its quantiles."""
+    """A predictor that only provides quantiles."""
 
     def __init__(self, values):
         self.values = values
@@ -36,7 +36,7 @@ class _Quantiles:
 
 
 def _panel(values, frequency=DAY):
-    """A panel of an array with NaN where nothing was observed; what stands there instead must not matter."""
+    """A panel from an array with NaN for unobserved bins; the values put there must not matter."""
     values = np.asarray(values, dtype=np.float32)
     observed = ~np.isnan(values)
     series = tuple((f"w{row}", "m") for row in range(len(values)))
@@ -44,7 +44,7 @@ def _panel(values, frequency=DAY):
 
 
 def _backtest(history, actual, forecasts, series=None, quantiles=None, levels=()):
-    """Windows side by side: the horizons of a series are ``actual``, each behind the one before.
+    """Adjacent windows: the horizons of a series are the rows of ``actual``, one after the other.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def _windows(draw):
 
     series = np.repeat(np.arange(len(count)), count)
     quantiles = np.sort(random(len(series), horizon, len(LEVELS)), axis=-1)
-    # As they stand in LEVELS, which are not in order.
+    # In the order of LEVELS, which is not ascending.
     quantiles = quantiles[..., np.argsort(np.argsort(LEVELS))]
     return (
         with_gaps(random(len(count), bins)),
@@ -288,7 +288,7 @@ def _windows(draw):
 
 
 def _library(history, actual, made, quantiles, series):
-    """Scores of each (series, step) by the library, which knows nothing of gaps: they are dropped before.
+    """Scores of each (series, step) by the library, which cannot handle gaps: they are dropped first.
 
     Each step, and all of them, is a series to the library, with the history of its series.
     """
@@ -303,7 +303,7 @@ def _library(history, actual, made, quantiles, series):
         table[f"model-lo-{share}"], table[f"model-hi-{share}"] = table[f"q{low}"], table[f"q{high}"]
     frame = pd.concat([table.assign(step=table["step"].astype(str)), table.assign(step="all")]).dropna()
     frame["unique_id"] = "w" + frame["row"].astype(str) + " " + frame["step"]
-    # A gap stays a gap here, so that a season is 7 rows; differences with it are no numbers and left out.
+    # Gaps are kept here, so that a season is 7 rows; differences with a gap are NaN and left out.
     train = pd.concat(
         [
             pd.DataFrame(
@@ -326,7 +326,7 @@ def _library(history, actual, made, quantiles, series):
     scores = pd.DataFrame({name: one.set_index("unique_id")["model"] for name, one in found.items()})
     scores["pinball"] = sum(one.set_index("unique_id")["model"] for one in of_level) / len(LEVELS)
     scores["targets"] = frame.groupby("unique_id").size()
-    # To the library a share of nothing is infinite; to us it is none.
+    # The library takes a share of nothing as infinite; here it is NaN.
     return scores.replace(np.inf, NAN)
 
 

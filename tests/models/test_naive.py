@@ -1,4 +1,4 @@
-"""Forecasts that cost nothing, against loops that look at one window and one step at a time."""
+"""Naive forecasts compared with loops over windows and steps."""
 
 import math
 from functools import partial
@@ -28,7 +28,7 @@ NAMES = ["last value", "moving average", "same time yesterday", "same time last 
 
 
 def _panel(values, frequency=COARSE[0], start=0):
-    """A panel of an array with NaN where nothing was observed; what stands there instead must not matter."""
+    """A panel from an array with NaN for unobserved bins; the values put there must not matter."""
     values = np.asarray(values, dtype=np.float32)
     observed = ~np.isnan(values)
     series = tuple((f"w{row}", "m") for row in range(len(values)))
@@ -58,7 +58,7 @@ def _season_ago(values, origin, step, *seasons):
 
 
 def _mean_at_that_time(values, origin, step, stop, panel):
-    """The mean of what was seen before ``stop`` at the same second of the week, of the day, or ever."""
+    """The mean of observed values before ``stop`` at the same time of the week or of the day, or of all."""
     width = panel.frequency.step
     for season in (7 * 86_400, 86_400, width):
         wanted = (panel.start + (origin + step) * width) % season

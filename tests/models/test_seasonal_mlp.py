@@ -1,4 +1,4 @@
-"""SeasonalMLP through what it forecasts: units, gaps, extremes and strangers make no trouble."""
+"""Forecasts of SeasonalMLP with different units, gaps, extreme values and unknown series."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ GAP = float("nan")
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """Threads that wait for each other make tiny networks slow where every core is busy."""
+    """One thread: waiting threads make tiny networks slow when all cores are busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,7 +32,7 @@ def _one_thread():
 
 
 def network(window=WINDOW, num_series=2, seed=0, **settings):
-    """A network with weights as of a trained one; an untrained one forecasts the last value."""
+    """A network with weights like a trained one; an untrained one forecasts the last value."""
     torch.manual_seed(seed)
     net = SeasonalMLP(window, num_series, **({"members": 2, "hidden": 16, "embedding": 4} | settings))
     with torch.no_grad():
@@ -140,7 +140,7 @@ KINDS = ["constant", "shift", "zeros and ones", "noise", "one burst", "alternati
 
 @st.composite
 def extremes(draw):
-    """Series as nobody expects them, with NaN for gaps."""
+    """Unusual series, with NaN for gaps."""
     bins = draw(st.integers(WINDOW.length, 60) | st.sampled_from([WINDOW.length, 200, 800]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     size, other, kind = draw(SIZES), draw(SIZES), draw(st.sampled_from(KINDS))
@@ -185,7 +185,7 @@ def test_losses_and_gradients_are_finite_whatever_the_traffic(values):
 
 
 def loss_and_gradient(net, batch):
-    """As training takes them."""
+    """Windows as training sees them."""
     parameters = FlatParameters(net)
     gradient, chunk = AutomaticGradient(net), Chunk(net, batch, len(batch.series))
     gradient.begin(chunk)
@@ -224,7 +224,7 @@ def test_in_training_less_of_the_past_of_some_windows_is_known():
     assert (seen <= known).all()
     hidden = (seen != known).flatten(1).any(dim=1)
     assert 0.1 < hidden.float().mean() < 0.5  # of some even less was there
-    # What is hidden is the oldest of it.
+    # The oldest history is hidden.
     depth = seen.any(dim=2).sum(dim=1)
     assert all(seen[row, :deep].equal(known[row, :deep]) for row, deep in enumerate(depth.tolist()))
     assert net.eval().prepare(batch).inputs[3].equal(known)
@@ -330,7 +330,7 @@ def test_the_part_that_sees_the_context_sees_no_past_days():
 
 
 def test_a_window_that_moves_much_counts_no_more_than_five_usual_ones():
-    """The gradient of what sees the context is in proportion to how much its window moves, up to a point."""
+    """The gradient of the ContextMLP is proportional to the movement of its window, up to a limit."""
     net = network(dropout=0.0)
     panel = panel_of(traffic(gaps=0))
     batch = batch_of(panel, net)

@@ -1,4 +1,4 @@
-"""What is said of a champion over time."""
+"""The report on a champion over time."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""How much of what was held out is looked at."""
+"""How many series and windows of the held-out data are used."""
 
 import numpy as np
 import pytest
