@@ -19,7 +19,7 @@ from kforecast.files.untrusted import parse_json
 
 # Offsets are stored at these levels and interpolated between them.
 LEVELS = (0.005, 0.01, 0.025, 0.05, *(round(0.1 * n, 1) for n in range(1, 10)), 0.95, 0.975, 0.99, 0.995)
-# A series with at least so many windows has its own offsets; others use the pooled offsets of all series.
+# A series with at least this many windows has its own offsets; others use the pooled offsets of all series.
 OWN_WINDOWS = 300
 # With fewer windows there are no intervals: the outer levels would be guesses.
 FEWEST_WINDOWS = 20

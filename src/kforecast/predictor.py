@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # Kapacity's job fills missing bins with zeros; artifacts made elsewhere expect the same.
 _CONSUMER_FILL: Fill = "zero"
-# So many windows give quantiles of the errors that are exact enough. In a fleet of thousands of series this
+# This many windows give quantiles of the errors that are exact enough. In a fleet of thousands of series this
 # leaves too few windows per series for intervals of its own, which would also take tens of megabytes.
 _MOST_CALIBRATION_WINDOWS = 1_000_000
 

@@ -26,7 +26,7 @@ class Span:
     begin, stop:
         Its bins ``[begin, stop)``.
     name:
-        What reports call it; empty for "the span".
+        Its name in reports; empty for "the span".
     trained_until:
         Unix seconds at which the training data of the judged model ends; None if unknown.
     """

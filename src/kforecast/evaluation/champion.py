@@ -150,8 +150,8 @@ def _drift_words(found: Comparison) -> str:
         return f"Champion: WAPE {found.wape:.2%} here; its WAPE at training is not known."
     verdict = f"it has drifted by {found.drift:.0%}" if found.drifted else "no drift"
     return (
-        f"Champion: WAPE {found.wape_then:.2%} when it was trained, {found.wape:.2%} here; beside the best "
-        f"baseline {found.relative_then:.2f} then, {found.relative:.2f} now: {verdict}."
+        f"Champion: WAPE {found.wape_then:.2%} when it was trained, {found.wape:.2%} here; relative to the "
+        f"best baseline {found.relative_then:.2f} then, {found.relative:.2f} now: {verdict}."
     )
 
 

@@ -43,7 +43,7 @@ class Evaluation:
     board:
         All results, from the forecasts to the replicas that they would have ordered.
     source:
-        What the report calls the history.
+        Name of the history in the report.
     seed:
         Seed of the bootstrap.
     warnings:
@@ -125,7 +125,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What an evaluation judges, and how.
+    """Span and settings of an evaluation.
 
     Attributes
     ----------
@@ -194,7 +194,7 @@ def evaluate_panel(
     Parameters
     ----------
     source:
-        What the report calls the history.
+        Name of the history in the report.
     calibrate:
         Calibrate intervals on the history before the span, even if the predictor already has intervals.
 
@@ -272,7 +272,7 @@ def _judged_bins(
     if start is None:
         start = first + round((1 - _SHARE) * panel.num_bins) * step
     if start > last:
-        used = "evaluate.start" if named else "the end of what training used"
+        used = "evaluate.start" if named else "the end of the data used by training"
         remedy = "" if named else "; give newer history, or name an evaluate.start"
         raise DataError(f"nothing to judge: {used} is {utc(start)}, but {has}{remedy}")
     end = last if end is None else end

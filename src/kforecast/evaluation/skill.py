@@ -13,14 +13,14 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 # With fewer blocks there is no interval: their spread would be meaningless.
 _FEWEST_BLOCKS = 5
-# A short span is cut into about so many blocks.
+# A short span is cut into about this many blocks.
 _SOME_BLOCKS = 20
-# Ages are grouped into at most so many steps; the length of a step is one of these, in seconds.
+# Ages are grouped into at most this many steps; the length of a step is one of these, in seconds.
 _MOST_AGES = 10
 _AGE_STEPS = (3600, 3 * 3600, 6 * 3600, 12 * 3600, *(86_400 * days for days in (1, 2, 7, 14, 28, 91, 365)))
 # A model has aged when the ratio of its error to the best baseline's has grown by this share.
 _AGED = 0.1
-# At least so many steps before and after the growth are required.
+# At least this many steps before and after the growth are required.
 _FEWEST_AGED = 2
 # A step of age counts if it has at least this share of the windows of the fullest step.
 _WHOLE = 0.75

@@ -25,7 +25,7 @@ _FINISHED = ("done", "rejected")
 # Overrides that do not distinguish runs.
 _SILENT = ("resume", "hparams_search", "artifact_dir")
 _MOST_BYTES = 64 << 20
-# So many varying overrides have a column each on the console.
+# Up to this many varying overrides have a column each on the console.
 _MOST_COLUMNS = 5
 
 

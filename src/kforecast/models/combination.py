@@ -15,7 +15,7 @@ from kforecast.models.naive import NAIVE
 _STEPS, _RATE = 300, 0.5
 # More windows do not make the weights more accurate.
 _MOST_WINDOWS = 20_000
-# Naive forecasts get weights only if the network's error is more than so many times that of the best of them.
+# Naive forecasts get weights only if the network's error exceeds this multiple of that of the best of them.
 _TOLERANCE = 1.02
 # Weights below this are noise.
 _LEAST_WEIGHT = 0.01

@@ -126,7 +126,7 @@ def _decided(name: str, newest: Cycle) -> tuple[str, str]:
         return "unsure", f"{name} is the champion again: {newest.reason}."
     if newest.drift is not None and newest.drift > DRIFTED:
         return "unsure", (
-            f"{name} stays the champion, with drift: beside the best baseline its error is "
+            f"{name} stays the champion, with drift: relative to the best baseline its error is "
             f"{percent(newest.drift, 0)} larger than when it was trained. The candidate, which knows newer "
             "data, is not better beyond doubt: this span is harder to forecast, or the change is too recent."
         )

@@ -21,7 +21,7 @@ from kforecast.pages.drawing import duration, inline_svg, percent
 from kforecast.pages.template import template
 
 _MOST_ROWS = 50
-# An interval whose coverage is within so many percentage points of its claim keeps its promise.
+# An interval whose coverage is within this many percentage points of its claim keeps its promise.
 _CLOSE = 3.0
 # Explanations of the terms, shown on the page.
 _DEFINITIONS = {
@@ -265,8 +265,8 @@ def _age(board: Scoreboard) -> str:
     if when is None:
         last = age_text(int(ages["age"].iloc[-1]))
         return (
-            f"No ageing up to {last} after {since}: the model's error relative to “{best}” never grew "
-            f"lastingly by a tenth or more.{unknown}"
+            f"No ageing up to {last} after {since}: the model's error relative to “{best}” shows no "
+            f"lasting growth of a tenth or more.{unknown}"
         )
     return (
         f"From {age_text(when)} after {since} on, the model's error relative to “{best}” is more than a "
@@ -368,7 +368,8 @@ def _captions(board: Scoreboard) -> dict[str, str]:
     return {
         "forecasts": f"The actual value of each bin, and its forecast made {ahead} before the bin's end, "
         f"a whole horizon ahead. A forecast that follows a jump late did not predict it.{more}",
-        "steps": "Forecasts further ahead are harder. The step that replicas take to start matters.",
+        "steps": "Forecasts further ahead are harder. The error at the start-up time of replicas matters "
+        "most.",
         "baselines": "Baselines cost nothing. A model must beat all of them to be worth its cost.",
         "replicas": "Where a line is below the load, requests wait or fail; where it is above the grey area, "
         "replicas stand idle.",

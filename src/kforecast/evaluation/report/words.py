@@ -194,9 +194,9 @@ def age_words(board: Scoreboard) -> str:
     first, last, at = ages.iloc[0], ages.iloc[-1], aged_at(ages)
     since = "after its training data" if board.age_known else "into the span"
     grown = (
-        f"beside the baseline it is a tenth worse from {age_text(at)} on: retrain before that"
+        f"relative to the baseline it is a tenth worse from {age_text(at)} on: retrain before that"
         if at is not None
-        else "no lasting ageing beside the baseline"
+        else "no lasting ageing relative to the baseline"
     )
     return (
         f"Age: WAPE {first['wape']:.2%} at {age_text(first['age'])} and {last['wape']:.2%} at "
