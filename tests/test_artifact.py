@@ -158,7 +158,7 @@ def test_damaged_or_hostile_files_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # This variable makes torch run code from checkpoints unless the caller forbids it.
+    # With this variable torch runs code in checkpoints unless the caller forbids it.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     make_artifact().save(tmp_path / "model")
     (tmp_path / "model" / METADATA).unlink()
@@ -277,7 +277,7 @@ def test_a_reader_never_meets_a_torn_artifact_even_when_the_writer_is_killed(tmp
             time.sleep(0.01)
         while len(seen) < 40 or len({*seen}) < 2:
             assert time.monotonic() < until, seen
-            # All files through one directory handle, so that a reader keeps the version it has opened.
+            # Opened through one directory handle: a reader continues with the files that it started with.
             handle = os.open(directory, os.O_RDONLY)
             try:
                 files = {}

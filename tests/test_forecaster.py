@@ -1,4 +1,4 @@
-"""Forecaster: artifacts from elsewhere and our own, with histories of all kinds."""
+"""Forecaster with artifacts made elsewhere, our own, and histories of every kind."""
 
 import shutil
 from dataclasses import replace
@@ -212,7 +212,7 @@ def test_the_level_of_a_window_is_the_mean_size_of_its_filled_context(tmp_path: 
     origin = np.array([1, 4, 5])
     made = forecaster.forecast_windows(panel, np.zeros(3, np.int64), origin)
     assert made.level.tolist() == [[0.5], [3.0], [3.75]]
-    # Without a scale, no division by zero.
+    # Without anything to scale by, nothing is divided by zero.
     silent = replace(panel, values=0 * panel.values)
     assert np.isfinite(forecaster.forecast_windows(silent, np.zeros(3, np.int64), origin).values).all()
 
@@ -326,7 +326,7 @@ def test_without_enough_windows_there_are_no_intervals(tmp_path: Path) -> None:
 
 
 def with_intervals(directory: Path) -> Forecaster:
-    """An artifact with intervals.json, and its forecaster before it was saved."""
+    """An artifact with intervals.json, and the forecaster that saved it."""
     artifact = Artifact.load(saved(directory))
     intervals = Forecaster.of(artifact, "model").calibrated(traffic(), 4, 100).intervals
     artifact = replace(artifact, intervals=intervals)

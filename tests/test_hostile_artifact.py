@@ -1,4 +1,4 @@
-"""Malicious artifacts: refused in one line, in bounded memory, and nothing in them is executed."""
+"""Hostile artifacts: refused in one line, without executing anything, in bounded memory."""
 
 import io
 import json
@@ -39,7 +39,7 @@ CONFIG_OF = EstimatorConfig(freq="10min", prediction_length=3, context_length=7,
 
 @pytest.fixture
 def trio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An artifact from elsewhere: without hashes, so that its content can be anything."""
+    """An artifact made elsewhere: without hashes, so that any content is possible."""
     monkeypatch.chdir(tmp_path)
     state = Fcnet(CONFIG_OF.window, 2).artifact_state()
     Artifact(CONFIG_OF, {"shop/web-0qps": 0, "shop/web-1qps": 1}, state).save(tmp_path / "model")
@@ -49,7 +49,7 @@ def trio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def bounded(request: pytest.FixtureRequest) -> Any:
-    """Limit the address space to 3 GB more than in use, so that larger allocations fail."""
+    """Limit memory: the system refuses more than 3 GB beyond what is in use now."""
     with Path("/proc/self/statm").open() as file:
         used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -74,7 +74,7 @@ class Evil:
 
 
 class Calls:
-    """Pickles as a call of the given function."""
+    """Pickles as a call of a function."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = function, arguments
@@ -94,14 +94,14 @@ def zipped(pickled: bytes, compression: int = zipfile.ZIP_STORED, **records: byt
 
 
 class _Saver(pickle.Pickler):
-    """Pickles as torch does, with arbitrary claims about a storage."""
+    """Pickles like torch, with storages of any claimed size."""
 
     def persistent_id(self, thing: Any) -> Any:
         return thing.identity if isinstance(thing, Claimed) else None
 
 
 class Claimed:
-    """A storage that claims the given size."""
+    """A storage that claims to have so many numbers."""
 
     def __init__(self, count: Any, key: Any = "0", kind: Any = torch.FloatStorage) -> None:
         self.identity = ("storage", kind, key, "cpu", count)
@@ -141,7 +141,7 @@ def saved(content: Any) -> bytes:
 
 FOUR = b"\0" * 16
 SMALL = Claimed(4)
-# By name; some of them would execute code, others would exhaust the memory.
+# Each attack, and its effect on a reader that trusts it.
 CHECKPOINTS: dict[str, Callable[[], bytes]] = {
     "a pickle": lambda: pickle.dumps(Evil()),
     "a pickle in a zip": lambda: zipped(pickle.dumps({"lc.bias": Evil()}, 2)),
@@ -190,7 +190,7 @@ def test_checkpoints(trio: Path, what: str) -> None:
 
 
 def test_what_overlaps_in_a_zip_is_refused(trio: Path) -> None:
-    """A zip whose many entries share the same bytes: reading each takes quadratic time."""
+    """A zip whose many entries share the same bytes: quadratic if each is read."""
     content = bytearray(zipped(pickled({}), _0=b"\0" * 1000, _1=b"\0" * 1000))
     archive = zipfile.ZipFile(io.BytesIO(bytes(content)))
     entry = archive.getinfo("archive/data/0")
@@ -401,7 +401,7 @@ def test_files_without_end(trio: Path, name: str) -> None:
 
 
 def test_links_to_files_are_followed(tmp_path: Path, trio: Path) -> None:
-    """Files as Kubernetes mounts a ConfigMap: all are links."""
+    """A ConfigMap as Kubernetes mounts it: every file is a link."""
     trio.rename(tmp_path / "..data")
     trio.mkdir()
     for name in TRIO:

@@ -1,4 +1,4 @@
-"""Intervals: ranks by hand, coverage on known distributions, and defects of their file."""
+"""Intervals: ranks by hand, coverage on known distributions, and damaged files."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def _of_one(error, level=1.0, mean_level=1.0, nonnegative=False):
 
 
 def _quantiles(intervals, levels, forecast=0.0, level=1.0, key="a"):
-    """The quantiles of one window, ``[horizon, level]``."""
+    """Quantiles of one window, ``[horizon, level]``."""
     horizon = len(intervals.pooled)
     made = np.broadcast_to(np.asarray(forecast, dtype=np.float32), (1, horizon))
     found = intervals.quantiles(made, np.float32([[level]]), [key], np.array([0]), levels)
@@ -46,7 +46,7 @@ def _quantiles(intervals, levels, forecast=0.0, level=1.0, key="a"):
 
 
 def _rank(level, count):
-    """The rank of a quantile among the sorted errors; levels count as exact decimals."""
+    """Rank of the sorted error; levels are the decimals as written."""
     exact = Fraction(str(level)) * (count + 1)
     rank = math.floor(exact) if level < 0.5 else math.ceil(exact)
     return min(max(rank, 1), count)
@@ -217,7 +217,7 @@ def test_a_series_without_traffic_does_not_narrow_the_intervals_of_others(mean_l
     )
     np.testing.assert_array_equal(both.pooled, _of_one(error[:400]).pooled)
     assert both.series["b"].offsets is None
-    # Without traffic, the intervals have no width.
+    # Without traffic, none is expected.
     quiet = both.quantiles(np.zeros((1, 1)), np.zeros(1), "ab", np.array([1]), [0.1, 0.9])
     assert (np.abs(quiet) < 1e-9).all()
     assert _of_one(np.zeros((40, 1)), level=0, mean_level=mean_level) is None
@@ -399,7 +399,7 @@ RISING = list(np.linspace(-1, 1, len(LEVELS)))
         (_set("checkpoint_sha256", None), "calibrated for another checkpoint"),
         (_set("levels", [0.1, 0.5, 0.9]), "levels"),
         (_set("levels", [*LEVELS[:-1], 0.999]), "levels"),
-        (_set("levels", 5), "not what is expected"),
+        (_set("levels", 5), "unexpected structure"),
         (_set("offsets", [RISING]), r"shape \(1, 17\), not \(2, 17\)"),
         (_set("offsets", [RISING[1:], RISING[1:]]), r"shape \(2, 16\), not \(2, 17\)"),
         (_set("offsets", RISING), r"shape \(17,\)"),
@@ -416,18 +416,18 @@ RISING = list(np.linspace(-1, 1, len(LEVELS)))
         (_set("series", "a", "floor", math.inf), "floor"),
         (_set("series", "a", "floor", 0), "floor"),
         (_set("series", "a", "floor", -1.0), "floor"),
-        (_set("series", "a", "floor", None), "not what is expected"),
-        (_set("series", "a", "windows", None), "not what is expected"),
+        (_set("series", "a", "floor", None), "unexpected structure"),
+        (_set("series", "a", "windows", None), "unexpected structure"),
         (_set("series", "a", "windows", NAN), "NaN"),
         (_set("series", "a", "windows", math.inf), "infinity"),
         (_set("series", "a", "floor", 10**400), "too large"),
-        (_set("series", "a", [1, 2]), "not what is expected"),
-        (_set("series", [1, 2]), "not what is expected"),
-        (_set("series", None), "not what is expected"),
-        *((_drop(key), f"not what is expected.*{key}") for key in ("checkpoint_sha256", "levels", "series")),
-        (_drop("offsets"), "not what is expected.*offsets"),
+        (_set("series", "a", [1, 2]), "unexpected structure"),
+        (_set("series", [1, 2]), "unexpected structure"),
+        (_set("series", None), "unexpected structure"),
+        *((_drop(key), f"unexpected structure.*{key}") for key in ("checkpoint_sha256", "levels", "series")),
+        (_drop("offsets"), "unexpected structure.*offsets"),
         *(
-            (_drop("series", "a", key), f"not what is expected.*{key}")
+            (_drop("series", "a", key), f"unexpected structure.*{key}")
             for key in ("floor", "nonnegative", "windows", "offsets")
         ),
     ],
@@ -444,7 +444,7 @@ def test_a_file_that_is_damaged_or_of_another_checkpoint_is_refused(change, word
 @pytest.mark.parametrize(
     "text, words",
     [
-        *((text, "not what is expected") for text in ("[]", "[1, 2]", "null", "3", '"text"', "{}")),
+        *((text, "unexpected structure") for text in ("[]", "[1, 2]", "null", "3", '"text"', "{}")),
         ("", "Expecting value"),
         ("{", "Expecting property name"),
         (b"\xff\xff\xff", "utf-8"),
@@ -494,7 +494,7 @@ def test_all_levels_that_cannot_be_served_are_named():
 
 
 def test_a_level_that_stands_twice_is_refused():
-    with pytest.raises(ValueError, match="one stands twice: quantiles are different numbers"):
+    with pytest.raises(ValueError, match="a level is given twice: quantiles are different numbers"):
         check_levels([0.5, 0.9, 0.5])
 
 

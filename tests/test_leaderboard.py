@@ -1,4 +1,4 @@
-"""``kforecast-leaderboard``: all runs below a folder, compared only where they are comparable."""
+"""``kforecast-leaderboard``: every run below a folder, compared only with runs of the same task."""
 
 import json
 import subprocess
@@ -199,7 +199,7 @@ main()
     ],
 )
 def test_bad_arguments(arguments: list[str], said: str, tmp_path: Path) -> None:
-    # None of this imports a slow library.
+    # None of this loads slow libraries.
     done = run_process("kforecast-leaderboard", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(said)

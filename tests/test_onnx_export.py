@@ -1,4 +1,4 @@
-"""The ONNX export of an artifact gives the same forecasts, also without torch."""
+"""The ONNX file of an artifact makes the same forecasts as the artifact, without torch too."""
 
 import json
 import subprocess
@@ -58,7 +58,7 @@ def artifact(
     calendar: dict[str, Any] | None = None,
     combination: dict[str, list[float]] | None = None,
 ) -> Forecaster:
-    """An artifact with random weights, none of them zero."""
+    """A network with random weights, none of them zero."""
     torch.manual_seed(5)
     net: Network = NETWORKS[model](window, len(items), **(SMALL if model == "SeasonalMLP" else {}))
     with torch.no_grad():
@@ -80,7 +80,7 @@ def artifact(
 
 
 ITEMS = ["shop/cartqps", "shop/search, fastqps"]
-# The second case has the start of summer time and a holiday in its lookback.
+# The history that the second network sees contains the start of summer time and a holiday.
 BERLIN = {"timezone": {"default": "UTC", "shop/cart": "Europe/Berlin"}, "holidays": "DE"}
 KINDS: dict[str, dict[str, Any]] = {
     "fcnet": {"model": "Fcnet", "freq": "10min", "days": 3, "fill": "zero"},
@@ -91,7 +91,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "start": 1_709_251_200,
         "calendar": BERLIN,
     },
-    # An offset of half an hour behind UTC, and less history than the lookback.
+    # A time zone with a half-hour offset behind UTC, and less history than the network can see.
     "short": {
         "model": "SeasonalMLP",
         "freq": "10min",
@@ -109,7 +109,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "with naive": {"model": "SeasonalMLP", "freq": "1H", "days": 40, "combination": MIXED},
 }
-# The export of a SeasonalMLP takes seven seconds.
+# Exporting a SeasonalMLP takes seven seconds.
 SLOW = ("seasonal", "short", "days", "with naive")
 
 
@@ -160,7 +160,7 @@ def test_a_thousand_windows_are_forecast_as_the_forecaster_does(
     level = np.maximum(np.abs(expected), np.abs(batch["context"].numpy()).mean(axis=1, keepdims=True))
     assert made.dtype == np.float32
     assert (np.abs(made - expected) / level).max() < 1e-5
-    # A single window has the same forecast as in a batch.
+    # The forecast of a window does not depend on the other windows.
     (alone,) = session.run(None, {name: batch[name].numpy()[:1] for name in names})
     assert np.allclose(alone, made[:1], rtol=1e-5)
 
@@ -186,7 +186,7 @@ def test_what_is_exported_forecasts_as_the_forecaster_does(
 
 
 def thousand(forecaster: Forecaster, frame: pd.DataFrame) -> tuple[dict[str, torch.Tensor], np.ndarray]:
-    """The network's inputs for a thousand windows, as the forecaster makes them, and its forecasts."""
+    """The network's inputs for a thousand windows, as the forecaster prepares them, and the forecasts."""
     window, random = forecaster.window, np.random.default_rng(0)
     panel = Panel.from_frame(frame, window.frequency)
     series = random.integers(0, panel.num_series, 1000)
@@ -214,7 +214,7 @@ def test_the_file_says_what_else_is_needed(write: Callable[[str], Written]) -> N
     assert about["checkpoint_sha256"] == sha256(folder / "model")
     assert {"kforecast", "torch"} <= set(about)
     assert [len(argument.type.tensor_type.shape.dim) for argument in model.graph.input] == [2, 1, 3]
-    # No trace of the machine that made it.
+    # No trace of the machine that exported it.
     assert b".py" not in (folder / "model.onnx").read_bytes()
 
 

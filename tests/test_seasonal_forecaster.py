@@ -1,4 +1,4 @@
-"""Artifacts of SeasonalMLP: same forecasts after loading, unknown series, short histories, damage."""
+"""Artifacts of SeasonalMLP: equal forecasts after loading, unknown series, short histories, damage."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -146,7 +146,7 @@ def test_a_series_it_was_not_trained_on_is_forecast(make: Any, tmp_path: Path) -
     made = forecaster.forecast(rows)
     assert made["workload"].unique().tolist() == ["shop/a", "shop/b", "shop/new"]
     assert np.isfinite(made["value"]).all()
-    # Alone or among others, under any name.
+    # Alone or with others, under any name.
     alone = rows[rows["workload"] == "shop/new"].assign(workload="else/where")
     np.testing.assert_allclose(forecaster.forecast(alone)["value"], made["value"][6:], rtol=1e-5)
     # Under its own name, a series is forecast with its own embedding.
@@ -203,7 +203,7 @@ def test_the_command_names_strangers_that_individual_embeddings_cannot_forecast(
 
 
 def damaged(directory: Path, **changes: Any) -> Path:
-    """An artifact with a changed estimator_config.yaml; as one from elsewhere, it has no hashes."""
+    """An artifact with a changed estimator_config.yaml; made elsewhere, so without hashes."""
     saved(directory)
     (directory / METADATA).unlink()
     content = yaml.safe_load((directory / CONFIG).read_text())

@@ -14,6 +14,7 @@ import torch
 from benchmark_stages.rows import Row, alternately, median_seconds
 from kforecast.artifact import Artifact, EstimatorConfig
 from kforecast.data.panel import Panel
+from kforecast.evaluation.backtest import Span
 from kforecast.evaluation.backtest import backtest as batched
 from kforecast.forecaster import Forecaster
 from kforecast.metrics.synthetic import SyntheticSource
@@ -40,15 +41,16 @@ def backtest() -> list[Row]:
     forecaster = Forecaster.of(artifact, "model")
     panel = Panel.from_frame(rows, forecaster.window.frequency)
     begin = panel.num_bins - 50 - 11
+    span = Span(begin, panel.num_bins)
     histories = [rows[rows["timestamp"] < panel.timestamps[origin]] for origin in range(begin, begin + 50)]
 
     def loop() -> np.ndarray:
         found = [forecaster.forecast(history)["value"].to_numpy().reshape(20, 12) for history in histories]
         return np.stack(found, axis=1).reshape(-1, 12)  # by series, then origin
 
-    one = batched(forecaster, panel, begin, panel.num_bins)
+    one = batched(forecaster, panel, span)
     difference = np.abs(one.forecasts["kforecast"] / loop() - 1).max()
-    times = alternately({"ours": lambda: batched(forecaster, panel, begin, panel.num_bins), "loop": loop})
+    times = alternately({"ours": lambda: batched(forecaster, panel, span), "loop": loop})
     with tempfile.TemporaryDirectory() as folder:
         artifact.save(Path(folder) / "model")
         rows.to_csv(Path(folder) / "traffic.csv", index=False)

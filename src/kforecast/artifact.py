@@ -1,6 +1,7 @@
-"""The artifact directory: Kapacity's three files (contract 5), metadata.json and intervals.json beside them.
+"""The artifact directory: Kapacity's three files (contract 5), metadata.json and intervals.json.
 
-A directory is written as a whole or not at all (:mod:`kforecast.files.directory`).
+:class:`Artifact` reads and writes the directory as a whole (:mod:`kforecast.files.directory`). The functions
+after it make the parts of a :class:`kforecast.predictor.Predictor` from an artifact, and handle directories.
 """
 
 import hashlib
@@ -39,13 +40,13 @@ INTERVALS = "intervals.json"
 TRIO = (CHECKPOINT, CONFIG, ITEM_IDS)
 PER_SERIES = "per_series"
 
-# A ConfigMap holds at most this many bytes; Kapacity's quick start ships the artifact in one.
+# Size limit of a ConfigMap in bytes; Kapacity's quick start ships the artifact in one.
 CONFIG_MAP_LIMIT = 1 << 20
 
-# The year 5138, where milliseconds would be.
+# The year 5138 in unix seconds: later times were written in milliseconds.
 _LATEST = 10**11
 
-# Bytes read at most of each file, several times what a million series make.
+# Size limit of each file in bytes, several times the size for a million series.
 _MOST_BYTES = {
     CHECKPOINT: 2 << 30,
     CONFIG: 4 << 20,
@@ -53,18 +54,22 @@ _MOST_BYTES = {
     METADATA: 64 << 20,
     INTERVALS: 512 << 20,
 }
-# Values in a file at most: millions of series may have commas in their names, a hundred thousand workloads
-# time zones of their own.
+# Limit of the number of values in a file. It allows millions of series with commas in their names, and a
+# hundred thousand workloads with time zones of their own.
 _MOST_VALUES = {CONFIG: 200_000, ITEM_IDS: 8_000_000, METADATA: 2_000_000}
+
+# Keys of estimator_config.yaml that contract 5 requires, and keys of ours, written only if they are set.
+_REQUIRED = ("freq", "prediction_length", "context_length", "num_series")
+_OURS = ("network", "calendar", "combination", "history_length")
 
 
 @dataclass(frozen=True)
 class EstimatorConfig:
-    """``estimator_config.yaml``: one mapping, every key of contract 5.
+    """``estimator_config.yaml``: one mapping with every key of contract 5.
 
-    For networks that are not Kapacity's there are further keys: ``network`` (arguments of its class),
-    ``calendar`` (time zones and holidays), ``combination`` (weights of naive forecasts that take part) and
-    ``history_length`` (bins that a forecast makes use of).
+    Networks other than Kapacity's need further keys: ``network`` (arguments of its class), ``calendar`` (time
+    zones and holidays), ``combination`` (weights of the network's parts and of naive forecasts) and
+    ``history_length`` (bins that a forecast can use).
     """
 
     freq: str
@@ -91,11 +96,11 @@ class EstimatorConfig:
 
     @property
     def window(self) -> Window:
-        """Frequency and lengths as the rest of the project uses them."""
+        """Frequency, context length and horizon as a :class:`~kforecast.window.Window`."""
         return Window(Frequency.parse(self.freq), self.context_length, self.prediction_length)
 
     def to_yaml(self) -> str:
-        """The file's text."""
+        """The text of the file."""
         content = asdict(self) | {"series_cols": list(self.series_cols)}
         return yaml.safe_dump(
             {name: value for name, value in content.items() if value or name not in _OURS}, sort_keys=True
@@ -103,12 +108,12 @@ class EstimatorConfig:
 
     @classmethod
     def from_yaml(cls, text: str) -> "EstimatorConfig":
-        """Read the file's text; keys we do not know are ignored, as the consumer ignores them.
+        """Read the text of the file; unknown keys are ignored, as Kapacity's job ignores them.
 
         Raises
         ------
         ValueError
-            All missing and wrong values.
+            When keys are missing or values are wrong; the message lists all of them.
         """
         content = parse_yaml(text, _MOST_VALUES[CONFIG])
         if not isinstance(content, dict):
@@ -140,14 +145,9 @@ class EstimatorConfig:
         return cls(**values)
 
 
-# Keys that are not of contract 5, written only where they say something.
-_OURS = ("network", "calendar", "combination", "history_length")
-_REQUIRED = ("freq", "prediction_length", "context_length", "num_series")
-
-
 @dataclass(frozen=True)
 class Artifact:
-    """What an artifact directory holds.
+    """The contents of an artifact directory.
 
     Attributes
     ----------
@@ -158,10 +158,9 @@ class Artifact:
     state:
         ``checkpoint.pth``: the network's state dict, CPU float32.
     metadata:
-        ``metadata.json``; None for an artifact made elsewhere. ``sha256`` of the three files is added on
-        saving.
+        ``metadata.json``; None for an artifact made elsewhere. Saving adds the ``sha256`` of the three files.
     intervals:
-        ``intervals.json``: what makes quantiles of forecasts; None when they were not calibrated.
+        ``intervals.json``: calibrated intervals of the forecasts; None without calibration.
     """
 
     config: EstimatorConfig
@@ -172,9 +171,9 @@ class Artifact:
 
     @property
     def training_span(self) -> tuple[int | None, int | None]:
-        """Unix seconds at which the data ends that weights were fitted to, and that training used at all.
+        """Unix seconds of the end of the data that the weights were fitted to, and of all data training used.
 
-        None where the metadata does not say, or it is no moment.
+        Each is None if the metadata lacks it or has something else in its place.
         """
         data = (self.metadata or {}).get("data")
         ends = ("train_end", "validation_end")
@@ -183,19 +182,19 @@ class Artifact:
         return fitted, used
 
     def save(self, directory: Path, parts: Mapping[str, "Artifact"] | None = None) -> None:
-        """Make ``directory`` hold this artifact, replacing one that is there as a whole.
+        """Write this artifact to a directory; an existing artifact is replaced as a whole.
 
         Parameters
         ----------
         directory:
             Created if missing.
         parts:
-            Artifacts to lie beside the three files, each in a folder ``per_series/<name>``.
+            Further artifacts by name, each written to a folder ``per_series/<name>``.
 
         Raises
         ------
         OSError
-            When the file system refuses; what was there is still there.
+            When the file system refuses; an existing artifact then stays.
         """
         contents = self._files()
         for name, part in (parts or {}).items():
@@ -206,10 +205,11 @@ class Artifact:
         replace_directory(directory, contents, owned)
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file; together they must fit a ConfigMap to be shipped in one."""
+        """Size of each file in bytes; their sum must fit a ConfigMap to be shipped in one."""
         return {name: len(content) for name, content in self._files().items()}
 
     def _files(self) -> dict[str, bytes]:
+        """The contents of each file."""
         contents = {
             CHECKPOINT: checkpoint_bytes(self.state),
             CONFIG: self.config.to_yaml().encode(),
@@ -226,12 +226,12 @@ class Artifact:
     def load(cls, directory: Path | str) -> "Artifact":
         """Read and verify an artifact directory, ours or one made elsewhere.
 
-        Nothing in it is executed, and no more memory taken than a small multiple of what its files hold.
+        Nothing in it is executed, and memory use is limited to a small multiple of the size of its files.
 
         Raises
         ------
         ArtifactError
-            Naming the file and what is wrong with it.
+            When a file is missing, damaged or does not match the others; the message names it.
         """
         directory = Path(directory)
         if not directory.is_dir():
@@ -240,7 +240,7 @@ class Artifact:
         if absent:
             raise ArtifactError(f"{directory}: not an artifact: {', '.join(absent)} is missing")
         contents = {name: _read(directory / name) for name in TRIO}
-        # Looked for by name, so that something else in its place is not taken for an artifact without one.
+        # lexists, not is_file: a directory or a broken link of that name is an error, not a missing file.
         metadata_file, intervals_file = directory / METADATA, directory / INTERVALS
         metadata, intervals = None, None
         if os.path.lexists(metadata_file):
@@ -262,28 +262,108 @@ class Artifact:
         )
 
 
-def discard(directory: Path) -> None:
-    """Remove an artifact, and its directory where nothing else lies in it."""
-    for name in (*TRIO, METADATA, INTERVALS):
-        (directory / name).unlink(missing_ok=True)
-    if _only_artifacts(directory / PER_SERIES):
-        shutil.rmtree(directory / PER_SERIES, ignore_errors=True)
-    if directory.is_dir() and not any(directory.iterdir()):
-        directory.rmdir()
+def load_for(key: str, directory: Path, window: Window) -> Artifact:
+    """Load an artifact with the frequency and horizon of a training, such as its teacher.
+
+    Parameters
+    ----------
+    key:
+        The configuration key that names the directory, for messages.
+    window:
+        The window that training is for; its context length may differ.
+
+    Raises
+    ------
+    ArtifactError
+        When the directory does not hold a consistent artifact.
+    ConfigError
+        When the directory is missing, or the artifact has another frequency or horizon.
+    """
+    if not directory.is_dir():
+        raise ConfigError(f"{key}: {directory}: no such directory")
+    artifact = Artifact.load(directory)
+    its = artifact.config.window
+    if (its.frequency, its.prediction_length) != (window.frequency, window.prediction_length):
+        raise ConfigError(
+            f"{key}: {directory} forecasts {its.prediction_length} steps of {its.frequency.name}, but "
+            f"training is for {window.prediction_length} steps of {window.frequency.name}; name an "
+            "artifact of the same window.freq and window.prediction_length"
+        )
+    return artifact
 
 
-def sha256(directory: Path) -> str:
-    """Of the checkpoint: equal for equal weights."""
-    return hashlib.sha256((directory / CHECKPOINT).read_bytes()).hexdigest()
+def network_of(artifact: Artifact, name: str) -> Network:
+    """The network of an artifact, in evaluation mode; ``name`` is the artifact's name in messages.
+
+    Raises
+    ------
+    ArtifactError
+        When the model is unknown, or the files do not match.
+    """
+    config = artifact.config
+    if config.model not in NETWORKS:
+        raise ArtifactError(
+            f"{name}: unknown model {shortened(config.model)!r}; known: {', '.join(NETWORKS)}"
+        )
+    outside = [key for key, number in artifact.item_ids.items() if not 0 <= number < config.num_series]
+    if outside:
+        raise ArtifactError(
+            f"{name}: the id of {shortened(outside[0])!r} is not below num_series {config.num_series}"
+        )
+    try:
+        # On ``meta`` the network takes no memory: the checkpoint's shapes are checked before the sizes that
+        # the config claims are believed.
+        with torch.device("meta"), _WithoutValues():
+            net = NETWORKS[config.model](config.window, config.num_series, **config.network)
+        net.load_state_dict({key: value.float() for key, value in artifact.state.items()}, assign=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        said = shortened(" ".join(str(error).split()), 500)
+        raise ArtifactError(f"{name}: the checkpoint does not fit estimator_config.yaml: {said}") from error
+    return net.eval()
+
+
+def calendar_of(artifact: Artifact, name: str) -> Calendar:
+    """The local time and holidays of an artifact's series.
+
+    Raises
+    ------
+    ArtifactError
+        When ``calendar`` in the config is invalid.
+    """
+    config = artifact.config
+    try:
+        return Calendar.from_dict(config.calendar) if config.calendar else Calendar()
+    except ValueError as error:
+        raise ArtifactError(f"{name}: calendar in estimator_config.yaml: {shortened(error)}") from error
+
+
+def combination_of(artifact: Artifact, net: Network, name: str) -> Combination | None:
+    """The weights of the network's parts and of naive forecasts; None if there are none.
+
+    Raises
+    ------
+    ArtifactError
+        When ``combination`` in the config is invalid.
+    """
+    config = artifact.config
+    if not config.combination:
+        return None
+    try:
+        found = Combination.from_dict(config.combination, config.prediction_length)
+        if unknown := [part for part in found.weights if part not in (*net.parts, *NAIVE)]:
+            raise ValueError(f"unknown forecaster {unknown[0]!r}")
+    except ValueError as error:
+        raise ArtifactError(f"{name}: combination in estimator_config.yaml: {shortened(error)}") from error
+    return found
 
 
 def save_intervals(directory: Path, intervals: Intervals) -> Path:
-    """Put intervals beside the checkpoint of an artifact that is there; return the file.
+    """Write ``intervals.json`` of an existing artifact; return its path.
 
     Raises
     ------
     OSError
-        When the file system refuses; what was there is still there.
+        When the file system refuses; an existing file then stays.
     """
     text = intervals.to_json(sha256(directory))
 
@@ -294,22 +374,37 @@ def save_intervals(directory: Path, intervals: Intervals) -> Path:
     return directory / INTERVALS
 
 
-def checkpoint_bytes(state: Mapping[str, Tensor]) -> bytes:
-    """The bytes of ``checkpoint.pth``."""
-    buffer = io.BytesIO()
-    # A plain dict of tensors: nothing but what weights_only=True and torch 2.0 read.
-    torch.save(dict(state), buffer)
-    return buffer.getvalue()
+def sha256(directory: Path) -> str:
+    """The hash of an artifact's checkpoint: equal for equal weights."""
+    return hashlib.sha256((directory / CHECKPOINT).read_bytes()).hexdigest()
+
+
+def discard(directory: Path) -> None:
+    """Remove an artifact, and its directory if nothing else is in it."""
+    for name in (*TRIO, METADATA, INTERVALS):
+        (directory / name).unlink(missing_ok=True)
+    if _only_artifacts(directory / PER_SERIES):
+        shutil.rmtree(directory / PER_SERIES, ignore_errors=True)
+    if directory.is_dir() and not any(directory.iterdir()):
+        directory.rmdir()
 
 
 def folder_name(number: int, workload: str, metric: str) -> str:
-    """A folder for one series: its id, and of its names what is safe in any file system."""
+    """A folder name for one series: its id, and those characters of its names that are safe everywhere."""
     words = re.sub(r"[^A-Za-z0-9._]+", "-", f"{workload}-{metric}").strip("-.")
     return f"{number}-{words[:80]}".rstrip("-.")
 
 
+def checkpoint_bytes(state: Mapping[str, Tensor]) -> bytes:
+    """The bytes of ``checkpoint.pth``."""
+    buffer = io.BytesIO()
+    # A plain dict of tensors, which weights_only=True and torch 2.0 can read.
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
 def _only_artifacts(directory: Path) -> bool:
-    """Whether a folder is ours: one with anything else in it is someone else's."""
+    """Whether a folder holds nothing but artifacts, so that it may be removed."""
     ours = (*TRIO, METADATA, INTERVALS)
     return all(path.is_dir() or path.name in ours for path in directory.rglob("*"))
 
@@ -373,12 +468,12 @@ def _read_intervals(
         raise ArtifactError(f"{file}: {shortened(error)}") from error
 
 
-# With a number these leave a tensor's shape as it is.
+# Operations that keep a tensor's shape if the other operand is a number.
 _ARITHMETIC = {"mul", "sub", "div", "__mul__", "__sub__", "__truediv__", "__setitem__"}
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Compute no initial weights: on ``meta`` they have no values, yet torch loads its compiler for them."""
+    """Skip initial weights: tensors on ``meta`` have no values, yet torch would load its compiler."""
 
     def __torch_function__(
         self,
@@ -387,91 +482,10 @@ class _WithoutValues(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call the function, or return the tensor whose values it would have changed."""
+        """Call the function, or return the tensor that it would have initialised."""
         given = kwargs or {}
         if getattr(function, "__module__", None) == torch.nn.init.__name__:
             return args[0] if args else given["tensor"]
         if getattr(function, "__name__", None) in _ARITHMETIC and not isinstance(args[1], torch.Tensor):
             return args[0]
         return (torch.empty if function in (torch.rand, torch.randn) else function)(*args, **given)
-
-
-def network_of(artifact: Artifact, name: str) -> Network:
-    """The network in an artifact, in evaluation mode; ``name`` is what messages call it.
-
-    Raises
-    ------
-    ArtifactError
-        When it is an unknown one, or the files do not fit each other.
-    """
-    config = artifact.config
-    if config.model not in NETWORKS:
-        raise ArtifactError(
-            f"{name}: unknown model {shortened(config.model)!r}; known: {', '.join(NETWORKS)}"
-        )
-    outside = [key for key, number in artifact.item_ids.items() if not 0 <= number < config.num_series]
-    if outside:
-        raise ArtifactError(
-            f"{name}: the id of {shortened(outside[0])!r} is not below num_series {config.num_series}"
-        )
-    try:
-        # Without memory at first: the checkpoint's shapes are checked before a network of the size that the
-        # config claims is built.
-        with torch.device("meta"), _WithoutValues():
-            net = NETWORKS[config.model](config.window, config.num_series, **config.network)
-        net.load_state_dict({key: value.float() for key, value in artifact.state.items()}, assign=True)
-    except (RuntimeError, TypeError, ValueError) as error:
-        said = shortened(" ".join(str(error).split()), 500)
-        raise ArtifactError(f"{name}: the checkpoint does not fit estimator_config.yaml: {said}") from error
-    return net.eval()
-
-
-def calendar_of(artifact: Artifact, name: str) -> Calendar:
-    """Its local time and holidays; raises ArtifactError when they are none."""
-    config = artifact.config
-    try:
-        return Calendar.from_dict(config.calendar) if config.calendar else Calendar()
-    except ValueError as error:
-        raise ArtifactError(f"{name}: calendar in estimator_config.yaml: {shortened(error)}") from error
-
-
-def combination_of(artifact: Artifact, net: Network, name: str) -> Combination | None:
-    """Its weights of naive forecasts, if any; raises ArtifactError when they are none."""
-    config = artifact.config
-    if not config.combination:
-        return None
-    try:
-        found = Combination.from_dict(config.combination, config.prediction_length)
-        if unknown := [part for part in found.weights if part not in (*net.parts, *NAIVE)]:
-            raise ValueError(f"unknown forecaster {unknown[0]!r}")
-    except ValueError as error:
-        raise ArtifactError(f"{name}: combination in estimator_config.yaml: {shortened(error)}") from error
-    return found
-
-
-def load_for(key: str, directory: Path, window: Window) -> Artifact:
-    """Load an artifact that forecasts what training is for.
-
-    Parameters
-    ----------
-    key:
-        The key that names the directory.
-
-    Raises
-    ------
-    ArtifactError
-        When the directory does not hold an artifact that belongs together.
-    ConfigError
-        When it is missing, or forecasts something else.
-    """
-    if not directory.is_dir():
-        raise ConfigError(f"{key}: {directory}: no such directory")
-    artifact = Artifact.load(directory)
-    its = artifact.config.window
-    if (its.frequency, its.prediction_length) != (window.frequency, window.prediction_length):
-        raise ConfigError(
-            f"{key}: {directory} forecasts {its.prediction_length} steps of {its.frequency.name}, but "
-            f"training is for {window.prediction_length} steps of {window.frequency.name}; name an "
-            "artifact of the same window.freq and window.prediction_length"
-        )
-    return artifact

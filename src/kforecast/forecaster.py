@@ -1,11 +1,11 @@
-"""Forecaster: frames in, frames out. Load, save, forecast, evaluate."""
+"""Forecaster: the public face of an artifact, frames in and frames out."""
 
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,6 @@ from kforecast.errors import ArtifactError, DataError, few
 from kforecast.files.directory import check_writable
 from kforecast.files.lock import sole_writer
 from kforecast.intervals import check_levels, column
-
-if TYPE_CHECKING:
-    from kforecast.evaluation.evaluation import Evaluation
-
 from kforecast.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -31,37 +27,37 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, repr=False)
 class Forecaster(Predictor):
-    """An artifact, ours or one made elsewhere, as a function from history to forecast.
+    """A :class:`~kforecast.predictor.Predictor` that takes and returns frames.
 
-    Make one of an artifact with :meth:`load`, or of traffic with :func:`kforecast.train`. Its attributes are
-    those of :class:`kforecast.predictor.Predictor`.
+    :meth:`load` makes one from an artifact directory, :func:`kforecast.train` from a frame of traffic. The
+    attributes are those of the Predictor.
     """
 
     @classmethod
-    def load(cls, directory: Path | str) -> "Forecaster":
-        """Load an artifact directory; one without metadata.json (made elsewhere) is said in a warning.
+    def load(cls, directory: Path | str) -> Self:
+        """Load an artifact directory; log a warning if it has no metadata.json (made elsewhere).
 
         Raises
         ------
         ArtifactError
-            When the directory does not hold an artifact that belongs together.
+            When the directory does not hold a consistent artifact.
         """
         return cls.of(Artifact.load(directory), str(directory))
 
     def save(self, directory: Path | str) -> None:
-        """Write the artifact directory that :meth:`load` reads, as kforecast-train writes it.
+        """Write an artifact directory as kforecast-train does; :meth:`load` reads it.
 
-        One that is there is replaced as a whole, with its artifacts of single series (``per_series/``).
+        An existing artifact is replaced as a whole, with its artifacts of single series (``per_series/``).
 
         Raises
         ------
         ArtifactError
-            When this forecaster was not made of an artifact.
+            When this forecaster was not made from an artifact.
         OutputError
-            When the file system refuses, or a run is writing there; what was there is still there.
+            When the file system refuses, or a run is writing there; an existing artifact then stays.
         """
         if self.artifact is None:
-            raise ArtifactError(f"{self.name}: not made of an artifact, so there is nothing to save")
+            raise ArtifactError(f"{self.name}: not made from an artifact, so there is nothing to save")
         target = Path(directory)
         check_writable(target)
         with sole_writer(target, f"process {os.getpid()}"):
@@ -76,25 +72,25 @@ class Forecaster(Predictor):
         ----------
         history:
             Long frame ``timestamp`` (unix seconds, or datetimes), ``value, workload, metric`` at the
-            artifact's frequency or finer; :attr:`history_length` bins are enough, and fewer make a forecast
+            artifact's frequency or finer. :attr:`history_length` bins are enough; fewer make a forecast
             worse but not impossible.
         quantiles:
-            Levels between 0.005 and 0.995 to forecast besides: ``[0.1, 0.9]`` for an interval of 80 %.
+            Levels between 0.005 and 0.995 to forecast as well: ``[0.1, 0.9]`` for an interval of 80 %.
         as_consumed:
             Forecast as Kapacity's job does (contract 5): every series with id 0, missing bins filled with 0.
 
         Returns
         -------
-        DataFrame ``timestamp`` (unix seconds of the bin's start), ``workload, metric, value`` and a column
+        DataFrame ``timestamp`` (unix seconds of the bin's start), ``workload, metric, value``, and a column
         like ``q0.9`` for each quantile: one row per series and horizon step.
 
         Raises
         ------
         DataError
-            When the frame is no such frame, a series cannot be forecast (:meth:`unknown`), or none of its
-            values is known.
+            When the frame is malformed, a series cannot be forecast (:meth:`unknown`), or a series has no
+            observed value.
         ArtifactError
-            When quantiles are asked for and the artifact has no intervals.
+            When quantiles are requested and the artifact has no intervals.
         ValueError
             When a quantile is not between 0.005 and 0.995.
         """
@@ -108,7 +104,7 @@ class Forecaster(Predictor):
         if silent:
             raise DataError(f"no value is known of {few(silent)}")
         origin = panel.num_bins - panel.observed[:, ::-1].argmax(axis=1)
-        self._say_guesses(panel, origin)
+        self._warn_of_guesses(panel, origin)
         series = np.arange(panel.num_series)
         made = self.forecast_windows(panel, series, origin, as_consumed=as_consumed)
         steps = np.arange(self.window.prediction_length)
@@ -139,39 +135,38 @@ class Forecaster(Predictor):
         capacity: Mapping[str, Any] | None = None,
         seed: int = 42,
     ) -> "Evaluation":
-        """Judge forecasts of a span of history beside five baselines, as kforecast-evaluate does.
+        """Judge the forecasts of a span of history against five baselines, as kforecast-evaluate does.
 
         Parameters
         ----------
         history:
-            As in :meth:`forecast`: the span, and some days or weeks before it.
+            As in :meth:`forecast`: the judged span, and some days or weeks before it.
         start, end:
-            First and last judged bin, unix seconds or ISO 8601. Without a start it is the first bin after
-            what training used, or the last fifth where that is not known; without an end the newest bin.
+            First and last judged bin, unix seconds or ISO 8601. The default start is the first bin after the
+            data used by training, or the last fifth of the history if that is unknown. The default end is the
+            newest bin.
         stride:
             Bins between origins.
         as_consumed:
             See :meth:`forecast`.
         quantiles:
-            Levels that are judged; None for those of the intervals of 80, 90 and 95 %, and the median.
+            Levels to judge; None for the bounds of the intervals of 80, 90 and 95 %, and the median.
         capacity:
             Settings of ``conf/capacity/default.yaml`` to change, like ``{"lead_time": 60}``.
         seed:
-            Of the bootstrap that gives the skill its interval.
+            Seed of the bootstrap that gives the skill its interval.
 
         Raises
         ------
         DataError
-            When the frame is no such frame, or there is nothing to judge.
+            When the frame is malformed, or there is nothing to judge.
         ConfigError
             When one of the other arguments is wrong.
         """
-        # Imported here: evaluation loads the libraries that draw.
-        from kforecast.evaluation.evaluation import evaluate_frame
+        # Imported lazily: evaluation loads matplotlib, which forecasting does not need.
+        from kforecast.evaluation.evaluation import EvaluationSettings, evaluate_frame
 
-        return evaluate_frame(
-            self,
-            history,
+        settings = EvaluationSettings.checked(
             start=start,
             end=end,
             stride=stride,
@@ -180,8 +175,10 @@ class Forecaster(Predictor):
             capacity=capacity,
             seed=seed,
         )
+        return evaluate_frame(self, history, settings)
 
-    def _say_guesses(self, panel: Panel, origin: np.ndarray) -> None:
+    def _warn_of_guesses(self, panel: Panel, origin: np.ndarray) -> None:
+        """Warn about series whose context is less than half observed; ``origin`` is int ``[series]``."""
         length = self.window.context_length
         position = origin[:, None] + np.arange(-length, 0)
         known = np.take_along_axis(panel.observed, np.maximum(position, 0), axis=1) & (position >= 0)

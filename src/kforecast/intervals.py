@@ -1,10 +1,10 @@
 """Forecast intervals for any point forecaster, by split conformal prediction.
 
-On data that the network was not fitted to, the errors of its forecasts are ranked; the ranks become offsets
+Errors of forecasts are ranked on data that the network was not fitted to. The ranked errors become offsets
 that are added to later forecasts (Vovk, Gammerman & Shafer 2005; Lei et al. 2018, "Distribution-free
-predictive inference for regression"). Errors are taken relative to the level of their window, so that
-intervals grow and shrink with the traffic, or to the spread that a network expects itself (as Romano,
-Patterson & Candes 2019, "Conformalized quantile regression").
+predictive inference for regression"). Errors are relative to the level of their window, so that intervals
+scale with the traffic, or to the spread that the network itself predicts (as in Romano, Patterson & Candes
+2019, "Conformalized quantile regression").
 """
 
 import json
@@ -17,34 +17,34 @@ import numpy as np
 from kforecast.errors import ArtifactError
 from kforecast.files.untrusted import parse_json
 
-# Offsets are kept at these levels; between them they are interpolated.
+# Offsets are stored at these levels and interpolated between them.
 LEVELS = (0.005, 0.01, 0.025, 0.05, *(round(0.1 * n, 1) for n in range(1, 10)), 0.95, 0.975, 0.99, 0.995)
-# With so many windows or more a series has offsets of its own, else those of all series together.
+# A series with at least this many windows has its own offsets; others use the pooled offsets of all series.
 OWN_WINDOWS = 300
-# With fewer the outer levels would be guesses.
+# With fewer windows there are no intervals: the outer levels would be guesses.
 FEWEST_WINDOWS = 20
-# A window's level counts as at least this share of its series' mean: an error at night is not a catastrophe.
+# Lower limit of a window's level, as a share of its series' mean: small errors at night stay small.
 _LEAST_LEVEL = 0.1
-# The level of a series that never had any traffic: nothing is relative to it.
+# Level of a series that never had traffic.
 _NO_LEVEL = 1e-10
-# In a file at most: some hundred numbers for each series with a history of its own.
+# Limit of the number of values in a file: some hundred for each series with its own offsets.
 _MOST_VALUES = 32_000_000
 
 
 @dataclass(frozen=True)
 class SeriesIntervals:
-    """What intervals know of one series.
+    """The calibration of one series.
 
     Attributes
     ----------
     floor:
-        The least level errors are relative to, in the series' units.
+        Lower limit of the level that errors are relative to, in the series' units.
     nonnegative:
-        Whether the series was never seen below zero, so that no quantile of it may be.
+        Whether all observed values were at least zero; then all quantiles are too.
     windows:
-        How many were calibrated on.
+        Number of windows that it was calibrated on.
     offsets:
-        ``[horizon, level]``, relative to the level; None: those of all series together.
+        ``[horizon, level]``, relative to the level of the window; None for the pooled offsets.
     """
 
     floor: float
@@ -55,14 +55,14 @@ class SeriesIntervals:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Calibrated offsets. Make them with :func:`calibrate` or :meth:`from_json`.
+    """Calibrated offsets, made by :func:`calibrate` or :meth:`from_json`.
 
     Attributes
     ----------
     pooled:
-        Offsets of all series together, float64 ``[horizon, level]``, ascending along the levels.
+        Offsets from the errors of all series, float64 ``[horizon, level]``, ascending along the levels.
     series:
-        By item key.
+        The calibration of each series, by item key.
     """
 
     pooled: np.ndarray
@@ -83,16 +83,14 @@ class Intervals:
         forecast:
             ``[windows, horizon]``.
         level:
-            What errors are in proportion to, ``[windows, horizon]`` or ``[windows, 1]``.
+            Level or spread that errors are proportional to, ``[windows, horizon]`` or ``[windows, 1]``.
         keys, series:
-            Item key of every series, and for each window which of them it is (int ``[windows]``).
+            Item key of every series, and the position in ``keys`` of each window's series, int ``[windows]``.
         levels:
             Between 0.005 and 0.995, in any order; see :func:`check_levels`.
 
-        Returns
-        -------
-        float32 ``[windows, horizon, level]``; they never cross, and are never negative for a series that
-        never was.
+        Returns ------- float32 ``[windows, horizon, level]``. Quantiles never cross, and are never negative
+        for a series whose values never were.
         """
         own = [self.series.get(key) or _unknown() for key in keys]
         offsets = np.stack([self.pooled if one.offsets is None else one.offsets for one in own])
@@ -105,7 +103,7 @@ class Intervals:
         return quantiles
 
     def updated(self, newer: "Intervals") -> "Intervals":
-        """These with those of the series that ``newer`` has; all of it when it has every series."""
+        """These intervals with the series in ``newer`` replaced; ``newer`` itself if it has every series."""
         if set(newer.series) >= set(self.series):
             return newer
         return Intervals(self.pooled, {**self.series, **newer.series})
@@ -115,7 +113,7 @@ class Intervals:
         return Intervals(self.pooled, {name: own for name, own in self.series.items() if name == key})
 
     def to_json(self, checkpoint_sha256: str) -> str:
-        """The text of ``intervals.json``, bound to the checkpoint it was calibrated for."""
+        """The text of ``intervals.json``, which names the checkpoint that it was calibrated for."""
         series = {
             key: {
                 "floor": own.floor,
@@ -161,7 +159,7 @@ class Intervals:
                 raise ValueError("a floor is not a positive number")
             return cls(_table(content["offsets"], prediction_length), series)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"it is not what is expected ({type(error).__name__}: {error})") from error
+            raise ValueError(f"it has an unexpected structure ({type(error).__name__}: {error})") from error
 
 
 def calibrate(
@@ -172,34 +170,34 @@ def calibrate(
     mean_level: np.ndarray,
     nonnegative: np.ndarray,
 ) -> Intervals | None:
-    """Make offsets of errors on data that the network was not fitted to.
+    """Calibrate intervals on errors on data that the network was not fitted to.
 
     Parameters
     ----------
     error:
-        Actual minus forecast, ``[windows, horizon]``, NaN where not observed.
+        Actual minus forecast, ``[windows, horizon]``; NaN where not observed.
     level:
-        What errors are in proportion to, ``[windows, horizon]`` or ``[windows, 1]``.
+        Level or spread that errors are proportional to, ``[windows, horizon]`` or ``[windows, 1]``.
     keys, series:
-        Item key of every series, and for each window which of them it is (int ``[windows]``).
+        Item key of every series, and the position in ``keys`` of each window's series, int ``[windows]``.
     mean_level:
         Mean level of each series, ``[series]``.
     nonnegative:
-        Whether a series was never seen below zero, bool ``[series]``.
+        Whether all observed values of a series were at least zero, bool ``[series]``.
 
     Returns
     -------
-    None when there are too few windows to say anything.
+    The intervals, or None with fewer than :data:`FEWEST_WINDOWS` windows.
     """
     busy = mean_level > 0
     floor = np.where(busy, _LEAST_LEVEL * mean_level, _NO_LEVEL)
     relative = error / np.maximum(level, floor[series][:, None])
-    # A series without traffic is forecast exactly, and would make the intervals of all others too narrow.
+    # Series without traffic are left out: their exact forecasts would make all other intervals too narrow.
     pool = relative[busy[series]]
     if _count(pool) < FEWEST_WINDOWS:
         return None
     own = {}
-    # A series that nothing is known of yet has no entry.
+    # A series without windows has no entry.
     for number in np.unique(series):
         mine = relative[series == number]
         count = _count(mine)
@@ -213,12 +211,16 @@ def calibrate(
 
 
 def check_levels(asked: Any) -> list[float]:
-    """Quantile levels as asked for (a list, one number, or none), found fit to be served.
+    """Validate quantile levels, given as a list, a single number or None.
+
+    Returns
+    -------
+    The levels as a list of floats.
 
     Raises
     ------
     ValueError
-        Naming those that are not.
+        When a level is out of range, not a number, or given twice.
     """
     levels = [] if asked is None else [*asked] if isinstance(asked, list | tuple) else [asked]
     lowest, highest = LEVELS[0], LEVELS[-1]
@@ -226,18 +228,18 @@ def check_levels(asked: Any) -> list[float]:
         level for level in levels if not isinstance(level, int | float) or not lowest <= level <= highest
     ]
     if wrong or len({column(level) for level in levels}) < len(levels):
-        said = ", ".join(map(str, wrong)) or "one stands twice"
+        said = ", ".join(map(str, wrong)) or "a level is given twice"
         raise ValueError(f"{said}: quantiles are different numbers between {lowest} and {highest}")
     return [float(level) for level in levels]
 
 
 def column(level: float) -> str:
-    """The column of a quantile in a file: ``q0.9``."""
+    """The column name of a quantile in frames and files: ``q0.9``."""
     return f"q{level:g}"
 
 
 def missing(name: object) -> ArtifactError:
-    """What to say when quantiles are asked of an artifact that has none."""
+    """The error for quantiles requested from an artifact without intervals."""
     return ArtifactError(
         f"{name}: no intervals.json, so no quantiles: train with data.validation above 0, or let "
         "kforecast-evaluate make it from a history: evaluate.save_intervals=true"
@@ -245,12 +247,12 @@ def missing(name: object) -> ArtifactError:
 
 
 def _offsets(relative: np.ndarray) -> np.ndarray:
-    """Conformal quantiles of the errors of each step, ``[horizon, level]``."""
+    """Conformal quantiles of relative errors ``[windows, horizon]`` for each step, ``[horizon, level]``."""
     ranked = np.sort(relative, axis=0)  # NaN last
     count = np.isfinite(relative).sum(axis=0)[:, None]
     levels = np.array(LEVELS)
-    # Rounded away from the middle: with n errors, a new one is below the k-th smallest with probability
-    # k / (n + 1).
+    # Ranks are rounded away from the median. With n errors, a new error is below the k-th smallest with
+    # probability k / (n + 1).
     exact = levels * (count + 1)
     rank = np.where(levels < 0.5, np.floor(exact + 1e-9), np.ceil(exact - 1e-9))
     rank = np.clip(rank, 1, np.maximum(count, 1)).astype(np.int64)
@@ -258,28 +260,29 @@ def _offsets(relative: np.ndarray) -> np.ndarray:
 
 
 def _count(relative: np.ndarray) -> int:
-    """Errors of the step that has the fewest."""
+    """Number of finite errors at the step with the fewest."""
     return int(np.isfinite(relative).sum(axis=0).min()) if len(relative) else 0
 
 
 def _at_levels(offsets: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Interpolate ``[series, horizon, LEVELS]`` to other levels."""
+    """Offsets ``[series, horizon, LEVELS]`` interpolated to other levels."""
     known = np.array(LEVELS)
     above = np.clip(np.searchsorted(known, levels), 1, len(known) - 1)
     share = (levels - known[above - 1]) / (known[above] - known[above - 1])
     low, high = offsets[..., above - 1], offsets[..., above]
-    # Rounding may lead past the upper one, and quantiles must not cross.
+    # Rounding may exceed the upper offset, but quantiles must not cross.
     between: np.ndarray = np.minimum(low + share * (high - low), high)
     return between
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
-    """Six significant digits: more would say nothing and fill the file."""
+    """Values with six significant digits; more would be noise and enlarge the file."""
     rounded: np.ndarray = np.vectorize(lambda value: float(f"{value:.6g}"), otypes=[np.float64])(values)
     return rounded
 
 
 def _table(content: Any, prediction_length: int) -> np.ndarray:
+    """Offsets from a file, validated, float64 ``[horizon, level]``."""
     try:
         table = np.array(content, dtype=np.float64)
     except ValueError as error:
@@ -292,5 +295,5 @@ def _table(content: Any, prediction_length: int) -> np.ndarray:
 
 
 def _unknown() -> SeriesIntervals:
-    """A series that was not calibrated: the offsets of all series together."""
+    """The calibration of a series that was not calibrated: the pooled offsets."""
     return SeriesIntervals(floor=_NO_LEVEL, nonnegative=False, windows=0, offsets=None)

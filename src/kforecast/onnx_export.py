@@ -1,7 +1,7 @@
-"""The network of an artifact as an ONNX file, which forecasts without torch.
+"""Export of an artifact's network as an ONNX file, which forecasts without torch.
 
-Inputs are plain tensors, one row a window, as :class:`kforecast.data.windows.WindowBatch` has them; the
-output ``forecast`` is float32 ``[windows, horizon]`` in the series' own units. What a forecast needs besides
+The inputs are the tensors of a :class:`kforecast.data.windows.WindowBatch`, one row per window. The output
+``forecast`` is float32 ``[windows, horizon]`` in the series' own units. Everything else that a forecast needs
 is in the model's ``metadata_props`` (:func:`described`).
 """
 
@@ -21,39 +21,43 @@ from kforecast.files.output import replace_file
 from kforecast.models.naive import NAIVE
 from kforecast.predictor import Predictor
 from kforecast.version import __version__
+from kforecast.window import Window
 
-# Every onnxruntime since 2023 reads it.
+# Every onnxruntime since 2023 can read it.
 OPSET = 18
-# More than one, or the exporter takes their number for a constant.
+# More than one window, otherwise the exporter treats their number as a constant.
 _EXAMPLE_WINDOWS = 2
 
 
 class OnnxNetwork(nn.Module):
-    """What a forecaster forecasts with, as a function of plain tensors.
+    """The network and combination of a predictor, as a function of plain tensors.
 
     Attributes
     ----------
     inputs:
-        By name an example of each argument of ``forward``, in order: ``context`` (gaps filled) and
-        ``series``; ``calendar``, or of a network that looks further back the fields of :class:`Past`; and
-        ``naive``, the naive forecasts that take part, float32 ``[windows, forecasts, horizon]``.
+        An example of each argument of ``forward`` by name, in order: ``context`` (gaps filled) and
+        ``series``; then ``calendar``, or the fields of :class:`Past` for a network that looks further back;
+        then ``naive``, the naive forecasts with a weight, float32 ``[windows, forecasts, horizon]``.
+    naive:
+        Names of these naive forecasts.
     """
 
     weights: Tensor
 
-    def __init__(self, forecaster: Predictor) -> None:
+    def __init__(self, predictor: Predictor) -> None:
         super().__init__()
-        self.net = forecaster.net
-        combination = forecaster.combination
+        self.net = predictor.net
+        combination = predictor.combination
         used = {} if combination is None else {n: w for n, w in combination.weights.items() if w.any()}
         self._parts = [self.net.parts.index(name) for name in used if name in self.net.parts]
         self.naive = [name for name in used if name in NAIVE]
         ordered = [*(name for name in used if name in self.net.parts), *self.naive]
         self.register_buffer("weights", torch.tensor([used[name].tolist() for name in ordered]).double())
-        self.inputs = self._examples(forecaster)
+        self.inputs = self._examples(predictor.window)
 
-    def _examples(self, forecaster: Predictor) -> dict[str, Tensor]:
-        window, look, count = forecaster.window, self.net.lookback, _EXAMPLE_WINDOWS
+    def _examples(self, window: Window) -> dict[str, Tensor]:
+        """Tensors with the shapes and types of the inputs, by name."""
+        look, count = self.net.lookback, _EXAMPLE_WINDOWS
         horizon, fields = window.prediction_length, len(window.frequency.calendar_fields)
         made = {"context": torch.ones(count, window.context_length), "series": torch.zeros(count).long()}
         if look is None:
@@ -68,12 +72,12 @@ class OnnxNetwork(nn.Module):
         return made
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """The forecast, float32 [B, P]."""
+        """Forecast from the tensors of :attr:`inputs`, in their order; float32 [B, P]."""
         given = dict(zip(self.inputs, tensors, strict=True))
         context, series = given["context"], given["series"]
         past = Past(*(given[name] for name in Past._fields)) if "recent" in given else None
         calendar = given.get("calendar", series)
-        # Nothing looks at targets.
+        # The context stands in for targets, which a forecast never reads.
         made = self.net.forecast(WindowBatch(context, calendar, series, context, context > 0, past))
         if not len(self.weights):
             return made.values
@@ -84,17 +88,19 @@ class OnnxNetwork(nn.Module):
         return (self.weights[:, None, :] * members.double()).sum(dim=0).float()
 
 
-def write_onnx(forecaster: Predictor, directory: Path, path: Path) -> list[str]:
-    """Write the network of an artifact as one ONNX file, whole or not at all.
+def write_onnx(predictor: Predictor, directory: Path, path: Path) -> list[str]:
+    """Write the network of an artifact as one ONNX file, completely or not at all.
 
     Parameters
     ----------
-    forecaster, directory:
-        The artifact, loaded, and where it lies.
+    predictor, directory:
+        The loaded artifact, and its directory.
+    path:
+        The file to write.
 
     Returns
     -------
-    The names of the inputs.
+    The names of the model's inputs.
 
     Raises
     ------
@@ -103,10 +109,10 @@ def write_onnx(forecaster: Predictor, directory: Path, path: Path) -> list[str]:
     """
     import onnx
 
-    network = OnnxNetwork(forecaster).eval()
+    network = OnnxNetwork(predictor).eval()
     windows = torch.export.Dim("windows")
     examples = tuple(network.inputs.values())
-    # The exporter talks of its own inside.
+    # Silence the exporter's messages about its internals.
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -130,30 +136,30 @@ def write_onnx(forecaster: Predictor, directory: Path, path: Path) -> list[str]:
     assert program is not None
     model = program.model_proto
     _forget_origin(model)
-    onnx.helper.set_model_props(model, described(forecaster, directory, network))
+    onnx.helper.set_model_props(model, described(predictor, directory, network))
     onnx.checker.check_model(model)
     replace_file(path, lambda staged: onnx.save_model(model, str(staged)))
     return list(network.inputs)
 
 
-def described(forecaster: Predictor, directory: Path, network: OnnxNetwork) -> dict[str, str]:
-    """What is in the model's ``metadata_props``; what is no text is JSON."""
-    window, look = forecaster.window, forecaster.net.lookback
+def described(predictor: Predictor, directory: Path, network: OnnxNetwork) -> dict[str, str]:
+    """The model's ``metadata_props``; values that are not texts are JSON."""
+    window, look = predictor.window, predictor.net.lookback
     values = {
         "kforecast": __version__,
         "torch": version("torch"),
         "checkpoint_sha256": sha256(directory),
-        "model": type(forecaster.net).__name__,
+        "model": type(predictor.net).__name__,
         "freq": window.frequency.name,
         "step": window.frequency.step,
         "context_length": window.context_length,
         "prediction_length": window.prediction_length,
-        "history_length": forecaster.history_length,
-        "fill": forecaster.fill,
-        "item2id": forecaster.item_ids,
-        "unknown_series": forecaster.net.unknown_series(),
+        "history_length": predictor.history_length,
+        "fill": predictor.fill,
+        "item2id": predictor.item_ids,
+        "unknown_series": predictor.net.unknown_series(),
         "calendar_fields": window.frequency.calendar_fields,
-        "calendar": forecaster.calendar.as_dict(),
+        "calendar": predictor.calendar.as_dict(),
         "lookback": None if look is None else asdict(look),
         "naive": network.naive,
     }
@@ -164,7 +170,7 @@ def described(forecaster: Predictor, directory: Path, network: OnnxNetwork) -> d
 
 
 def _forget_origin(model: object) -> None:
-    """Leave out where in our and in torch's source every node comes from."""
+    """Remove the source locations, in our code and in torch, that the exporter attaches to every node."""
     graph = model.graph  # type: ignore[attr-defined]
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]

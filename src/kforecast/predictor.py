@@ -1,4 +1,4 @@
-"""Predictor: panels in, arrays out. The engine that forecaster, evaluation, training and export share."""
+"""Predictor: panels in, arrays out. Evaluation, training, the ONNX export and Forecaster share it."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -26,50 +26,48 @@ from kforecast.window import Window
 
 log = logging.getLogger(__name__)
 
-# What Kapacity's job does with a bin it has no value for; artifacts made elsewhere expect it.
+# Kapacity's job fills missing bins with zeros; artifacts made elsewhere expect the same.
 _CONSUMER_FILL: Fill = "zero"
-
-
-# Quantiles of the errors of so many windows together are as exact as they need be. A fleet of thousands of
-# series then has too few for quantiles of each, which would make its intervals.json tens of megabytes too.
+# This many windows give quantiles of the errors that are exact enough. In a fleet of thousands of series this
+# leaves too few windows per series for intervals of its own, which would also take tens of megabytes.
 _MOST_CALIBRATION_WINDOWS = 1_000_000
 
 
 class WindowForecasts(NamedTuple):
-    """Forecasts from many origins."""
+    """Point forecasts of many windows."""
 
     values: np.ndarray
     """float32 ``[windows, horizon]``."""
     level: np.ndarray
-    """float32 ``[windows, horizon]`` or ``[windows, 1]``: what errors are expected to be in proportion to."""
+    """float32 ``[windows, horizon]`` or ``[windows, 1]``: errors are expected to be proportional to it."""
     parts: dict[str, np.ndarray]
-    """What the network's forecast is made of, each float32 ``[windows, horizon]``."""
+    """The parts of the network's forecast by name, each float32 ``[windows, horizon]``."""
 
 
 @dataclass(frozen=True, repr=False)
 class Predictor:
-    """A network and all that is needed to forecast with it.
+    """A network with everything needed to forecast with it.
 
     Attributes
     ----------
     window:
         Frequency, context and horizon.
     item_ids:
-        Id of each item key.
+        Series id of each item key.
     fill:
         How unobserved bins of a context are filled.
     net:
         The network, in evaluation mode.
     intervals:
-        What makes quantiles of its forecasts; None when they were not calibrated.
+        Calibrated intervals, which turn point forecasts into quantiles; None without calibration.
     name:
-        What messages call it.
+        Its name in messages.
     calendar:
-        Local time and holidays of the series, for a network that goes by them.
+        Local time and holidays of the series, for a network that uses them.
     combination:
-        Weights of the network's parts and of naive forecasts; None: the network as it is.
+        Weights of the network's parts and of naive forecasts; None uses the network's forecast alone.
     artifact:
-        What it was made of, None for one that was put together otherwise.
+        The artifact it was made from; None if there is none.
     """
 
     window: Window
@@ -89,7 +87,13 @@ class Predictor:
 
     @classmethod
     def of(cls, artifact: Artifact, name: str) -> Self:
-        """The forecaster in an artifact that is already in memory."""
+        """The predictor of an artifact that is already in memory; ``name`` is its name in messages.
+
+        Raises
+        ------
+        ArtifactError
+            When the parts of the artifact do not belong together.
+        """
         if artifact.metadata is None:
             log.warning("%s has no %s: made elsewhere, its files are not verified", name, METADATA)
         fill = (artifact.metadata or {}).get("fill", _CONSUMER_FILL)
@@ -102,15 +106,14 @@ class Predictor:
 
     @property
     def history_length(self) -> int:
-        """Bins before an origin that a forecast makes use of; it makes do with fewer."""
+        """Bins before an origin that a forecast can use; fewer are possible."""
         look = self.net.lookback
         return max(self.window.context_length, look.length(self.window) if look is not None else 0)
 
     def unknown(self, series: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Those of the series that the artifact cannot forecast.
+        """The series, among those given, that cannot be forecast.
 
-        A network whose series share an embedding, or that has one for series it was not trained on, forecasts
-        every series.
+        There are none if all series share an embedding, or if the network has an embedding for new series.
         """
         if self.net.unknown_series() is not None:
             return []
@@ -120,17 +123,22 @@ class Predictor:
     def forecast_windows(
         self, panel: Panel, series: np.ndarray, origin: np.ndarray, *, as_consumed: bool = False
     ) -> WindowForecasts:
-        """Forecast from many origins of a panel at once, each from what lies before it.
+        """Forecast from many origins of a panel at once, each from the bins before it.
 
         Parameters
         ----------
         panel:
-            At the artifact's frequency; all its series are known.
+            At the predictor's frequency; every series in it is known.
         series, origin:
-            Row of the panel and index of the first forecast bin, int64 ``[windows]``; an origin may stand
-            right behind the panel's last bin, and its context may reach back beyond the first.
+            Panel row and index of the first forecast bin, int64 ``[windows]``. An origin may be one past the
+            panel's last bin, and its context may start before the first bin.
         as_consumed:
             Forecast as Kapacity's job does (contract 5): every series with id 0, missing bins filled with 0.
+
+        Raises
+        ------
+        ArtifactError
+            When ``as_consumed`` is set and Kapacity's job cannot load the network.
         """
         if as_consumed and not isinstance(self.net, Fcnet):
             raise ArtifactError(
@@ -140,7 +148,7 @@ class Predictor:
         context, horizon = self.window.context_length, self.window.prediction_length
         reaches_out = len(origin) and (origin.min() < context or origin.max() + horizon > panel.num_bins)
         before, after = (context, horizon) if reaches_out else (0, 0)
-        # A copy, which a panel that is mapped from a file should be spared.
+        # Padding copies the panel, so it is avoided for panels that are mapped from a file.
         padded = panel.padded(before, after) if reaches_out else panel
         windows = WindowDataset(
             padded,
@@ -170,13 +178,14 @@ class Predictor:
         return found._replace(values=self.combination.of(by_name | naive))
 
     def _naive(self, panel: Panel, cells: np.ndarray) -> dict[str, np.ndarray]:
-        """The naive forecasts from windows of a panel."""
+        """The naive forecasts of windows, given as flat cells of the panel."""
         return baselines(panel, cells, self.window, int((cells % panel.num_bins).min()))
 
     def combined(self, panel: Panel, begin: int, stop: int) -> Self:
-        """This forecaster with the weights that do best on ``[begin, stop)``.
+        """This predictor with the combination weights that are best on the bins ``[begin, stop)``.
 
-        They should be bins that the network was not fitted to. Without a window there it is as it was.
+        The network should not have been fitted to these bins. Without a window in them, the predictor is
+        returned unchanged.
         """
         cells = cells_between(panel, self.window, begin, stop, self._stride(panel, begin, stop))
         if not len(cells):
@@ -190,41 +199,50 @@ class Predictor:
         count = np.bincount(series, minlength=panel.num_series)
         mean_level = np.bincount(series, level, panel.num_series) / np.maximum(count, 1)
         found = fitted(made.parts, self._naive(panel, cells), actual, mean_level[series])
-        return replace(self, combination=found, artifact=None)  # which does not say this
+        return replace(self, combination=found, artifact=None)  # the artifact lacks these weights
 
     def _stride(self, panel: Panel, begin: int, stop: int) -> int:
-        """Bins between origins, so that there are no more of them than are needed."""
+        """Bins between the origins in ``[begin, stop)``, so that there are not more windows than needed."""
         stride = max(1, panel.num_series * (stop - begin) // _MOST_CALIBRATION_WINDOWS)
-        while gcd(stride, self.window.frequency.day) > 1:  # or else some hours of the day would have none
+        while gcd(stride, self.window.frequency.day) > 1:  # else some times of the day would have no origin
             stride += 1
         return stride
 
     def quantiles(
         self, panel: Panel, series: np.ndarray, made: WindowForecasts, levels: Sequence[float]
     ) -> np.ndarray:
-        """Quantiles of forecasts that were made, float32 ``[windows, horizon, level]``.
+        """Quantiles of point forecasts, float32 ``[windows, horizon, level]``.
+
+        Parameters
+        ----------
+        series:
+            Panel row of each window, int64 ``[windows]``.
+        made:
+            The result of :meth:`forecast_windows` for these windows.
+        levels:
+            Between 0.005 and 0.995, see :func:`kforecast.intervals.check_levels`.
 
         Raises
         ------
         ArtifactError
-            When the artifact has no intervals.
+            When there are no intervals.
         """
         if self.intervals is None:
             raise missing(self.name)
         keys = [item_key(*pair) for pair in panel.series]
         found = self.intervals.quantiles(made.values, made.level, keys, series, levels)
-        # What intervals know nothing of is judged by what is given of it.
-        strange = np.array([key not in self.intervals.series for key in keys])
-        strange &= _never_below_zero(panel, panel.num_bins)
-        lowest = np.where(strange, 0.0, -np.inf)[series].astype(found.dtype)
+        # Intervals do not say whether a series that they do not know can be negative: its history does.
+        uncalibrated = np.array([key not in self.intervals.series for key in keys])
+        uncalibrated &= _never_below_zero(panel, panel.num_bins)
+        lowest = np.where(uncalibrated, 0.0, -np.inf)[series].astype(found.dtype)
         clipped: np.ndarray = np.maximum(found, lowest[:, None, None])
         return clipped
 
     def calibrated(self, panel: Panel, begin: int, stop: int, *, as_consumed: bool = False) -> Self:
-        """This forecaster with intervals made of its errors on the targets in the bins ``[begin, stop)``.
+        """This predictor with intervals calibrated on its errors in the bins ``[begin, stop)``.
 
-        They should be bins that the network was not fitted to. Without enough windows there it is returned
-        without intervals; of more windows than are needed every so-manieth is taken.
+        The network should not have been fitted to these bins. With too few windows in them, the predictor is
+        returned without intervals; if there are more windows than needed, they are subsampled evenly.
         """
         horizon = self.window.prediction_length
         stride = self._stride(panel, begin, stop)
@@ -236,7 +254,7 @@ class Predictor:
         error = np.where(panel.observed[at], panel.values[at] - made.values, np.nan)
         if (stop - begin) // stride < OWN_WINDOWS <= stop - begin:
             log.info(
-                "So many series have intervals in common: the errors of all together, by the level of each"
+                "With this many series, all share the same intervals, scaled by the level of each series"
             )
         each = made.level.mean(axis=1, dtype=np.float64)
         count = np.bincount(series, minlength=panel.num_series)
@@ -253,7 +271,7 @@ class Predictor:
 
 
 def _never_below_zero(panel: Panel, stop: int) -> np.ndarray:
-    """Whether no value of a series before a bin is below zero, bool ``[series]``."""
+    """Whether all observed values of each series before bin ``stop`` are at least zero, bool ``[series]``."""
     found = []
     for first, observed in blocks(panel.observed[:, :stop]):
         value = panel.values[first : first + len(observed), :stop]

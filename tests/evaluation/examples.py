@@ -1,4 +1,4 @@
-"""Properties checked on few examples in the fast suite, and on many in the slow one."""
+"""Property tests with few examples in the fast suite and many in the long one."""
 
 from collections.abc import Callable
 from typing import Any

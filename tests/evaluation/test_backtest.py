@@ -1,4 +1,4 @@
-"""Rolling origins, compared with a loop in which the history ends before each origin."""
+"""The backtest compared with a loop over origins in which the history ends before each origin."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from kforecast.data.fill import FILLS
 from kforecast.data.panel import Panel
 from kforecast.data.split import cells_between
 from kforecast.errors import ArtifactError, DataError
-from kforecast.evaluation.backtest import AS_CONSUMED, MODEL, backtest
+from kforecast.evaluation.backtest import AS_CONSUMED, MODEL, BacktestSettings, Span, backtest
 from kforecast.forecaster import Forecaster
 from kforecast.models.fcnet import Fcnet
 from kforecast.models.naive import baselines
@@ -33,7 +33,7 @@ BASELINES = (
 
 
 def _panel(bins=70, series=3, gaps=0.2, seed=5):
-    """Random traffic; values of unobserved bins must not matter."""
+    """Random traffic with large values in unobserved bins, which must not matter."""
     rng = np.random.default_rng(seed)
     observed = rng.random((series, bins)) >= gaps
     values = np.where(observed, rng.uniform(1, 9, (series, bins)), 77).astype(np.float32)
@@ -76,7 +76,7 @@ def _assert_close(found, expected):
 @pytest.mark.parametrize("as_consumed", [False, True])
 def test_each_forecast_is_that_of_a_history_that_ends_before_its_origin(fill, as_consumed, bins):
     panel, forecaster = _panel(bins), _forecaster(fill=fill)
-    test = backtest(forecaster, panel, 3, panel.num_bins, as_consumed=as_consumed)
+    test = backtest(forecaster, panel, Span(3, panel.num_bins), BacktestSettings(as_consumed=as_consumed))
     compared = 0
     for origin in np.unique(test.origin):
         made = forecaster.forecast(_frame(_until(panel, origin)), as_consumed=as_consumed)
@@ -96,7 +96,7 @@ def test_each_forecast_is_that_of_a_history_that_ends_before_its_origin(fill, as
 @pytest.mark.parametrize("fill", FILLS)
 def test_an_origin_after_a_bin_that_was_not_observed_sees_only_what_was_before(fill):
     panel, forecaster = _panel(gaps=0.4), _forecaster(fill=fill)
-    test = backtest(forecaster, panel, 3, panel.num_bins)
+    test = backtest(forecaster, panel, Span(3, panel.num_bins))
     open_gap = np.flatnonzero(~panel.observed[test.series, test.origin - 1])
     assert len(open_gap) > 20
     for window in open_gap:
@@ -104,7 +104,7 @@ def test_an_origin_after_a_bin_that_was_not_observed_sees_only_what_was_before(f
         known = _until(panel, origin[0])
         made = forecaster.forecast_windows(known, row, origin)
         _assert_close(test.forecasts[MODEL][window], made.values[0])
-        # The fill at the end of the gap depends on the policy: the last value, or zero.
+        # At the end of the gap the fill decides: the last value, or zero.
         closed = replace(known, values=known.values.copy(), observed=known.observed.copy())
         newest = np.flatnonzero(known.observed[row[0]])[-1]
         closed.values[row[0], newest + 1 :] = 0 if fill == "zero" else known.values[row[0], newest]
@@ -114,7 +114,7 @@ def test_an_origin_after_a_bin_that_was_not_observed_sees_only_what_was_before(f
 
 @st.composite
 def _futures(draw):
-    """A panel, one of its origins, a begin no later, and the panel with a different future."""
+    """A panel, an origin, a begin at or before the origin, and the panel with a different future."""
     bins = draw(st.integers(10, 40))
     panel = _panel(bins, 2, draw(st.sampled_from([0.0, 0.2, 0.5])), draw(st.integers(0, 10**6)))
     origin = draw(st.integers(3, bins - WINDOW.prediction_length))
@@ -139,7 +139,7 @@ def test_nothing_at_or_after_an_origin_matters_to_its_forecasts(case, fill):
     forecaster = _forecaster(2, fill)
     try:
         one, two = (
-            backtest(forecaster, each, begin, panel.num_bins, beside_as_consumed=True)
+            backtest(forecaster, each, Span(begin, panel.num_bins), BacktestSettings(show_as_consumed=True))
             for each in (panel, other)
         )
     except DataError:
@@ -157,14 +157,14 @@ def test_nothing_at_or_after_an_origin_matters_to_its_forecasts(case, fill):
 
 def test_the_models_come_first_and_then_the_baselines():
     panel, forecaster = _panel(), _forecaster()
-    alone = backtest(forecaster, panel, 20, 60)
+    alone = backtest(forecaster, panel, Span(20, 60))
     assert list(alone.forecasts) == ["kforecast", *BASELINES]
     assert (alone.model, alone.models, alone.baselines) == ("kforecast", 1, BASELINES)
 
-    both = backtest(forecaster, panel, 20, 60, beside_as_consumed=True)
+    both = backtest(forecaster, panel, Span(20, 60), BacktestSettings(show_as_consumed=True))
     assert list(both.forecasts) == ["kforecast", "the same, with series id 0", *BASELINES]
     assert (both.model, both.models, both.baselines) == ("kforecast", 2, BASELINES)
-    consumed = backtest(forecaster, panel, 20, 60, as_consumed=True)
+    consumed = backtest(forecaster, panel, Span(20, 60), BacktestSettings(as_consumed=True))
     np.testing.assert_array_equal(both.forecasts[MODEL], alone.forecasts[MODEL])
     np.testing.assert_array_equal(both.forecasts[AS_CONSUMED], consumed.forecasts[MODEL])
     assert not np.allclose(both.forecasts[MODEL], both.forecasts[AS_CONSUMED])
@@ -173,7 +173,7 @@ def test_the_models_come_first_and_then_the_baselines():
 
 def test_the_baselines_forecast_from_the_same_origins_with_a_history_of_their_own():
     panel = _panel()
-    test = backtest(_forecaster(), panel, 30, 60)
+    test = backtest(_forecaster(), panel, Span(30, 60))
     expected = baselines(panel, test.cells, WINDOW, 30)
     for name in BASELINES:
         np.testing.assert_array_equal(test.forecasts[name], expected[name])
@@ -183,7 +183,7 @@ def test_the_baselines_forecast_from_the_same_origins_with_a_history_of_their_ow
 @pytest.mark.parametrize("stride", [1, 4])
 def test_there_is_a_window_for_every_cell_between_begin_and_stop(stride):
     panel = _panel()
-    test = backtest(_forecaster(), panel, 30, 61, stride=stride)
+    test = backtest(_forecaster(), panel, Span(30, 61), BacktestSettings(stride=stride))
     cells = cells_between(panel, WINDOW, 30, 61, stride)
     np.testing.assert_array_equal(test.cells, cells)
     assert (test.begin, test.stop, test.stride, test.horizon) == (30, 61, stride, 3)
@@ -195,7 +195,7 @@ def test_there_is_a_window_for_every_cell_between_begin_and_stop(stride):
 
 def test_what_came_is_told_where_it_was_observed():
     panel = _panel()
-    test = backtest(_forecaster(), panel, 30, 60)
+    test = backtest(_forecaster(), panel, Span(30, 60))
     assert 0 < test.observed.mean() < 1
     for window, (row, origin) in enumerate(zip(test.series, test.origin, strict=True)):
         for step in range(3):
@@ -208,8 +208,8 @@ def test_what_came_is_told_where_it_was_observed():
 def test_only_series_with_an_observed_target_are_scored():
     panel = _panel(gaps=0, series=4)
     panel.observed[0, 40:] = False
-    panel.observed[2, :44] = False  # too short for a context
-    test = backtest(_forecaster(4), panel, 40, 46)
+    panel.observed[2, :44] = False  # too late for a context
+    test = backtest(_forecaster(4), panel, Span(40, 46))
     assert set(test.series) == {0, 1, 3}
     assert test.scored_series.tolist() == [1, 3]
 
@@ -218,7 +218,7 @@ def test_quantiles_are_those_of_the_forecaster_at_the_levels_asked_for():
     panel = _panel(200)
     forecaster = _forecaster().calibrated(panel, 10, 100)
     levels = (0.9, 0.1, 0.5)
-    test = backtest(forecaster, panel, 100, 160, levels=levels)
+    test = backtest(forecaster, panel, Span(100, 160), BacktestSettings(levels=levels))
     assert test.levels == levels
     made = forecaster.forecast_windows(panel, test.series, test.origin)
     expected = forecaster.quantiles(panel, test.series, made, levels)
@@ -231,13 +231,13 @@ def test_quantiles_are_those_of_the_forecaster_at_the_levels_asked_for():
 def test_quantiles_as_consumed_are_around_the_forecasts_as_consumed():
     panel = _panel(200)
     forecaster = _forecaster().calibrated(panel, 10, 100, as_consumed=True)
-    test = backtest(forecaster, panel, 100, 160, as_consumed=True, levels=(0.1,))
+    test = backtest(forecaster, panel, Span(100, 160), BacktestSettings(as_consumed=True, levels=(0.1,)))
     made = forecaster.forecast_windows(panel, test.series, test.origin, as_consumed=True)
     np.testing.assert_array_equal(test.quantiles, forecaster.quantiles(panel, test.series, made, [0.1]))
 
 
 def test_without_intervals_no_levels_are_judged():
-    test = backtest(_forecaster(), _panel(), 30, 60, levels=(0.1, 0.9))
+    test = backtest(_forecaster(), _panel(), Span(30, 60), BacktestSettings(levels=(0.1, 0.9)))
     assert test.levels == ()
     with pytest.raises(ArtifactError, match=r"intervals\.json"):
         test.quantiles_at([0.1])
@@ -247,7 +247,7 @@ def test_levels_that_cannot_be_served_are_refused():
     panel = _panel(200)
     forecaster = _forecaster().calibrated(panel, 10, 100)
     with pytest.raises(ValueError, match=r"1\.0: quantiles are"):
-        backtest(forecaster, panel, 100, 160, levels=(0.1, 1.0))
+        backtest(forecaster, panel, Span(100, 160), BacktestSettings(levels=(0.1, 1.0)))
 
 
 def _without_context(panel):
@@ -271,13 +271,13 @@ def test_nothing_to_score_is_refused(change, begin, stop):
     panel = _panel(gaps=0)
     change(panel)
     with pytest.raises(DataError, match="nothing to score"):
-        backtest(_forecaster(), panel, begin, stop)
+        backtest(_forecaster(), panel, Span(begin, stop))
 
 
 def test_one_observed_target_is_something_to_score():
     panel = _panel(gaps=0)
     panel.observed[:, 40:] = False
     panel.observed[1, 42] = True
-    test = backtest(_forecaster(), panel, 40, 44)
-    assert test.observed.sum() == 2  # step 3 of one origin, step 2 of the next
+    test = backtest(_forecaster(), panel, Span(40, 44))
+    assert test.observed.sum() == 2  # the third step of one origin and the second of the next
     assert test.scored_series.tolist() == [1]

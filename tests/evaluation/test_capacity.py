@@ -1,4 +1,4 @@
-"""Simulated replicas, by hand and compared with a loop over single bins and decisions."""
+"""Simulated replicas, computed by hand and by a loop over bins and decisions."""
 
 import math
 
@@ -45,7 +45,7 @@ def _settings(**changes):
 
 
 def _last(load, before=NAN):
-    """The newest observed value before each bin, or ``before`` where the span has none."""
+    """The newest observed value before each bin; ``before`` if the span has none."""
     held = pd.DataFrame(load).T.ffill().shift(1).T.to_numpy()
     return np.where(np.isnan(held), np.reshape(before, (-1, 1)), held)
 
@@ -57,14 +57,14 @@ def _timeline(load, serves=1.0, step=600, stride=1, before=NAN):
 
 
 def _knowing(load, horizon):
-    """A perfect forecast where the target is observed, 0 elsewhere."""
+    """A forecast that is exact for observed bins, and 0 elsewhere."""
     ahead = np.pad(load, ((0, 0), (0, horizon)), constant_values=NAN)
     return np.nan_to_num(np.stack([ahead[:, h : h + load.shape[1]] for h in range(horizon)], axis=2))
 
 
-# A case computed by hand.
-# The lead of 900 s is 2 bins. There is a decision every 1200 s, in bins 0, 2, 4 (and 6, too late), for
-# the bins 2-3, 4-5, 6-7, so only steps 2 and 3 of a forecast matter.
+# The case computed by hand.
+# 900 s are 2 bins of lead. Every 1200 s, in bins 0, 2, 4 (and 6, too late), a decision orders for the bins
+# 2-3, 4-5, 6-7. Only steps 2 and 3 of a forecast matter.
 HAND = {
     "min_replicas": 1,
     "max_replicas": 5,
@@ -105,7 +105,7 @@ def test_a_case_by_hand():
         [none, none, 4, 4, 4, 4, 5, 5],  # from 31, 40, 70: 3.1, 4, 7
         [none, none, 1, 1, 2, 2, 2, 2],
     ]
-    # Not bin 4 of the first, which is unobserved, nor bins 2 and 3 of the second, which have no decision.
+    # Without bin 4 of the first, which is not observed, and bins 2 and 3 of the second, without an order.
     assert np.argwhere(result.counted).tolist() == [
         *([0, bin_] for bin_ in (2, 3, 5, 6, 7)),
         *([1, bin_] for bin_ in (4, 5, 6)),
@@ -163,7 +163,7 @@ def _loop(capacity, timeline, wanted, first=-1):
         new = [wanted(series, start - lead, start, start + interval) for start in starts]
         if first != -1 and new and new[0] is None:
             new[0] = first
-        # After the last decision, no order is in force.
+        # After the last decision no order is in force.
         while new and new[-1] is None:
             new.pop()
         order = -1
@@ -247,7 +247,7 @@ def cases(draw):
     shape = (num_series, num_bins)
 
     def loads(shape):
-        # Eighths: often exactly the load of whole replicas, otherwise not close to it.
+        # Eighths: either exactly the load of a number of replicas, or not close to one.
         return rng.integers(0, draw(st.sampled_from([40, 400])), size=shape, endpoint=True) / 8
 
     def missing(shape):
@@ -346,7 +346,7 @@ def test_who_serves_everything_has_no_fewer_replicas_than_perfect(case):
     capacity = capacity.model_copy(update={"max_replicas": 1000, "interval": None})
     timeline = Timeline(timeline.load, timeline.last, timeline.per_replica, timeline.step, stride=1)
     lead = math.ceil(capacity.lead_time / timeline.step)
-    # At least these two policies serve everything; the forecasts may, too.
+    # One policy that serves everything, and others that may.
     result = simulate(capacity, timeline, {"knowing": _knowing(timeline.load, lead + 1), **forecasts})
     perfect = result.outcomes.loc["perfect"]
     serving = result.outcomes[result.outcomes["under_minutes"] == 0]

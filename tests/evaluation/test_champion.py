@@ -1,4 +1,4 @@
-"""A candidate compared with the champion: which is better, how the champion aged, and unknown series."""
+"""A candidate compared with the champion: skill, drift, and series that the champion does not know."""
 
 import math
 from dataclasses import replace
@@ -22,7 +22,7 @@ def judged(champion: Champion, forecaster=None):
 
 
 def worse():
-    """A forecaster whose forecasts are twice too high."""
+    """A forecaster whose forecasts are twice as high."""
     made = _forecaster()
     with torch.no_grad():
         made.net.lc.weight *= 2
@@ -116,7 +116,7 @@ def test_in_words(skill, words):
     found = Comparison(Skill(*skill, CHAMPION, 6, 16), 0, 0.2, 0.5, math.nan, math.nan, False)
     said = comparison_words(found)
     assert words in said[0]
-    assert said[1] == "Champion: WAPE 20.00% here; what it was when it was trained is not known."
+    assert said[1] == "Champion: WAPE 20.00% here; its WAPE at training is not known."
     assert not found.drifted
 
 

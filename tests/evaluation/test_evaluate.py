@@ -23,25 +23,25 @@ from kforecast.metrics.timerange import utc
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 STEP = 600
-# The smallest training that passes its gate, and the size of the slow tests.
+# The smallest data from which a model learns enough to pass its gate, and the size of the long tests.
 DAYS, ALL_DAYS = 8, 28
 ALWAYS = ["optimizer.lr=0.005", "logger=none"]
 QUICK = [*ALWAYS, "trainer.max_epochs=8", "refit=false", "callbacks.forecast_figures=null"]
 LONG = [*ALWAYS, "trainer.max_epochs=20"]
-# The number of evaluated bins; all of them are after the training data.
+# Number of judged bins, all after the data used by training.
 JUDGED = 99
 
 
 def seasonal(seed: int, days: int = DAYS) -> pd.DataFrame:
-    """Two growing services with a daily and an hourly cycle and a drifting level."""
-    weeks = days > 14  # weekends only where an earlier one exists to learn from
+    """Two growing services with a daily and an hourly rhythm and a random walk of the level."""
+    weeks = days > 14  # a weekend that was not seen before is no rhythm
     shape = {"hourly": 0.25, "trend": 0.2, "noise": 0.08, "spikes": 0.0, "gaps": 0.0}
     shape |= {"weekend": 0.6 if weeks else 1.0, "step": 60 if weeks else 300}
     return SyntheticSource(workloads=2, days=days, start=START, seed=seed, **shape).fetch()
 
 
 def random_walks(seed: int, days: int = DAYS) -> pd.DataFrame:
-    """Two services whose next value cannot be predicted.
+    """Two services that nobody can forecast.
 
     One row per bin, because bin means of a finer random walk are not a random walk.
     """
@@ -70,7 +70,7 @@ def files(directory: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A model of seasonal traffic that has passed its gate, and the folder that holds everything."""
+    """A model of seasonal traffic that passed its gate, and the folder of all files."""
     folder = tmp_path_factory.mktemp("trained")
     gate = ["gate.require_skill=0.0", "artifact_dir=model", "hydra.run.dir=run"]
     done = train(folder, seasonal(0), *QUICK, *gate)
@@ -78,7 +78,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 def copied_model(trained: SimpleNamespace, folder: Path) -> Path:
-    """A copy of that model, for changes."""
+    """A copy of that model, to be changed."""
     return Path(shutil.copytree(trained.folder / "model", folder / "model"))
 
 
@@ -154,7 +154,7 @@ def test_a_rejected_job_of_a_sweep_is_in_the_table(seeds: str, tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def judged(trained: SimpleNamespace) -> SimpleNamespace:
-    """That model, evaluated at every third of the newest bins."""
+    """That model judged on every third of the newest bins."""
     start = START + STEP * (144 * DAYS - JUDGED)
     before = files(trained.folder / "model")
     done = evaluate(
@@ -213,7 +213,7 @@ def test_forecasts_are_those_of_the_origins_asked_for(judged: SimpleNamespace) -
     both = frame.merge(seen, on=["workload", "metric", "timestamp"])
     assert len(both) == len(frame)
     np.testing.assert_allclose(both["actual"], both["seen"], rtol=1e-5)
-    # One of them, computed by hand.
+    # One forecast computed by hand.
     origin = origins[7]
     alone = Forecaster.load(judged.folder / "model").forecast(history[history["timestamp"] < origin + STEP])
     chosen = frame[frame["origin"] == origin]
@@ -244,7 +244,7 @@ def test_report_json_and_scores_agree_with_the_forecasts(judged: SimpleNamespace
 
 @pytest.fixture(scope="module")
 def demanding(trained: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """That model on one series, without a start, with a gate it cannot pass, and with intervals saved."""
+    """That model on one of its series, without a start; the gate is too strict, and intervals are saved."""
     folder = tmp_path_factory.mktemp("demanding")
     model = copied_model(trained, folder)
     history = pd.read_csv(trained.folder / "traffic.csv")
@@ -291,14 +291,14 @@ def test_newer_intervals_of_one_series_leave_those_of_the_others(
 
 
 def with_strangers(trained: SimpleNamespace) -> pd.DataFrame:
-    """Each series twice, the second time under a name that the artifact does not know."""
+    """The series, and each of them again under a name that the artifact does not know."""
     known = pd.read_csv(trained.folder / "traffic.csv")
     return pd.concat([known, known.assign(workload=known["workload"].astype(str) + ", new café")])
 
 
 @pytest.fixture(scope="module")
 def flattered(trained: SimpleNamespace) -> SimpleNamespace:
-    """That model on a day of its training data, with its own series and as many unknown ones."""
+    """That model on a day of its training data, with its series and as many unknown ones."""
     with_strangers(trained).to_csv(trained.folder / "all.csv", index=False)
     done = evaluate(
         trained.folder,
@@ -473,7 +473,7 @@ def test_intervals_that_cannot_be_made_are_an_error_behind_the_report(
     assert f"error: evaluate.save_intervals: before {utc(start)} there are less than 20" in done.stderr
     assert (tmp_path / "run" / "report.html").exists()
     assert not (model / INTERVALS).exists()
-    # Replicas that begin with the span are sized by the span.
+    # Series that begin within the span are sized by the span.
     assert "2 of 2 series have no traffic before the span" in done.stdout
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     hours = JUDGED * STEP / 3600

@@ -1,4 +1,4 @@
-"""The report: its files are read back equal, its page is self-contained, its figures show the results."""
+"""The report: files read back equal, the page is self-contained, figures show the results."""
 
 import json
 import math
@@ -18,6 +18,7 @@ from pyarrow import csv
 from kforecast.config.checks import CONF_DIR
 from kforecast.data.panel import Panel
 from kforecast.errors import OutputError
+from kforecast.evaluation.backtest import BacktestSettings, Span
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.report import files as report
 from kforecast.evaluation.report import page as page_module
@@ -32,7 +33,7 @@ from kforecast.evaluation.report.figures import (
 )
 from kforecast.evaluation.report.files import forecasts_frame, write_report
 from kforecast.evaluation.report.page import ReportContext
-from kforecast.evaluation.scoreboard import judge
+from kforecast.evaluation.scoreboard import QUANTILES, judge
 from kforecast.evaluation.scores import overall
 from kforecast.forecaster import Forecaster
 from kforecast.intervals import LEVELS
@@ -43,6 +44,7 @@ from kforecast.window import Frequency, Window
 HOUR = Frequency.parse("1H")
 START = 1_700_006_400
 BEGIN, STOP = 200, 300
+SPAN = Span(BEGIN, STOP)
 SCRIPT = "<script>alert(1)</script>"
 # Sorted by item key, as in a panel.
 NAMES_OF_ANY_KIND = (
@@ -64,7 +66,7 @@ def _plain_names(count):
 
 
 def _panel(names, bins=310, gaps=0.1, frequency=HOUR):
-    """Series with a daily cycle; values of unobserved bins must not matter."""
+    """Series with a daily cycle and large values in unobserved bins, which must not matter."""
     rng = np.random.default_rng(2)
     shape = len(names), bins
     season = frequency.season
@@ -84,7 +86,7 @@ def _forecaster(panel, horizon=3):
     return Forecaster(window, panel.item_ids, "interpolate", net)
 
 
-def _board(names=None, horizon=3, intervals=True, stop=STOP, panel=None, capacity=None, **named):
+def _board(names=None, horizon=3, intervals=True, span=SPAN, panel=None, capacity=None, stride=1):
     panel = _panel(names or _plain_names(3)) if panel is None else panel
     forecaster = _forecaster(panel, horizon)
     if intervals:
@@ -92,18 +94,18 @@ def _board(names=None, horizon=3, intervals=True, stop=STOP, panel=None, capacit
     content = yaml.safe_load((CONF_DIR / "capacity" / "default.yaml").read_text(encoding="utf-8"))
     del content["_target_"]
     settings = Capacity(**(content | (capacity or {})))
-    return judge(forecaster, panel, BEGIN, stop, settings, **named)
+    return judge(forecaster, panel, span, BacktestSettings(stride, levels=QUANTILES), settings)
 
 
 @pytest.fixture(scope="module")
 def board():
-    """An evaluation of series with gaps and arbitrary names, by a forecaster with intervals."""
-    return _board(NAMES_OF_ANY_KIND, part="the newest bins", trained_until=START + BEGIN * 3600)
+    """Of series with gaps and names of any kind, by a forecaster with intervals."""
+    return _board(NAMES_OF_ANY_KIND, span=Span(BEGIN, STOP, "the newest bins", START + BEGIN * 3600))
 
 
 @pytest.fixture(scope="module")
 def written(board, tmp_path_factory):
-    """A directory that holds its report."""
+    """A directory with a report of the board."""
     directory = tmp_path_factory.mktemp("report") / "new" / "one"
     drawn = write_report(board, CONTEXT, directory, board.as_dict())
     assert list(drawn) == [*NAMES]
@@ -117,12 +119,12 @@ def page(written):
 
 @pytest.fixture
 def without_figures(monkeypatch):
-    """Replaces the figures, so that pages are fast."""
+    """Pages without figures, which are fast."""
     monkeypatch.setattr(report, "figures", lambda board: {})
 
 
 def _text(directory):
-    """The text of a page, as one line."""
+    """The text of a page in one line."""
     text = (directory / "report.html").read_text(encoding="utf-8").split("<main>")[1]
     return " ".join(re.sub(r"<[^>]*>", " ", text).split()).replace("\N{NO-BREAK SPACE}", " ")
 
@@ -131,7 +133,7 @@ def _text(directory):
 
 
 def test_a_row_for_each_window_and_step():
-    board = _board(horizon=2, stop=BEGIN + 9)
+    board = _board(horizon=2, span=Span(BEGIN, BEGIN + 9))
     found, panel = board.backtest, board.backtest.panel
     frame = forecasts_frame(board)
     quantiles = [name for name in frame if name.startswith("q")]
@@ -219,7 +221,7 @@ def test_every_figure_is_a_png(written):
 
 
 def test_the_same_again_is_equal_to_the_byte(board, written, tmp_path):
-    # Independent of the user's matplotlib style.
+    # The user's own style must not matter.
     with matplotlib.rc_context(
         {"axes.facecolor": "black", "savefig.bbox": "tight", "timezone": "Asia/Tokyo"}
     ):
@@ -258,7 +260,7 @@ def test_a_write_that_fails_leaves_the_earlier_file(board, without_figures, tmp_
 
 
 class _Reader(HTMLParser):
-    """Checks that tags are closed in order, and collects all tags and text."""
+    """Checks that tags are closed in order, and keeps all tags and all text."""
 
     EMPTY = ("meta", "link", "br", "hr", "img", "input")
 
@@ -342,7 +344,7 @@ def test_every_figure_is_in_the_page_in_both_modes(page):
         assert root.get("viewBox")
         used = {*re.findall(r"var\((--[a-z-]*)\)", element)}
         assert {"--ink", "--sans"} <= used <= known
-        # No element keeps a colour of only one mode.
+        # No colour is fixed to one mode.
         assert not re.search(r"(fill|stroke): #", element)
         assert not [text for text in re.findall(r"<text[^>]*>", element) if "fill: var" not in text]
     for name in known:
@@ -370,7 +372,7 @@ def test_the_worst_series_come_first_and_at_most_fifty(without_figures, tmp_path
     shown = re.findall(r'<th class="name" scope="row">(w\d\d)</th>', page)
     scores = board.series_scores().sort_values("wape", ascending=False, kind="stable")
     assert shown == scores["workload"].tolist()[:50]
-    assert "These are 50 of 53; scores.csv has all of them." in _text(tmp_path).replace(" ;", ";")
+    assert "The table shows 50 of 53; scores.csv has all of them." in _text(tmp_path).replace(" ;", ";")
 
 
 def test_without_intervals_the_page_says_so(without_figures, tmp_path):
@@ -408,7 +410,7 @@ def _lines(axis):
 
 def test_figures_are_there_where_there_is_something_to_show(board):
     assert [*figures(board)] == [*NAMES]
-    lonely = figures(_board(_plain_names(1), horizon=1, intervals=False, stop=BEGIN + 12))
+    lonely = figures(_board(_plain_names(1), horizon=1, intervals=False, span=Span(BEGIN, BEGIN + 12)))
     assert [*lonely] == ["forecasts", "baselines", "replicas", "cost", "age"]
     assert len(lonely["forecasts"].axes) == len(lonely["cost"].axes) == 1
     assert "age" not in figures(replace(board, ages=board.ages[:1]))

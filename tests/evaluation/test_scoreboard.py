@@ -1,4 +1,4 @@
-"""The scoreboard: its parts are consistent, and it consists of plain values."""
+"""The scoreboard: its parts agree with each other, and it consists of plain values."""
 
 import json
 import math
@@ -12,7 +12,7 @@ import yaml
 from kforecast.config.checks import CONF_DIR
 from kforecast.data.panel import Panel
 from kforecast.errors import DataError
-from kforecast.evaluation.backtest import AS_CONSUMED, MODEL
+from kforecast.evaluation.backtest import AS_CONSUMED, MODEL, BacktestSettings, Span
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.scoreboard import HEADROOMS, ORDER_LEVELS, QUANTILES, Scoreboard, judge, order
 from kforecast.evaluation.scores import score
@@ -31,6 +31,7 @@ BASELINES = [
     "mean by time of week",
 ]
 BEGIN, STOP = 200, 300
+SPAN = Span(BEGIN, STOP)
 
 
 def _capacity(**changes):
@@ -40,7 +41,7 @@ def _capacity(**changes):
 
 
 def _panel(gaps=0.0, bins=310):
-    """Three series with a daily cycle; values of unobserved bins must not matter."""
+    """Three series with a daily cycle and large values in unobserved bins, which must not matter."""
     rng = np.random.default_rng(2)
     time = np.arange(bins)
     level = np.array([[1.0], [10.0], [100.0]])
@@ -61,9 +62,12 @@ def _forecaster(horizon=3):
     return Forecaster(window, {f"w{row}m": row for row in range(3)}, "interpolate", net)
 
 
-def _judge(panel=None, forecaster=None, capacity=None, **named) -> Scoreboard:
+def _judge(
+    panel=None, forecaster=None, capacity=None, span=SPAN, seed=0, champion=None, **named
+) -> Scoreboard:
     panel = _panel(gaps=0.1) if panel is None else panel
-    return judge(forecaster or _forecaster(), panel, BEGIN, STOP, capacity or _capacity(), **named)
+    settings = BacktestSettings(**{"levels": QUANTILES} | named)
+    return judge(forecaster or _forecaster(), panel, span, settings, capacity or _capacity(), seed, champion)
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +77,15 @@ def plain():
 
 @pytest.fixture(scope="module")
 def board():
-    """The scoreboard of a forecaster with intervals."""
+    """The board of a forecaster with intervals."""
     panel = _panel(gaps=0.1)
-    return _judge(panel, _forecaster().calibrated(panel, 10, BEGIN), part="the newest bins")
+    return _judge(
+        panel, _forecaster().calibrated(panel, 10, BEGIN), span=replace(SPAN, name="the newest bins")
+    )
 
 
 def _strict(board):
-    """The content as a JSON reader sees it."""
+    """The board as strict JSON, read back."""
     content = board.as_dict()
     read = json.loads(json.dumps(content, allow_nan=False))
     # Keys are text and values plain without the conversion, too.
@@ -185,7 +191,7 @@ def test_age_counts_from_the_end_of_the_training_data_where_it_is_known(plain):
     assert content["counted_from"] == "the start of the span"
     assert content["steps"][0]["age"] == 0
     until = START + 3600 * (BEGIN - 24)
-    known = _judge(trained_until=until)
+    known = _judge(span=replace(SPAN, trained_until=until))
     assert known.age_known
     content = _strict(known)["age"]
     assert content["counted_from"] == "the end of the training data"
@@ -195,7 +201,7 @@ def test_age_counts_from_the_end_of_the_training_data_where_it_is_known(plain):
 
 
 def test_inside_its_training_data_a_model_has_no_age():
-    board = _judge(trained_until=START + 3600 * (BEGIN + 10))
+    board = _judge(span=replace(SPAN, trained_until=START + 3600 * (BEGIN + 10)))
     assert not board.age_known
     assert board.ages["age"].iloc[0] == 0
 
@@ -244,7 +250,7 @@ def test_quantiles_are_ordered_for_only_with_intervals(plain, board):
     cost = content["quantile"]["cost"]
     assert len(cost) == len(ORDER_LEVELS)
     assert content["quantile"]["best"] == ORDER_LEVELS[cost.index(min(cost))]
-    # It is not a forecaster, so it has neither scores nor headroom.
+    # The policy is not a forecast, so it has no scores and no headroom.
     assert at_quantile not in content["headroom"]["cost"]
     assert at_quantile not in set(board.scores["model"])
 
@@ -255,7 +261,7 @@ def test_ordering_for_a_quantile_costs_what_the_curve_says():
     found = _judge(panel, forecaster, _capacity(cost_under=9.0, cost_over=1.0)).orders
     policy = found.simulation.outcomes.loc["kforecast at quantile 0.9", "cost"]
     assert found.by_quantile[ORDER_LEVELS.index(0.9)] == pytest.approx(policy)
-    # Quantiles beyond the known ones equal the outermost.
+    # A quantile beyond the stored levels is the outermost one.
     extreme = _judge(panel, forecaster, _capacity(cost_under=1e9)).orders.simulation
     assert "kforecast at quantile 0.995" in extreme.outcomes.index
 
@@ -361,7 +367,7 @@ def test_a_series_without_observed_targets_is_on_no_list():
 
 
 def test_what_would_be_served_with_series_id_0_is_a_model_beside_the_judged_one():
-    board = _judge(beside_as_consumed=True)
+    board = _judge(show_as_consumed=True)
     content = _strict(board)
     alone = _strict(_judge())
     assert content["overall"] == alone["overall"]

@@ -1,4 +1,4 @@
-"""Scores, by hand and compared with a library of losses."""
+"""Scores, computed by hand and by a library of losses."""
 
 import math
 
@@ -24,7 +24,7 @@ LEVELS = (0.5, 0.9, 0.025, 0.1, 0.975)
 
 
 class _Quantiles:
-    """A forecaster that only has quantiles."""
+    """A predictor that only provides quantiles."""
 
     def __init__(self, values):
         self.values = values
@@ -36,7 +36,7 @@ class _Quantiles:
 
 
 def _panel(values, frequency=DAY):
-    """A panel from an array, NaN where unobserved; the values of those bins must not matter."""
+    """A panel from an array with NaN for unobserved bins; the values put there must not matter."""
     values = np.asarray(values, dtype=np.float32)
     observed = ~np.isnan(values)
     series = tuple((f"w{row}", "m") for row in range(len(values)))
@@ -44,7 +44,7 @@ def _panel(values, frequency=DAY):
 
 
 def _backtest(history, actual, forecasts, series=None, quantiles=None, levels=()):
-    """A backtest of consecutive windows: the horizons of a series are ``actual``, one after the other.
+    """Adjacent windows: the horizons of a series are the rows of ``actual``, one after the other.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def _backtest(history, actual, forecasts, series=None, quantiles=None, levels=()
         cells=series * panel.num_bins + origin,
         forecasts={name: np.asarray(made, dtype=np.float32) for name, made in forecasts.items()},
         models=1,
-        forecaster=_Quantiles(quantiles),
+        predictor=_Quantiles(quantiles),
         made=None,
         levels=levels,
     )
@@ -288,7 +288,7 @@ def _windows(draw):
 
 
 def _library(history, actual, made, quantiles, series):
-    """Scores of each (series, step) by the library, without gaps, because it does not support them.
+    """Scores of each (series, step) by the library, which cannot handle gaps: they are dropped first.
 
     To the library, each step and all steps together are a series, with the history of its series.
     """
@@ -303,7 +303,7 @@ def _library(history, actual, made, quantiles, series):
         table[f"model-lo-{share}"], table[f"model-hi-{share}"] = table[f"q{low}"], table[f"q{high}"]
     frame = pd.concat([table.assign(step=table["step"].astype(str)), table.assign(step="all")]).dropna()
     frame["unique_id"] = "w" + frame["row"].astype(str) + " " + frame["step"]
-    # Gaps stay here, so that a season is 7 rows; differences with a gap are NaN and left out.
+    # Gaps are kept here, so that a season is 7 rows; differences with a gap are NaN and left out.
     train = pd.concat(
         [
             pd.DataFrame(
@@ -326,7 +326,7 @@ def _library(history, actual, made, quantiles, series):
     scores = pd.DataFrame({name: one.set_index("unique_id")["model"] for name, one in found.items()})
     scores["pinball"] = sum(one.set_index("unique_id")["model"] for one in of_level) / len(LEVELS)
     scores["targets"] = frame.groupby("unique_id").size()
-    # Where the total is zero, the library's share is infinite and ours is NaN.
+    # The library takes a share of nothing as infinite; here it is NaN.
     return scores.replace(np.inf, NAN)
 
 

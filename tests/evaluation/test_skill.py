@@ -1,4 +1,4 @@
-"""Skill over the best baseline: by hand, its interval on data with known skill, and by age."""
+"""Skill over the best baseline: by hand, its interval on data with known skill, and ageing."""
 
 import math
 
@@ -19,7 +19,7 @@ START = 1_700_006_400
 
 
 def _backtest(actual, models, others, *, begin=0, horizon=1, stride=1, origins=None, frequency=HOUR):
-    """A backtest of forecasts given by their errors.
+    """A backtest of forecasts given as errors added to the actual values.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def _backtest(actual, models, others, *, begin=0, horizon=1, stride=1, origins=N
         for name, error in (models | others).items()
     }
     return Backtest(
-        panel, begin, panel.num_bins, stride, cells, forecasts, len(models), forecaster=None, made=None
+        panel, begin, panel.num_bins, stride, cells, forecasts, len(models), predictor=None, made=None
     )
 
 
@@ -207,7 +207,7 @@ def test_a_model_just_as_good_as_the_baseline_is_seldom_found_better():
 
 
 def test_the_choice_of_the_best_baseline_is_paid_for():
-    """Each draw has its own best baseline, which beats the best one overall."""
+    """Each draw has its own best baseline, which is better than the one that is best overall."""
     errors = np.random.default_rng(0).exponential(1, (6, 1, 300))
     others = {f"baseline {number}": error for number, error in enumerate(errors[1:])}
 

@@ -1,4 +1,4 @@
-"""Weights of a network and naive forecasts: shares, fitted only where a naive forecast helps."""
+"""Combination weights of a network and naive forecasts: shares, fitted if a naive forecast is better."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ NETWORK = "network"
 
 
 def candidates(seed: int, network: float, naive: float, count: int = 400):
-    """Observed values, and forecasts with errors of the given sizes."""
+    """Actual values, and forecasts with errors of the given sizes."""
     random = np.random.default_rng(seed)
     actual = random.uniform(50, 150, (count, HORIZON))
     forecasts = {
@@ -24,7 +24,7 @@ def candidates(seed: int, network: float, naive: float, count: int = 400):
 
 
 def fit(forecasts: dict[str, np.ndarray], actual: np.ndarray, level: np.ndarray) -> Combination:
-    """The combination of naive forecasts and a network with a single part."""
+    """The combination of a network with one part and naive forecasts."""
     naive = {name: forecast for name, forecast in forecasts.items() if name != NETWORK}
     return fitted({NETWORK: forecasts[NETWORK]}, naive, actual, level)
 

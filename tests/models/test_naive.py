@@ -1,4 +1,4 @@
-"""Naive forecasts, compared with loops over single windows and steps."""
+"""Naive forecasts compared with loops over windows and steps."""
 
 import math
 from functools import partial
@@ -28,7 +28,7 @@ NAMES = ["last value", "moving average", "same time yesterday", "same time last 
 
 
 def _panel(values, frequency=COARSE[0], start=0):
-    """A panel from an array, NaN where unobserved; the values of those bins must not matter."""
+    """A panel from an array with NaN for unobserved bins; the values put there must not matter."""
     values = np.asarray(values, dtype=np.float32)
     observed = ~np.isnan(values)
     series = tuple((f"w{row}", "m") for row in range(len(values)))
@@ -58,7 +58,7 @@ def _season_ago(values, origin, step, *seasons):
 
 
 def _mean_at_that_time(values, origin, step, stop, panel):
-    """The mean of the values before ``stop`` at the same time of the week, else of the day, else of all."""
+    """The mean of observed values before ``stop`` at the same time of the week or of the day, or of all."""
     width = panel.frequency.step
     for season in (7 * 86_400, 86_400, width):
         wanted = (panel.start + (origin + step) * width) % season

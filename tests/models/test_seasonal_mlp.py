@@ -1,4 +1,4 @@
-"""SeasonalMLP by its forecasts: it copes with units, gaps, extreme values and unknown series."""
+"""Forecasts of SeasonalMLP with different units, gaps, extreme values and unknown series."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ GAP = float("nan")
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """One thread, because synchronization slows down tiny networks on busy cores."""
+    """One thread: waiting threads make tiny networks slow when all cores are busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,7 +32,7 @@ def _one_thread():
 
 
 def network(window=WINDOW, num_series=2, seed=0, **settings):
-    """A network with weights like a trained one; an untrained network forecasts the last value."""
+    """A network with weights like a trained one; an untrained one forecasts the last value."""
     torch.manual_seed(seed)
     net = SeasonalMLP(window, num_series, **({"members": 2, "hidden": 16, "embedding": 4} | settings))
     with torch.no_grad():
@@ -185,7 +185,7 @@ def test_losses_and_gradients_are_finite_whatever_the_traffic(values):
 
 
 def loss_and_gradient(net, batch):
-    """The loss and the gradient, as in training."""
+    """Windows as training sees them."""
     parameters = FlatParameters(net)
     gradient, chunk = AutomaticGradient(net), Chunk(net, batch, len(batch.series))
     gradient.begin(chunk)
@@ -223,8 +223,8 @@ def test_in_training_less_of_the_past_of_some_windows_is_known():
     seen = net.train().prepare(batch).inputs[3]
     assert (seen <= known).all()
     hidden = (seen != known).flatten(1).any(dim=1)
-    assert 0.1 < hidden.float().mean() < 0.5  # some windows are short of history anyway
-    # The oldest seasons are the hidden ones.
+    assert 0.1 < hidden.float().mean() < 0.5  # of some even less was there
+    # The oldest history is hidden.
     depth = seen.any(dim=2).sum(dim=1)
     assert all(seen[row, :deep].equal(known[row, :deep]) for row, deep in enumerate(depth.tolist()))
     assert net.eval().prepare(batch).inputs[3].equal(known)
@@ -330,7 +330,7 @@ def test_the_part_that_sees_the_context_sees_no_past_days():
 
 
 def test_a_window_that_moves_much_counts_no_more_than_five_usual_ones():
-    """The gradient of the context branch grows with the variation of its window, up to a limit."""
+    """The gradient of the ContextMLP is proportional to the movement of its window, up to a limit."""
     net = network(dropout=0.0)
     panel = panel_of(traffic(gaps=0))
     batch = batch_of(panel, net)

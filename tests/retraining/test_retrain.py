@@ -1,4 +1,4 @@
-"""``kforecast-retrain``: which model serves after each cycle, and what never changes."""
+"""``kforecast-retrain``: the serving version after each cycle, and files that never change."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ def cycles(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three cycles: the first champion, a rejected candidate, and one that replaces the champion."""
+    """Three cycles: the first champion, a rejected candidate, and one that is promoted."""
     folder = tmp_path_factory.mktemp("cycles") / "work"
     folder.mkdir()
     retrain(folder, *QUICK)
@@ -56,7 +56,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def work(history: Path, tmp_path: Path) -> Path:
-    """A copy of it, for changes."""
+    """A copy of these cycles, to be changed."""
     shutil.copytree(history, tmp_path / "work", symlinks=True)
     return tmp_path / "work"
 
@@ -69,7 +69,7 @@ def test_each_cycle_is_told(history: Path) -> None:
     first, kept, promoted = found
     assert first["champion_wape"] is None
     assert first["candidate_wape"] > 0
-    # The same data for all, so that the champion's error stays the same.
+    # All cycles have the same data, so that the champion has the same error as at its training.
     assert kept["champion_wape"] == pytest.approx(first["candidate_wape"])
     assert kept["champion_wape_then"] == pytest.approx(first["candidate_wape"])
     assert kept["drift"] == pytest.approx(0, abs=1e-6)
@@ -204,7 +204,7 @@ def test_a_champion_outlives_a_killed_cycle(
             assert not running.done(), running.result()
             assert time.monotonic() < until
             time.sleep(0.02)
-        # The lock file names the process that writes the models.
+        # The writer of the models names itself to others.
         holder = re.search(r"process (\d+)", (work / ".models.lock").read_text(encoding="utf-8"))
         assert holder is not None
         os.kill(int(holder[1]), number)
@@ -252,7 +252,7 @@ def test_a_level_shift_is_followed_within_a_cycle(tmp_path: Path) -> None:
     assert follows["decision"] == "promoted"
     assert follows["drift"] > 0.5
     assert follows["candidate_wape"] < 0.95 * follows["champion_wape"]
-    # The earlier champion is unchanged.
+    # The former champion is unchanged.
     models = work / "models"
     former = json.loads((models / "state.json").read_text())["former"][-1]
     before = hashes(models / "versions" / str(former))

@@ -34,7 +34,7 @@ def store_of(root: Path, *cycles: dict[str, Any]) -> Store:
         (KEPT, "Version 1 stays the champion: the candidate is not better beyond doubt."),
         (
             KEPT | {"drift": 0.25},
-            "with drift: beside the best baseline its error is 25\N{NO-BREAK SPACE}% larger",
+            "with drift: relative to the best baseline its error is 25\N{NO-BREAK SPACE}% larger",
         ),
         (PROMOTED, "Version 2 is the new champion: its error is 50.0\N{NO-BREAK SPACE}% lower"),
         (

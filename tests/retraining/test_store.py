@@ -1,4 +1,4 @@
-"""The directory of a champion: links, history, rollback, and recovery after a kill."""
+"""The store of champions: links, history, rollback, and the leftovers of a kill."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ TIME = "2026-01-01T00:00:00+00:00"
 
 
 def add(root: Path, value: float, promote: bool = True, keep: int = 5) -> int:
-    """Add a cycle whose candidate has the given weight; its number."""
+    """Record a cycle whose candidate has a weight of its own; return its number."""
     with Store(root).writing("a test") as store:
         number, before = store.state.newest + 1, store.state.champion
         make_artifact(value).save(store.version(number))
@@ -73,7 +73,7 @@ def test_a_version_that_was_changed_is_found_out(tmp_path: Path) -> None:
 def test_what_a_killed_process_has_left_is_put_right(tmp_path: Path) -> None:
     add(tmp_path, 0.1)
     add(tmp_path, 0.2)
-    # One process was killed between state.json and the links, another one while it saved a candidate.
+    # One process killed after state.json, before the links; another one while saving a candidate.
     (tmp_path / "champion").unlink()
     (tmp_path / "champion").symlink_to("versions/1")
     make_artifact(0.3).save(tmp_path / "versions" / "3")

@@ -1,4 +1,4 @@
-"""Limits on the held-out data that is evaluated."""
+"""How many series and windows of the held-out data are used."""
 
 import numpy as np
 import pytest

@@ -73,7 +73,7 @@ def test_succeeds_and_says_what_it_did(run: SimpleNamespace) -> None:
         "last value",
         "same time yesterday",
         "perfect knowledge",
-        "Intervals: of the targets lie",
+        "Intervals: coverage",
         "best epoch",
         "kforecast-forecast",
         "Seed 42",

@@ -47,7 +47,8 @@ def evaluate(cfg: DictConfig) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     from kforecast.artifact import Artifact, save_intervals
-    from kforecast.evaluation.evaluation import evaluate_panel
+    from kforecast.evaluation.backtest import BacktestSettings
+    from kforecast.evaluation.evaluation import EvaluationSettings, evaluate_panel
     from kforecast.evaluation.report.words import shortfall
     from kforecast.forecaster import Forecaster
     from kforecast.metrics.timerange import utc
@@ -55,19 +56,10 @@ def evaluate(cfg: DictConfig) -> None:
     artifact = Artifact.load(artifact_dir)
     forecaster = Forecaster.of(artifact, str(artifact_dir))
     check_step(source, forecaster.window)
-    found = evaluate_panel(
-        forecaster,
-        read_history(source, forecaster.window.frequency, run_dir),
-        capacity,
-        start=chosen.start,
-        end=chosen.end,
-        stride=chosen.stride,
-        as_consumed=chosen.as_consumed,
-        levels=chosen.quantiles,
-        source=str(source),
-        seed=settings.seed,
-        calibrate=chosen.save_intervals,
-    )
+    panel = read_history(source, forecaster.window.frequency, run_dir)
+    backtest = BacktestSettings(chosen.stride, chosen.as_consumed, levels=chosen.quantiles)
+    judging = EvaluationSettings(chosen.start, chosen.end, backtest, capacity, settings.seed)
+    found = evaluate_panel(forecaster, panel, judging, str(source), calibrate=chosen.save_intervals)
     figures = found.publish(run_dir, short_path(artifact_dir))
     with SummaryWriter(str(run_dir / "tensorboard")) as events:
         for name, figure in figures.items():
@@ -75,7 +67,7 @@ def evaluate(cfg: DictConfig) -> None:
     print(found)
     print(f"report: {short_path(run_dir / 'report.html')}")
     if chosen.save_intervals:
-        made = found.board.backtest.forecaster.intervals
+        made = found.board.backtest.predictor.intervals
         if made is None:
             raise DataError(
                 f"evaluate.save_intervals: before {utc(found.board.bounds[0])} there are less than "

@@ -1,4 +1,4 @@
-"""Rolling origins: what a forecaster and the baselines would have said at every moment of a span."""
+"""Rolling-origin backtest: forecasts of a predictor and the baselines from every origin of a span."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,55 @@ AS_CONSUMED = "the same, with series id 0"
 
 
 @dataclass(frozen=True)
+class Span:
+    """The judged part of a panel.
+
+    Attributes
+    ----------
+    begin, stop:
+        Its bins ``[begin, stop)``.
+    name:
+        Its name in reports; empty for "the span".
+    trained_until:
+        Unix seconds at which the training data of the judged model ends; None if unknown.
+    """
+
+    begin: int
+    stop: int
+    name: str = ""
+    trained_until: int | None = None
+
+
+@dataclass(frozen=True)
+class BacktestSettings:
+    """How a span is backtested.
+
+    Attributes
+    ----------
+    stride:
+        Bins between origins.
+    as_consumed:
+        Judge the forecasts as Kapacity's job makes them: every series with id 0, missing bins as zeros.
+    show_as_consumed:
+        Add those forecasts as another model, next to the judged one.
+    levels:
+        Quantile levels to judge; ignored for a predictor without intervals.
+    """
+
+    stride: int = 1
+    as_consumed: bool = False
+    show_as_consumed: bool = False
+    levels: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
 class Backtest:
-    """Forecasts from the same origins for the same targets.
+    """Forecasts of models and baselines from the same origins for the same targets.
 
     Attributes
     ----------
     panel:
-        The history, whole.
+        The whole history.
     begin, stop:
         The judged bins ``[begin, stop)``.
     stride:
@@ -32,14 +74,15 @@ class Backtest:
     cells:
         Windows as flat cells ``series * num_bins + origin``, sorted, int64 ``[windows]``.
     forecasts:
-        By forecaster, float32 ``[windows, horizon]``; the models first, of which the first is the one that is
-        judged, then the baselines.
+        By name, float32 ``[windows, horizon]``: the judged model, other models, then the baselines.
     models:
-        How many of them are models.
-    forecaster, made:
-        Who made the judged forecasts, and what it made.
+        Number of models among the forecasts.
+    predictor:
+        The judged model.
+    made:
+        Its forecasts with their levels and parts.
     levels:
-        Quantiles that are judged too; none for a forecaster without intervals.
+        Judged quantile levels; none for a predictor without intervals.
     """
 
     panel: Panel
@@ -49,28 +92,28 @@ class Backtest:
     cells: np.ndarray
     forecasts: dict[str, np.ndarray]
     models: int
-    forecaster: Predictor
+    predictor: Predictor
     made: WindowForecasts
     levels: tuple[float, ...] = ()
 
     @property
     def model(self) -> str:
-        """The name of the forecaster that is judged."""
+        """The name of the judged model."""
         return next(iter(self.forecasts))
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """The names of those it must beat."""
+        """The names of the baselines, which the model must beat."""
         return tuple(self.forecasts)[self.models :]
 
     @property
     def horizon(self) -> int:
-        """Steps of a forecast."""
+        """Steps per forecast."""
         return int(self.forecasts[self.model].shape[1])
 
     @cached_property
     def series(self) -> np.ndarray:
-        """Row of the panel of each window, int64 ``[windows]``."""
+        """Panel row of each window, int64 ``[windows]``."""
         return self.cells // self.panel.num_bins
 
     @cached_property
@@ -85,13 +128,13 @@ class Backtest:
 
     @cached_property
     def observed(self) -> np.ndarray:
-        """Which targets count, bool ``[windows, horizon]``."""
+        """Which targets were observed, so that they count, bool ``[windows, horizon]``."""
         observed: np.ndarray = self.panel.observed[self.series[:, None], self.target]
         return observed
 
     @cached_property
     def actual(self) -> np.ndarray:
-        """What came, float64 ``[windows, horizon]``, NaN where it was not observed."""
+        """Actual values, float64 ``[windows, horizon]``; NaN where not observed."""
         values = self.panel.values[self.series[:, None], self.target].astype(np.float64)
         return np.where(self.observed, values, np.nan)
 
@@ -102,68 +145,55 @@ class Backtest:
 
     def quantiles_at(self, levels: Sequence[float]) -> np.ndarray:
         """Quantiles at any levels, float32 ``[windows, horizon, level]``."""
-        return self.forecaster.quantiles(self.panel, self.series, self.made, levels)
+        return self.predictor.quantiles(self.panel, self.series, self.made, levels)
 
     @property
     def scored_series(self) -> np.ndarray:
-        """Rows of the panel that have an observed target, ascending."""
+        """Panel rows with at least one observed target, ascending."""
         return np.unique(self.series[self.observed.any(axis=1)])
 
 
 def backtest(
-    forecaster: Predictor,
+    predictor: Predictor,
     panel: Panel,
-    begin: int,
-    stop: int,
-    *,
-    stride: int = 1,
-    as_consumed: bool = False,
-    beside_as_consumed: bool = False,
-    beside: Mapping[str, Predictor] | None = None,
-    levels: Sequence[float] = (),
+    span: Span,
+    settings: BacktestSettings = BacktestSettings(),
+    others: Mapping[str, Predictor] | None = None,
 ) -> Backtest:
-    """Forecast from every origin of the bins ``[begin, stop)`` in one batched pass.
+    """Forecast from every origin of a span in one batched pass.
 
     Parameters
     ----------
     panel:
-        At the forecaster's frequency; it knows all the series.
-    stride:
-        Bins between origins.
-    as_consumed:
-        Judge what Kapacity's job would serve: every series with id 0, missing bins as zeros.
-    beside_as_consumed:
-        Show what it would serve with series id 0 beside the model.
-    beside:
-        Other models by name, of the same frequency and horizon, from the same origins; where one does not
-        know a series, the last value stands in for it.
-    levels:
-        Quantiles, for a forecaster that has intervals.
+        At the predictor's frequency; the predictor knows all its series.
+    others:
+        Other models by name, of the same frequency and horizon, forecast from the same origins. The last
+        value replaces their forecasts of series that they do not know.
 
     Raises
     ------
     DataError
-        When there is no origin with half of its context and a target observed.
+        When no origin has half of its context and a target observed.
     ArtifactError
         When a forecast is not a finite number.
     """
-    window = forecaster.window
-    cells = cells_between(panel, window, begin, stop, stride)
+    window, begin, stop = predictor.window, span.begin, span.stop
+    cells = cells_between(panel, window, begin, stop, settings.stride)
     series, origin = np.divmod(cells, panel.num_bins)
-    made = forecaster.forecast_windows(panel, series, origin, as_consumed=as_consumed)
+    made = predictor.forecast_windows(panel, series, origin, as_consumed=settings.as_consumed)
     if not np.isfinite(made.values).all():
-        raise ArtifactError(f"{forecaster.name}: its forecasts are not finite numbers")
+        raise ArtifactError(f"{predictor.name}: its forecasts are not finite numbers")
     forecasts = {MODEL: made.values}
-    if beside_as_consumed:
-        consumed = forecaster.forecast_windows(panel, series, origin, as_consumed=True)
+    if settings.show_as_consumed:
+        consumed = predictor.forecast_windows(panel, series, origin, as_consumed=True)
         forecasts[AS_CONSUMED] = consumed.values
     naive = baselines(panel, cells, window, begin)
-    for name, other in (beside or {}).items():
-        forecasts[name] = _or_else(naive[LAST_VALUE], other, panel, series, origin)
+    for name, other in (others or {}).items():
+        forecasts[name] = _forecast_or_fallback(other, naive[LAST_VALUE], panel, series, origin)
     models = len(forecasts)
     forecasts |= naive
-    checked = tuple(check_levels(levels)) if forecaster.intervals is not None else ()
-    found = Backtest(panel, begin, stop, stride, cells, forecasts, models, forecaster, made, checked)
+    levels = tuple(check_levels(settings.levels)) if predictor.intervals is not None else ()
+    found = Backtest(panel, begin, stop, settings.stride, cells, forecasts, models, predictor, made, levels)
     if not found.observed.any():
         raise DataError(
             "nothing to score: in the chosen span no origin has half of its context and a target observed; "
@@ -172,19 +202,19 @@ def backtest(
     return found
 
 
-def _or_else(
-    otherwise: np.ndarray, forecaster: Predictor, panel: Panel, series: np.ndarray, origin: np.ndarray
+def _forecast_or_fallback(
+    predictor: Predictor, fallback: np.ndarray, panel: Panel, series: np.ndarray, origin: np.ndarray
 ) -> np.ndarray:
-    """Forecasts of another model, and something else for series that it does not know."""
-    strangers = set(forecaster.unknown(panel.series))
+    """Forecasts of another model, with the fallback's for series that it does not know."""
+    strangers = set(predictor.unknown(panel.series))
     known = [row for row, pair in enumerate(panel.series) if pair not in strangers]
     row_among_known = np.full(panel.num_series, -1)
     row_among_known[known] = np.arange(len(known))
     its = row_among_known[series] >= 0
-    made = otherwise.copy()
+    made = fallback.copy()
     if its.any():
         of_known = panel if not strangers else panel.rows(known)
-        made[its] = forecaster.forecast_windows(of_known, row_among_known[series[its]], origin[its]).values
+        made[its] = predictor.forecast_windows(of_known, row_among_known[series[its]], origin[its]).values
     if not np.isfinite(made).all():
-        raise ArtifactError(f"{forecaster.name}: its forecasts are not finite numbers")
+        raise ArtifactError(f"{predictor.name}: its forecasts are not finite numbers")
     return made

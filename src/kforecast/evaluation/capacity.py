@@ -1,4 +1,4 @@
-"""What forecasts would have done to the cluster: replicas that policies order, against the actual load."""
+"""Simulation of replicas: what scaling policies would have ordered, compared with the actual load."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-# A load of exactly three replicas, give or take rounding, is served by three.
+# Rounding tolerance: three replicas serve a load of exactly three replicas.
 _TOLERANCE = 1e-9
 _COLUMNS = [
     "under_minutes",
@@ -23,7 +23,7 @@ _COLUMNS = [
 
 
 class Capacity(BaseModel):
-    """How a cluster is scaled, and what too few and too many replicas cost.
+    """Scaling rules of a cluster, and the costs of too few and too many replicas.
 
     The defaults are those of ``conf/capacity/default.yaml``.
     """
@@ -31,23 +31,23 @@ class Capacity(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     per_replica: Annotated[float, Field(gt=0)] | None = None
-    """Load that one replica serves, in the metric's units; None: from ``mean_replicas``."""
+    """Load that one replica serves, in the metric's units; None to derive it from ``mean_replicas``."""
     mean_replicas: Annotated[float, Field(gt=0)] = 10
-    """Without ``per_replica``, how many replicas the mean load before the evaluated span needs."""
+    """Replicas that the mean load before the evaluated span needs, if ``per_replica`` is None."""
     min_replicas: Annotated[int, Field(ge=0)] = 1
-    """The fewest that are ordered."""
+    """Lower limit of an order."""
     max_replicas: Annotated[int, Field(ge=1)] = 100
-    """The most that are ordered."""
+    """Upper limit of an order."""
     lead_time: Annotated[int, Field(ge=0)] = 300
     """Seconds from an order until its replicas serve."""
     interval: Annotated[int, Field(ge=1)] | None = None
-    """Seconds between decisions, rounded up to bins with a forecast; None: at every forecast."""
+    """Seconds between decisions, rounded up to bins with a forecast; None to decide at every forecast."""
     headroom: Annotated[float, Field(ge=0)] = 0.0
-    """Share added to what is forecast."""
+    """Share added to the forecast."""
     cost_under: Annotated[float, Field(ge=0)] = 10.0
-    """Cost of a replica-hour of load that was not served."""
+    """Cost of a replica-hour of unserved load."""
     cost_over: Annotated[float, Field(gt=0)] = 1.0
-    """Cost of a replica-hour that stood idle."""
+    """Cost of an idle replica-hour."""
 
     @model_validator(mode="after")
     def _some_count_is_allowed(self) -> Self:
@@ -59,31 +59,32 @@ class Capacity(BaseModel):
 
     @property
     def best_quantile(self) -> float:
-        """The quantile of the load that costs least to order for.
+        """The quantile of the load with the lowest expected cost when ordered for.
 
-        The newsvendor's critical ratio ``cost_under / (cost_under + cost_over)`` (Arrow, Harris & Marschak
-        1951, Optimal inventory policy): one replica more is worth its price up to there.
+        This is the newsvendor's critical ratio ``cost_under / (cost_under + cost_over)`` (Arrow, Harris &
+        Marschak 1951, Optimal inventory policy). Up to this quantile an additional replica is worth its
+        price.
         """
         return self.cost_under / (self.cost_under + self.cost_over)
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """The evaluated span, the same for all policies.
+    """The load over the evaluated span, the same for all policies.
 
     Attributes
     ----------
     load:
         Actual mean load of each bin, float64 ``[series, bins]``; NaN where not observed.
     last:
-        Newest observed value before each bin's start, which a reactive rule sees, float64
-        ``[series, bins]``; NaN where there is none.
+        Newest observed value before the start of each bin, which a reactive rule sees, float64
+        ``[series, bins]``; NaN if there is none.
     per_replica:
         Load that one replica serves, float64 ``[series]``.
     step:
         Seconds per bin.
     stride:
-        Bins between origins: forecasts are there at bins 0, stride, 2 stride, ...
+        Bins between origins: forecasts are made at bins 0, stride, 2 stride, ...
     """
 
     load: np.ndarray
@@ -103,23 +104,23 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What every policy would have done.
+    """The orders of every policy and their outcome.
 
     Attributes
     ----------
     outcomes:
-        A row per policy (its index), the forecasts' in their order, then ``reactive`` and ``perfect``;
-        over all series and counted bins: ``under_minutes`` (time with more load than the replicas serve),
-        ``unserved`` (replica-hours of load that was not served), ``unserved_share`` (of the load, in
-        replica-hours; NaN without load), ``replica_hours``, ``idle`` (replica-hours), ``over_share`` (idle
-        per replica-hour; NaN without replicas), ``scalings`` (how often the count differs from that of the
-        counted bin before) and ``cost``.
+        One row per policy (the index): the forecasts in their order, then ``reactive`` and ``perfect``.
+        Columns are sums over all series and counted bins: ``under_minutes`` (time with more load than the
+        replicas serve), ``unserved`` (unserved load in replica-hours), ``unserved_share`` (of the load; NaN
+        without load), ``replica_hours``, ``idle`` (replica-hours), ``over_share`` (idle share of the
+        replica-hours; NaN without replicas), ``scalings`` (changes of the count from one counted bin to the
+        next) and ``cost``.
     series:
         The same by ``policy`` and ``series`` (number).
     replicas:
-        By policy the count in force, int64 ``[series, bins]``; -1 where no order is.
+        Replicas in force by policy, int64 ``[series, bins]``; -1 without an order.
     counted:
-        Bins that all policies are judged on, bool ``[series, bins]``: observed, and with an order of every
+        Bins on which all policies are judged, bool ``[series, bins]``: observed, and with an order of every
         policy in force.
     """
 
@@ -135,7 +136,7 @@ def per_replica(settings: Capacity, mean_load: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     mean_load:
-        Mean load before the evaluated span, ``[series]``. Where it is 0 or NaN a replica serves 1.
+        Mean load before the evaluated span, ``[series]``. If it is 0 or NaN, a replica serves a load of 1.
     """
     if settings.per_replica is not None:
         return np.full(mean_load.shape, settings.per_replica, dtype=np.float64)
@@ -145,22 +146,22 @@ def per_replica(settings: Capacity, mean_load: np.ndarray) -> np.ndarray:
 def simulate(settings: Capacity, timeline: Timeline, forecasts: Mapping[str, np.ndarray]) -> Simulation:
     """Order replicas by each forecast, by the last value (``reactive``) and by the actual load (``perfect``).
 
-    With a lead of L bins and k bins between decisions, the order of bin t is in force in the bins from t + L
-    to before t + L + k, and is sized for the largest load forecast for them. A decision without a forecast
-    repeats the order before; after a series' last one there are no more orders. Scaling down takes effect at
-    the same moment as scaling up. ``reactive`` equals a last-value forecast. ``perfect`` knows the load of
-    the bins that it orders for, and has no headroom.
+    With a lead of L bins and k bins between decisions, the order made at bin t is in force from bin t + L to
+    before bin t + L + k, and is sized for the largest load forecast for them. A decision without a forecast
+    repeats the previous order; after the last forecast of a series there are no more orders. Scaling down
+    takes effect at the same time as scaling up. ``reactive`` equals a last-value forecast. ``perfect`` knows
+    the load of the bins that it orders for, and has no headroom.
 
     Parameters
     ----------
     forecasts:
         By policy, float ``[series, bins, horizon]``: entry ``[s, t, h]`` is made at the start of bin t for
-        bin t + h; NaN over the horizon where none was made. The last step stands in for steps beyond.
+        bin t + h; NaN over the whole horizon if none was made. The last step is repeated beyond the horizon.
 
     Raises
     ------
     ValueError
-        When a forecast has another shape, or the name of a policy that is always there.
+        When a forecast has another shape, or is called ``reactive`` or ``perfect``.
     """
     if taken := {"reactive", "perfect"} & set(forecasts):
         raise ValueError(f"forecasts cannot be called {' or '.join(sorted(taken))}")
@@ -190,22 +191,22 @@ def headroom_curve(
     headrooms: Sequence[float],
     counted: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Cost of one forecast over all series at each headroom instead of that of the settings.
+    """Cost of one forecast over all series at each headroom; the headroom in the settings is ignored.
 
     Parameters
     ----------
     forecast:
         As in :func:`simulate`.
     counted:
-        Bins to judge on, bool ``[series, bins]``: those of a simulation in which it was one of several
-        forecasts. None: as when it is the only one.
+        Bins to judge on, bool ``[series, bins]``, as in a simulation with other forecasts; None for the bins
+        of a simulation with this forecast alone.
 
     Returns
     -------
     float64 ``[headrooms]``.
     """
     peak = _forecast_peak(settings, timeline, forecast)
-    # Where there is an order does not depend on the headroom.
+    # The bins with an order do not depend on the headroom.
     some = _in_force(settings, timeline, peak, headroom=0.0)
     own = _counted(timeline, some, _reactive(settings, timeline))
     counted = own if counted is None else own & counted
@@ -223,7 +224,7 @@ def timing(settings: Capacity, step: int, stride: int) -> tuple[int, int]:
 
 
 def _deciding(settings: Capacity, timeline: Timeline) -> slice:
-    """The bins with a decision, as far as its order comes into force within the span."""
+    """The bins with a decision whose order takes effect within the span."""
     lead, interval = timing(settings, timeline.step, timeline.stride)
     return slice(0, max(0, timeline.load.shape[1] - lead), interval)
 
@@ -247,24 +248,24 @@ def _actual_peak(settings: Capacity, timeline: Timeline) -> np.ndarray:
     known = timeline.load[:, lead:]
     whole = np.pad(known, ((0, 0), (0, -known.shape[1] % interval)), constant_values=np.nan)
     peak: np.ndarray = np.fmax.reduce(whole.reshape(len(whole), whole.shape[1] // interval, interval), axis=2)
-    # Until something is observed it is sized for nothing, so that it always has an order.
+    # Before the first observed bin the order is sized for no load, so that there is always an order.
     peak[:, :1] = np.nan_to_num(peak[:, :1])
     return peak
 
 
 def _reactive(settings: Capacity, timeline: Timeline) -> np.ndarray:
-    """Replicas of the rule that orders for the newest value, int64 ``[series, bins]``."""
+    """Replicas of the rule that orders for the newest observed value, int64 ``[series, bins]``."""
     return _in_force(settings, timeline, timeline.last[:, _deciding(settings, timeline)], settings.headroom)
 
 
 def _in_force(settings: Capacity, timeline: Timeline, peak: np.ndarray, headroom: float) -> np.ndarray:
-    """Replicas in each bin when ordered for ``peak`` (``[series, decisions]``), int64 ``[series, bins]``."""
+    """Replicas in force with orders sized for ``peak`` ``[series, decisions]``, int64 ``[series, bins]``."""
     lead, interval = timing(settings, timeline.step, timeline.stride)
     needed = np.ceil(peak * (1 + headroom) / timeline.per_replica[:, None] - _TOLERANCE)
     order = np.clip(needed, settings.min_replicas, settings.max_replicas)
     decided = np.where(np.isnan(peak), -1, np.arange(peak.shape[1]))
     newest = np.maximum.accumulate(decided, axis=1)
-    # At the end of a span no forecast is made any more, and orders must not grow stale there.
+    # No forecasts are made near the end of a span, and orders must not become stale there.
     ended = np.arange(peak.shape[1]) > decided.max(axis=1, initial=-1, keepdims=True)
     known = (newest >= 0) & ~ended
     held = np.where(known, np.take_along_axis(order, np.maximum(newest, 0), axis=1), -1)
@@ -275,7 +276,7 @@ def _in_force(settings: Capacity, timeline: Timeline, peak: np.ndarray, headroom
 
 
 def _counted(timeline: Timeline, *replicas: np.ndarray) -> np.ndarray:
-    """Observed bins in which all of ``replicas`` have an order, bool ``[series, bins]``."""
+    """Observed bins in which all of these policies have an order in force, bool ``[series, bins]``."""
     counted: np.ndarray = ~np.isnan(timeline.load)
     for count in replicas:
         counted &= count >= 0
@@ -283,7 +284,7 @@ def _counted(timeline: Timeline, *replicas: np.ndarray) -> np.ndarray:
 
 
 def _sums(settings: Capacity, timeline: Timeline, replicas: np.ndarray, counted: np.ndarray) -> pd.DataFrame:
-    """What can be added up over series, a row for each; ``load`` in replica-hours as well."""
+    """The sums of a policy, one row per series; ``load`` is in replica-hours too."""
     series = np.nonzero(counted)[0]
     load = (timeline.load / timeline.per_replica[:, None])[counted]
     count = replicas[counted]
@@ -293,11 +294,11 @@ def _sums(settings: Capacity, timeline: Timeline, replicas: np.ndarray, counted:
         summed: np.ndarray = np.bincount(series, values, len(counted))
         return summed
 
-    # Not relative to zero replicas, where the least load would be above.
+    # The tolerance does not vanish at zero replicas: rounding errors of the load must not count.
     above = load - count > _TOLERANCE * np.maximum(count, 1)
     unserved = total(np.maximum(load - count, 0)) * hours
     idle = total(np.maximum(count - load, 0)) * hours
-    # From one counted bin to the next, but not from one series to the next.
+    # Changes between counted bins of the same series.
     changed = (np.diff(count) != 0) & (np.diff(series) == 0)
     return pd.DataFrame(
         {
@@ -313,7 +314,7 @@ def _sums(settings: Capacity, timeline: Timeline, replicas: np.ndarray, counted:
 
 
 def _with_shares(sums: pd.DataFrame) -> pd.DataFrame:
-    """The results' columns; a share of nothing is NaN."""
+    """The columns of the results, with shares; a share of nothing is NaN."""
     shares = sums.assign(
         unserved_share=sums["unserved"] / sums["load"].where(sums["load"] > 0),
         over_share=sums["idle"] / sums["replica_hours"].where(sums["replica_hours"] > 0),

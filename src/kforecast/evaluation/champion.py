@@ -1,4 +1,4 @@
-"""A candidate beside the champion, the artifact that serves today: who is better, and how that has aged."""
+"""Comparison of a candidate with the champion, the artifact that serves today, and the champion's drift."""
 
 import math
 from dataclasses import dataclass
@@ -11,26 +11,26 @@ from kforecast.files.untrusted import finite, inside
 from kforecast.predictor import Predictor
 
 CHAMPION = "champion"
-# A champion counts as drifted when its error beside the best baseline's has grown by this share.
+# A champion has drifted when the ratio of its error to the best baseline's has grown by more than this share.
 DRIFTED = 0.1
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The artifact that serves today, and how good it was when it was trained.
+    """The artifact that serves today, and its scores at the time of its training.
 
     Attributes
     ----------
-    forecaster:
-        What it forecasts with.
+    predictor:
+        Its network, ready to forecast.
     wape, baseline_wape:
-        Its error, and that of the best baseline, on the test span of its own training; NaN where its metadata
-        does not say.
+        Errors of the champion and of the best baseline on the test span of its own training; NaN if its
+        metadata lacks them.
     used_until:
-        Unix seconds at which the data of its training ends; None when that is not known.
+        Unix seconds at which the data used by its training ends; None if unknown.
     """
 
-    forecaster: Predictor
+    predictor: Predictor
     wape: float = math.nan
     baseline_wape: float = math.nan
     used_until: int | None = None
@@ -56,18 +56,18 @@ class Champion:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a backtest says of a candidate and the champion beside it.
+    """A candidate compared with the champion on the same span.
 
     Attributes
     ----------
     skill:
-        Of the candidate over the champion: ``1 - WAPE / WAPE of the champion``, with its interval.
+        Skill of the candidate over the champion: ``1 - WAPE / WAPE of the champion``, with its interval.
     strangers:
-        Series that the champion does not know: the last value stands in for it.
+        Number of series that the champion does not know; the last value replaces its forecasts of them.
     wape, relative:
-        The champion's error on the judged span, and that over the best baseline's.
+        The champion's error on the judged span, and its ratio to the best baseline's.
     wape_then, relative_then:
-        The same when it was trained, on its own test span; NaN where that is not known.
+        The same on the test span of its own training; NaN if unknown.
     has_seen:
         Whether the champion was trained on a part of the judged span.
     """
@@ -82,19 +82,19 @@ class Comparison:
 
     @property
     def drift(self) -> float:
-        """By what share the champion's error, beside the best baseline's, has grown since its training.
+        """Relative growth, since the champion's training, of the ratio of its error to the best baseline's.
 
-        The baseline is beside it because some weeks are hard for everyone. NaN where it is not known.
+        The ratio is used because some weeks are hard to forecast for every model. NaN if unknown.
         """
         return _over(self.relative, self.relative_then) - 1
 
     @property
     def drifted(self) -> bool:
-        """Whether it has grown by more than a tenth."""
+        """Whether the drift is more than a tenth."""
         return bool(self.drift > DRIFTED)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values; NaN stays."""
+        """The comparison as plain values; NaN is kept."""
         return {
             "skill": {"value": self.skill.value, "low": self.skill.low, "high": self.skill.high},
             "strangers": self.strangers,
@@ -109,12 +109,12 @@ class Comparison:
 
 
 def compare(found: Backtest, champion: Champion, best_baseline: str, seed: int) -> Comparison:
-    """Compare the judged model of a backtest with the champion that is beside it."""
+    """Compare the judged model of a backtest with the champion, whose forecasts are in it as ``CHAMPION``."""
     error = wapes(found)
     begins = found.panel.start + found.begin * found.panel.frequency.step
     return Comparison(
         skill=skill(found, seed, (CHAMPION,)),
-        strangers=len(champion.forecaster.unknown(found.panel.series)),
+        strangers=len(champion.predictor.unknown(found.panel.series)),
         wape=error[CHAMPION],
         relative=_over(error[CHAMPION], error[best_baseline]),
         wape_then=champion.wape,
@@ -124,7 +124,7 @@ def compare(found: Backtest, champion: Champion, best_baseline: str, seed: int) 
 
 
 def comparison_words(found: Comparison) -> list[str]:
-    """Who is better, how the champion has aged, and what to know before believing it: a line each."""
+    """The comparison in sentences: which model is better, the champion's drift, and caveats."""
     over, sure = found.skill, ""
     if math.isnan(over.value):
         words = "No comparison with the champion: there was no traffic to forecast."
@@ -145,13 +145,13 @@ def comparison_words(found: Comparison) -> list[str]:
 
 
 def _drift_words(found: Comparison) -> str:
-    """The champion's error now beside that at its training."""
+    """The champion's error now and at its training."""
     if math.isnan(found.drift):
-        return f"Champion: WAPE {found.wape:.2%} here; what it was when it was trained is not known."
+        return f"Champion: WAPE {found.wape:.2%} here; its WAPE at training is not known."
     verdict = f"it has drifted by {found.drift:.0%}" if found.drifted else "no drift"
     return (
-        f"Champion: WAPE {found.wape_then:.2%} when it was trained, {found.wape:.2%} here; beside the best "
-        f"baseline {found.relative_then:.2f} then, {found.relative:.2f} now: {verdict}."
+        f"Champion: WAPE {found.wape_then:.2%} when it was trained, {found.wape:.2%} here; relative to the "
+        f"best baseline {found.relative_then:.2f} then, {found.relative:.2f} now: {verdict}."
     )
 
 

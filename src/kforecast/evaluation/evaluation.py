@@ -1,10 +1,10 @@
-"""Evaluation: a forecaster judged on a span of history, as frames, figures and a report."""
+"""Evaluation: a model judged on a span of history, as frames, figures and a report."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from kforecast.data.panel import Panel
 from kforecast.data.reading import panel_of
 from kforecast.errors import ConfigError, DataError, few
+from kforecast.evaluation.backtest import BacktestSettings, Span
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.report.figures import figures
 from kforecast.evaluation.report.files import forecasts_frame, publish
@@ -28,25 +29,25 @@ from kforecast.window import parse_instant
 
 log = logging.getLogger(__name__)
 
-# Without a start, and without knowledge of the training data, the newest fifth is judged; what calibrates
-# intervals is the fifth before it.
+# If neither a start nor the end of the training data is known, the newest fifth of the history is judged. The
+# same share of the history, right before the judged span, calibrates intervals.
 _SHARE = 0.2
 
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
-    """What came of judging a forecaster; printed it is the table and the verdict of kforecast-evaluate.
+    """The result of an evaluation; ``print`` shows the table and the verdict of kforecast-evaluate.
 
     Attributes
     ----------
     board:
-        All that is known, from the forecasts to the replicas that they would have ordered.
+        All results, from the forecasts to the replicas that they would have ordered.
     source:
-        What the report calls the history.
+        Name of the history in the report.
     seed:
-        Of the bootstrap.
+        Seed of the bootstrap.
     warnings:
-        What to know before believing the numbers.
+        Caveats, such as a judged span that overlaps the training data.
     """
 
     board: Scoreboard
@@ -62,7 +63,7 @@ class Evaluation:
 
     @property
     def verdict(self) -> str:
-        """Whether the model deserves to scale production, in one sentence."""
+        """Whether the model is good enough to scale production, in one sentence."""
         return verdict(self.board)[1]
 
     @property
@@ -72,7 +73,7 @@ class Evaluation:
 
     @property
     def scores(self) -> pd.DataFrame:
-        """Errors over the whole horizon, a row per forecaster and series; ``*`` stands for all series.
+        """Scores over the whole horizon, one row per model or baseline and series; ``*`` means all series.
 
         Returns
         -------
@@ -85,7 +86,7 @@ class Evaluation:
 
     @property
     def steps(self) -> pd.DataFrame:
-        """The same for each step of the horizon, numbered from 1 in ``step``."""
+        """The same scores for each step of the horizon; the column ``step`` counts from 1."""
         found = self.board.scores
         single = found[found["step"] != ALL_STEPS]
         return single.assign(step=single["step"].astype(int)).reset_index(drop=True)
@@ -96,22 +97,22 @@ class Evaluation:
         return forecasts_frame(self.board)
 
     def figures(self) -> dict[str, Figure]:
-        """The pictures of the report, by name."""
+        """The figures of the report, by name."""
         return figures(self.board)
 
     def report(self, directory: Path | str) -> Path:
-        """Write ``report.html`` and the numbers and pictures behind it; return its path.
+        """Write ``report.html`` with its data and figures into a directory; return the path of the page.
 
         Raises
         ------
         OSError
             When the file system refuses.
         """
-        self.publish(Path(directory), self.board.backtest.forecaster.name)
+        self.publish(Path(directory), self.board.backtest.predictor.name)
         return Path(directory) / "report.html"
 
     def publish(self, directory: Path, artifact: str) -> dict[str, Figure]:
-        """Write the report under another name of what was judged; return its figures."""
+        """Write the report, with another name for the judged artifact; return its figures."""
         return publish(
             self.board,
             directory,
@@ -122,110 +123,109 @@ class Evaluation:
         )
 
 
-def evaluate_frame(
-    forecaster: Predictor,
-    history: pd.DataFrame,
-    *,
-    start: str | int | None,
-    end: str | int | None,
-    stride: int,
-    as_consumed: bool,
-    quantiles: Sequence[float] | None,
-    capacity: Mapping[str, Any] | None,
-    seed: int,
-) -> Evaluation:
-    """See :meth:`kforecast.forecaster.Forecaster.evaluate`."""
-    try:
-        levels = QUANTILES if quantiles is None else check_levels(quantiles)
-        moments = [None if moment is None else parse_instant(moment) for moment in (start, end)]
-        settings = Capacity(**(capacity or {}))
-    except ValidationError as error:
-        raise ConfigError(list_problems("evaluate()", problems_of(error, "capacity"))) from error
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"evaluate(): {error}") from error
-    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
-        raise ConfigError(f"evaluate(): stride is {stride!r}; use a positive integer")
-    if None not in moments and moments[1] < moments[0]:  # type: ignore[operator]
-        raise ConfigError(f"evaluate(): the end, {end}, is before the start, {start}")
-    panel = panel_of(history, forecaster.window.frequency)
-    return evaluate_panel(
-        forecaster,
-        panel,
-        settings,
-        start=moments[0],
-        end=moments[1],
-        stride=stride,
-        as_consumed=as_consumed,
-        levels=levels,
-        source="a frame",
-        seed=seed,
-    )
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Span and settings of an evaluation.
+
+    Attributes
+    ----------
+    start, end:
+        Unix seconds of the first and the last judged bin; None for the defaults of
+        :meth:`kforecast.forecaster.Forecaster.evaluate`.
+    backtest:
+        How the span is backtested.
+    capacity:
+        Scaling rules of the simulated replicas.
+    seed:
+        Seed of the bootstrap.
+    """
+
+    start: int | None = None
+    end: int | None = None
+    backtest: BacktestSettings = field(default_factory=lambda: BacktestSettings(levels=QUANTILES))
+    capacity: Capacity = field(default_factory=Capacity)
+    seed: int = 42
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        start: str | int | None,
+        end: str | int | None,
+        stride: int,
+        as_consumed: bool,
+        quantiles: Sequence[float] | None,
+        capacity: Mapping[str, Any] | None,
+        seed: int,
+    ) -> Self:
+        """Settings from the arguments of :meth:`kforecast.forecaster.Forecaster.evaluate`.
+
+        Raises
+        ------
+        ConfigError
+            When one of them is wrong.
+        """
+        try:
+            levels = QUANTILES if quantiles is None else check_levels(quantiles)
+            moments = [None if moment is None else parse_instant(moment) for moment in (start, end)]
+            rules = Capacity(**(capacity or {}))
+        except ValidationError as error:
+            raise ConfigError(list_problems("evaluate()", problems_of(error, "capacity"))) from error
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"evaluate(): {error}") from error
+        if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
+            raise ConfigError(f"evaluate(): stride is {stride!r}; use a positive integer")
+        if None not in moments and moments[1] < moments[0]:  # type: ignore[operator]
+            raise ConfigError(f"evaluate(): the end, {end}, is before the start, {start}")
+        backtest = BacktestSettings(stride, as_consumed, levels=levels)
+        return cls(moments[0], moments[1], backtest, rules, seed)
+
+
+def evaluate_frame(predictor: Predictor, history: pd.DataFrame, settings: EvaluationSettings) -> Evaluation:
+    """Judge a model on a frame of history, see :meth:`kforecast.forecaster.Forecaster.evaluate`."""
+    return evaluate_panel(predictor, panel_of(history, predictor.window.frequency), settings, "a frame")
 
 
 def evaluate_panel(
-    forecaster: Predictor,
-    panel: Panel,
-    capacity: Capacity,
-    *,
-    start: int | None,
-    end: int | None,
-    stride: int,
-    as_consumed: bool,
-    levels: Sequence[float],
-    source: str,
-    seed: int,
-    calibrate: bool = False,
+    predictor: Predictor, panel: Panel, settings: EvaluationSettings, source: str, calibrate: bool = False
 ) -> Evaluation:
-    """Judge a forecaster on the series that it knows; what to know of the result is also logged.
+    """Judge a model on the series that it knows; caveats are also logged as warnings.
 
     Parameters
     ----------
-    start, end:
-        Unix seconds of the first and the last judged bin, as in ``Forecaster.evaluate``.
-    stride, as_consumed, levels, seed:
-        See :func:`kforecast.evaluation.scoreboard.judge`.
     source:
-        What the report calls the history.
+        Name of the history in the report.
     calibrate:
-        Make intervals of the history before the span, even where the forecaster has some.
+        Calibrate intervals on the history before the span, even if the predictor already has intervals.
 
     Raises
     ------
     DataError
         When there is nothing to judge.
     """
-    panel = _known_series(panel, forecaster)
+    panel = _known_series(panel, predictor)
     trained_until, used_until = (None, None)
-    if forecaster.artifact is not None:
-        trained_until, used_until = forecaster.artifact.training_span
-    begin, stop = _span(panel, forecaster.window.prediction_length, start, end, used_until)
+    if predictor.artifact is not None:
+        trained_until, used_until = predictor.artifact.training_span
+    begin, stop = _judged_bins(panel, predictor.window.prediction_length, settings, used_until)
     warnings = _training_warnings(panel, begin, used_until)
-    if forecaster.intervals is None or calibrate:
-        forecaster, more = _calibrated(forecaster, panel, begin, used_until, as_consumed)
+    if predictor.intervals is None or calibrate:
+        as_consumed = settings.backtest.as_consumed
+        predictor, more = _calibrated(predictor, panel, begin, used_until, as_consumed)
         warnings += more
     for warning in warnings:
         log.warning(warning)
-    board = judge(
-        forecaster,
-        panel,
-        begin,
-        stop,
-        capacity,
-        stride=stride,
-        as_consumed=as_consumed,
-        levels=levels,
-        trained_until=trained_until,
-        seed=seed,
-    )
-    return Evaluation(board, source, seed, tuple(warnings))
+    span = Span(begin, stop, trained_until=trained_until)
+    board = judge(predictor, panel, span, settings.backtest, settings.capacity, settings.seed)
+    return Evaluation(board, source, settings.seed, tuple(warnings))
 
 
 def _training_warnings(panel: Panel, begin: int, used_until: int | None) -> list[str]:
-    """What to know where the judged span may have been trained on."""
+    """Warnings if the model may have been trained on the judged span."""
     if used_until is None:
         return [
-            "What the model was trained on is not known: where it is the history given here, the scores "
-            "flatter the model, and intervals calibrated on it are too narrow."
+            "The training data of the model is not known: if it includes the history given here, the scores "
+            "flatter the model, and intervals calibrated on that history are too narrow."
         ]
     if panel.timestamps[begin] < used_until:
         return ["A part of the span was used in training: the scores flatter the model."]
@@ -233,37 +233,38 @@ def _training_warnings(panel: Panel, begin: int, used_until: int | None) -> list
 
 
 def _calibrated(
-    forecaster: Predictor, panel: Panel, begin: int, used_until: int | None, as_consumed: bool
+    predictor: Predictor, panel: Panel, begin: int, used_until: int | None, as_consumed: bool
 ) -> tuple[Predictor, list[str]]:
-    """The forecaster with intervals from the history before the span, and what to know of them."""
+    """The predictor with intervals calibrated on the history before the span, and warnings about them."""
     before = max(0, begin - round(_SHARE * panel.num_bins))
-    forecaster = forecaster.calibrated(panel, before, begin, as_consumed=as_consumed)
-    if forecaster.intervals is None:
-        return forecaster, ["No intervals: the history before the span is too short to calibrate them on."]
+    predictor = predictor.calibrated(panel, before, begin, as_consumed=as_consumed)
+    if predictor.intervals is None:
+        return predictor, ["No intervals: the history before the span is too short to calibrate them on."]
     if used_until is not None and panel.timestamps[before] < used_until:
-        return forecaster, ["The intervals are calibrated on data of the training, and may be too narrow."]
-    return forecaster, []
+        return predictor, ["The intervals are calibrated on training data and may be too narrow."]
+    return predictor, []
 
 
-def _known_series(panel: Panel, forecaster: Predictor) -> Panel:
-    """The series that the artifact has an id for; the others are said."""
-    unknown = forecaster.unknown(panel.series)
+def _known_series(panel: Panel, predictor: Predictor) -> Panel:
+    """The series of a panel that the predictor can forecast; the others are logged."""
+    unknown = predictor.unknown(panel.series)
     if not unknown:
         return panel
     names = few([" ".join(pair) for pair in unknown])
     if len(unknown) == panel.num_series:
         raise DataError(
-            f"none of the series is in the artifact: {names}; it knows {few(list(forecaster.item_ids))}"
+            f"none of the series is in the artifact: {names}; it knows {few(list(predictor.item_ids))}"
         )
     log.warning("%d of %d series are not in the artifact: %s", len(unknown), panel.num_series, names)
     strangers = set(unknown)
     return panel.rows([row for row, pair in enumerate(panel.series) if pair not in strangers])
 
 
-def _span(
-    panel: Panel, horizon: int, start: int | None, end: int | None, used_until: int | None
+def _judged_bins(
+    panel: Panel, horizon: int, settings: EvaluationSettings, used_until: int | None
 ) -> tuple[int, int]:
     """The judged bins ``[begin, stop)``."""
+    start, end = settings.start, settings.end
     step, first, last = panel.frequency.step, int(panel.timestamps[0]), int(panel.timestamps[-1])
     has = f"the history has bins of {panel.frequency.name} from {utc(first)} to {utc(last)}"
     named = start is not None
@@ -271,7 +272,7 @@ def _span(
     if start is None:
         start = first + round((1 - _SHARE) * panel.num_bins) * step
     if start > last:
-        used = "evaluate.start" if named else "the end of what training used"
+        used = "evaluate.start" if named else "the end of the data used by training"
         remedy = "" if named else "; give newer history, or name an evaluate.start"
         raise DataError(f"nothing to judge: {used} is {utc(start)}, but {has}{remedy}")
     end = last if end is None else end

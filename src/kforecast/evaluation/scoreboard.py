@@ -1,7 +1,6 @@
-"""Scoreboard: everything that is known about how good a forecaster is, from one backtest."""
+"""The scoreboard of a model: scores, skill, ageing and simulated replicas, all from one backtest."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kforecast.data.panel import Panel
-from kforecast.evaluation.backtest import Backtest, backtest
+from kforecast.evaluation.backtest import Backtest, BacktestSettings, Span, backtest
 from kforecast.evaluation.capacity import (
     Capacity,
     Simulation,
@@ -26,7 +25,7 @@ from kforecast.intervals import LEVELS
 from kforecast.models.naive import LAST_VALUE
 from kforecast.predictor import Predictor
 
-# Of the intervals of 80, 90 and 95 %, and the median.
+# The bounds of the intervals of 80, 90 and 95 %, and the median.
 QUANTILES = (0.025, 0.05, 0.1, 0.5, 0.9, 0.95, 0.975)
 HEADROOMS = tuple(round(0.05 * n, 2) for n in range(21))
 ORDER_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
@@ -34,18 +33,19 @@ ORDER_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
 
 @dataclass(frozen=True)
 class Orders:
-    """What the forecasts would have ordered.
+    """The replicas that the forecasts would have ordered.
 
     Attributes
     ----------
     settings, timeline, simulation:
-        The rules, the load, and what came of them.
+        The scaling rules, the load, and the outcome.
     by_headroom:
-        Cost at each of :data:`HEADROOMS`, by forecaster.
+        Cost at each of :data:`HEADROOMS`, by model or baseline, float64 ``[headroom]``.
     by_quantile:
-        Cost of ordering for the model's quantile at each of :data:`ORDER_LEVELS`; none without intervals.
+        Cost of ordering for the model's quantile at each of :data:`ORDER_LEVELS`, float64 ``[level]``; empty
+        without intervals.
     notes:
-        What to know before believing them.
+        Caveats of the simulation.
     """
 
     settings: Capacity
@@ -57,22 +57,22 @@ class Orders:
 
     @property
     def any(self) -> bool:
-        """Whether any bin counts; a span may be shorter than the lead time."""
+        """Whether any bin counts; none does if the span is shorter than the lead time."""
         return bool(self.simulation.counted.any())
 
     def best_headroom(self, policy: str) -> float:
-        """The headroom that would have cost least, where any bin counts."""
+        """The headroom with the lowest cost; meaningful only if :attr:`any` bin counts."""
         return HEADROOMS[int(np.argmin(self.by_headroom[policy]))]
 
     @property
     def best_level(self) -> float | None:
-        """The same of the quantile to order for; None without intervals."""
+        """The quantile level with the lowest cost; None without intervals."""
         return ORDER_LEVELS[int(np.argmin(self.by_quantile))] if len(self.by_quantile) else None
 
 
 @dataclass(frozen=True)
 class Scoreboard:
-    """How good a forecaster is.
+    """How good a model is.
 
     Attributes
     ----------
@@ -81,19 +81,19 @@ class Scoreboard:
     scores:
         See :func:`kforecast.evaluation.scores.score`.
     skill:
-        Over the best baseline.
+        Skill over the best baseline.
     ages:
         See :func:`kforecast.evaluation.skill.by_age`.
     age_known:
-        Whether ages count from the end of the training data; else from the start of the judged span.
+        Whether ages count from the end of the training data; otherwise from the start of the judged span.
     orders:
-        What it would have ordered.
+        The replicas that it would have ordered.
     as_consumed:
         Whether it was judged as Kapacity's job serves it.
     part:
-        The words for the judged span.
+        The name of the judged span; may be empty.
     comparison:
-        With the champion, where there is one.
+        Comparison with the champion; None without one.
     """
 
     backtest: Backtest
@@ -113,7 +113,7 @@ class Scoreboard:
 
     @property
     def origins(self) -> int:
-        """Different moments that forecasts were made at."""
+        """Number of distinct origins."""
         return len(np.unique(self.backtest.origin))
 
     @property
@@ -124,24 +124,24 @@ class Scoreboard:
         return panel.start + self.backtest.begin * step, panel.start + (self.backtest.stop - 1) * step
 
     def coverages(self) -> dict[str, float]:
-        """Share of targets inside each interval, by its nominal share in percent."""
+        """Share of targets inside each interval, by its nominal coverage in percent (``80``)."""
         named = {name: value for name, value in self.model.items() if name.startswith("coverage_")}
         return {name.removeprefix("coverage_"): value for name, value in named.items()}
 
     def series_scores(self, model: str | None = None) -> pd.DataFrame:
-        """A forecaster's scores of each series over all steps; of the judged model if none is named."""
+        """Scores of each series over all steps, of the judged model or another model or baseline."""
         scores = self.scores
         chosen = (scores["model"] == (model or self.backtest.model)) & (scores["workload"] != ALL_SERIES)
         return scores[chosen & (scores["step"] == ALL_STEPS)].drop(columns=["model", "step"])
 
     def step_scores(self, model: str) -> pd.DataFrame:
-        """A forecaster's scores of each step over all series."""
+        """Scores of each step over all series, of a model or baseline."""
         scores = self.scores
         chosen = (scores["model"] == model) & (scores["workload"] == ALL_SERIES)
         return scores[chosen & (scores["step"] != ALL_STEPS)].drop(columns=["model", "workload", "metric"])
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values, for JSON."""
+        """The whole scoreboard as plain values, for JSON."""
         found, orders, panel = self.backtest, self.orders, self.backtest.panel
         start, end = self.bounds
         names = {row: panel.series[row] for row in found.scored_series}
@@ -158,7 +158,7 @@ class Scoreboard:
             },
             "window": {
                 "freq": panel.frequency.name,
-                "context_length": found.forecaster.window.context_length,
+                "context_length": found.predictor.window.context_length,
                 "prediction_length": found.horizon,
             },
             "as_consumed": self.as_consumed,
@@ -212,55 +212,37 @@ class Scoreboard:
 
 
 def judge(
-    forecaster: Predictor,
+    predictor: Predictor,
     panel: Panel,
-    begin: int,
-    stop: int,
+    span: Span,
+    settings: BacktestSettings,
     capacity: Capacity,
-    *,
-    stride: int = 1,
-    as_consumed: bool = False,
-    beside_as_consumed: bool = False,
-    levels: Sequence[float] = QUANTILES,
-    trained_until: int | None = None,
-    part: str = "",
     seed: int = 0,
     champion: Champion | None = None,
 ) -> Scoreboard:
-    """Backtest a forecaster over the bins ``[begin, stop)`` of a panel and score it beside the baselines.
+    """Backtest a model over a span of a panel and compare it with the baselines.
 
     Parameters
     ----------
-    stride, as_consumed, beside_as_consumed, levels:
-        See :func:`kforecast.evaluation.backtest.backtest`.
-    trained_until:
-        Unix seconds of the end of the training data, where it is known.
-    part:
-        The words for the span.
+    capacity:
+        Scaling rules of the simulated replicas.
     seed:
-        Of the bootstrap.
+        Seed of the bootstrap.
     champion:
-        To compare with.
+        The model that serves today, for a comparison.
 
     Raises
     ------
     DataError
         When there is nothing to score.
+    ArtifactError
+        When a forecast is not a finite number.
     """
-    found = backtest(
-        forecaster,
-        panel,
-        begin,
-        stop,
-        stride=stride,
-        as_consumed=as_consumed,
-        beside_as_consumed=beside_as_consumed,
-        beside=None if champion is None else {CHAMPION: champion.forecaster},
-        levels=levels,
-    )
+    others = None if champion is None else {CHAMPION: champion.predictor}
+    found = backtest(predictor, panel, span, settings, others)
     over_best = skill(found, seed)
-    begins = panel.start + begin * panel.frequency.step
-    # Inside the training data a model has no age.
+    begins, trained_until = panel.start + span.begin * panel.frequency.step, span.trained_until
+    # A model has no age within its own training data.
     age_known = trained_until is not None and trained_until <= begins
     since = trained_until if trained_until is not None and age_known else begins
     return Scoreboard(
@@ -270,20 +252,20 @@ def judge(
         ages=by_age(found, since, over_best.best_baseline),
         age_known=age_known,
         orders=order(found, capacity),
-        as_consumed=as_consumed,
-        part=part,
+        as_consumed=settings.as_consumed,
+        part=span.name,
         comparison=None if champion is None else compare(found, champion, over_best.best_baseline, seed),
     )
 
 
 def order(found: Backtest, settings: Capacity) -> Orders:
-    """Let every forecaster of a backtest order replicas."""
+    """Simulate the replicas that each model and baseline of a backtest would order."""
     panel, bins = found.panel, slice(found.begin, found.stop)
     observed, values = panel.observed, panel.values.astype(np.float64)
     before, within = (_mean_load(values[:, part], observed[:, part]) for part in (slice(found.begin), bins))
     timeline = Timeline(
         load=np.where(observed, values, np.nan)[:, bins],
-        # A reactive rule decides at the same moments as all others.
+        # The reactive rule decides at the same moments as all other policies.
         last=_dense(found, found.forecasts[LAST_VALUE])[..., 0].astype(np.float64),
         per_replica=per_replica(settings, np.where(before > 0, before, within)),
         step=panel.frequency.step,
@@ -294,13 +276,13 @@ def order(found: Backtest, settings: Capacity) -> Orders:
     if unsized and settings.per_replica is None:
         notes.append(
             f"{unsized:,} of {len(found.scored_series):,} series have no traffic before the span: their "
-            "replicas are sized by their mean load in it (or set capacity.per_replica)."
+            "replicas are sized by their mean load in it; set capacity.per_replica to avoid this."
         )
     ahead = sum(timing(settings, timeline.step, timeline.stride))
     if ahead > found.horizon:
         notes.append(
             f"Orders are made for up to {ahead:,} bins ahead (capacity.lead_time, capacity.interval, "
-            f"evaluate.stride), forecasts reach {found.horizon:,}: their last step stands in for the others."
+            f"evaluate.stride), forecasts reach {found.horizon:,}: their last step is used for later bins."
         )
     forecasts = {name: _dense(found, made) for name, made in found.forecasts.items()}
     policies, order_levels = forecasts, ORDER_LEVELS if found.levels else ()
@@ -314,7 +296,7 @@ def order(found: Backtest, settings: Capacity) -> Orders:
         name: headroom_curve(settings, timeline, forecast, HEADROOMS, counted)
         for name, forecast in forecasts.items()
     }
-    # One level at a time: each is as large as all of the model's forecasts.
+    # One level at a time: the quantiles of one level take as much memory as all forecasts of the model.
     by_quantile = [
         headroom_curve(settings, timeline, _dense_quantile(found, level), [0.0], counted)[0]
         for level in order_levels
@@ -323,22 +305,22 @@ def order(found: Backtest, settings: Capacity) -> Orders:
 
 
 def order_level(settings: Capacity) -> float:
-    """The quantile that suits the costs, as far as intervals reach."""
+    """The cheapest quantile level according to the costs, within the levels of the intervals."""
     return float(np.clip(settings.best_quantile, LEVELS[0], LEVELS[-1]))
 
 
 def quantile_policy(model: str, settings: Capacity) -> str:
-    """The name of ordering for that quantile."""
+    """The name of the policy that orders for that quantile."""
     return f"{model} at quantile {order_level(settings):.3g}"
 
 
 def _mean_load(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Mean of what was observed, float64 ``[series]``; NaN without any."""
+    """Mean absolute value of the observed bins, float64 ``[series]``; NaN if there are none."""
     return ratio(np.where(observed, np.abs(values), 0.0).sum(axis=1), observed.sum(axis=1))
 
 
 def _dense(found: Backtest, forecast: np.ndarray) -> np.ndarray:
-    """Forecasts ``[windows, horizon]`` as ``[series, bins, horizon]``, NaN where none was made."""
+    """Forecasts ``[windows, horizon]`` as ``[series, bins, horizon]``; NaN where none was made."""
     dense = np.full((found.panel.num_series, found.stop - found.begin, found.horizon), np.nan, np.float32)
     dense[found.series, found.origin - found.begin] = forecast
     return dense
@@ -353,7 +335,7 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it, which knows no NaN."""
+    """Values as JSON types; None for NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list):

@@ -1,24 +1,24 @@
-"""Scores of forecasts over the observed targets: per series, per step and over all.
+"""Scores of forecasts on the observed targets: per series, per step, and over all.
 
-With y the actual value, f the forecast, and sums and means over the observed targets of a series:
+With actual value y and forecast f, and with sums and means over the observed targets of a series:
 
 ========================  =========================================================================
 mae                       mean |y - f|, in the metric's unit (Hyndman & Koehler 2006)
 rmse                      sqrt(mean (y - f)^2), in the metric's unit
 wape                      sum |y - f| / sum |y|, a share (Kolassa & Schuetz 2007)
-mase                      mae / mean |y_t - y_(t - season)| before the judged span, where the season is a
-                          day, or a week at ``1D`` (Hyndman & Koehler 2006)
-bias                      mean (f - y), in the metric's unit: above 0 forecasts are too high
+mase                      mae / mean |y_t - y_(t - season)| before the judged span; the season is a day,
+                          or a week at ``1D`` (Hyndman & Koehler 2006)
+bias                      mean (f - y), in the metric's unit; positive if forecasts are too high
 relative_bias             sum (f - y) / sum |y|, a share
-pinball                   mean over the levels q of mean max(q (y - f_q), (q - 1) (y - f_q)), in the
+pinball                   mean over the levels q of the mean max(q (y - f_q), (q - 1) (y - f_q)), in the
                           metric's unit (Koenker & Bassett 1978; Gneiting & Raftery 2007)
 coverage_80, ...          share of targets inside the central interval of 80 %, ...
-targets                   how many were observed
+targets                   number of observed targets
 ========================  =========================================================================
 
-Over series (workload and metric ``*``) each is the mean of the series' scores. ``wape``, ``mase`` and
-``relative_bias`` are free of units, so that there every series weighs the same; in the means of the others
-big services weigh more. A score that a series has no denominator for is left out of the mean.
+The score over all series (workload and metric ``*``) is the mean of the series' scores. ``wape``, ``mase``
+and ``relative_bias`` have no unit, so that every series has the same weight; in the other means big services
+weigh more. A series whose denominator is zero is left out of the mean.
 """
 
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ ALL_SERIES = "*"
 
 
 def seasonal_error(panel: Panel, stop: int) -> np.ndarray:
-    """Mean absolute error of the seasonal naive forecast before bin ``stop``: what MASE divides by.
+    """The denominator of MASE: mean absolute error of the seasonal naive forecast before bin ``stop``.
 
     Returns
     -------
-    float64 ``[series]``, NaN where no two bins a season apart were observed, or all are equal.
+    float64 ``[series]``; NaN if no two bins a season apart were observed, or if all such bins are equal.
     """
     season = panel.frequency.season
     values, observed = panel.values[:, :stop].astype(np.float64), panel.observed[:, :stop]
@@ -49,13 +49,13 @@ def seasonal_error(panel: Panel, stop: int) -> np.ndarray:
 
 
 def score(backtest: Backtest) -> pd.DataFrame:
-    """Score every forecaster of a backtest.
+    """Score every model and baseline of a backtest.
 
     Returns
     -------
     DataFrame ``model, workload, metric, step`` (1 to the horizon, or ``all``) and the scores above; workload
-    and metric are ``*`` for the mean over series. Series without an observed target have no rows. ``pinball``
-    and ``coverage`` are the judged model's alone.
+    and metric are ``*`` for the mean over series. Series without an observed target have no rows. Only the
+    judged model has ``pinball`` and ``coverage``.
     """
     rows = backtest.scored_series
     scale = seasonal_error(backtest.panel, backtest.begin)[rows]
@@ -71,7 +71,7 @@ def score(backtest: Backtest) -> pd.DataFrame:
 
 
 def overall(scores: pd.DataFrame, model: str) -> dict[str, float]:
-    """A forecaster's scores over all series and steps."""
+    """The scores of a model or baseline over all series and steps, by name."""
     row = scores[
         (scores["model"] == model) & (scores["workload"] == ALL_SERIES) & (scores["step"] == ALL_STEPS)
     ]
@@ -81,7 +81,7 @@ def overall(scores: pd.DataFrame, model: str) -> dict[str, float]:
 def _point_scores(
     backtest: Backtest, forecast: np.ndarray, rows: np.ndarray, scale: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Each score ``[series, horizon + 1]``, the whole horizon last."""
+    """Scores of point forecasts by name, ``[series, horizon + 1]``; the last column is the whole horizon."""
     error = forecast.astype(np.float64) - backtest.actual
     absolute, squared, signed, level, count = (
         _sums(backtest, rows, values)
@@ -100,7 +100,7 @@ def _point_scores(
 
 
 def _quantile_scores(backtest: Backtest, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """As :func:`_point_scores`, of the quantiles."""
+    """Scores of the judged model's quantiles, shaped as in :func:`_point_scores`."""
     count = _sums(backtest, rows, backtest.observed)
     losses = []
     for number, level in enumerate(backtest.levels):
@@ -117,7 +117,7 @@ def _quantile_scores(backtest: Backtest, rows: np.ndarray) -> dict[str, np.ndarr
 
 
 def central_intervals(levels: Sequence[float]) -> list[tuple[int, int]]:
-    """Positions of the levels q and 1 - q of every central interval, the narrowest first."""
+    """The central intervals among the levels, narrowest first: positions of the levels q and 1 - q."""
     positions = {round(level, 6): number for number, level in enumerate(levels)}
     return [
         (positions[level], positions[round(1 - level, 6)])
@@ -127,7 +127,7 @@ def central_intervals(levels: Sequence[float]) -> list[tuple[int, int]]:
 
 
 def _sums(backtest: Backtest, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Sums over the windows of each series, ``[series, horizon + 1]``, the whole horizon last."""
+    """Sums over the windows of each series, ``[series, horizon + 1]``; last column: the whole horizon."""
     of_targets = np.where(backtest.observed, values, 0).astype(np.float64)
     number = np.searchsorted(rows, backtest.series)
     known = np.isin(backtest.series, rows)
@@ -138,14 +138,14 @@ def _sums(backtest: Backtest, rows: np.ndarray, values: np.ndarray) -> np.ndarra
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Elementwise; NaN where the denominator is not above 0."""
+    """Elementwise quotient; NaN where the denominator is not above 0."""
     quotient = np.full(np.shape(numerator), np.nan)
     np.divide(numerator, denominator, where=np.asarray(denominator) > 0, out=quotient)
     return quotient
 
 
 def _frame(name: str, backtest: Backtest, rows: np.ndarray, scores: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Long rows: every series and step, then the mean over series."""
+    """Scores as rows of a long frame: every series and step, then the mean over series."""
     steps = [*range(1, backtest.horizon + 1), ALL_STEPS]
     pairs = [*(backtest.panel.series[row] for row in rows), (ALL_SERIES, ALL_SERIES)]
     columns: dict[str, object] = {
@@ -163,6 +163,6 @@ def _frame(name: str, backtest: Backtest, rows: np.ndarray, scores: dict[str, np
 
 
 def mean_of_known(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of what is not NaN; NaN where nothing is."""
+    """Mean over the first axis, ignoring NaN; NaN if all are NaN."""
     known = ~np.isnan(values)
     return ratio(np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0))

@@ -1,4 +1,4 @@
-"""Skill over the best baseline: how sure we are of it, and how it fades with the age of the model."""
+"""Skill over the best baseline, its confidence interval, and the ageing of the model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,36 +11,37 @@ from kforecast.evaluation.scores import mean_of_known, ratio
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-# With fewer blocks than this their spread says nothing.
+# With fewer blocks there is no interval: their spread would be meaningless.
 _FEWEST_BLOCKS = 5
+# A short span is cut into about this many blocks.
 _SOME_BLOCKS = 20
-# Ages are told apart in at most so many steps, each one of these lengths in seconds.
+# Ages are grouped into at most this many steps; the length of a step is one of these, in seconds.
 _MOST_AGES = 10
 _AGE_STEPS = (3600, 3 * 3600, 6 * 3600, 12 * 3600, *(86_400 * days for days in (1, 2, 7, 14, 28, 91, 365)))
-# A model counts as aged when its error beside the best baseline's has grown by this share.
+# A model has aged when the ratio of its error to the best baseline's has grown by this share.
 _AGED = 0.1
-# It takes so many steps before and after to say so.
+# At least this many steps before and after the growth are required.
 _FEWEST_AGED = 2
-# Windows of a step of age, as a share of the fullest step's, with which it counts.
+# A step of age counts if it has at least this share of the windows of the fullest step.
 _WHOLE = 0.75
 
 
 @dataclass(frozen=True)
 class Skill:
-    """Skill ``1 - WAPE / WAPE of the best baseline`` (or other rival), above 0 when the model is better.
+    """Skill ``1 - WAPE / WAPE of the best baseline`` (or of another rival); positive if the model is better.
 
     Attributes
     ----------
     value:
-        NaN where the best baseline has no error, or there is no traffic.
+        The skill; NaN if the best baseline has no error, or if there is no traffic.
     low, high:
-        Interval of 95 %; NaN where there are too few origins for one.
+        Bounds of its 95 % interval; NaN if there are too few origins for an interval.
     best_baseline:
-        The baseline with the lowest WAPE.
+        Name of the baseline (or rival) with the lowest WAPE.
     block:
-        Bins in a block of the bootstrap.
+        Length of a block of the bootstrap in bins.
     blocks:
-        How many there are.
+        Number of blocks.
     """
 
     value: float
@@ -51,22 +52,25 @@ class Skill:
     blocks: int
 
     def above(self, required: float) -> bool:
-        """Whether the whole interval lies above what is required; never so without an interval."""
+        """Whether the whole interval is above the required skill; False without an interval."""
         return bool(self.low > required)
 
 
 def skill(backtest: Backtest, seed: int = 0, rivals: Sequence[str] | None = None) -> Skill:
-    """Skill of the judged model with a block bootstrap over origins (Carlstein 1986; Künsch 1989).
+    """Skill of the judged model, with an interval by a block bootstrap (Carlstein 1986; Künsch 1989).
 
-    The span is cut into blocks of time, long enough that forecasts with common targets mostly share one: up
-    to a season, at least two horizons, about twenty blocks where the span is short. Blocks are drawn with
-    replacement, all series together, because a bad hour is bad for many of them at once. In each draw the
-    model is held against the rival that is best in that draw, so that the choice of the best is paid for.
+    The span is cut into blocks of time, long enough that forecasts with common targets are mostly in the same
+    block: at least two horizons, otherwise at most a season or a twentieth of the span. Blocks are drawn with
+    replacement, for all series together, because a bad hour is bad for many series at once. Each draw
+    compares the model with the rival that is best in that draw, which accounts for the choice of the best
+    rival.
 
     Parameters
     ----------
+    seed:
+        Seed of the draws.
     rivals:
-        The forecasters to be better than; the baselines unless others are named.
+        Names of the models or baselines to compare with; None for all baselines.
     """
     rivals = backtest.baselines if rivals is None else rivals
     length = backtest.stop - backtest.begin
@@ -93,13 +97,13 @@ def skill(backtest: Backtest, seed: int = 0, rivals: Sequence[str] | None = None
 
 
 def wapes(backtest: Backtest) -> dict[str, float]:
-    """WAPE of each forecaster over all series and steps."""
+    """WAPE of each model and baseline over all series and steps."""
     level, errors = _sums(backtest, np.zeros(len(backtest.cells), np.int64), 1)
     return {name: float(_wape(error.sum(axis=0), level.sum(axis=0))) for name, error in errors.items()}
 
 
 def by_age(backtest: Backtest, trained_until: int, best_baseline: str) -> pd.DataFrame:
-    """Error by age of the model: the time from the end of its training data to the origin.
+    """Errors by the age of the model: the time from the end of its training data to the origin.
 
     Parameters
     ----------
@@ -108,15 +112,15 @@ def by_age(backtest: Backtest, trained_until: int, best_baseline: str) -> pd.Dat
 
     Returns
     -------
-    DataFrame, one row per step of age: ``age`` (seconds, where it begins), ``windows``, ``wape``,
-    ``baseline_wape`` (of the best baseline) and ``relative`` (the first over the second).
+    DataFrame, one row per step of age: ``age`` (seconds, its beginning), ``windows``, ``wape``,
+    ``baseline_wape`` (of the best baseline) and ``relative`` (``wape / baseline_wape``).
     """
     step = backtest.panel.frequency.step
     age = backtest.panel.start + backtest.origin * step - trained_until
     youngest, reach = age.min(), age.max() - age.min()
     width = next((width for width in _AGE_STEPS if reach < _MOST_AGES * width), _AGE_STEPS[-1])
     width = max(width, step)
-    # From the first origin on, so that only the last step is cut short.
+    # Steps count from the first origin, so that only the last step can be incomplete.
     begins, number = np.unique((age - youngest) // width, return_inverse=True)
     level, errors = _sums(backtest, number, len(begins))
     wape = _wape(errors[backtest.model], level)
@@ -130,17 +134,17 @@ def by_age(backtest: Backtest, trained_until: int, best_baseline: str) -> pd.Dat
             "relative": ratio(wape, baseline),
         }
     )
-    # A step that was cut short, by the span's end or a gap, says something of other times of the day.
+    # Incomplete steps, at the end of the span or in gaps, cover other times of the day: leave them out.
     whole = frame["windows"] >= _WHOLE * frame["windows"].max()
     kept: pd.DataFrame = frame.loc[whole].reset_index(drop=True)
     return kept
 
 
 def aged_at(ages: pd.DataFrame) -> int | None:
-    """The age in seconds from which on the model is a tenth worse, beside the baseline, than when younger.
+    """The age in seconds from which on the relative error is more than a tenth above that at younger ages.
 
-    None when that is not seen: one bad step is not enough, and it must stay so. The baseline is beside it
-    because some days are hard for everyone.
+    The error is taken relative to the baseline because some days are hard to forecast for every model. None
+    without such an age: all later steps must be worse, and a single step is not enough.
     """
     ages = ages.dropna(subset=["relative"])
     relative = ages["relative"].to_numpy()
@@ -151,7 +155,15 @@ def aged_at(ages: pd.DataFrame) -> int | None:
 
 
 def _sums(backtest: Backtest, number: np.ndarray, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Sums of |y|, and of |y - f| by forecaster, ``[group, series]``, of windows in numbered groups."""
+    """Sums of |y|, and of |y - f| by model or baseline, over groups of windows; each ``[group, series]``.
+
+    Parameters
+    ----------
+    number:
+        Group of each window, int64 ``[windows]``.
+    count:
+        Number of groups.
+    """
     series = backtest.panel.num_series
 
     def grouped(values: np.ndarray) -> np.ndarray:
@@ -167,7 +179,7 @@ def _sums(backtest: Backtest, number: np.ndarray, count: int) -> tuple[np.ndarra
 
 
 def _wape(error: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Mean over series (the last axis) of each one's WAPE; series without traffic are left out."""
+    """Mean WAPE over series (the last axis); series without traffic are left out."""
     return mean_of_known(np.moveaxis(ratio(error, level), -1, 0))
 
 

@@ -1,4 +1,4 @@
-"""The leaderboard as a page: sortable, with links to the reports, nothing loaded from anywhere."""
+"""The leaderboard as a self-contained HTML page with sortable tables and links to the reports."""
 
 import base64
 import hashlib
@@ -18,7 +18,16 @@ from kforecast.pages.template import template
 
 
 def write_page(tasks: dict[Task, list[Run]], path: Path, folder: Path, sort: str) -> None:
-    """Write the page; its links are relative, so that it can be moved together with the folder.
+    """Write the page; its links are relative, so that it can be moved together with the folder of runs.
+
+    Parameters
+    ----------
+    path:
+        The file to write.
+    folder:
+        The folder of the runs, which gives the page its title.
+    sort:
+        Sort key, one of :data:`kforecast.leaderboard.runs.SORTS`.
 
     Raises
     ------
@@ -37,9 +46,9 @@ def write_page(tasks: dict[Task, list[Run]], path: Path, folder: Path, sort: str
 
 
 def page(tasks: dict[Task, list[Run]], path: Path, folder: Path, sort: str) -> str:
-    """The page's text."""
+    """The HTML of the page."""
     source = files("kforecast.pages").joinpath("leaderboard.html").read_text(encoding="utf-8")
-    # The only script that the page lets run is its own.
+    # The content security policy allows no script but the page's own, by its hash.
     script = re.search(r"<script>(.*)</script>", source, flags=re.DOTALL)
     assert script is not None
     digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
@@ -57,9 +66,10 @@ def page(tasks: dict[Task, list[Run]], path: Path, folder: Path, sort: str) -> s
     )
 
 
-def _group(task: Task, runs: Sequence[Run], beside: Path) -> dict[str, Any]:
+def _group(task: Task, runs: Sequence[Run], start: Path) -> dict[str, Any]:
+    """Values of a task's table; links are relative to the folder ``start``."""
     names = varied(runs) if task.data else []
-    rows = [_row(number, run, names, beside) for number, run in enumerate(runs, start=1)]
+    rows = [_row(number, run, names, start) for number, run in enumerate(runs, start=1)]
     return {
         "heading": heading(task, runs),
         "finished": bool(task.data),
@@ -69,7 +79,7 @@ def _group(task: Task, runs: Sequence[Run], beside: Path) -> dict[str, Any]:
     }
 
 
-def _row(number: int, run: Run, names: Sequence[str], beside: Path) -> dict[str, Any]:
+def _row(number: int, run: Run, names: Sequence[str], start: Path) -> dict[str, Any]:
     texts, log = cells(run), next(run.folder.glob("*.log"), None)
     given = [run.overrides.get(name, "") for name in names]
     values = (run.score, run.wape, run.skill, run.seconds, run.size)
@@ -78,13 +88,14 @@ def _row(number: int, run: Run, names: Sequence[str], beside: Path) -> dict[str,
         "rank": number if run.status == "done" else "",
         "run": harmless(short_path(run.folder.absolute())),
         "status": run.status,
-        "report": _link(run.report, beside) if run.report.is_file() else "",
-        "log": _link(log, beside) if log is not None else "",
+        "report": _link(run.report, start) if run.report.is_file() else "",
+        "log": _link(log, start) if log is not None else "",
         "numbers": list(zip(shown, ("" if value is None else repr(value) for value in values), strict=True)),
         "overrides": [(harmless(brief(value)), harmless(value)) for value in given],
         "note": harmless(run.note or (run.stopped_by if run.stopped_by.startswith("median") else "")),
     }
 
 
-def _link(path: Path, beside: Path) -> str:
-    return quote(os.path.relpath(path.absolute(), beside))
+def _link(path: Path, start: Path) -> str:
+    """A relative link from the folder ``start`` to a file."""
+    return quote(os.path.relpath(path.absolute(), start))

@@ -1,6 +1,6 @@
-"""Runs and jobs of sweeps below a folder, read from their files and grouped by task.
+"""Runs and sweep jobs in a folder, read from their files, grouped by task and ranked.
 
-Only small files are read, and torch is not loaded: thousands of runs take seconds.
+Only small files are read and torch is not loaded, so that thousands of runs take seconds.
 """
 
 import json
@@ -18,29 +18,31 @@ import yaml
 from kforecast.console import short_path, table
 from kforecast.files.untrusted import finite, inside
 
-# What to sort by, and whether more is better.
+# Sort keys, and whether higher is better.
 SORTS = {"score": False, "wape": False, "skill": True, "seconds": False, "size": False, "newest": True}
 RESULT, METADATA = "result.json", "metadata.json"
 _FINISHED = ("done", "rejected")
+# Overrides that do not distinguish runs.
 _SILENT = ("resume", "hparams_search", "artifact_dir")
 _MOST_BYTES = 64 << 20
+# Up to this many varying overrides have a column each on the console.
 _MOST_COLUMNS = 5
 
 
 @dataclass(frozen=True, order=True)
 class Task:
-    """What was forecast from what: only scores of the same task can be compared.
+    """The data and forecast horizon of runs; only scores of the same task can be compared.
 
     Attributes
     ----------
     data:
-        Fingerprint of the panel; empty for runs that did not come to their end.
+        Fingerprint of the panel; empty for unfinished runs.
     freq, horizon:
-        The bins that were forecast.
+        Frequency and number of forecast bins.
     monitor:
-        Which loss the score is.
+        Name of the loss that is the score.
     tested_from:
-        Unix seconds at which the validation part ends and the test span begins.
+        Unix seconds of the end of the validation part, where the test span begins.
     """
 
     data: str = ""
@@ -52,7 +54,7 @@ class Task:
 
 @dataclass
 class Run:
-    """One run, or one job of a sweep, as far as its files tell."""
+    """One run, or one job of a sweep; values missing in its files are None or empty."""
 
     folder: Path
     status: str
@@ -73,24 +75,24 @@ class Run:
 
     @property
     def report(self) -> Path:
-        """Where its page is, if it has one."""
+        """Path of its report, which may not exist."""
         return self.folder / "evaluation" / "report.html"
 
 
 def collect(folder: Path) -> list[Run]:
-    """Every run below a folder; what cannot be read is a run with a note."""
+    """Every run below a folder; an unreadable run has a note."""
     return [read_run(path) for path in sorted(_run_folders(folder))]
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(folder):
         if RESULT in files:
-            folders.clear()  # what a run has made is not searched
+            folders.clear()  # runs are not nested
             yield Path(place)
 
 
 def read_run(folder: Path) -> Run:
-    """What the files of one run say."""
+    """Read the files of one run."""
     path = folder / RESULT
     newest = path.stat().st_mtime if path.exists() else 0.0
     result = _read_json(path)
@@ -105,12 +107,12 @@ def read_run(folder: Path) -> Run:
     if run.status in _FINISHED:
         _add_artifact(run, result)
     elif run.status == "running" and not run.note:
-        run.note = "still at work, or killed: resume=auto goes on with it"
+        run.note = "still running, or killed: continue it with resume=auto"
     return run
 
 
 def _add_artifact(run: Run, result: dict[str, Any]) -> None:
-    """What its artifact says of it, if it still lies there, and of its data."""
+    """Add size, scores and task from the run's artifact, if the artifact is still in its place."""
     run.task = Task(_text(result.get("data")))
     written = Path(_text(result.get("artifact_dir")) or "artifact")
     for place in dict.fromkeys((written, run.folder / written.name)):
@@ -119,7 +121,7 @@ def _add_artifact(run: Run, result: dict[str, Any]) -> None:
             run.artifact = place
             break
     else:
-        # An artifact_dir that several runs share holds that of the last one.
+        # An artifact_dir shared by several runs holds the artifact of the last one only.
         run.note = f"its artifact is no longer in {short_path(written)}"
         _add_scores(run, _read_json(run.folder / "evaluation" / "report.json"))
         return
@@ -139,11 +141,13 @@ def _add_artifact(run: Run, result: dict[str, Any]) -> None:
 
 
 def _add_scores(run: Run, board: Any) -> None:
+    """Add WAPE and skill from a scoreboard, as metadata.json and report.json have it."""
     run.wape, run.skill = finite(inside(board, "overall", "wape")), finite(inside(board, "skill", "value"))
     run.best_baseline = _text(inside(board, "skill", "best_baseline"))
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None if it is missing or damaged."""
     try:
         with path.open("rb") as file:
             content = json.loads(file.read(_MOST_BYTES))
@@ -157,6 +161,7 @@ def _text(value: Any) -> str:
 
 
 def _overrides(path: Path) -> dict[str, str]:
+    """The overrides of a run by key; empty if the file is missing or damaged."""
     try:
         entries = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, yaml.YAMLError, RecursionError):
@@ -167,7 +172,7 @@ def _overrides(path: Path) -> dict[str, str]:
 
 
 def grouped(runs: Sequence[Run], sort: str) -> dict[Task, list[Run]]:
-    """Runs by what can be compared, each best first; those that did not come to their end stand last."""
+    """Runs by task, each sorted best first; unfinished runs come last."""
     tasks: dict[Task, list[Run]] = defaultdict(list)
     for run in runs:
         tasks[run.task].append(run)
@@ -182,13 +187,13 @@ def grouped(runs: Sequence[Run], sort: str) -> dict[Task, list[Run]]:
 
 
 def varied(runs: Sequence[Run]) -> list[str]:
-    """The overrides that are not the same in all of these runs."""
+    """The keys of overrides that differ between these runs."""
     names = dict.fromkeys(name for run in runs for name in run.overrides)
     return [name for name in names if len({run.overrides.get(name) for run in runs}) > 1]
 
 
 def heading(task: Task, runs: Sequence[Run]) -> str:
-    """What a table is of."""
+    """The heading of a task's table."""
     if not task.data:
         return "Not finished"
     said = [f"Data {task.data[:8]}", next((run.about_data for run in runs if run.about_data), "")]
@@ -199,7 +204,7 @@ def heading(task: Task, runs: Sequence[Run]) -> str:
 
 
 def cells(run: Run) -> dict[str, str]:
-    """What is known of a run, as text by column."""
+    """The results of a run as text, by column."""
 
     def text(form: str, value: float | None) -> str:
         return "" if value is None else form.format(value)
@@ -225,18 +230,16 @@ def runs_table(task: Task, runs: Sequence[Run], sort: str, top: int) -> str:
         columns |= {
             name: [row[name] for row in texts] for name in ("score", "WAPE", "skill", "seconds", "KiB")
         }
-        # A column each, as long as there are few.
+        # Few overrides have a column each, many share one.
         for name in names if len(names) <= _MOST_COLUMNS else ():
             columns[name] = [brief(run.overrides.get(name, "")) for run in shown]
         if len(names) > _MOST_COLUMNS:
-            columns["what varies"] = [_differences(run, names) for run in shown]
+            columns["overrides"] = [_differences(run, names) for run in shown]
     else:
         columns["why"] = [_shortened(run.note) for run in shown]
     title = f"{heading(task, runs)}: {len(runs)} runs" + (f", best {sort} first" if task.data else "")
     more = f"\n  ... and {len(runs) - top} more (--top, --csv, --html)" if len(runs) > top else ""
-    return (
-        table(title, columns, left=("run", "status", "what varies", "why"), spare=("KiB", "seconds")) + more
-    )
+    return table(title, columns, left=("run", "status", "overrides", "why"), spare=("KiB", "seconds")) + more
 
 
 def _differences(run: Run, names: Sequence[str]) -> str:
@@ -244,7 +247,7 @@ def _differences(run: Run, names: Sequence[str]) -> str:
 
 
 def brief(value: str) -> str:
-    """A value for a table: what a search proposes has many digits."""
+    """A value shortened for a table; values proposed by a search have many digits."""
     try:
         return f"{float(value):.4g}" if len(value) > 8 else value
     except ValueError:
@@ -257,7 +260,7 @@ def _shortened(text: str, length: int = 80) -> str:
 
 
 def frame_of(tasks: dict[Task, list[Run]]) -> Any:
-    """All rows as a frame, with a column for each override."""
+    """All runs as a pandas frame, one row each, with a column for each override."""
     import pandas as pd
 
     rows = []

@@ -1,4 +1,8 @@
-"""Networks, one a file; they know nothing of training."""
+"""Networks, one per file, and naive forecasts with their combination.
+
+``NETWORKS`` lists the networks that an artifact may name. Artifact, predictor and training use this room; it
+uses ``data`` for windows and panels, and never imports training.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +14,7 @@ from kforecast.window import Frequency, Window
 
 __all__ = ["NETWORKS", "Fcnet", "Network", "SeasonalMLP", "rebuilt"]
 
-# The name an artifact's estimator_config.yaml holds, and the class it means. Kapacity's job knows Fcnet only.
+# Classes by their name in an artifact's estimator_config.yaml. Kapacity's job knows Fcnet only.
 NETWORKS: dict[str, type[Network]] = {"Fcnet": Fcnet, "SeasonalMLP": SeasonalMLP}
 
 

@@ -1,4 +1,4 @@
-"""The parts of a network and naive forecasts together: none is trusted further than it has shown.
+"""Weighted combination of a network's parts and naive forecasts, fitted to held-out data.
 
 Shape suffixes of comments: n windows, K forecasters, P horizon bins.
 """
@@ -11,25 +11,26 @@ import numpy as np
 
 from kforecast.models.naive import NAIVE
 
-# Steps and rate of the search; more change the weights by less than a percent.
+# Steps and rate of the search; more steps change the weights by less than a percent.
 _STEPS, _RATE = 300, 0.5
-# With more windows than that the weights are no better known.
+# More windows do not make the weights more accurate.
 _MOST_WINDOWS = 20_000
-# No naive forecast takes part where the network's error is at most so many times that of the best of them.
+# Naive forecasts get weights only if the network's error exceeds this multiple of that of the best of them.
 _TOLERANCE = 1.02
-# A weight below that is noise.
+# Weights below this are noise.
 _LEAST_WEIGHT = 0.01
 
 
 @dataclass(frozen=True)
 class Combination:
-    """A weighted mean of forecasts, with weights of its own for each step of the horizon.
+    """A weighted mean of forecasts, with separate weights for each step of the horizon.
 
     Attributes
     ----------
     weights:
-        By forecaster, those of the network (:attr:`kforecast.models.network.Network.parts`) first: float64
-        ``[horizon]``, none below 0; over the forecasters they add up to 1.
+        By forecast, first the parts of the network (:attr:`kforecast.models.network.Network.parts`), then
+        naive forecasts: float64 ``[horizon]``, at least 0. At each step the weights of all forecasts sum to
+        1.
     """
 
     weights: Mapping[str, np.ndarray]
@@ -41,11 +42,11 @@ class Combination:
 
     @property
     def naive(self) -> list[str]:
-        """The naive forecasts that take part."""
+        """Names of the naive forecasts with a weight above 0."""
         return [name for name, weight in self.weights.items() if name in NAIVE and weight.any()]
 
     def as_dict(self) -> dict[str, list[float]]:
-        """The weights of those that take part, in plain values."""
+        """The weights as plain values, without forecasts whose weights are all 0."""
         return {
             name: [round(float(share), 6) for share in weight]
             for name, weight in self.weights.items()
@@ -54,12 +55,12 @@ class Combination:
 
     @classmethod
     def from_dict(cls, content: Any, horizon: int) -> "Combination":
-        """Read what :meth:`as_dict` made, from a file that may be anyone's.
+        """Read the values of :meth:`as_dict` from an untrusted file.
 
         Raises
         ------
         ValueError
-            When it is something else.
+            When the values are no such weights.
         """
         if not isinstance(content, dict) or not content:
             raise ValueError("a combination is a mapping from forecasters to weights")
@@ -79,21 +80,21 @@ class Combination:
 def fitted(
     parts: Mapping[str, np.ndarray], naive: Mapping[str, np.ndarray], actual: np.ndarray, level: np.ndarray
 ) -> Combination:
-    """The weights with the least mean absolute error.
+    """The combination with the smallest mean absolute error.
 
-    At a step where no naive forecast alone beats the network by more than 2 % none of them takes part:
-    weights that are fitted to a short span cost more there than they gain (docs/models.md).
+    Naive forecasts have no weight at a step where none of them alone beats the network by more than 2 %:
+    there, weights fitted to a short span cost more than they gain (docs/models.md).
 
     Parameters
     ----------
     parts:
-        What the network is made of, each float ``[windows, horizon]``.
+        The parts of the network's forecast, each float ``[windows, horizon]``.
     naive:
         Naive forecasts, each ``[windows, horizon]``.
     actual:
-        What came, ``[windows, horizon]``, NaN where it was not observed.
+        Actual values, ``[windows, horizon]``; NaN where not observed.
     level:
-        What errors of a window are divided by, so that no series drowns the others, ``[windows]``.
+        Divisor of each window's errors, ``[windows]``, so that no series dominates the others.
     """
     chosen = np.linspace(0, len(actual) - 1, min(len(actual), _MOST_WINDOWS)).astype(np.int64)
     scale = np.where(level[chosen] > 0, level[chosen], np.inf)[:, None]
@@ -113,7 +114,7 @@ def fitted(
 
 
 class _Errors:
-    """Mean absolute errors of each step of the horizon, and the weights with the least of them."""
+    """Mean absolute errors at each step of the horizon, and the weights that minimise them."""
 
     def __init__(self, truth: np.ndarray) -> None:
         self._known = np.isfinite(truth)
@@ -121,20 +122,20 @@ class _Errors:
         self._truth = np.where(self._known, truth, 0.0)
 
     def of(self, forecast: np.ndarray) -> np.ndarray:
-        """Of one forecast ``[n, P]``: ``[P]``."""
+        """Errors ``[P]`` of one forecast ``[n, P]``."""
         error = np.where(self._known, forecast - self._truth, 0.0)
         found: np.ndarray = np.abs(error).sum(axis=0) / self._count
         return found
 
     def of_mean(self, weights: np.ndarray, made: np.ndarray) -> np.ndarray:
-        """Of the mean of forecasts ``[K, n, P]`` with weights ``[K, P]``."""
+        """Errors ``[P]`` of the mean of forecasts ``[K, n, P]`` with weights ``[K, P]``."""
         return self.of(np.einsum("kp,knp->np", weights, made))
 
     def least(self, made: np.ndarray) -> np.ndarray:
-        """Weights ``[K, P]`` for forecasts ``[K, n, P]``, by exponentiated gradients.
+        """The best weights ``[K, P]`` for forecasts ``[K, n, P]``, by exponentiated gradients.
 
-        Kivinen & Warmuth 1997, "Exponentiated gradient versus gradient descent for linear predictors". They
-        are never worse than the best forecast alone.
+        See Kivinen & Warmuth 1997, "Exponentiated gradient versus gradient descent for linear predictors".
+        The weighted mean is never worse than the best single forecast.
         """
         size, _, horizon = made.shape
         alone = np.eye(size)[:, :, None].repeat(horizon, axis=2)  # [K, K, P]
@@ -155,5 +156,5 @@ class _Errors:
             best, least = np.where(better, weights, best), np.where(better, now, least)
         best = np.where(best < _LEAST_WEIGHT, 0.0, best)
         best /= best.sum(axis=0)
-        # Without the smallest weights it must still be no worse than the best alone.
+        # Without the smallest weights, the mean must still not be worse than the best single forecast.
         return np.where(self.of_mean(best, made) <= limit * (1 + 1e-9), best, best_alone)

@@ -1,4 +1,4 @@
-"""ContextMLP: the part of SeasonalMLP that sees the context and the clock alone.
+"""ContextMLP: the part of SeasonalMLP that sees only the context and the local time.
 
 Shape suffixes: B windows, C context, F features, P horizon bins, Q quantiles.
 """
@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# The least unit, as a share of the level: a flat window must not make the next small step look huge.
+# Smallest unit as a share of the level: after a flat window, a small step must not look huge.
 _LEAST_UNIT = 0.02
 _LARGEST_RATIO = 50.0
-# Places at which the long mask of dropout may be cut.
+# Number of positions at which the long dropout mask can be cut.
 _MASK = 1 << 20
 
 
 class LongMaskDropout(nn.Module):
-    """Dropout, with a mask that is cut out of one long one: drawing it is what costs."""
+    """Dropout whose masks are cut from one long mask, because drawing a mask is expensive."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class LongMaskDropout(nn.Module):
 
     @property
     def drawn(self) -> Tensor:
-        """The mask as uint8, eight places in each: what a training that is gone on with must have kept."""
+        """The long mask packed into uint8, eight entries each; a resumed training needs it."""
         return torch.from_numpy(np.packbits((self._mask > 0).cpu().numpy()))
 
     @drawn.setter
@@ -33,7 +33,7 @@ class LongMaskDropout(nn.Module):
         self._mask = kept.float() / (1 - self.share)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Leave out a share of the numbers, in training."""
+        """Zero a share of the values and rescale the others; in training only."""
         if not self.training or not self.share:
             return h
         if len(self._mask) < h.numel() + _MASK:
@@ -45,23 +45,24 @@ class LongMaskDropout(nn.Module):
 
 
 class ContextMLP(nn.Module):
-    """A residual perceptron that forecasts a window in units of its own movement.
+    """A residual MLP that forecasts a window in units of the window's own movement.
 
-    Knowing less it learns less by heart: on short or patchy histories it is as good as what sees past days
-    and weeks, and wrong in other ways, so that both together are better than either (docs/models.md).
+    It sees less and therefore memorises less. On short or patchy histories it is as good as the networks that
+    see past days and weeks, but its errors differ, so that both together are better than either alone
+    (docs/models.md).
 
     Parameters
     ----------
     context_length:
         C.
     clock:
-        Features of the local time.
+        Number of features of the local time.
     outputs:
         P x Q.
     hidden:
         Width of its two layers.
     dropped:
-        Leaves out a share of a layer's outputs in training.
+        The dropout of layer outputs.
     """
 
     def __init__(
@@ -73,21 +74,21 @@ class ContextMLP(nn.Module):
         self.layers = nn.ModuleList([nn.Linear(hidden, hidden) for _ in range(2)])
         self.last, self.linear = nn.Linear(hidden, outputs), nn.Linear(inputs, outputs)
         self.dropped = dropped
-        # Training begins at the last value.
+        # With zeros, training starts from the last-value forecast.
         for layer in (self.last, self.linear):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     @staticmethod
     def prepare(context_BC: Tensor, center: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:  # noqa: N803
-        """Features without weights [B, C + 1], and the window's unit as a multiple of ``scale`` [B, 1].
+        """The features [B, C + 1], and the window's unit as a multiple of ``scale`` [B, 1]; no weights.
 
         Parameters
         ----------
         context_BC:
-            With its gaps filled.
+            The context with its gaps filled.
         center, scale:
-            The last value, and what forecasts are divided by, [B, 1].
+            The last value, and the divisor of forecasts, [B, 1].
         """
         difference = context_BC - center
         level = context_BC.abs().mean(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Fcnet, the network of Kapacity's predictive job, to the letter of contract 5.
+"""Fcnet, the network of Kapacity's predictive job, exactly as contract 5 defines it.
 
 Shape suffixes: B windows, C context, P horizon, F calendar fields, H = C(4+4F) features.
 """
@@ -13,37 +13,38 @@ from kforecast.data.windows import WindowBatch
 from kforecast.models.network import Forecast, Network, Prepared
 from kforecast.window import CALENDAR_TABLE_SIZES, Window
 
-# What the consumer's network divides by at least.
+# Smallest divisor in Kapacity's network.
 _SMALLEST_SCALE = 1e-10
 PRE_EMPHASIS = 0.8
 _GATES = 4
-# The gates have 4 x features^2 weights: 1 GiB here.
+# The gates have 4 x features^2 weights: 1 GiB at this limit.
 _MOST_FEATURES = 8192
 
 
 class Fcnet(Network):
-    """A linear read-out of gated products between the context and learned calendar and series embeddings.
+    """A linear read-out of gated products of the context with learned calendar and series embeddings.
 
     Parameters
     ----------
     window:
-        Gives C, P and the calendar fields.
+        Defines C, P and the calendar fields.
     num_series:
         Rows of the series embedding.
     shared_embedding:
-        Learn one row that all series share. The consumer serves every series with row 0, so only then is
-        what it serves equal to our own forecast for more than one series.
+        Learn one row that all series share. Kapacity's job serves every series with row 0. With several
+        series, it serves our own forecasts only if the row is shared.
     day_of_month:
-        Learn one row for each day of the month. In less than a year or so a day of the month stands for some
-        single days whose windows all overlap: what is learned of it is those days by heart.
+        Learn one row for each day of the month. In less than about a year of history, each day of the month
+        occurs on a few days only, whose windows overlap: the row would memorise these days.
     mean_of_seen:
-        Give days of the month (hours, ...) that training never saw the mean of those it did. Otherwise what
-        is served on them is a random initial value: after two weeks of history on half of the month.
+        Set the rows of calendar values that training never saw (days of the month, hours, ...) to the mean of
+        the rows it saw. Otherwise forecasts on them use random initial values: with two weeks of history, on
+        half of the month.
 
     Raises
     ------
     ValueError
-        When the context is so long that the gates would have more than 1 GiB.
+        When the context is so long that the gates would exceed 1 GiB.
     """
 
     series_table = "static_embeddings.0.weight"
@@ -68,7 +69,7 @@ class Fcnet(Network):
         self.shared_embedding, self.mean_of_seen = shared_embedding, mean_of_seen
         self.window, self.num_series, self.day_of_month = window, num_series, day_of_month
         self._one_row = [field == "day_of_month" and not day_of_month for field in fields]
-        # Names and order are those of the artifact's state dict.
+        # Names and order match the artifact's state dict.
         self.static_embeddings = nn.ModuleList([nn.Embedding(1 if shared_embedding else num_series, width)])
         self.dynamic_embeddings = nn.ModuleList(
             [nn.Embedding(CALENDAR_TABLE_SIZES[field], width) for field in fields]
@@ -78,7 +79,7 @@ class Fcnet(Network):
 
     @staticmethod
     def scale(context_BC: Tensor) -> Tensor:  # noqa: N803
-        """The level a window is divided by: its mean absolute value, [B, 1]."""
+        """The divisor of a window: its mean absolute value, [B, 1]."""
         return context_BC.abs().mean(dim=1, keepdim=True).clamp_min(_SMALLEST_SCALE)
 
     def prepare(self, batch: WindowBatch) -> Prepared:
@@ -91,13 +92,13 @@ class Fcnet(Network):
         return (made - target_BP).abs()
 
     def forecast(self, batch: WindowBatch) -> Forecast:
-        """Steps 1 to 6; errors are expected to be in proportion to the level of the context."""
+        """Steps 1 to 6 of contract 5; errors are expected to be proportional to the level of the context."""
         prepared = self.prepare(batch)
         return Forecast(prepared.scale * self(*prepared.inputs), prepared.scale)
 
     @torch.no_grad()
     def settle(self, seen: Sequence[Tensor]) -> None:
-        """Fill the calendar's rows that training does not see."""
+        """Fill the calendar rows that training does not see, see ``mean_of_seen``."""
         if not self.mean_of_seen:
             return
         for table, known, one in zip(self.dynamic_embeddings, seen, self._one_row, strict=True):
@@ -117,12 +118,12 @@ class Fcnet(Network):
         }
 
     def unknown_series(self) -> int | None:
-        """Any row where all are the same."""
+        """Row 0 if all rows are equal; otherwise there is none."""
         rows: Tensor = self.get_parameter(self.series_table)
         return 0 if torch.equal(rows, rows[:1].expand_as(rows)) else None
 
     def series_rows(self, table: Tensor, rows: Tensor) -> Tensor:
-        """A new series gets the mean of all, and so does the row that all share."""
+        """A new series gets the mean of all rows, and so does a shared row."""
         mean = table.mean(dim=0, keepdim=True)
         return mean if self.shared_embedding else torch.where(rows[:, None] < 0, mean, table[rows])
 
@@ -161,7 +162,7 @@ class Fcnet(Network):
         return forecast
 
     def rows(self, calendar_BPF: Tensor, series_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: N803
-        """Rows of the tables: of the series [B], of the calendar at the first and at the last step [B, F]."""
+        """Table rows of the series [B], and of the calendar at the first and the last step [B, F]."""
         first_BF, last_BF = calendar_BPF[:, 0], calendar_BPF[:, -1]  # noqa: N806
         if any(self._one_row):
             several_F = torch.tensor([not one for one in self._one_row], device=series_B.device)  # noqa: N806
@@ -169,7 +170,7 @@ class Fcnet(Network):
         return torch.zeros_like(series_B) if self.shared_embedding else series_B, first_BF, last_BF
 
     def artifact_state(self) -> dict[str, Tensor]:
-        """The state dict an artifact holds, with rows that several share written out for each of them."""
+        """The state dict for an artifact; shared rows are repeated for each series or calendar value."""
         state = super().artifact_state()
         if self.shared_embedding:
             row = state[self.series_table]

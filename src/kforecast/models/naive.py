@@ -1,7 +1,7 @@
-"""Forecasts that cost nothing and that a model must beat.
+"""Naive forecasts: baselines that cost nothing and that a model must beat.
 
-They look at nothing but observed bins before each origin. All take windows as flat cells
-``series * num_bins + origin`` (int64 ``[windows]``) and return float32 ``[windows, prediction_length]``.
+They use observed bins before each origin only. All take windows as flat cells ``series * num_bins + origin``
+(int64 ``[windows]``) and return float32 ``[windows, prediction_length]``.
 """
 
 import numpy as np
@@ -21,12 +21,12 @@ NAIVE = (
 
 
 def baselines(panel: Panel, cells: np.ndarray, window: Window, begin: int) -> dict[str, np.ndarray]:
-    """Every baseline by its name, from the same origins.
+    """All baselines by name, from the same origins.
 
     Parameters
     ----------
     begin:
-        The first bin that is judged: what needs a history of its own takes it from before there.
+        The first judged bin; means over the history use the bins before it.
     """
     horizon, frequency = window.prediction_length, panel.frequency
     made = (
@@ -40,7 +40,7 @@ def baselines(panel: Panel, cells: np.ndarray, window: Window, begin: int) -> di
 
 
 def last_value(panel: Panel, cells: np.ndarray, prediction_length: int) -> np.ndarray:
-    """Repeat the newest observed value; 0 where the series has none before the origin."""
+    """Repeat the newest observed value; 0 if the series has none before the origin."""
     held = hold_last(panel.values, panel.observed)
     series, origin = np.divmod(cells, panel.num_bins)
     newest = np.where(origin > 0, held[series, origin - 1], np.float32(0))
@@ -50,7 +50,7 @@ def last_value(panel: Panel, cells: np.ndarray, prediction_length: int) -> np.nd
 def moving_average(
     panel: Panel, cells: np.ndarray, prediction_length: int, context_length: int
 ) -> np.ndarray:
-    """Repeat the mean of the observed bins of the context; without any, the last value."""
+    """Repeat the mean of the context's observed bins; the last value if there are none."""
     series, origin = np.divmod(cells, panel.num_bins)
     total = running_sum(np.where(panel.observed, panel.values, 0), np.float64)
     count = running_sum(panel.observed)
@@ -64,13 +64,13 @@ def moving_average(
 def seasonal_naive(panel: Panel, cells: np.ndarray, prediction_length: int, *seasons: int) -> np.ndarray:
     """Repeat the value one season ago (Hyndman & Athanasopoulos, Forecasting: Principles and Practice, 5.2).
 
-    Where that bin was not observed the season before it is taken, and so on; where no season was, the same
-    with the next of the given seasons; after all of them the last value.
+    If that bin was not observed, the previous season is used, and so on. If no such bin was observed, the
+    next of the given seasons is tried, and finally the last value.
 
     Parameters
     ----------
     seasons:
-        Bins of a season.
+        Lengths of the seasons in bins, in the order in which they are tried.
     """
     season, *others = seasons
     num_bins = panel.num_bins
@@ -78,7 +78,7 @@ def seasonal_naive(panel: Panel, cells: np.ndarray, prediction_length: int, *sea
     padding = ((0, 0), (0, count * season - num_bins))
 
     def by_season(array: np.ndarray) -> np.ndarray:
-        """[series, time of season, season], so that holding the last value goes along the same time."""
+        """One row per series and time of the season, one column per season: ``[rows, season]``."""
         folded = np.pad(array, padding).reshape(panel.num_series, count, season)
         return folded.transpose(0, 2, 1).reshape(panel.num_series * season, count)
 
@@ -87,7 +87,7 @@ def seasonal_naive(panel: Panel, cells: np.ndarray, prediction_length: int, *sea
     ever = np.maximum.accumulate(observed, axis=1)
     series, origin = np.divmod(cells, num_bins)
     target = origin[:, None] + np.arange(prediction_length)
-    # The newest whole number of seasons that leads before the origin: one, or more for a long horizon.
+    # Go back the fewest seasons that lead before the origin: one, or more for a long horizon.
     source = target - season * (1 + np.arange(prediction_length) // season)
     row = series[:, None] * season + np.maximum(source, 0) % season
     column = np.maximum(source, 0) // season
@@ -100,14 +100,14 @@ def seasonal_naive(panel: Panel, cells: np.ndarray, prediction_length: int, *sea
 
 
 def time_of_week_mean(panel: Panel, cells: np.ndarray, prediction_length: int, stop: int) -> np.ndarray:
-    """The mean of all observed bins before ``stop`` at the same time of the week.
+    """The mean of the observed bins before ``stop`` at the same time of the week.
 
-    Without any, the mean at the same time of the day, or of the series; for a series without any value there
-    the last value. Every origin must be at or after ``stop``.
+    If there are none, the mean at the same time of the day is used, then the mean of the series, then the
+    last value. Every origin must be at or after ``stop``.
     """
     series, origin = np.divmod(cells, panel.num_bins)
     day, week = panel.frequency.day, panel.frequency.week
-    # Bins count from 1970, so that a time of the week has the same number in every week.
+    # Bins are counted from 1970, so that a time of the week has the same number in every week.
     first = panel.start // panel.frequency.step
     target = first + origin[:, None] + np.arange(prediction_length)
     width = ((0, 0), (first % week, -(first + stop) % week))
@@ -129,7 +129,7 @@ def time_of_week_mean(panel: Panel, cells: np.ndarray, prediction_length: int, s
 
 
 def hold_last(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """The newest observed value at or before each column, 0 before the first; ``[rows, columns]``."""
+    """The newest observed value at or before each column, ``[rows, columns]``; 0 before the first one."""
     newest = np.maximum.accumulate(np.where(observed, np.arange(values.shape[1]), -1), axis=1)
     held = np.take_along_axis(values, np.maximum(newest, 0), axis=1)
     return np.where(newest >= 0, held, np.float32(0))

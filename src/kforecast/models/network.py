@@ -1,4 +1,4 @@
-"""What training and serving ask of a network.
+"""The interface of a network for training and serving.
 
 Shape suffixes: B windows, C context bins, P horizon bins.
 """
@@ -15,16 +15,16 @@ from kforecast.window import Lookback, Window
 
 
 class Prepared(NamedTuple):
-    """Windows as a network takes them; a forecast is ``center + scale * net(...)``."""
+    """Windows prepared for a network; a forecast is ``center + scale * net(...)``."""
 
     inputs: tuple[Tensor, ...]
-    """What ``forward`` takes, each [B, ...]."""
+    """Arguments of ``forward``, each [B, ...]."""
     center: Tensor
-    """float32 [B, 1]: in the series' units."""
+    """float32 [B, 1], in the series' units."""
     scale: Tensor
-    """float32 [B, 1], above 0: in the series' units."""
+    """float32 [B, 1], above 0, in the series' units."""
     alive: Tensor | None = None
-    """bool [B, 1]: whether a window has a scale to be learned at; None when all have."""
+    """bool [B, 1]: whether a window has a scale and can be learned from; None if all have one."""
 
 
 class Forecast(NamedTuple):
@@ -33,9 +33,9 @@ class Forecast(NamedTuple):
     values: Tensor
     """float32 [B, P]."""
     spread: Tensor
-    """float32 [B, P] or [B, 1]: what errors are expected to be in proportion to."""
+    """float32 [B, P] or [B, 1]: errors are expected to be proportional to it."""
     parts: Tensor | None = None
-    """float32 [parts, B, P]: forecasts that ``values`` is a mean of (:attr:`Network.parts`); None for one."""
+    """float32 [parts, B, P]: the forecasts whose mean is ``values`` (:attr:`Network.parts`); None for one."""
 
 
 class Network(nn.Module, ABC):
@@ -44,15 +44,15 @@ class Network(nn.Module, ABC):
     Attributes
     ----------
     lookback:
-        What it sees beyond the context; None for nothing.
+        Bins that it sees beyond the context; None for the context alone.
     windows_per_thread:
-        Windows of a training step that are worth a CPU thread.
+        Windows of a training step per CPU thread; fewer would not be worth another thread.
     parts:
-        Names of the forecasts it is made of, which can be weighted anew (``combine``).
+        Names of the forecasts whose mean is its forecast; they can be weighted differently (``combine``).
     window, num_series:
-        What it forecasts, and how many series it was built for.
+        Its window, and the number of series that it was built for.
     series_table:
-        Name of the weight that holds a row for each series.
+        Name of the weight with one row per series.
     """
 
     lookback: Lookback | None = None
@@ -64,18 +64,18 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, batch: WindowBatch) -> Prepared:
-        """Everything that has no weights in it, so that several batches are made ready at once."""
+        """Compute everything that needs no weights, so that several batches can be prepared at once."""
 
     @abstractmethod
     def losses(self, made: Tensor, target_BP: Tensor) -> Tensor:  # noqa: N803
-        """What each step of each window loses, float32 [B, P].
+        """The loss of each step of each window, float32 [B, P].
 
         Parameters
         ----------
         made:
-            What ``forward`` returned.
+            Output of ``forward``.
         target_BP:
-            Targets less the center, divided by the scale.
+            Targets minus the center, divided by the scale.
         """
 
     @abstractmethod
@@ -83,32 +83,32 @@ class Network(nn.Module, ABC):
         """Forecast windows."""
 
     def settle(self, seen: Sequence[Tensor]) -> None:
-        """Give what training does not reach a value that can be served.
+        """Give weights that training never reaches a value that can be served.
 
         Parameters
         ----------
         seen:
-            For each calendar field of the frequency which of its numbers training sees, bool ``[numbers]``.
+            For each calendar field of the frequency, which of its values training sees, bool ``[values]``.
         """
 
     @abstractmethod
     def unknown_series(self) -> int | None:
-        """The id that stands for a series that was not trained on; None when there is none."""
+        """The id for series that were not in training; None if the network has none."""
 
     @abstractmethod
     def series_rows(self, table: Tensor, rows: Tensor) -> Tensor:
-        """This network's table of series, taken from the one of another with other series.
+        """The table of this network's series, taken from another network's table.
 
         Parameters
         ----------
         table:
-            As an artifact holds it, float32.
+            The table in the other network's artifact, float32.
         rows:
-            For each series of this network its row there, int64; -1 for one that is new.
+            Its row for each series of this network, int64; -1 for a new series.
         """
 
     def settings(self) -> dict[str, Any]:
-        """What its class needs, besides window and number of series, to be made again; plain values."""
+        """The arguments of its class, other than window and number of series, as plain values."""
         return {}
 
     def arguments(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class Network(nn.Module, ABC):
         }
 
     def artifact_state(self) -> dict[str, Tensor]:
-        """The state dict an artifact holds: CPU float32, each tensor with a storage of its own."""
+        """The state dict for an artifact: CPU float32, each tensor with its own storage."""
         return {
             name: value.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
             for name, value in self.state_dict().items()

@@ -1,4 +1,4 @@
-"""SeasonalMLP: small residual networks that see the same time of past days and weeks.
+"""SeasonalMLP: small residual MLPs that see the same time of past days and weeks.
 
 Shape suffixes: B windows, P horizon bins, D seasons, W bins of a season, F features, M members, Q quantiles.
 """
@@ -15,48 +15,55 @@ from kforecast.models.context_mlp import ContextMLP, LongMaskDropout
 from kforecast.models.network import Forecast, Network, Prepared
 from kforecast.window import Lookback, Window
 
-# Wide enough for intervals of 90 %, with the median in the middle.
+# The outer quantiles bound an interval of 90 %; the median is in the middle.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MEDIAN = QUANTILES.index(0.5)
 _RECENT, _BEFORE, _AFTER = 24, 6, 2
-# Seasons are days, or weeks where a bin is a day. Every head begins as the mean over some of them.
+# Seasons are days, or weeks if a bin is a day. Each attention head starts as the mean over some of them.
 _DAYS, _DAY_HEADS = 28, (tuple(range(7)), (6, 13, 20, 27), tuple(range(28)))
 _WEEKS, _WEEK_HEADS = 8, (tuple(range(4)), tuple(range(8)), tuple(range(8)))
-# The last head begins with like days only: days off for days off, working days for working days.
+# The last head starts with like days only: working days for working days, days off for days off.
 _LIKE, _UNLIKE = 5.0, -5.0
 _WEEK = 7
-# What a season is compared by: level, shape, whether it is a like day.
+# A season is compared by level, shape and whether it is a like day; and the width of the comparison.
 _COMPARED, _COMPARING = 3, 8
 _DAILY_WAVES, _WEEKLY_WAVES = 4, 3
-# Features of the local time.
+# Number of features of the local time.
 _CLOCK = 2 * (_DAILY_WAVES + _WEEKLY_WAVES) + _WEEK + 1
-# Levels in proportion are taken to differ by no more than that.
+# Limit of the ratio between the levels of today and of past days.
 _MOST_GROWTH = 5.0
-# The least scale, as a share of the level, and the largest input: a window as flat as a table must not make
-# everything else look small.
+# Smallest scale as a share of the level, and largest input: a flat window must not produce huge inputs.
 _LEAST_SCALE, _LARGEST_INPUT = 0.003, 50.0
-# Where traffic is suddenly a million times what it was a loss counts no more than that, or one would be all.
+# Limit of scaled targets: one sudden rise to a million times the traffic must not dominate the loss.
 _LARGEST_TARGET = 10_000.0
-# Share of the members that see past days, where no validation says better.
+# Weight of the members that see past days, unless weights were fitted to validation data.
 _SHARE = 0.8
-# What a window counts for the part that sees the context alone, at most.
+# Largest weight of a window in the gradient of the part that sees the context alone.
 _LARGEST_WEIGHT = 5.0
-# More than anyone needs, and what a damaged artifact may ask for at most.
+# Limits for damaged or hostile artifacts, more than anyone needs.
 _MOST_LAYERS, _MOST_BYTES = 64, 2**30
 
 
 class SeasonalMLP(Network):
-    """Several small multilayer perceptrons whose mean is the forecast, as a correction to the last value.
+    """Several small MLPs; the mean of their outputs is the forecast, as a correction to the last value.
 
-    Input are the newest bins; around the horizon the same time one season ago, and weighted means of the same
-    time over 28 days; the mean over like days (working days or days off) at the level of the newest bins; the
-    local time; and an embedding of the series. The weights of the means are an attention over days: by how
-    many days ago, whether it is a like day, and how near level and shape of the bins before the origin come
-    to today's. They begin as the mean over 7 days, over the same weekday and over like days. All values are
-    less the last one and divided by how much the series moves from bin to bin at this time of day, so that
-    levels and units make no difference. What was not observed is left out of every mean and is otherwise the
-    last value, so that a short history makes forecasts worse but not impossible. One more perceptron sees the
-    context and the local time alone (:class:`kforecast.models.context_mlp.ContextMLP`).
+    The inputs are:
+
+    - the newest bins;
+    - the bins around the horizon one season ago, and weighted means of them over 28 days;
+    - the mean over like days (working days or days off), scaled to the level of the newest bins;
+    - the local time;
+    - an embedding of the series.
+
+    The weights of the means are an attention over days. It depends on the number of days since, on whether it
+    is a like day, and on the distance of level and shape before the origin from today's. The heads start as
+    the means over 7 days, over the same weekday, and over like days.
+
+    The last value is subtracted from all values, and they are divided by the mean movement of the series from
+    bin to bin at this time of day, so that levels and units make no difference. Unobserved bins are left out
+    of all means and are the last value elsewhere, so that a short history makes forecasts worse but not
+    impossible. One more MLP sees only the context and the local time
+    (:class:`kforecast.models.context_mlp.ContextMLP`).
 
     Compare Oreshkin et al. 2020 (https://arxiv.org/abs/1905.10437) for residual MLPs and their ensembles,
     Lim et al. 2021 (https://arxiv.org/abs/1912.09363) for quantile outputs, and Bahdanau et al. 2015
@@ -65,28 +72,28 @@ class SeasonalMLP(Network):
     Parameters
     ----------
     window:
-        Gives P, C and the season.
+        Defines P, C and the season.
     num_series:
-        Rows of the series embedding; one more stands for series that were not trained on.
+        Rows of the series embedding; one more row is for series that were not in training.
     members:
-        Networks whose forecasts are averaged.
+        Number of MLPs whose forecasts are averaged.
     hidden:
         Width of their layers.
     layers:
-        How many.
+        Number of their layers.
     dropout:
         Share of a layer's outputs left out in training.
     embedding:
         Width of the series embedding.
     series_dropout:
-        Share of the windows that are trained on as if their series were unknown.
+        Share of training windows whose series is hidden.
     history_dropout:
-        Share of the windows that are trained on as if less of the past were known.
+        Share of training windows whose older history is hidden.
 
     Raises
     ------
     ValueError
-        When a setting makes no network, or they make one of more than 1 GiB.
+        When a setting is invalid, or when the network would exceed 1 GiB.
     """
 
     windows_per_thread = 128
@@ -133,7 +140,7 @@ class SeasonalMLP(Network):
             )
 
         def uniform(*shape: int) -> nn.Parameter:
-            """Initial weights as of nn.Linear."""
+            """Initial weights like those of nn.Linear."""
             return nn.Parameter((torch.rand(shape) * 2 - 1) / math.sqrt(shape[-2]))
 
         self.compare = nn.Linear(_COMPARED, _COMPARING)
@@ -152,22 +159,22 @@ class SeasonalMLP(Network):
             [nn.Parameter(torch.zeros(members, 1, hidden)) for _ in range(layers - 1)]
         )
         self.context = ContextMLP(window.context_length, _CLOCK, outputs, hidden, self.dropped)
-        # Zeros: training begins at the last value.
+        # With zeros, training starts from the last-value forecast.
         self.last_weight = nn.Parameter(torch.zeros(members, hidden, outputs))
         self.last_bias = nn.Parameter(torch.zeros(members, 1, outputs))
         self.linear = nn.Parameter(torch.zeros(inputs, members * window.prediction_length))
 
     def prepare(self, batch: WindowBatch) -> Prepared:
-        """Features without weights; see the class."""
+        """Compute the features, see the class."""
         past = batch.past
         assert past is not None
         if self.training and self.history_dropout:
             past = self._shortened(past)
-        # As numbers: so they are counted and multiplied with, and nothing is converted at every step.
+        # Masks as floats, to count and multiply without conversions.
         seen, known, alike = past.seasons, past.seasons_observed.float(), past.alike.float()
         recent_known = past.recent_observed.float()
         center = _newest(past)
-        # How much the series moves, and where it is, at this time of day.
+        # Movement and level of the series at this time of day.
         moves_of_recent, pairs_of_recent = _moves(past.recent, recent_known)
         moves_of_week, pairs_of_week = _moves(seen[:, :_WEEK], known[:, :_WEEK])
         moves = moves_of_recent + moves_of_week.sum(dim=1)
@@ -213,14 +220,14 @@ class SeasonalMLP(Network):
         of_context_BF: Tensor,  # noqa: N803
         unit_B1: Tensor,  # noqa: N803
     ) -> Tensor:
-        """Quantiles of the scaled correction, of every member and of the context alone, [M + 1, B, P, Q]."""
+        """Quantiles of the scaled correction by each member and by the ContextMLP, [M + 1, B, P, Q]."""
         if self.training and self.series_dropout:
             hidden = torch.rand(len(series_B), device=series_B.device) < self.series_dropout
             series_B = series_B.masked_fill(hidden, self.num_series)  # noqa: N806
         like = compared_BDK[..., -1:]
         weight = self.compare(compared_BDK).relu_() @ self.weigh + self.ago + self.like * like
         weight = weight.softmax(dim=1).transpose(1, 2)
-        # Over the bins that were observed.
+        # Means over observed bins only.
         share = weight @ known_BDW
         means = (weight @ seasons_BDW / share.clamp_min(1e-6)).flatten(1)
         features_BF = torch.cat([features_BF, means, share.mean(dim=2)], dim=1)  # noqa: N806
@@ -234,14 +241,14 @@ class SeasonalMLP(Network):
         straight = (x @ self.linear).view(count, self.members, horizon, 1).transpose(0, 1)
         by_days = made.view(self.members, count, horizon, len(QUANTILES)) + straight
         out = self.context(of_context_BF)
-        # Of a window that moves much more than is usual at this time the gradient would be as much larger.
+        # Limit the gradient of windows that move much more than usual at this time; values do not change.
         counted = unit_B1.clamp_max(_LARGEST_WEIGHT)
         by_context = counted * out + (unit_B1 - counted) * out.detach()
         by_context = by_context.view(1, count, horizon, len(QUANTILES))
         return torch.cat([by_days, by_context])
 
     def _shortened(self, past: Past) -> Past:
-        """Hide what is older than so many seasons for some windows: not all series have a long past."""
+        """Hide the older seasons of some windows, because some series have a short history."""
         count, seasons = past.seasons.shape[:2]
         device = past.seasons.device
         depth = torch.randint(seasons + 1, (count, 1, 1), device=device)
@@ -252,15 +259,15 @@ class SeasonalMLP(Network):
         )
 
     def losses(self, made: Tensor, target_BP: Tensor) -> Tensor:  # noqa: N803
-        """Twice the mean pinball loss over quantiles and members: of a median the absolute error."""
+        """Twice the mean pinball loss over quantiles and members; for the median it is the absolute error."""
         error = target_BP.clamp(-_LARGEST_TARGET, _LARGEST_TARGET)[..., None] - made
         level = torch.tensor(QUANTILES, device=made.device)
         return 2 * torch.maximum(level * error, (level - 1) * error).mean(dim=(0, 3))
 
     def forecast(self, batch: WindowBatch) -> Forecast:
-        """The mean of the parts' medians, and half the width of their intervals of 90 %.
+        """The weighted mean of the parts' medians, and half the width of their 90 % intervals.
 
-        Of a series that was never seen below zero no forecast is below zero.
+        Forecasts are at least zero if no bin that the network sees is below zero.
         """
         past = batch.past
         assert past is not None
@@ -271,22 +278,22 @@ class SeasonalMLP(Network):
         assert alive is not None
         values = prepared.center + prepared.scale * parts[..., _MEDIAN].where(alive, 0.0)
         lowest = torch.minimum(past.recent.amin(dim=1), past.seasons.amin(dim=(1, 2)))[:, None]
-        # Not a number stays what it is: a zero would be believed.
+        # NaN stays NaN: a zero would be mistaken for a forecast.
         values = values.where((lowest < 0) | ~(values <= 0), 0.0)
         widths = prepared.scale * (parts[..., -1] - parts[..., 0]) / 2
         spread = torch.lerp(widths[1], widths[0], _SHARE).where(alive, 0.0)
         return Forecast(torch.lerp(values[1], values[0], _SHARE), spread, values)
 
     def unknown_series(self) -> int:
-        """The row of the embedding that is trained with every series' windows."""
+        """The last row of the embedding, which is trained with windows of all series."""
         return self.num_series
 
     def series_rows(self, table: Tensor, rows: Tensor) -> Tensor:
-        """A new series gets the row of those that were not trained on, the last."""
+        """A new series gets the last row, which is for unknown series."""
         return table[torch.cat([rows, rows.new_tensor([-1])])]
 
     def settings(self) -> dict[str, Any]:
-        """Arguments of the class."""
+        """Arguments of the class other than window and number of series."""
         return {
             "members": self.members,
             "hidden": self.hidden,
@@ -298,13 +305,14 @@ class SeasonalMLP(Network):
         }
 
     def _num_features(self) -> int:
+        """Number of features, without the attention's means and the embedding."""
         look = self.lookback
         width, horizon = look.width(self.window), self.window.prediction_length
         return look.recent + width + horizon + 2 + 2 + _CLOCK
 
 
 def _check(sizes: dict[str, Any], shares: dict[str, Any]) -> None:
-    """Refuse what a configuration or an artifact of anyone's may say."""
+    """Raise ValueError for invalid settings of a configuration or an untrusted artifact."""
     problems = [
         f"{name} is {value!r}, not a whole number above 0"
         for name, value in sizes.items()
@@ -322,7 +330,7 @@ def _check(sizes: dict[str, Any], shares: dict[str, Any]) -> None:
 
 
 def _newest(past: Past) -> Tensor:
-    """The newest observed bin, else the mean of the newest season, else 0; [B, 1]."""
+    """The newest observed recent bin, else the mean of all observed seasons, else 0; [B, 1]."""
     length = past.recent.shape[1]
     age = torch.arange(length, device=past.recent.device)
     newest = age.where(past.recent_observed, -1).amax(dim=1, keepdim=True)
@@ -333,7 +341,7 @@ def _newest(past: Past) -> Tensor:
 
 
 def _moves(values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the absolute differences of neighbours along the last axis that are both known; their number."""
+    """Sum of absolute differences of known neighbours along the last axis, and the number of such pairs."""
     both = known[..., 1:] * known[..., :-1]
     return (values.diff(dim=-1).abs_() * both).sum(dim=-1), both.sum(dim=-1)
 
@@ -346,9 +354,9 @@ def _like_days_at_todays_level(
     level_B: Tensor,  # noqa: N803
     horizon: int,
 ) -> tuple[Tensor, Tensor]:
-    """Mean over the like days, in proportion to the newest bins, and where it is known; [B, P].
+    """Mean over like days, scaled to the level of the newest bins, and where it is known; both [B, P].
 
-    ``counted`` is 1.0 for the bins of the seasons that are known and of like days.
+    ``counted`` [B, D, W] is 1.0 for known bins of like days, else 0.0.
     """
     times = counted.sum(dim=1)
     mean, has = (seasons * counted).sum(dim=1) / times.clamp_min(1), (times > 0).float()
@@ -362,7 +370,7 @@ def _like_days_at_todays_level(
 
 
 def _compared(recent: Tensor, recent_known: Tensor, seasons: Tensor, known: Tensor, alike: Tensor) -> Tensor:
-    """How far each season was from today before the origin: level, shape, and 1 for a like day; [B, D, 3]."""
+    """Distance of each season from today before the origin in level and shape, and 1 if like; [B, D, 3]."""
     both = known[:, :, :_BEFORE] * recent_known[:, None, -_BEFORE:]
     count = both.sum(dim=2).clamp_min_(1)
     difference = (seasons[:, :, :_BEFORE] - recent[:, None, -_BEFORE:]).mul_(both)
@@ -372,7 +380,7 @@ def _compared(recent: Tensor, recent_known: Tensor, seasons: Tensor, known: Tens
 
 
 def _clock(moment_B3: Tensor) -> Tensor:  # noqa: N803
-    """Waves of the day and the week, the day of the week and whether it is a day off, float32 [B, F]."""
+    """Sine waves of the day and the week, one-hot day of the week, and day off or not; float32 [B, F]."""
     time, day = moment_B3[:, :1], moment_B3[:, 1:2]
     ahead = torch.arange(1, max(_DAILY_WAVES, _WEEKLY_WAVES) + 1, device=moment_B3.device)
     daily = 2 * math.pi * time * ahead[:_DAILY_WAVES]

@@ -1,9 +1,10 @@
-"""How figures look: colours, texts and axes, and how they become a PNG or a part of a page."""
+"""How figures look (fonts, axes, lines, legends), and how they are saved as PNG or inlined as SVG."""
 
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from html import escape
 from io import StringIO
 from pathlib import Path
@@ -17,32 +18,20 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-# By name the colour on a light and on a dark page. Figures are drawn in the light ones, which stand for the
-# name: within a page it is looked up there.
-COLOURS = {
-    "ink": ("#1f2328", "#e6edf3"),
-    "muted": ("#59636e", "#9aa4af"),
-    "grid": ("#e1e5e9", "#2b323b"),
-    "shade": ("#d8dde3", "#39424d"),
-    "model": ("#1d6fd1", "#5aa2f7"),
-    "on-model": ("#ffffff", "#0d1117"),
-    "model-band": ("#a9cbf5", "#24508a"),
-    "model-band-wide": ("#d6e7fb", "#1a3253"),
-    "second": ("#0f8f84", "#3fbfb2"),
-    "baseline": ("#c8620c", "#f0954a"),
-    "other": ("#8a5cc7", "#b48df0"),
-    "bad": ("#cf222e", "#ff7b72"),
-}
+from kforecast.pages.colours import COLOURS
+
 INK, MUTED, GRID, SHADE, MODEL, ON_MODEL, BAND, WIDE_BAND, SECOND, BASELINE, OTHER, BAD = (
     light for light, _ in COLOURS.values()
 )
 
-# Inches. A page gives each inch as many pixels, so that texts of all figures are of one size.
+# Widths of figures, in inches. A page shows every inch with the same number of pixels, so that all figures
+# have the same text size.
 FULL, HALF, WIDE = 11.0, 5.4, 7.2
-_LEFT, _RIGHT = 0.58, 0.26
+_RIGHT = 0.26
+# Height of one line of a legend, in inches.
 LINE = 0.19
 _DPI = 110
-# Names may be of any script. Those of these that are installed draw what the first cannot.
+# Names may be in any script. The installed fallback fonts draw the glyphs that the first font lacks.
 _FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "PingFang SC", "Microsoft YaHei")
 _COLOUR = re.compile("(?<=: )(" + "|".join(light for light, _ in COLOURS.values()) + ')(?=[;"])')
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.4g} %".replace("-", "−"))
@@ -50,14 +39,14 @@ _FONT = re.compile(r"'DejaVu Sans'(, '[^']*')*")
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """A share as people write it."""
+    """A share as a percentage, with a typographic minus and a no-break space; a dash if it is not finite."""
     if not np.isfinite(value):
         return "–"
     return f"{100 * value:,.{digits}f}\N{NO-BREAK SPACE}%".replace("-", "−")
 
 
 def duration(seconds: int) -> str:
-    """A length of time as people write it: ``1 h 30 min``."""
+    """A duration in words: ``1 h 30 min``."""
     parts = []
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s")):
         count, seconds = divmod(seconds, size)
@@ -73,14 +62,16 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 def inline_svg(figure: Figure, name: str, label: str) -> str:
-    """A figure as an element for a page that sets ``--<name>`` for all of :data:`COLOURS`, and ``--sans``.
+    """A figure as an ``<svg>`` element for a page.
+
+    The page must define the CSS variables ``--sans`` and ``--<name>`` for each name in :data:`COLOURS`.
 
     Parameters
     ----------
     name:
-        Different for each figure of a page.
+        Unique within the page; it makes the ids in the SVG unique.
     label:
-        What it shows, for those who do not see it.
+        Description of the figure for screen readers.
     """
     text = StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -88,7 +79,7 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
-    # Its groups' ids are the same in every figure; nothing refers to them.
+    # Group ids repeat between figures, and nothing refers to them.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     names = {light: colour for colour, (light, _) in COLOURS.items()}
     svg = _COLOUR.sub(lambda found: f"var(--{names[found[1]]})", svg)
@@ -104,13 +95,13 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
 
 @contextmanager
 def style(salt: str = "kforecast") -> Iterator[None]:
-    """Everything within is drawn in our style, whatever the user's own is."""
+    """Draw in the package's style within this context, whatever style the user has set."""
     known = set(get_font_names())
     settings: dict[Any, Any] = {
         "font.family": [_FONTS[0], *(name for name in _FONTS[1:] if name in known)],
         "font.size": 8,
         "timezone": "UTC",
-        # Names may hold dollar signs.
+        # Names may contain dollar signs.
         "text.parse_math": False,
         "text.color": INK,
         "figure.facecolor": "white",
@@ -133,7 +124,7 @@ def style(salt: str = "kforecast") -> Iterator[None]:
         "ytick.color": MUTED,
         "xtick.major.size": 0,
         "ytick.major.size": 0,
-        # Clear of the lowest label of the other axis.
+        # Clear of the lowest label of the y axis.
         "xtick.major.pad": 5.5,
         "legend.frameon": False,
         "legend.fontsize": 8,
@@ -143,12 +134,54 @@ def style(salt: str = "kforecast") -> Iterator[None]:
         "svg.hashsalt": salt,
     }
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # Not the user's own style, which may have dark backgrounds, other margins or another time zone.
+        # Reset the user's own style: it may have a dark background, other margins or another time zone.
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(settings)
-        # A sign that no font has: a box in the PNG; in a page the browser finds one.
+        # A glyph that no font has becomes a box in the PNG; on a page the browser finds a font for it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Space around the axes of a figure, in inches.
+
+    Attributes
+    ----------
+    left:
+        Left of each column of axes.
+    top, bottom:
+        Above the first row and below the last one.
+    between:
+        Between rows.
+    """
+
+    left: float = 0.58
+    top: float = 0.3
+    bottom: float = 0.12
+    between: float = 0.3
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """How a line looks.
+
+    Attributes
+    ----------
+    colour:
+        One of the light :data:`COLOURS`.
+    width:
+        In points.
+    dashes:
+        Lengths of dashes and gaps, in line widths; none for a solid line.
+    marker:
+        Whether each point has a dot.
+    """
+
+    colour: str
+    width: float = 1.2
+    dashes: tuple[float, ...] = ()
+    marker: bool = False
 
 
 def canvas(
@@ -156,16 +189,27 @@ def canvas(
     height: float,
     rows: int = 1,
     columns: int = 1,
-    *,
-    left: float = _LEFT,
-    top: float = 0.3,
-    bottom: float = 0.12,
-    between: float = 0.3,
+    margins: Margins = Margins(),
     widths: Sequence[float] | None = None,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure with margins in inches: constrained layout would draw everything twice to find them."""
-    # A Figure of its own, not pyplot's: no global state, no window, no leak.
+    """An empty figure and its axes.
+
+    Margins are fixed because constrained layout would draw everything twice to find them.
+
+    Parameters
+    ----------
+    width, height:
+        In inches.
+    widths:
+        Relative widths of the columns; equal by default.
+
+    Returns
+    -------
+    The figure, and its axes as an array ``[rows, columns]``.
+    """
+    # Not pyplot's figure: no global state, no window, no leak.
     figure = Figure(figsize=(width, height))
+    left, top, bottom, between = margins.left, margins.top, margins.bottom, margins.between
     each = (height - top - bottom - (rows - 1) * between) / rows
     across = (width - left - _RIGHT - (columns - 1) * left) / columns
     axes = figure.subplots(
@@ -186,7 +230,17 @@ def canvas(
 
 
 def legend(figure: Figure, axis: Axes, *, below: int = 0, columns: int = 2, reverse: bool = False) -> None:
-    """The legend of an axis: in a line above all, or in so many lines at the bottom, never on the data."""
+    """Add the legend of an axis outside the data: in one line at the top, or in lines at the bottom.
+
+    Parameters
+    ----------
+    below:
+        Lines at the bottom; 0 puts the legend at the top.
+    columns:
+        Of a legend at the bottom.
+    reverse:
+        List the last drawn first.
+    """
     handles, labels = axis.get_legend_handles_labels()
     if reverse:
         handles, labels = handles[::-1], labels[::-1]
@@ -206,32 +260,46 @@ def legend(figure: Figure, axis: Axes, *, below: int = 0, columns: int = 2, reve
     )
 
 
-def line(
-    axis: Axes,
-    x: np.ndarray,
-    y: np.ndarray,
-    colour: str,
-    label: str,
-    width: float = 1.2,
-    dashes: tuple[float, ...] = (),
-    marker: bool = False,
-) -> None:
-    """A line that NaN break; points between two of them are dots, because no line passes through them."""
-    sign = "o" if marker else ""
-    # The model before all others.
-    above = 3 if colour == MODEL else 2
-    (made,) = axis.plot(x, y, color=colour, lw=width, label=label or "_", marker=sign, ms=3.5, zorder=above)
-    if dashes:
-        made.set_dashes(dashes)
+def line(axis: Axes, x: np.ndarray, y: np.ndarray, label: str, stroke: Stroke) -> None:
+    """Draw a line that breaks at NaN; a single point between two NaN becomes a dot.
+
+    Parameters
+    ----------
+    label:
+        Its entry in the legend; empty for none.
+    """
+    colour = stroke.colour
+    (made,) = axis.plot(
+        x,
+        y,
+        color=colour,
+        lw=stroke.width,
+        label=label or "_",
+        marker="o" if stroke.marker else "",
+        ms=3.5,
+        zorder=3 if colour == MODEL else 2,  # the model in front of all others
+    )
+    if stroke.dashes:
+        made.set_dashes(stroke.dashes)
     known = np.isfinite(y)
-    beside = np.pad(known, 1)
-    alone = known & ~beside[:-2] & ~beside[2:]
-    if alone.any() and not marker:
+    padded = np.pad(known, 1)
+    alone = known & ~padded[:-2] & ~padded[2:]
+    if alone.any() and not stroke.marker:
         axis.plot(x[alone], y[alone], "o", color=colour, ms=2.2)
 
 
 def from_zero(axis: Axes, most: float, wide: float = 0.0, *, cut: float = 1.0, form: str = "") -> None:
-    """From zero (or the least that is drawn) to a little more than ``most``, or up to ``cut`` times that."""
+    """Set the y axis from zero, or from the lowest negative value, to a little above the highest value.
+
+    Parameters
+    ----------
+    most:
+        Highest value that must be visible.
+    wide:
+        Highest value that should be visible, as far as it is at most ``cut`` times ``most``.
+    form:
+        Of tick labels: ``percent``, ``whole`` for integers, or empty for numbers.
+    """
     if not most > 0:
         most = 1.0 if form != "percent" else 0.01
     top = max(most, min(wide, cut * most)) * 1.06
@@ -248,12 +316,12 @@ def from_zero(axis: Axes, most: float, wide: float = 0.0, *, cut: float = 1.0, f
 
 
 def date_axis(axis: Axes, low: Any, high: Any) -> None:
-    """An axis of time in UTC from ``low`` to before ``high``, both datetime64."""
-    # Without the midnight that ends a span, whose label would stand over the edge.
+    """Make the x axis a time axis in UTC from ``low`` to before ``high``, both datetime64."""
+    # Exclude the midnight that ends a span: its label would cross the edge.
     axis.set_xlim(low, high - np.timedelta64(1, "s"))
     locator = AutoDateLocator(minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
     axis.xaxis.set_major_locator(locator)
-    # At the right below the axis: what the labels leave out. Midnights name the day, if there are any.
+    # The text at the lower right adds what the labels omit. A label at midnight names the day, if any.
     of_hours = "%Y, UTC" if high - low > np.timedelta64(1, "D") else "%d %b %Y, UTC"
     formatter = ConciseDateFormatter(  # type: ignore[no-untyped-call]
         locator,
@@ -266,14 +334,14 @@ def date_axis(axis: Axes, low: Any, high: Any) -> None:
 
 
 def largest(*values: np.ndarray) -> float:
-    """The largest finite number; 0 when there is none."""
+    """The largest finite number in the arrays; 0 if there is none."""
     known = np.concatenate([np.ravel(array) for array in values]) if values else np.zeros(0)
     known = known[np.isfinite(known)]
     return float(known.max()) if len(known) else 0.0
 
 
 def _short_number(value: float, top: float) -> str:
-    """A tick's label, a few signs wide, on an axis up to ``top``."""
+    """The short label of a tick on an axis that ends at ``top``."""
     scale, sign = next(
         ((scale, sign) for scale, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if top >= 10 * scale),
         (1.0, ""),

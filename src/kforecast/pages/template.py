@@ -1,14 +1,14 @@
-"""Templates of pages that need nothing besides themselves."""
+"""Jinja templates of self-contained HTML pages."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from kforecast.pages.drawing import COLOURS
+from kforecast.pages.colours import COLOURS
 
 
 def template(name: str) -> Template:
-    """A page of ours, by its file in this package: everything in it is escaped.
+    """The template of a page, by its file name in this package; all values are escaped.
 
-    All begin with ``head.html`` and have ``style.css`` within.
+    Every page starts with ``head.html`` and embeds ``style.css``.
     """
     environment = Environment(
         loader=PackageLoader("kforecast", "pages"),

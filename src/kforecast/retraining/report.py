@@ -1,4 +1,4 @@
-"""What happened to a champion over time: a table on the console, a page with a picture."""
+"""The history of a champion: a table on the console, and a page with a figure."""
 
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from kforecast.pages.drawing import (
     LINE,
     MODEL,
     SECOND,
+    Margins,
+    Stroke,
     canvas,
     date_axis,
     from_zero,
@@ -35,7 +37,7 @@ _HEADS = ("candidate", "its WAPE", "champion's WAPE", "skill", "interval", "drif
 
 
 def publish(store: Store) -> Path:
-    """Write the page; returns where it lies.
+    """Write the page; return its path.
 
     Raises
     ------
@@ -49,7 +51,7 @@ def publish(store: Store) -> Path:
         title=store.root.resolve().name,
         tone=tone,
         verdict=verdict,
-        # Its texts are our own.
+        # The figure holds only texts of our own, so nothing is left to escape.
         figure="" if figure is None else Markup(inline_svg(figure, "cycles", _label(cycles))),
         heads=_HEADS,
         rows=[
@@ -57,7 +59,7 @@ def publish(store: Store) -> Path:
                 "time": _time(cycle),
                 "cells": [cell or "–" for cell in _cells(cycle)],
                 "decision": cycle.decision,
-                # With an interval the numbers say it.
+                # If there is an interval, the numbers already give the reason.
                 "reason": "" if cycle.low is not None else cycle.reason,
                 "changed": cycle.decision in ("first", "promoted", "rolled back"),
             }
@@ -74,7 +76,7 @@ def publish(store: Store) -> Path:
 
 
 def summary(store: Store) -> str:
-    """The newest cycles, and who serves."""
+    """The newest cycles and the serving version, for the console."""
     cycles = store.state.cycles[-_NEWEST:]
     cells = list(zip(*map(_cells, cycles), strict=True))
     columns = {
@@ -95,7 +97,7 @@ def summary(store: Store) -> str:
 
 
 def _verdict(store: Store) -> tuple[str, str]:
-    """Who serves, and whether it should."""
+    """Tone and words: which version serves, and whether it should."""
     state, newest = store.state, store.state.cycles[-1]
     if state.champion is None:
         return "bad", f"No champion yet. {_sentence(newest.reason)}"
@@ -111,6 +113,7 @@ def _verdict(store: Store) -> tuple[str, str]:
 
 
 def _decided(name: str, newest: Cycle) -> tuple[str, str]:
+    """Tone and words of the newest decision; ``name`` is the champion's."""
     if newest.decision == "first":
         return "good", f"{name} is the first champion."
     if newest.decision == "promoted":
@@ -123,9 +126,9 @@ def _decided(name: str, newest: Cycle) -> tuple[str, str]:
         return "unsure", f"{name} is the champion again: {newest.reason}."
     if newest.drift is not None and newest.drift > DRIFTED:
         return "unsure", (
-            f"{name} stays the champion, with drift: beside the best baseline its error is "
+            f"{name} stays the champion, with drift: relative to the best baseline its error is "
             f"{percent(newest.drift, 0)} larger than when it was trained. The candidate, which knows newer "
-            "data, is not better beyond doubt: this span is harder to forecast, or the change too recent."
+            "data, is not better beyond doubt: this span is harder to forecast, or the change is too recent."
         )
     return "good", f"{name} stays the champion: the candidate is not better beyond doubt."
 
@@ -145,7 +148,7 @@ def _interval(cycle: Cycle) -> str:
 
 
 def _cells(cycle: Cycle) -> list[str]:
-    """One for each of ``_HEADS``; empty where a cycle does not say."""
+    """The table cells of a cycle, one for each of ``_HEADS``; empty where a value is missing."""
     return [
         "" if cycle.candidate is None else str(cycle.candidate),
         *(
@@ -159,7 +162,7 @@ def _cells(cycle: Cycle) -> list[str]:
 
 
 def _figure(cycles: tuple[Cycle, ...]) -> Figure | None:
-    """The errors of each cycle; None where there is but one."""
+    """The errors over the cycles; None unless at least two different spans were judged."""
     judged = [cycle for cycle in cycles if cycle.span_end is not None and cycle.candidate_wape is not None]
     if len({cycle.span_end for cycle in judged}) < 2:
         return None
@@ -171,11 +174,11 @@ def _figure(cycles: tuple[Cycle, ...]) -> Figure | None:
     candidate, champion, baseline = map(column, ("candidate_wape", "champion_wape", "baseline_wape"))
     served = np.array([cycle.decision in ("first", "promoted") for cycle in judged])
     with style():
-        figure, axes = canvas(FULL, 3.0, bottom=0.4 + LINE)
+        figure, axes = canvas(FULL, 3.0, margins=Margins(bottom=0.4 + LINE))
         axis = axes[0, 0]
-        line(axis, time, baseline, BASELINE, "best baseline", 1.2, marker=True)
-        line(axis, time, champion, SECOND, "champion so far", 1.6, marker=True)
-        line(axis, time, candidate, MODEL, "candidate", 1.6, marker=True)
+        line(axis, time, baseline, "best baseline", Stroke(BASELINE, marker=True))
+        line(axis, time, champion, "champion so far", Stroke(SECOND, 1.6, marker=True))
+        line(axis, time, candidate, "candidate", Stroke(MODEL, 1.6, marker=True))
         axis.plot(
             time[served], candidate[served], "o", ms=9, mfc="none", mec=INK, mew=1.2, label="becomes champion"
         )

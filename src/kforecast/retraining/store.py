@@ -1,7 +1,8 @@
-"""The directory of a champion: every artifact that was one or may be, and which of them serves.
+"""The directory of champions and candidates.
 
-``versions/<n>/`` are artifact directories that never change. ``champion`` and ``candidate`` are links to two
-of them. ``state.json`` says what happened; it is replaced in one step, and the links follow it.
+Each ``versions/<n>/`` is an artifact directory that never changes. ``champion`` and ``candidate`` are
+symbolic links to two of them. ``state.json`` records every cycle; it is replaced atomically, and the links
+follow it.
 """
 
 import hashlib
@@ -30,39 +31,44 @@ Decision = Literal["first", "promoted", "kept", "rejected", "rolled back"]
 
 
 class _Written(BaseModel):
+    """A part of ``state.json``."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Cycle(_Written):
-    """What came of one run, or of a way back."""
+    """The outcome of one retraining run, or of one rollback."""
 
     time: str
-    """When it was decided, ISO 8601."""
+    """Time of the decision, ISO 8601."""
     decision: Decision
     """``kept``: the champion stays; ``rejected``: a gate refused the first candidate."""
     champion: Version | None
-    """Who serves since then."""
+    """The version that serves after the decision."""
     candidate: Version | None = None
     reason: str = ""
-    """In words."""
+    """The reason for the decision, in words."""
     span_start: int | None = None
-    """Unix seconds of the first bin that both were judged on, and of the last."""
+    """Unix seconds of the first bin on which both were judged."""
     span_end: int | None = None
+    """Unix seconds of the last such bin."""
     candidate_wape: float | None = None
     champion_wape: float | None = None
     baseline_wape: float | None = None
-    """Of the best baseline."""
+    """WAPE of the best baseline."""
     skill: float | None = None
-    """Of the candidate over the champion, with its interval of 95 %."""
+    """Skill of the candidate over the champion."""
     low: float | None = None
+    """Lower bound of the 95 % interval of the skill."""
     high: float | None = None
+    """Upper bound of that interval."""
     champion_wape_then: float | None = None
-    """The champion's error on the test span of its own training."""
+    """WAPE of the champion on the test span of its own training."""
     drift: float | None = None
-    """Growth of the champion's error beside the best baseline's since then; 0.1 is a tenth."""
+    """Relative growth of the champion's error, as a multiple of the best baseline's, since its training."""
     seconds: float | None = None
     run: str | None = None
-    """The folder of the training."""
+    """The run folder of the training."""
 
 
 class State(_Written):
@@ -71,20 +77,20 @@ class State(_Written):
     champion: Version | None = None
     candidate: Version | None = None
     former: tuple[Version, ...] = ()
-    """Champions before this one, oldest first, that can be gone back to."""
+    """Earlier champions available for a rollback, oldest first."""
     sha256: dict[Version, dict[str, str]] = {}
-    """Of every file of every version that is kept."""
+    """The hash of every file, by kept version and file name."""
     cycles: tuple[Cycle, ...] = ()
 
     @property
     def newest(self) -> int:
-        """The highest number that was given to a version."""
+        """The highest version number used so far; 0 if there is none."""
         used = [cycle.candidate for cycle in self.cycles if cycle.candidate is not None]
         return max([*used, *self.sha256, 0])
 
 
 class Store:
-    """Where champions and candidates lie.
+    """The directory of champions and candidates, and its recorded state.
 
     Parameters
     ----------
@@ -94,7 +100,7 @@ class Store:
     Raises
     ------
     ConfigError
-        When it cannot be one, or its state.json is not ours.
+        When the directory cannot be written or belongs to something else, or its state.json is invalid.
     """
 
     def __init__(self, root: Path) -> None:
@@ -104,21 +110,26 @@ class Store:
 
     @property
     def champion(self) -> Path | None:
-        """Where the champion is served from; None before the first."""
+        """Path of the link to the serving artifact; None before the first champion."""
         return None if self.state.champion is None else self.root / CHAMPION
 
     def version(self, number: int) -> Path:
-        """Where a version lies."""
+        """Path of a version's artifact."""
         return self.root / VERSIONS / str(number)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Self]:
-        """Be the only one who writes; what a process that was killed has left undone is finished.
+        """Hold the write lock of the directory; first finish what a killed process left undone.
+
+        Parameters
+        ----------
+        name:
+            Names this process to others that find the lock taken.
 
         Raises
         ------
         OutputError
-            When another is writing, or the file system refuses.
+            When another process is writing, or the file system refuses.
         """
         with sole_writer(self.root, name), writing(self.root):
             self.state = self._read()
@@ -127,14 +138,14 @@ class Store:
             yield self
 
     def decide(self, cycle: Cycle, former: tuple[int, ...], keep: int) -> None:
-        """Record what came of a cycle, let the links follow, and forget versions nobody needs.
+        """Record a cycle, update the links, and remove versions that are no longer needed.
 
         Parameters
         ----------
         former:
-            Champions that can be gone back to from now on.
+            Earlier champions, oldest first.
         keep:
-            So many of them, the newest.
+            How many of them stay available for a rollback; the oldest are removed first.
         """
         former = former[max(0, len(former) - keep) :]
         candidate = self.state.candidate if cycle.candidate is None else cycle.candidate
@@ -152,12 +163,12 @@ class Store:
             self._tidy()
 
     def check(self, number: int) -> None:
-        """Find out whether a version is still what it was.
+        """Verify that a version is unchanged.
 
         Raises
         ------
         ArtifactError
-            When a file of it is missing or has changed.
+            When one of its files is missing or has changed.
         """
         folder = self.version(number)
         if not folder.is_dir() or _hashes(folder) != self.state.sha256.get(number):
@@ -167,7 +178,7 @@ class Store:
             )
 
     def write_history(self) -> None:
-        """Every cycle as a row of ``history.csv``."""
+        """Write ``history.csv`` with one row per cycle."""
         import pandas as pd
 
         frame = pd.DataFrame([cycle.model_dump() for cycle in self.state.cycles])
@@ -175,11 +186,11 @@ class Store:
             replace_file(self.root / HISTORY, lambda path: frame.to_csv(path, index=False))
 
     def _tidy(self) -> None:
-        """Make links and versions what state.json says."""
+        """Make links and versions agree with state.json."""
         for name, number in ((CHAMPION, self.state.champion), (CANDIDATE, self.state.candidate)):
             _link(self.root / name, number)
         for path in (self.root / VERSIONS).iterdir():
-            # Nothing but what an artifact is written to, under its own name or on the way there.
+            # Remove only artifact directories: finished ones, and staging directories of interrupted writes.
             ours = re.fullmatch(r"(\d+)|\.\d+\.[a-z0-9_]{8}", path.name)
             if ours and (ours[1] is None or int(ours[1]) not in self.state.sha256):
                 shutil.rmtree(path, ignore_errors=True)
@@ -201,13 +212,16 @@ class Store:
 
 
 def _foreign(root: Path) -> str | None:
-    """What lies in a directory that is none of ours; what a killed first run has left is."""
+    """A file in the directory that a store does not write; None if there is none.
+
+    A first run that was killed may have left ``versions`` and ``history.csv``.
+    """
     names = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     return next((name for name in names if name not in (VERSIONS, HISTORY)), None)
 
 
 def _link(path: Path, number: int | None) -> None:
-    """Let a link lead to a version, in one step; None for no link."""
+    """Point a link at a version, atomically; None removes the link."""
     if number is None:
         with suppress(FileNotFoundError):
             path.unlink()
@@ -222,6 +236,7 @@ def _link(path: Path, number: int | None) -> None:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
+    """The sha256 of every file in a folder, by relative path."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -230,7 +245,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def facts_of(document: dict[str, Any] | None) -> dict[str, Any]:
-    """What a report.json says of a candidate and the champion, under the names of :class:`Cycle`."""
+    """The scores of a candidate and the champion in a report.json, by field of :class:`Cycle`."""
     if document is None:
         return {}
     found = document["champion"] or {}

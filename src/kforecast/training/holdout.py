@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from kforecast.data.fill import Fill
 from kforecast.data.origins import middles
 from kforecast.errors import DataError
+from kforecast.evaluation.backtest import BacktestSettings, Span
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.champion import Champion
 from kforecast.evaluation.scoreboard import QUANTILES, Scoreboard, judge
@@ -126,20 +127,11 @@ def _judge_held_out(
     if panel.num_series > most:
         part += f" of {most:,} of the {panel.num_series:,} series"
         panel = panel.rows(middles(panel.num_series, most).tolist())
+    span = Span(begin, stop, part, trained_until)
+    as_consumed = several and isinstance(fit.net, Fcnet) and not fit.net.shared_embedding
+    settings = BacktestSettings(show_as_consumed=as_consumed, levels=levels)
     try:
-        return judge(
-            forecaster,
-            panel,
-            begin,
-            stop,
-            capacity,
-            beside_as_consumed=several and isinstance(fit.net, Fcnet) and not fit.net.shared_embedding,
-            levels=levels,
-            trained_until=trained_until,
-            part=part,
-            seed=seed,
-            champion=champion,
-        )
+        return judge(forecaster, panel, span, settings, capacity, seed, champion)
     except DataError as error:
         log.warning("Not judged: %s", error)
         return None

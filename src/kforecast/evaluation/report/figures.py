@@ -1,6 +1,7 @@
-"""What the figures of an evaluation show; how they look is in :mod:`kforecast.pages.drawing`."""
+"""The figures of an evaluation report. Their common look is in :mod:`kforecast.pages.drawing`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,8 @@ from kforecast.pages.drawing import (
     SHADE,
     WIDE,
     WIDE_BAND,
+    Margins,
+    Stroke,
     canvas,
     date_axis,
     duration,
@@ -49,20 +52,27 @@ _DRAWN_SECONDS = 3 * 86_400
 _FEWEST_BINS, _MOST_BINS = 48, 432
 _FEWEST_ORIGINS = 24
 _LONGEST_NAME = 64
-# Curves are cut off at so many times what matters, or one bad forecaster would flatten all others.
+# The y axis ends at this multiple of the errors that matter: one bad forecast must not flatten all others.
 _CUT = 4.0
 
 
 class Drawn(NamedTuple):
-    """A series that is drawn, and which one it is."""
+    """A series chosen for drawing."""
 
     row: int
+    """Its row of the panel."""
     place: str
+    """``best``, ``median`` or ``worst``; empty if it is the only one."""
     wape: float
 
 
 def figures(board: Scoreboard) -> dict[str, Figure]:
-    """Draw a scoreboard: those of :data:`NAMES` that there is something to show of."""
+    """Draw a scoreboard.
+
+    Returns
+    -------
+    Figures by name, in the order of :data:`NAMES`; those without anything to show are missing.
+    """
     with style():
         drawn = {
             "forecasts": _forecasts(board),
@@ -77,9 +87,9 @@ def figures(board: Scoreboard) -> dict[str, Figure]:
 
 
 def notable(board: Scoreboard) -> list[Drawn]:
-    """The best, the median and the worst series by WAPE; fewer where there are fewer.
+    """The best, the median and the worst series by WAPE, or fewer if there are fewer series.
 
-    Series with few targets are passed over, see :func:`often_seen`.
+    Series with few targets are skipped, see :func:`often_seen`.
     """
     rows, wape = board.backtest.scored_series, board.series_scores()["wape"].to_numpy()
     often = often_seen(board)
@@ -94,26 +104,26 @@ def notable(board: Scoreboard) -> list[Drawn]:
 
 
 def often_seen(board: Scoreboard) -> np.ndarray:
-    """Which scored series have so many targets that they are the best or the worst by more than chance."""
+    """Mask of the scored series with enough targets for a rank beyond chance, bool ``[scored]``."""
     targets = board.series_scores()["targets"].to_numpy()
     often: np.ndarray = targets * 4 >= np.median(targets)
     return often
 
 
 def middle(board: Scoreboard) -> Drawn:
-    """The median series by WAPE; of two the worst."""
+    """The median series by WAPE; the worse one of two."""
     found = notable(board)
     return found[len(found) // 2]
 
 
 def model_policy(board: Scoreboard) -> str:
-    """What is ordered by the judged model: for its quantile where it has intervals."""
+    """The policy of the judged model: it orders for a quantile if it has intervals, else for the forecast."""
     named = quantile_policy(board.backtest.model, board.orders.settings)
     return named if named in board.orders.simulation.replicas else board.backtest.model
 
 
 def short_name(board: Scoreboard, row: int) -> str:
-    """A series' name in one line, its middle left out where it is long."""
+    """A series' name on one line; a long one is shortened in the middle."""
     name = " ".join(board.backtest.panel.series[row])
     name = " ".join("".join(sign if sign.isprintable() else " " for sign in name).split())
     if len(name) <= _LONGEST_NAME:
@@ -125,7 +135,8 @@ def short_name(board: Scoreboard, row: int) -> str:
 def _forecasts(board: Scoreboard) -> Figure:
     found, panel = board.backtest, board.backtest.panel
     drawn = notable(board)
-    figure, axes = canvas(FULL, 0.35 + 2.0 * len(drawn), len(drawn), top=0.58, bottom=0.36, between=0.58)
+    margins = Margins(top=0.58, bottom=0.36, between=0.58)
+    figure, axes = canvas(FULL, 0.35 + 2.0 * len(drawn), len(drawn), margins=margins)
     bands = _bands(found.levels)
     for axis, series in zip(axes[:, 0], drawn, strict=True):
         first, stop = _shown(board, series.row)
@@ -136,12 +147,12 @@ def _forecasts(board: Scoreboard) -> Figure:
             axis.fill_between(
                 _times(board, grid), quantiles[:, low], quantiles[:, high], color=colour, lw=0, label=label
             )
-        line(axis, _times(board, span), actual, INK, "actual", width=1.1)
+        line(axis, _times(board, span), actual, "actual", Stroke(INK, 1.1))
         label = f"forecast made {duration(found.horizon * panel.frequency.step)} ahead"
-        line(axis, _times(board, grid), forecast, MODEL, label, width=1.3)
+        line(axis, _times(board, grid), forecast, label, Stroke(MODEL, 1.3))
         place = f"{series.place}: " if series.place else ""
         axis.set_title(f"{place}{short_name(board, series.row)}, WAPE {percent(series.wape)}")
-        # Not so far that a wide interval flattens what it is about.
+        # Limit the axis: a wide interval must not flatten the forecast.
         peak = largest(actual, forecast)
         from_zero(axis, peak, largest(*quantiles.T), cut=1.7)
         date_axis(axis, *_times(board, np.array([first, stop])))
@@ -159,15 +170,14 @@ def _steps(board: Scoreboard) -> Figure | None:
     if found.model not in wape:
         return None
     rows = -(-len(wape) // 2)
-    figure, axes = canvas(HALF, 2.7 + LINE * rows, bottom=0.5 + LINE * rows)
+    figure, axes = canvas(HALF, 2.7 + LINE * rows, margins=Margins(bottom=0.5 + LINE * rows))
     axis = axes[0, 0]
-    styles = _styles(board)
-    beside = [found.model, board.skill.best_baseline]
-    most = _CUT * largest(*(wape[name] for name in beside if name in wape))
+    strokes = _strokes(board)
+    compared = [found.model, board.skill.best_baseline]
+    most = _CUT * largest(*(wape[name] for name in compared if name in wape))
     for name, values in wape.items():
-        colour, dashes, width = styles[name]
         off = "" if np.nanmin(values) <= most else f" ({percent(np.nanmin(values), 0)} and more)"
-        line(axis, steps, values, colour, name + off, width, dashes, marker=found.horizon <= 30)
+        line(axis, steps, values, name + off, replace(strokes[name], marker=found.horizon <= 30))
     axis.set_title("WAPE by step of the horizon")
     axis.set_xlabel(f"step (of {duration(found.panel.frequency.step)})")
     axis.set_xticks(np.unique(np.linspace(1, found.horizon, 8).round()))
@@ -183,12 +193,13 @@ def _baselines(board: Scoreboard) -> Figure | None:
     order = sorted((name for name in wape if np.isfinite(wape[name])), key=wape.__getitem__)
     if len(order) < 2:
         return None
-    figure, axes = canvas(HALF, 0.5 + 0.4 * len(order), left=0.2 + 0.076 * max(map(len, order)), top=0.34)
-    axis, styles = axes[0, 0], _styles(board)
+    margins = Margins(left=0.2 + 0.076 * max(map(len, order)), top=0.34)
+    figure, axes = canvas(HALF, 0.5 + 0.4 * len(order), margins=margins)
+    axis, strokes = axes[0, 0], _strokes(board)
     models = list(found.forecasts)[: found.models]
     at = np.arange(len(order))
     values = np.array([wape[name] for name in order])
-    colours = [styles[name][0] if name in models else SHADE for name in order]
+    colours = [strokes[name].colour if name in models else SHADE for name in order]
     axis.barh(at, values, height=0.62, color=colours)
     for place, value, name in zip(at, values, order, strict=True):
         weight = "bold" if name == found.model else "normal"
@@ -219,7 +230,7 @@ def _replicas(board: Scoreboard) -> Figure | None:
     }
     if not np.isfinite(count[policy]).any():
         return None
-    figure, axes = canvas(FULL, 2.75, top=0.58, bottom=0.36)
+    figure, axes = canvas(FULL, 2.75, margins=Margins(top=0.58, bottom=0.36))
     axis = axes[0, 0]
     edges = _times(board, np.repeat(np.arange(first, stop + 1), 2)[1:-1])
     both = {name: np.repeat(values, 2) for name, values in count.items()}
@@ -228,9 +239,9 @@ def _replicas(board: Scoreboard) -> Figure | None:
     short = needed > both[policy]
     label = "not served by the model"
     axis.fill_between(edges, both[policy], needed, where=short, color=BAD, alpha=0.55, lw=0, label=label)
-    line(axis, edges, needed, INK, "load, in replicas", width=0.9)
-    line(axis, edges, both["reactive"], OTHER, "reactive: orders for the last value", 1.1, (3, 1.5))
-    line(axis, edges, both[policy], MODEL, policy, width=1.4)
+    line(axis, edges, needed, "load, in replicas", Stroke(INK, 0.9))
+    line(axis, edges, both["reactive"], "reactive: orders for the last value", Stroke(OTHER, 1.1, (3, 1.5)))
+    line(axis, edges, both[policy], policy, Stroke(MODEL, 1.4))
     place = f"{series.place} series by WAPE: " if series.place else ""
     axis.set_title(f"{place}{short_name(board, series.row)}")
     from_zero(axis, largest(needed, *both.values()), form="whole")
@@ -246,22 +257,24 @@ def _cost(board: Scoreboard) -> Figure | None:
     with_levels = bool(len(orders.by_quantile))
     best_baseline = board.skill.best_baseline
     curves = {name: orders.by_headroom[name] for name in dict.fromkeys((model, best_baseline, LAST_VALUE))}
-    looks = {best_baseline: (BASELINE, (), 1.4), LAST_VALUE: (OTHER, (3, 1.5), 1.4), model: (MODEL, (), 1.8)}
+    # The last value keeps its own look when it is the best baseline too.
+    strokes = {best_baseline: Stroke(BASELINE, 1.4), LAST_VALUE: Stroke(OTHER, 1.4, (3, 1.5))}
+    strokes[model] = Stroke(MODEL, 1.8)
     lines = max(len(curves), 2)
     width = FULL if with_levels else HALF
-    figure, axes = canvas(width, 2.75 + LINE * lines, 1, 1 + with_levels, bottom=0.5 + LINE * lines)
+    margins = Margins(bottom=0.5 + LINE * lines)
+    figure, axes = canvas(width, 2.75 + LINE * lines, 1, 1 + with_levels, margins)
     axis = axes[0, 0]
     lowest = {name: float(curve.min()) for name, curve in curves.items()}
     for name, curve in curves.items():
-        colour, dashes, thickness = looks[name]
         known_as = "reactive (last value)" if name == LAST_VALUE else name
         headroom = orders.best_headroom(name)
         label = f"{known_as}: cheapest at {percent(headroom, 0)}, {lowest[name]:,.0f}"
-        line(axis, np.array(HEADROOMS), curve, colour, label, thickness, dashes)
-        axis.plot(headroom, lowest[name], "o", color=colour, ms=5.5, zorder=4)
+        line(axis, np.array(HEADROOMS), curve, label, strokes[name])
+        axis.plot(headroom, lowest[name], "o", color=strokes[name].colour, ms=5.5, zorder=4)
     most = max(2.5 * lowest[model], 1.3 * max(lowest.values()))
     from_zero(axis, min(most, largest(*curves.values())))
-    # Not far beyond where all are cut off.
+    # The axis ends soon after the last curve leaves the figure.
     below = np.flatnonzero(np.min([*curves.values()], axis=0) <= most)
     axis.set_xlim(-0.01, HEADROOMS[min(int(below[-1]) + 1, len(HEADROOMS) - 1)] + 0.01)
     axis.set_title("Cost by headroom added to the forecast")
@@ -277,16 +290,16 @@ def _cost_by_level(figure: Figure, axis: Axes, board: Scoreboard, lines: int) ->
     orders = board.orders
     cheapest, newsvendor = orders.best_level, orders.settings.best_quantile
     lowest = float(orders.by_quantile.min())
-    # Evenly spread: what happens between 0.9 and 0.99 is what matters.
+    # Evenly spaced, because the levels between 0.9 and 0.99 matter most.
     at = np.arange(len(ORDER_LEVELS), dtype=np.float64)
     label = f"{board.backtest.model}: cheapest at {cheapest:g}, {lowest:,.0f}"
-    line(axis, at, orders.by_quantile, MODEL, label, width=1.8)
+    line(axis, at, orders.by_quantile, label, Stroke(MODEL, 1.8))
     axis.plot(int(np.argmin(orders.by_quantile)), lowest, "o", color=MODEL, ms=5.5, zorder=4)
     if ORDER_LEVELS[0] <= newsvendor <= ORDER_LEVELS[-1]:
         place = float(np.interp(newsvendor, ORDER_LEVELS, at))
-        label = f"what the costs say (newsvendor): {newsvendor:.3g}"
+        label = f"best by the costs alone (newsvendor): {newsvendor:.3g}"
         axis.axvline(place, color=INK, lw=1.0, dashes=(3, 2), label=label)
-    axis.set_title("Cost by quantile ordered for, without headroom")
+    axis.set_title("Cost by the quantile ordered for, without headroom")
     axis.set_xlabel("quantile of the load")
     axis.set_xticks(at, [f"{level:g}" for level in ORDER_LEVELS])
     axis.set_xlim(-0.2, len(at) - 0.8)
@@ -300,17 +313,18 @@ def _calibration(board: Scoreboard) -> Figure | None:
         return None
     shares = reached(board)
     coverages = {float(name): share for name, share in board.coverages().items() if np.isfinite(share)}
-    figure, axes = canvas(WIDE, 3.2, 1, 1 + bool(coverages), top=0.34, bottom=0.52, widths=(1.05, 1))
+    margins = Margins(top=0.34, bottom=0.52)
+    figure, axes = canvas(WIDE, 3.2, 1, 1 + bool(coverages), margins, widths=(1.05, 1))
     axis = axes[0, 0]
-    line(axis, np.array([0.0, 1.0]), np.array([0.0, 1.0]), MUTED, "", 1.0, (3, 2))
-    line(axis, np.array(LEVELS), shares, MODEL, "", 1.6, marker=True)
+    line(axis, np.array([0.0, 1.0]), np.array([0.0, 1.0]), "", Stroke(MUTED, 1.0, (3, 2)))
+    line(axis, np.array(LEVELS), shares, "", Stroke(MODEL, 1.6, marker=True))
     axis.set_title("Actual values at or below each quantile")
     axis.set_xlabel("level of the quantile")
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=np.arange(0, 1.01, 0.2))
     axis.set_yticks(np.arange(0, 1.01, 0.2))
     for both in (axis.xaxis, axis.yaxis):
         both.set_major_formatter(PERCENT)
-    axis.text(1, 0.03, "dashed: as it should be", ha="right", color=MUTED)
+    axis.text(1, 0.03, "dashed: ideal", ha="right", color=MUTED)
     if coverages:
         _coverages(axes[0, 1], coverages)
     return figure
@@ -347,11 +361,11 @@ def _coverages(axis: Axes, coverages: dict[float, float]) -> None:
 
 
 def reached(board: Scoreboard) -> np.ndarray:
-    """Share of actual values at or below the quantile of each of the kept levels: mean over series."""
+    """Share of actual values at or below each quantile of :data:`LEVELS`, mean over series, ``[level]``."""
     found = board.backtest
     count = np.bincount(found.series, found.observed.sum(axis=1), found.panel.num_series)
     shares = []
-    # One level at a time: all of them at once take much memory in a long backtest.
+    # One level at a time: all at once take much memory in a long backtest.
     for level in LEVELS:
         below = (found.actual <= found.quantiles_at([level])[..., 0]).sum(axis=1)
         shares.append(mean_of_known(ratio(np.bincount(found.series, below, len(count)), count)))
@@ -363,46 +377,50 @@ def _age(board: Scoreboard) -> Figure | None:
     if len(ages) < 2 or not np.isfinite(ages["wape"]).any():
         return None
     unit, seconds = ("days", 86_400) if ages["age"].abs().max() >= 2 * 86_400 else ("hours", 3600)
-    figure, axes = canvas(WIDE, 2.9, bottom=0.5 + LINE)
+    figure, axes = canvas(WIDE, 2.9, margins=Margins(bottom=0.5 + LINE))
     axis = axes[0, 0]
     age = ages["age"].to_numpy() / seconds
     model, baseline = ages["wape"].to_numpy(), ages["baseline_wape"].to_numpy()
-    line(axis, age, model, MODEL, board.backtest.model, 1.8, marker=True)
-    line(axis, age, baseline, BASELINE, board.skill.best_baseline, 1.4, marker=True)
+    line(axis, age, model, board.backtest.model, Stroke(MODEL, 1.8, marker=True))
+    line(axis, age, baseline, board.skill.best_baseline, Stroke(BASELINE, 1.4, marker=True))
     when = aged_at(ages)
     if when is not None:
         label = "aged: a tenth worse than when younger"
         axis.axvline(when / seconds, color=BAD, lw=1.2, dashes=(3, 2), label=label)
     known = board.age_known
     axis.set_title("WAPE by age of the model" if known else "WAPE by time into the judged span")
-    axis.set_xlabel(f"{unit} after the {'end of the training data' if known else 'begin of the judged span'}")
+    axis.set_xlabel(f"{unit} after the {'end of the training data' if known else 'start of the judged span'}")
     axis.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     from_zero(axis, largest(model, baseline), form="percent")
     legend(figure, axis, below=1, columns=3)
     return figure
 
 
-def _styles(board: Scoreboard) -> dict[str, tuple[str, tuple[float, ...], float]]:
-    """Colour, dashes and width of every forecaster."""
+def _strokes(board: Scoreboard) -> dict[str, Stroke]:
+    """The line of each model and baseline."""
     found, best = board.backtest, board.skill.best_baseline
     left = iter([(OTHER, ()), (MUTED, ()), (OTHER, (4.0, 2.0)), (MUTED, (4.0, 2.0)), (OTHER, (1.2, 1.5))])
-    styles: dict[str, tuple[str, tuple[float, ...], float]] = {}
+    strokes = {}
     for number, name in enumerate(found.forecasts):
         if number < found.models:
-            styles[name] = (MODEL, (), 2.0) if number == 0 else (SECOND, (), 1.4)
+            strokes[name] = Stroke(MODEL, 2.0) if number == 0 else Stroke(SECOND, 1.4)
+        elif name == best:
+            strokes[name] = Stroke(BASELINE, 1.6)
         else:
-            styles[name] = (BASELINE, (), 1.6) if name == best else (*next(left, (MUTED, (1.0, 1.0))), 1.2)
-    return styles
+            colour, dashes = next(left, (MUTED, (1.0, 1.0)))
+            strokes[name] = Stroke(colour, 1.2, dashes)
+    return strokes
 
 
 def _times(board: Scoreboard, bins: np.ndarray) -> np.ndarray:
+    """Starts of bins, datetime64."""
     panel = board.backtest.panel
     seconds: np.ndarray = panel.start + bins * panel.frequency.step
     return seconds.astype("datetime64[s]")
 
 
 def _shown(board: Scoreboard, row: int) -> tuple[int, int]:
-    """The bins of a series that are drawn: the newest of the judged span, or where it last had traffic."""
+    """The bins ``[first, stop)`` to draw of a series: the end of the span, or its last part with traffic."""
     found, panel = board.backtest, board.backtest.panel
     bins = max(_DRAWN_SECONDS // panel.frequency.step, _FEWEST_ORIGINS * found.stride, _FEWEST_BINS)
     bins = min(max(min(bins, _MOST_BINS), 3 * found.horizon), found.stop - found.begin)
@@ -415,13 +433,18 @@ def _shown(board: Scoreboard, row: int) -> tuple[int, int]:
 def _last_steps(
     board: Scoreboard, row: int, first: int, stop: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bins, the forecasts of them made the whole horizon before, and their quantiles; NaN where none is."""
+    """The forecasts made a whole horizon ahead, for bins ``[first, stop)`` of a series.
+
+    Returns
+    -------
+    Bins ``[n]``, their forecasts ``[n]`` and quantiles ``[n, level]``; NaN where no forecast was made.
+    """
     found = board.backtest
     begin, end = np.searchsorted(found.series, [row, row + 1])
     target = found.origin[begin:end] + found.horizon - 1
     inside = (target >= first) & (target < stop)
     target, windows = target[inside], np.arange(begin, end)[inside]
-    # One place for each origin that there could be, so that a missing one is a gap.
+    # One entry for each possible origin, so that a missing one is a gap.
     offset = (found.begin + found.horizon - 1 - first) % found.stride
     grid = np.arange(first + offset, stop, found.stride)
     at = (target - grid[0]) // found.stride if len(grid) else target
@@ -434,7 +457,7 @@ def _last_steps(
 
 
 def _bands(levels: Sequence[float]) -> list[tuple[int, int, str, str]]:
-    """Positions of the bounds of the intervals of 95 % and 80 %, as far as they are judged, widest first."""
+    """The judged intervals among 95 % and 80 %, widest first: positions of both bounds, label, colour."""
     at = {round(level, 6): number for number, level in enumerate(levels)}
     bounds = [(0.025, 0.975, "95 % interval", WIDE_BAND), (0.1, 0.9, "80 % interval", BAND)]
     return [
@@ -443,6 +466,6 @@ def _bands(levels: Sequence[float]) -> list[tuple[int, int, str, str]]:
 
 
 def _counts(simulation: Simulation, policy: str, row: int) -> np.ndarray:
-    """Replicas in force, NaN where no order is."""
+    """Replicas in force, float64 ``[bins]``; NaN where no order is in force."""
     count = simulation.replicas[policy][row]
     return np.where(count >= 0, count.astype(np.float64), np.nan)

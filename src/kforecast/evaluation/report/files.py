@@ -1,4 +1,4 @@
-"""The files of a report: the page, the numbers behind it and the pictures beside it."""
+"""The files of a report: page, data and figures."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -33,11 +33,11 @@ def publish(
     Parameters
     ----------
     artifact, source:
-        What the report calls the judged model and its history.
+        Names of the judged model and of its history in the report.
     seed:
-        Of the bootstrap.
+        Seed of the bootstrap.
     warnings:
-        What to know before believing the numbers.
+        Caveats to show; those of the simulated replicas are added.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def publish(
         "artifact": artifact,
         "source": source,
         "judged": span_words(board),
-        "window": str(board.backtest.forecaster.window),
+        "window": str(board.backtest.predictor.window),
         "kforecast": __version__,
     }
     document = (
@@ -69,7 +69,7 @@ def write_report(
     Parameters
     ----------
     directory:
-        Created if missing; figures of an earlier report that this one has not are removed.
+        Created if missing. Figures of an earlier report are removed if this report lacks them.
     document:
         Plain values for ``report.json``.
 
@@ -80,7 +80,7 @@ def write_report(
     Raises
     ------
     OSError
-        When the file system refuses; each file is the earlier one or the new one, whole.
+        When the file system refuses. Each file is then either the complete old one or the complete new one.
     """
     drawn = figures(board)
     text = page(board, context, drawn)
@@ -91,13 +91,13 @@ def write_report(
     _write_csv(forecasts_frame(board), directory / "forecasts.csv")
     _write_csv(board.scores, directory / "scores.csv")
     write_json(dict(document), directory / "report.json")
-    # Last, because it is what people open: when it is there, so is all that it points to.
+    # The page comes last: once it exists, so does everything that it links to.
     replace_file(directory / "report.html", lambda path: _write_text(text, path))
     return drawn
 
 
 def remove_report(directory: Path) -> None:
-    """Remove what an earlier run's :func:`write_report` has left in a directory, and nothing else."""
+    """Remove the files that :func:`write_report` wrote into a directory, and nothing else."""
     for name in ("report.html", "report.json", "scores.csv", "forecasts.csv"):
         (directory / name).unlink(missing_ok=True)
     for name in NAMES:
@@ -105,19 +105,20 @@ def remove_report(directory: Path) -> None:
 
 
 def forecasts_frame(board: Scoreboard) -> pd.DataFrame:
-    """The judged forecasts, a row per window and step.
+    """The judged forecasts, one row per window and step.
 
     Returns
     -------
     DataFrame ``workload, metric`` (categoricals), ``origin`` (unix seconds of the last bin before the first
     target), ``step`` (from 1), ``timestamp`` (unix seconds of the target's bin), ``value``, ``actual`` (NaN
-    where it was not observed) and a column like ``q0.9`` for each judged quantile; sorted by series, origin
+    if not observed) and a column like ``q0.9`` for each judged quantile; sorted by series, origin
     and step.
     """
     found, panel, horizon = board.backtest, board.backtest.panel, board.backtest.horizon
     width = panel.frequency.step
 
     def name(part: int) -> "pd.Categorical[str]":
+        """Column of workloads (0) or metrics (1)."""
         names = [pair[part] for pair in panel.series]
         number = {name: place for place, name in enumerate(dict.fromkeys(names))}
         codes = np.array([number[name] for name in names])[found.series].repeat(horizon)
@@ -130,7 +131,7 @@ def forecasts_frame(board: Scoreboard) -> pd.DataFrame:
         "step": np.tile(np.arange(1, horizon + 1), len(found.origin)),
         "timestamp": (panel.start + found.target * width).reshape(-1),
         "value": found.forecasts[found.model].reshape(-1),
-        # It came from float32, so nothing is lost.
+        # The values were float32 before, so nothing is lost.
         "actual": found.actual.astype(np.float32).reshape(-1),
     }
     for number, level in enumerate(found.levels):
@@ -139,7 +140,7 @@ def forecasts_frame(board: Scoreboard) -> pd.DataFrame:
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a frame; about six times faster than pandas does, which counts with a million rows."""
+    """Write a frame with pyarrow: about six times as fast as pandas, which matters for a million rows."""
     import pyarrow
     from pyarrow import csv
 

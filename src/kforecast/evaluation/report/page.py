@@ -1,4 +1,4 @@
-"""The page of a report: what was found, in the words and with the pictures a platform engineer reads."""
+"""The HTML page of a report, written for platform engineers."""
 
 import math
 from collections.abc import Mapping
@@ -21,48 +21,47 @@ from kforecast.pages.drawing import duration, inline_svg, percent
 from kforecast.pages.template import template
 
 _MOST_ROWS = 50
-# An interval that covers so many points more or less than it claims is as good as its word.
+# An interval whose coverage is within this many percentage points of its claim keeps its promise.
 _CLOSE = 3.0
-# In a line each.
+# Explanations of the terms, shown on the page.
 _DEFINITIONS = {
     "MAE": "mean absolute error |forecast - actual|, in the metric's unit; big services weigh more",
     "RMSE": "square root of the mean squared error, in the metric's unit; one big miss weighs more than many "
     "small ones",
     "WAPE": "sum of the absolute errors over the sum of the actual values; 0 is perfect, and every series "
     "weighs the same",
-    "MASE": "MAE over that of repeating the same time of the day before (for daily data of the week before), "
-    "measured before the judged span; below 1 is better than that",
+    "MASE": "MAE over the MAE of repeating the value of one day before (one week before for daily data), "
+    "measured before the judged span; below 1 the model is better than that",
     "bias": "sum of (forecast - actual) over the sum of the actual values; above 0 forecasts are too high on "
     "average",
-    "skill": "1 - WAPE of the model / WAPE of the best baseline; above 0 the model is worth having",
+    "skill": "1 - WAPE of the model / WAPE of the best baseline; above 0 the model is better",
     "coverage": "share of the actual values inside an interval; an interval of 80 % should hold 80 % of them",
     "under-provisioned": "time in which a service had more load than its replicas serve, over all services",
     "load unserved": "load above what the replicas serve, as a share of all load",
-    "replica-hours": "hours that all replicas ran, which is what a cluster is paid for",
+    "replica-hours": "running time of all replicas together, which is what a cluster is paid for",
     "over-provisioned": "share of the replica-hours that stood idle",
     "scalings": "how often the number of replicas changed",
-    "cost": "replica-hours of load not served, and replica-hours that stood idle, each times its cost in the "
-    "settings",
+    "cost": "replica-hours of unserved load plus idle replica-hours, each times its cost in the settings",
 }
 _POLICIES = {LAST_VALUE: "a reactive rule's orders", "perfect": "knows the load"}
 
 
 @dataclass(frozen=True)
 class ReportContext:
-    """What the report says around the scoreboard.
+    """The parts of the page that the scoreboard does not hold.
 
     Attributes
     ----------
     title:
-        What was evaluated: an artifact's path.
+        Path of the evaluated artifact.
     verdict:
-        In words.
+        The verdict in words.
     tone:
-        Of the verdict: ``good``, ``unsure`` or ``bad``.
+        Tone of the verdict: ``good``, ``unsure`` or ``bad``.
     facts:
-        Text by name, shown at the end.
+        Facts about the evaluation, text by name, shown at the end.
     warnings:
-        What to know before believing the numbers.
+        Caveats, shown at the top.
     """
 
     title: str
@@ -73,12 +72,12 @@ class ReportContext:
 
 
 def page(board: Scoreboard, context: ReportContext, drawn: Mapping[str, Figure]) -> str:
-    """The page as HTML that needs nothing besides itself."""
+    """The page as self-contained HTML; ``drawn`` are its figures by name."""
     labels, captions = _labels(board), _captions(board)
     return template("report.html").render(
         context=context,
         figures={
-            # Its texts were escaped when it was drawn.
+            # Texts within the SVG are already escaped.
             name: {"svg": Markup(inline_svg(figure, name, labels[name])), "caption": captions[name]}
             for name, figure in drawn.items()
         },
@@ -98,13 +97,13 @@ def page(board: Scoreboard, context: ReportContext, drawn: Mapping[str, Figure])
 
 
 def _key_numbers(board: Scoreboard) -> list[dict[str, str]]:
-    """The four numbers to know, each with a line about it."""
+    """The four key numbers, each with a note."""
     model, found = board.model, board.skill
     best = overall(board.scores, found.best_baseline)["wape"]
     if math.isfinite(found.low):
         sure = f"{percent(CONFIDENCE, 0)} interval: {percent(found.low)} to {percent(found.high)}"
     else:
-        sure = "too few moments to say how sure this is"
+        sure = "too few origins for an interval"
     coverages = board.coverages()
     name, inside = next(iter(coverages.items()), ("80", math.nan))
     return [
@@ -136,7 +135,7 @@ def _key_cost(board: Scoreboard) -> dict[str, str]:
 
 
 def _scoreboard(board: Scoreboard) -> list[dict[str, Any]]:
-    """Models first, then the baselines, best first."""
+    """Rows of the table of errors: the models, then the baselines from best to worst."""
     found = board.backtest
     scores = {name: overall(board.scores, name) for name in found.forecasts}
     rivals = sorted(
@@ -154,7 +153,7 @@ def _scoreboard(board: Scoreboard) -> list[dict[str, Any]]:
 
 
 def _cells(scores: Mapping[Any, Any]) -> list[str]:
-    """MAE, RMSE, WAPE, MASE and bias."""
+    """The cells of MAE, RMSE, WAPE, MASE and bias."""
     return [
         _number(scores["mae"]),
         _number(scores["rmse"]),
@@ -165,6 +164,7 @@ def _cells(scores: Mapping[Any, Any]) -> list[str]:
 
 
 def _capacity(board: Scoreboard) -> dict[str, Any]:
+    """Values of the section on replicas: the rules in words, a row per policy, the cheapest settings."""
     found, orders = board.backtest, board.orders
     settings, simulation = orders.settings, orders.simulation
     minutes = simulation.counted.sum() * orders.timeline.step / 60
@@ -173,7 +173,7 @@ def _capacity(board: Scoreboard) -> dict[str, Any]:
     for policy in outcomes.sort_values("cost", kind="stable").index:
         row = outcomes.loc[policy]
         if policy == "reactive":
-            continue  # it is the last value's
+            continue  # the same orders as the last value's
         rows.append(
             {
                 "name": policy,
@@ -206,7 +206,7 @@ def _capacity(board: Scoreboard) -> dict[str, Any]:
 
 
 def _settings(settings: Capacity, board: Scoreboard) -> str:
-    """The settings in a sentence or two."""
+    """The scaling rules in two sentences."""
     if settings.per_replica is None:
         serves = f"Each series' mean load before the judged span fills {settings.mean_replicas:g} replicas"
     else:
@@ -226,7 +226,7 @@ def _settings(settings: Capacity, board: Scoreboard) -> str:
 
 
 def _coverage(board: Scoreboard) -> dict[str, Any] | None:
-    """Nominal and actual coverage; None without intervals."""
+    """Values of the section on intervals: nominal and actual coverage; None without intervals."""
     coverages = {float(name): share for name, share in board.coverages().items()}
     if not board.backtest.levels:
         return None
@@ -240,41 +240,42 @@ def _coverage(board: Scoreboard) -> dict[str, Any] | None:
     if not known:
         words = "No interval was judged."
     elif abs(worst) <= _CLOSE:
-        words = "The intervals hold about as many actual values as they promise."
+        words = "The intervals contain about as many actual values as they promise."
     elif worst < 0:
         words = (
-            "The intervals hold fewer actual values than they promise: they are too narrow here. This span "
-            "was harder to forecast than the one they were calibrated on."
+            "The intervals contain fewer actual values than they promise: they are too narrow here. This "
+            "span was harder to forecast than the one they were calibrated on."
         )
     else:
         words = (
-            "The intervals hold more actual values than they promise: they are wider than needed here, so "
-            "that ordering for a high quantile orders more than it must."
+            "The intervals contain more actual values than they promise: they are wider than needed here, so "
+            "ordering for a high quantile orders more replicas than necessary."
         )
     return {"rows": rows, "words": words}
 
 
 def _age(board: Scoreboard) -> str:
+    """Words on how the error changed with the age of the model."""
     ages, best = board.ages, board.skill.best_baseline
     since = "the end of its training data" if board.age_known else "the start of the judged span"
-    unknown = "" if board.age_known else " When its training data ended is not known."
+    unknown = "" if board.age_known else " The end of its training data is not known."
     if len(ages) < 2:
-        return f"The judged span is too short to see whether the model grows old.{unknown}"
+        return f"The judged span is too short to show whether the model ages.{unknown}"
     when = aged_at(ages)
     if when is None:
         last = age_text(int(ages["age"].iloc[-1]))
         return (
-            f"No ageing is seen up to {last} after {since}: the model's error beside that of “{best}” did "
-            f"not lastingly grow by a tenth or more.{unknown}"
+            f"No ageing up to {last} after {since}: the model's error relative to “{best}” shows no "
+            f"lasting growth of a tenth or more.{unknown}"
         )
     return (
-        f"From {age_text(when)} after {since} on, the model's error beside that of “{best}” is more than a "
-        f"tenth larger than when it was younger: train again at least that often.{unknown}"
+        f"From {age_text(when)} after {since} on, the model's error relative to “{best}” is more than a "
+        f"tenth larger than at younger ages: retrain at least that often.{unknown}"
     )
 
 
 def _series(board: Scoreboard) -> dict[str, Any]:
-    """The worst series first, those without a WAPE last."""
+    """Values of the table of series: the worst first, those without a WAPE last."""
     own = board.series_scores()
     best = board.series_scores(board.skill.best_baseline)
     coverage = next((name for name in own.columns if name.startswith("coverage_")), None)
@@ -308,18 +309,19 @@ def _series(board: Scoreboard) -> dict[str, Any]:
 
 
 def _no_intervals(board: Scoreboard) -> str:
-    if board.backtest.forecaster.intervals is None:
+    """Why there is no coverage."""
+    if board.backtest.predictor.intervals is None:
         return "the artifact has no intervals"
     return "intervals were not judged"
 
 
 def _facts(board: Scoreboard) -> dict[str, str]:
-    """What there is to know of how it was judged."""
+    """Facts about the judging, text by name."""
     found, skill = board.backtest, board.skill
     width = found.panel.frequency.step
     return {
         "forecasts": f"{len(found.cells):,} windows of {len(found.scored_series):,} series, from "
-        f"{board.origins:,} moments, one every {duration(found.stride * width)}",
+        f"{board.origins:,} origins, one every {duration(found.stride * width)}",
         "interval of the skill": f"block bootstrap: {RESAMPLES:,} draws of {skill.blocks:,} blocks of "
         f"{duration(skill.block * width)}"
         + ("" if math.isfinite(skill.low) else "; too few blocks for an interval"),
@@ -327,12 +329,13 @@ def _facts(board: Scoreboard) -> dict[str, str]:
 
 
 def _span(board: Scoreboard) -> str:
+    """The judged span in words."""
     start, end = (f"{pd.Timestamp(second, unit='s'):%Y-%m-%d %H:%M}" for second in board.bounds)
     return f"{start} to {end} UTC" + (f" ({board.part})" if board.part else "")
 
 
 def _labels(board: Scoreboard) -> dict[str, str]:
-    """What each figure shows, for those who do not see it."""
+    """Descriptions of the figures for screen readers."""
     model, best = board.backtest.model, board.skill.best_baseline
     shown = ", ".join(
         f"{short_name(board, series.row)}{f' ({series.place})' if series.place else ''}"
@@ -344,7 +347,7 @@ def _labels(board: Scoreboard) -> dict[str, str]:
         "steps": f"Lines of the WAPE at each step of the horizon, of {model} and every baseline",
         "baselines": f"Bars of the WAPE: {scored}",
         "replicas": f"Replicas over time of {short_name(board, middle(board).row)}: perfect, reactive and "
-        f"{model_policy(board)}, beside the load",
+        f"{model_policy(board)}, with the load",
         "cost": f"Lines of cost against headroom, of {model}, {best} and the reactive rule, and against the "
         "quantile ordered for",
         "calibration": "Level of each quantile against the share of actual values at or below it, and "
@@ -354,29 +357,31 @@ def _labels(board: Scoreboard) -> dict[str, str]:
 
 
 def _captions(board: Scoreboard) -> dict[str, str]:
+    """Captions of the figures, by name."""
     found = board.backtest
     ahead = duration(found.horizon * found.panel.frequency.step)
     more = ""
     if found.stride > 1:
         more += f" One forecast is drawn every {duration(found.stride * found.panel.frequency.step)}."
     if not often_seen(board).all():
-        more += " Series with few targets are passed over."
+        more += " Series with few targets are skipped."
     return {
-        "forecasts": f"Each bin beside the forecast of it that was made {ahead} before its end, the whole "
-        f"horizon. A line that follows a jump late did not see it coming.{more}",
-        "steps": "Further ahead is harder. What counts is the error as far ahead as replicas take to start.",
-        "baselines": "Baselines cost nothing. A model that does not beat them all is not worth its trouble.",
-        "replicas": "Where a line is below the load, requests wait or fail; where it is above the grey, "
+        "forecasts": f"The actual value of each bin, and its forecast made {ahead} before the bin's end, "
+        f"a whole horizon ahead. A forecast that follows a jump late did not predict it.{more}",
+        "steps": "Forecasts further ahead are harder. The error at the start-up time of replicas matters "
+        "most.",
+        "baselines": "Baselines cost nothing. A model must beat all of them to be worth its cost.",
+        "replicas": "Where a line is below the load, requests wait or fail; where it is above the grey area, "
         "replicas stand idle.",
-        "cost": "The dots are the cheapest. Curves are cut off where they get far more expensive than that.",
-        "calibration": "Below the dashed line, fewer actual values came out at or below a quantile than "
-        "promised: it is too low. Above the line it is too high.",
-        "age": "The baseline is beside it because some days are hard for everyone.",
+        "cost": "Dots mark the lowest costs. Curves are cut off where they become far more expensive.",
+        "calibration": "Below the dashed line a quantile is too low: fewer actual values than promised are "
+        "at or below it. Above the line it is too high.",
+        "age": "The baseline is shown for comparison, because some days are hard for every model.",
     }
 
 
 def _number(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Three significant digits, or all digits before the decimal point."""
     if not math.isfinite(value):
         return "–"
     text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"

@@ -1,4 +1,4 @@
-"""A scoreboard in words that fit one screen, and the verdict."""
+"""A scoreboard as text for one console screen, and the verdict."""
 
 import math
 from datetime import UTC, datetime
@@ -15,10 +15,12 @@ from kforecast.evaluation.skill import aged_at
 from kforecast.models.naive import LAST_VALUE
 
 Tone = Literal["good", "unsure", "bad"]
+# Names in the table that differ from the names of baselines and policies.
+_LABELS = {LAST_VALUE: "last value (reactive)", "perfect": "perfect knowledge"}
 
 
 def verdict(board: Scoreboard) -> tuple[Tone, str]:
-    """Whether the model deserves to scale production."""
+    """Tone and words of the verdict: whether the model is good enough to scale production."""
     skill, best = board.skill, board.skill.best_baseline
     if math.isnan(skill.value):
         if overall(board.scores, best)["wape"] == 0:
@@ -44,7 +46,7 @@ def verdict(board: Scoreboard) -> tuple[Tone, str]:
 
 
 def shortfall(board: Scoreboard | None, required: float) -> str | None:
-    """Why a model is not good enough for a gate; None when it is."""
+    """Why a model does not pass the gate ``require_skill``; None if it passes."""
     if board is None:
         return "nothing to judge the model on"
     skill = board.skill
@@ -62,7 +64,7 @@ def shortfall(board: Scoreboard | None, required: float) -> str | None:
 
 
 def champion_shortfall(board: Scoreboard | None, required: float) -> str | None:
-    """Why a candidate does not take the champion's place; None when it does."""
+    """Why a candidate does not replace the champion; None if it does."""
     if board is None or board.comparison is None:
         return "nothing to compare the candidate and the champion on"
     over = board.comparison.skill
@@ -81,7 +83,7 @@ def champion_shortfall(board: Scoreboard | None, required: float) -> str | None:
 
 
 def summary(board: Scoreboard) -> str:
-    """The scoreboard on one screen: a table, and a line each for capacity, intervals and age."""
+    """The scoreboard on one screen: a table, the verdict, and lines on replicas, intervals and age."""
     lines = [scores_table(board), verdict(board)[1]]
     lines += [] if board.comparison is None else comparison_words(board.comparison)
     lines.append(capacity_words(board))
@@ -90,7 +92,7 @@ def summary(board: Scoreboard) -> str:
 
 
 def span_words(board: Scoreboard) -> str:
-    """What was judged."""
+    """The judged span in words: series, origins and time."""
     first, last = (f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M}" for second in board.bounds)
     found = board.backtest
     scored, total = len(found.scored_series), found.panel.num_series
@@ -102,13 +104,13 @@ def span_words(board: Scoreboard) -> str:
 
 
 def scores_table(board: Scoreboard) -> str:
-    """Forecasters by their errors and by the replicas that they would have ordered."""
+    """A table of models and baselines: forecast errors, and the replicas they would have ordered."""
     policies = board.orders.simulation.outcomes
     policies = policies.assign(under_hours=policies["under_minutes"] / 60)
     rows: list[tuple[str, dict[str, float], pd.Series]] = []
     for name in policies.index:
         if name == "reactive":
-            continue  # it is the last value's
+            continue  # the same orders as the last value's
         scores = overall(board.scores, name) if name in board.backtest.forecasts else {}
         rows.append((_LABELS.get(name, name), scores, policies.loc[name]))
 
@@ -143,13 +145,10 @@ def scores_table(board: Scoreboard) -> str:
     )
 
 
-_LABELS = {LAST_VALUE: "last value (reactive)", "perfect": "perfect knowledge"}
-
-
 def capacity_words(board: Scoreboard) -> str:
-    """The rules of the simulation, and the setting that would have cost least."""
+    """The rules of the simulation, and the settings that would have cost least."""
     if not board.orders.any:
-        return "Replicas: the span is shorter than capacity.lead_time, so that no order would serve in it."
+        return "Replicas: the span is shorter than capacity.lead_time, so no order would take effect in it."
     return f"Replicas: {rules_words(board)}. {best_words(board.orders, board.backtest.model)}"
 
 
@@ -171,7 +170,7 @@ def rules_words(board: Scoreboard) -> str:
 
 
 def best_words(orders: Orders, model: str) -> str:
-    """The setting that would have cost least on this span."""
+    """The headroom and the quantile that would have cost least on this span."""
     best = orders.best_headroom(model)
     more = " or more" if best == HEADROOMS[-1] else ""
     headroom = f"Cheapest here: {best:.0%}{more} headroom"
@@ -182,22 +181,22 @@ def best_words(orders: Orders, model: str) -> str:
 
 
 def intervals_words(board: Scoreboard) -> str:
-    """Nominal and actual coverage; nothing without intervals."""
-    parts = [f"{actual:.1%} in that of {share}%" for share, actual in board.coverages().items()]
-    return f"Intervals: of the targets lie {', '.join(parts)}." if parts else ""
+    """Actual and nominal coverage; empty without intervals."""
+    parts = [f"{actual:.1%} (nominal {share}%)" for share, actual in board.coverages().items()]
+    return f"Intervals: coverage {', '.join(parts)}." if parts else ""
 
 
 def age_words(board: Scoreboard) -> str:
-    """How the error grew with the age of the model; nothing where one age was seen only."""
+    """How the error changed with the age of the model; empty with fewer than two ages."""
     ages = board.ages.dropna(subset=["wape"])
     if len(ages) < 2:
         return ""
     first, last, at = ages.iloc[0], ages.iloc[-1], aged_at(ages)
     since = "after its training data" if board.age_known else "into the span"
     grown = (
-        f"beside the baseline it is a tenth worse from {age_text(at)} on: retrain before that"
+        f"relative to the baseline it is a tenth worse from {age_text(at)} on: retrain before that"
         if at is not None
-        else "no lasting ageing beside the baseline"
+        else "no lasting ageing relative to the baseline"
     )
     return (
         f"Age: WAPE {first['wape']:.2%} at {age_text(first['age'])} and {last['wape']:.2%} at "
@@ -206,11 +205,12 @@ def age_words(board: Scoreboard) -> str:
 
 
 def _origins(board: Scoreboard) -> str:
+    """The number of origins with its noun."""
     return f"{board.origins:,} origin{'s' * (board.origins != 1)}"
 
 
 def age_text(seconds: float) -> str:
-    """An age: days, or hours where it is young."""
+    """An age in days, or in hours below two days."""
     size, unit = (86_400, "day") if abs(seconds) >= 2 * 86_400 else (3600, "hour")
     count = round(seconds / size, 1)
     return f"{count:g} {unit}{'' if count == 1 else 's'}"
