@@ -42,7 +42,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Remove the backslash that GitHub needs before a pipe in a table's code; Python-Markdown would show it."""
+    """Remove the backslash before a pipe in code: GitHub needs it in tables, Python-Markdown shows it."""
     text = markdown if page.file.src_uri in BESIDE else _linked(markdown)
     return re.sub(r"`[^`\n]*`", lambda code: code[0].replace(r"\|", "|"), text)
 
