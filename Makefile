@@ -1,23 +1,23 @@
-# Every target makes .venv when it is missing and is quick when nothing changed.
+# Every target creates .venv if it is missing, and is quick if nothing has changed.
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
-# One file for each step of the installation that is done.
+# One stamp file for each completed step of the installation.
 BASE := .venv/.base
 TRAIN := .venv/.train
 TEST := .venv/.test
 SLOW := .venv/.slow
-# Extras that the tests want beside their dependency groups.
+# Extras that the tests need in addition to their dependency groups.
 TEST_EXTRAS := --extra holidays --extra joblib --extra onnx --extra optuna
 SLOW_EXTRAS := $(TEST_EXTRAS) --extra mlflow --extra notebook --extra submitit --extra wandb
-# --inexact: what is installed beside the lock (torch, pip, packages of your own) stays.
-# uv shows its progress where somebody looks at it.
+# --inexact: packages outside of the lock (torch, pip, your own) stay.
+# uv shows its progress only on a terminal.
 SYNC = $(UV) sync --locked --inexact --no-python-downloads $$(test -t 2 || echo --quiet)
-# Of bench-accuracy: the folder of the protocol, and options and overrides. ARGS are options of audit too.
+# For bench-accuracy: the folder of the protocol; options and overrides. audit takes ARGS too.
 BENCH ?= ../shared/bench
 ARGS ?=
-# Of test and test-all, for instance: make test COVERAGE="--cov --cov-report=term"
+# For test and test-all, for instance: make test COVERAGE="--cov --cov-report=term"
 COVERAGE ?=
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal $(COVERAGE)
 
@@ -27,39 +27,39 @@ PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal $(COVERAGE)
 help:
 	@echo "make train           train on built-in synthetic traffic (about half a minute)"
 	@echo "make test            lint, types and tests"
-	@echo "make test-all        the same with the long proofs (marked slow)"
+	@echo "make test-all        the same with the long tests (marked slow)"
 	@echo "make check           ruff, format check, mypy"
-	@echo "make format          let ruff mend style"
-	@echo "make bench-accuracy  score the default recipe beside other forecasters (BENCH=folder of the protocol)"
+	@echo "make format          let ruff fix the style"
+	@echo "make bench-accuracy  compare the default recipe with other forecasters (BENCH=folder of the protocol)"
 	@echo "make proto           generate code from src/kforecast/metrics/proto/provider.proto"
-	@echo "make tensorboard     look at every run under outputs/"
-	@echo "make docs            the documentation as a site: outputs/site/index.html"
-	@echo "make lock            the newest versions: uv.lock, with the hashes of their files, and constraints.txt"
-	@echo "make sbom            what is installed in .venv, as CycloneDX: outputs/sbom.json"
-	@echo "make audit           ask for known vulnerabilities of what uv.lock pins"
+	@echo "make tensorboard     show every run under outputs/"
+	@echo "make docs            build the documentation as a site: outputs/site/index.html"
+	@echo "make lock            update uv.lock and constraints.txt to the newest versions, with hashes"
+	@echo "make sbom            list the packages in .venv, as CycloneDX: outputs/sbom.json"
+	@echo "make audit           look up known vulnerabilities of the packages in uv.lock"
 	@echo "make clean           remove .venv, caches and build output (outputs/ stays)"
 
-# A virtual environment with uv, which installs everything else, and with torch.
+# A virtual environment with torch and with uv, which installs everything else.
 $(BASE): constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
-	@$(BIN)/python -c 'import pip' 2>/dev/null || { echo "Making .venv ..."; $(PYTHON) -m venv .venv; }
+	  { echo "Python 3.11 or newer is needed; choose one with: make PYTHON=python3.12 ..."; exit 1; }
+	@$(BIN)/python -c 'import pip' 2>/dev/null || { echo "Creating .venv ..."; $(PYTHON) -m venv .venv; }
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt uv
 	@PYTHON=$(BIN)/python UV=$(UV) sh deploy/install_torch.sh $(TORCH)
 	@touch $@
 
 $(TRAIN): $(BASE) pyproject.toml uv.lock
-	@echo "Installing what training needs, as uv.lock has it ..."
+	@echo "Installing the training dependencies from uv.lock ..."
 	@$(SYNC) --group install
 	@touch $@
 
 $(TEST): $(TRAIN)
-	@echo "Installing what the tests need besides ..."
+	@echo "Installing the test dependencies ..."
 	@$(SYNC) --group install --group test $(TEST_EXTRAS)
 	@touch $@
 
 $(SLOW): $(TEST)
-	@echo "Installing what the long tests need besides ..."
+	@echo "Installing the dependencies of the long tests ..."
 	@$(SYNC) --group install --group slow $(SLOW_EXTRAS)
 	@touch $@
 
@@ -97,8 +97,8 @@ docs: $(TRAIN)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "outputs/site/index.html (with its search: $(BIN)/mkdocs serve)"
 
-# The newest versions that pyproject.toml allows, with the hashes of their files; constraints.txt are the same
-# for pip, and torch, whose version changes there by hand.
+# The newest versions that pyproject.toml allows, with the hashes of their files. constraints.txt has the same
+# versions for pip, and the version of torch, which is changed there by hand.
 lock: $(BASE)
 	@$(UV) lock --upgrade
 	@sed -n '1,/^torch==/p' constraints.txt > constraints.new
@@ -113,14 +113,14 @@ sbom: $(TRAIN)
 	  --output-file outputs/sbom.json $(BIN)/python
 	@echo "outputs/sbom.json"
 
-# Strict: what the service does not know must not pass as harmless.
+# Strict: a package that the service does not know must not pass as harmless.
 audit: $(TRAIN)
 	@$(SYNC) --group install --group supply
 	@$(UV) export --quiet --locked --all-groups --all-extras --no-extra ray --no-emit-project > outputs/lock.txt
 	@$(BIN)/pip-audit --requirement outputs/lock.txt --require-hashes --disable-pip --strict \
 	  --progress-spinner off $(ARGS) || \
-	  { echo "error: the audit did not pass: a vulnerability is named above, or else the service could not be" \
-	         "asked and nothing is known (another one: make audit ARGS='--vulnerability-service osv')"; exit 1; }
+	  { echo "error: the audit did not pass: either a vulnerability is listed above, or the service did not" \
+	         "answer (another service: make audit ARGS='--vulnerability-service osv')"; exit 1; }
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Install torch for CPUs: UV=uv PYTHON=.venv/bin/python sh deploy/install_torch.sh VERSION
+# Install the CPU build of torch: UV=uv PYTHON=.venv/bin/python sh deploy/install_torch.sh VERSION
 #
-# A build of this version that is there already stays, whichever it is: that is how to have one for GPUs.
-# Else the build for CPUs that pip finds where it is configured to look, or else PyTorch's own.
+# An existing build of this version stays, so a GPU build can be installed first. Otherwise, the CPU build comes
+# from the places that pip is configured to use, or else from PyTorch.
 set -eu
 version=$1
 installed=$("$PYTHON" -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null || true)

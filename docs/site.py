@@ -1,4 +1,4 @@
-"""What MkDocs is told that mkdocs.yml cannot say: pages from outside of docs/, and the order of all."""
+"""MkDocs hooks: pages from outside of docs/, and the order of all pages."""
 
 import re
 from pathlib import Path
@@ -8,22 +8,22 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-# Pages made of files beside docs/.
+# Pages made from files outside of docs/.
 BESIDE = {
     "index.md": "README.md",
     "index.zh-CN.md": "README.zh-CN.md",
     "security.md": "SECURITY.md",
     "changelog.md": "CHANGELOG.md",
 }
-# Of pages whose heading is the project's name.
+# Titles of the pages whose heading is the project's name.
 TITLES = {"index.md": "Start", "index.zh-CN.md": "中文"}
-# What is not named here comes behind, in alphabetical order.
+# Other pages follow in alphabetical order.
 FIRST = ("index", "train", "sources", "models", "evaluate", "deploy", "retrain", "experiments", "python")
-LAST = ("architecture", "changelog", "security", "index.zh-CN")
+LAST = ("lab-log", "architecture", "development", "changelog", "security", "index.zh-CN")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Every page, in our order."""
+    """Put every page into the navigation, in order."""
     names = {path.stem for path in Path(config.docs_dir).glob("*.md")}
     names |= {page.removesuffix(".md") for page, file in BESIDE.items() if (ROOT / file).exists()}
     between = sorted(names - {*FIRST, *LAST})
@@ -33,7 +33,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """The files beside docs/ as pages."""
+    """Add the files outside of docs/ as pages."""
     for page, name in BESIDE.items():
         if (ROOT / name).exists():
             text = (ROOT / name).read_text(encoding="utf-8")
@@ -42,19 +42,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """GitHub wants a pipe in a table's code escaped, Python-Markdown shows the backslash."""
+    """Remove the backslash before a pipe in code: GitHub needs it in tables, Python-Markdown shows it."""
     text = markdown if page.file.src_uri in BESIDE else _linked(markdown)
     return re.sub(r"`[^`\n]*`", lambda code: code[0].replace(r"\|", "|"), text)
 
 
 def _moved(text: str) -> str:
-    """Links of a file beside docs/, from inside of it."""
+    """Rewrite the links of a file outside of docs/ for a page inside of it."""
     text = _linked(text)
     return re.sub(r"\]\(docs/", "](", text)
 
 
 def _linked(text: str) -> str:
-    """Links to the files beside docs/, to the pages made of them; source code is not on the site."""
+    """Point links at the pages made from files outside of docs/; drop links to source code."""
     for page, name in BESIDE.items():
         text = re.sub(rf"\]\((?:\.\./)?{re.escape(name)}(?=[)#])", f"]({page}", text)
     return re.sub(

@@ -1,4 +1,4 @@
-"""Measure the project beside a plain reference, side by side in one run on this machine.
+"""Measure kforecast against a plain reference, side by side in one run on this machine.
 
 python scripts/benchmark.py
 python scripts/benchmark.py windows step epoch
@@ -16,7 +16,7 @@ from dataclasses import asdict
 
 from benchmark_stages.rows import Row, peak_megabytes
 
-# Each runs in a process of its own, so that none inherits another's memory.
+# Each stage runs in its own process, so that none inherits another's memory.
 STAGES = {
     "csv": "reading",
     "windows": "training",
@@ -34,7 +34,7 @@ STAGES = {
     "fetch": "fetching",
     "memory": "fetching",
 }
-# Takes ten minutes and 10 GB of disk while it converts.
+# Takes ten minutes, and 10 GB of disk during the conversion.
 ON_REQUEST = {"huge"}
 HEADS = Row("what", "ours", "reference", "ratio", "target")
 
@@ -56,7 +56,7 @@ def main() -> None:
         print(json.dumps({"rows": [asdict(row) for row in rows], "peak": peak_megabytes()}))
         return
     failed, rows = 0, []
-    # As the commands do.
+    # The commands set the same variable.
     environment = os.environ | {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")}
     for name in chosen:
         print(f"{name} ...", file=sys.stderr, flush=True)
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def said(rows: list[Row]) -> list[str]:
-    """Lines for the console."""
+    """Return the lines for the console."""
     lines = []
     for row in rows:
         other = f"; reference {row.other}" if row.other else ""
@@ -93,7 +93,7 @@ def said(rows: list[Row]) -> list[str]:
 
 
 def markdown(rows: list[Row]) -> list[str]:
-    """Lines of a table."""
+    """Return the lines of a Markdown table."""
     cells = [list(asdict(row).values()) for row in (HEADS, *rows)]
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     return [lines[0], "|---" * len(cells[0]) + "|", *lines[1:]]

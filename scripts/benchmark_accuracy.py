@@ -1,11 +1,12 @@
-"""Score a recipe on a neutral accuracy protocol, beside other forecasters.
+"""Score a recipe on a neutral accuracy protocol, and compare it with other forecasters.
 
 python scripts/benchmark_accuracy.py
 python scripts/benchmark_accuracy.py --jobs 2 --name slow --task nasa_http_10min_C7_P3 optimizer.lr=0.001
 
-The folder of the protocol (--bench) has protocol.py (exports tasks, judges forecasts, prints its table),
-tasks.json and peers.json (what others score). Each task is trained and evaluated with the public commands
-alone, once per seed; everything after the options is handed to kforecast-train, {task} and {seed} filled in.
+The folder of the protocol (--bench) contains protocol.py (exports tasks, judges forecasts, prints its table),
+tasks.json, and peers.json (the scores of other forecasters). Each task is trained and evaluated with the
+public commands only, once per seed. Everything after the options is passed to kforecast-train, with {task}
+and {seed} filled in.
 """
 
 import argparse
@@ -36,7 +37,7 @@ STAMP = "stamp.json"
 
 
 class Run(NamedTuple):
-    """One training to do."""
+    """A training to run: a task with a seed."""
 
     task: str
     seed: int
@@ -66,7 +67,7 @@ def main() -> None:
     if unknown := [task for task in given.task or [] if task not in protocol.TASKS]:
         parser.error(f"unknown task {unknown[0]}; known: {', '.join(protocol.TASKS)}")
     given.out.mkdir(parents=True, exist_ok=True)
-    # Whoever ends this script ends what it has started.
+    # When this script ends, the commands that it started end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     alone = given.jobs == 1
@@ -92,7 +93,7 @@ def main() -> None:
         tasks = task_facts(order, bench.saved(), given.name, peers)
         try:
             print(bench.protocol("table"))
-        except CommandFailedError as error:  # as where nobody knows the original's scores
+        except CommandFailedError as error:  # for instance if the original's scores are unknown
             print(f"no table of the protocol: {error}\n", file=sys.stderr)
         print("\n".join(report(tasks, order, peers)))
         write(given.out, given.name, bench.overrides, tasks, order, peers)
@@ -101,7 +102,7 @@ def main() -> None:
 
 
 def imported(file: Path) -> Any:
-    """The protocol as a module: its tasks, its peers and how it compares two scores."""
+    """The protocol as a module: its tasks, its peers, and its comparison of two scores."""
     spec = importlib.util.spec_from_file_location("protocol", file)
     assert spec is not None
     assert spec.loader is not None
@@ -111,7 +112,7 @@ def imported(file: Path) -> Any:
 
 
 def run_all(bench: "Bench", runs: list[Run], jobs: int) -> dict[Run, RunFacts]:
-    """Do the runs, so many at a time; what is known of those that did not fail."""
+    """Do the runs, several at a time, and return the facts of those that did not fail."""
     found: dict[Run, RunFacts] = {}
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(bench.do, run): run for run in runs}
@@ -133,7 +134,7 @@ def run_all(bench: "Bench", runs: list[Run], jobs: int) -> dict[Run, RunFacts]:
 
 @dataclass
 class Bench:
-    """Where and how runs are done."""
+    """The settings of the runs, and the locks that they share."""
 
     protocol_file: Path
     tasks: dict[str, dict[str, Any]]
@@ -148,7 +149,7 @@ class Bench:
     exported: set[str] = field(default_factory=set)
 
     def do(self, run: Run) -> tuple[RunFacts, str]:
-        """Train, evaluate and judge, unless all is there; the facts, and a line of them."""
+        """Train, evaluate and judge, unless the results exist; return the facts, and one line about them."""
         folder = self._folder(run.task) / f"seed-{run.seed}"
         wanted = {"seed": run.seed, "overrides": self.overrides, "task": self.tasks[run.task]}
         stamp = {} if self.again else _json(folder / STAMP)
@@ -157,7 +158,7 @@ class Bench:
             stamp = wanted | self._train_and_evaluate(run, folder)
         scores = self._judged(run, folder, anew=not kept)
         if not kept:
-            # Last: where it is, so is all else.
+            # Written last: if the stamp exists, all other files do.
             (folder / STAMP).write_text(json.dumps(stamp, indent=1), encoding="utf-8")
         figures = figures_of_run(folder, stamp["seconds"], stamp["fit_seconds"])
         said = ", ".join(f"{score} {scores[score]:.4f}" for score in ("NMAE", "MASE", "under", "over"))
@@ -166,7 +167,7 @@ class Bench:
         return RunFacts(run.task, run.seed, figures), f"{run.task} seed {run.seed}: {said} ({how}{since})"
 
     def saved(self) -> dict[str, Any]:
-        """What the protocol has saved, by name and task."""
+        """Return the scores that the protocol has saved, by name and task."""
         return _json(self.out / "scores.json")
 
     def protocol(self, *words: object) -> str:
@@ -174,7 +175,7 @@ class Bench:
         return self.commands.run(sys.executable, self.protocol_file, *words, env=env)
 
     def _train_and_evaluate(self, run: Run, folder: Path) -> dict[str, Any]:
-        """Train on the task's train part and forecast its test part; what the stamp says of it."""
+        """Train on the task's train part and forecast its test part; return the content of the stamp."""
         data = self._data(run.task)
         task = _json(data / "task.json")
         shutil.rmtree(folder, ignore_errors=True)
@@ -183,7 +184,7 @@ class Bench:
             "source=csv",
             f"source.path={data / 'train.csv'}",
             *(f"window.{key}={task[key]}" for key in ("freq", "context_length", "prediction_length")),
-            "data.test=0",  # the test part is the protocol's, and not in this file
+            "data.test=0",  # the protocol keeps the test part; it is not in this file
             f"artifact_dir={folder / 'model'}",
             f"hydra.run.dir={folder / 'run'}",
             f"seed={run.seed}",
@@ -211,7 +212,7 @@ class Bench:
         }
 
     def _data(self, task: str) -> Path:
-        """The task's files, exported once."""
+        """Return the task's files, which are exported once."""
         folder = self._folder(task) / "data"
         with self.exporting:
             if task not in self.exported:
@@ -220,7 +221,7 @@ class Bench:
         return folder
 
     def _judged(self, run: Run, folder: Path, anew: bool) -> dict[str, float]:
-        """The protocol's scores of the forecasts; all of them are in one file, which is changed alone."""
+        """Score the forecasts with the protocol, whose single file of scores needs a lock."""
         name = f"{self.name} seed {run.seed}"
         with self.judging:
             if anew or run.task not in self.saved().get(name, {}):
@@ -230,12 +231,12 @@ class Bench:
         return scores
 
     def _folder(self, task: str) -> Path:
-        # Some characters mean something in an override.
+        # Some characters have a meaning in an override.
         return self.out / re.sub(r"[^\w.-]+", "-", self.name) / task
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing where there is none."""
+    """Return the content of a JSON file, or nothing if there is no such file."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 

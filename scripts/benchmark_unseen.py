@@ -1,11 +1,11 @@
-"""How well is a workload forecast that was not trained on?
+"""Measure the forecasts of workloads that are not in the training data.
 
 python scripts/benchmark_unseen.py --bench ../shared/bench
 python scripts/benchmark_unseen.py --bench ../shared/bench --task csirtmu_web_1H_C24_P6 --jobs 2 model=auto
 
-Leaves out one series after the other: trains on the others with kforecast-train, forecasts the one that was
-left out with kforecast-evaluate, and prints its error beside that of a training on all series and that of the
-same time yesterday. Everything after the options is handed to kforecast-train.
+Each series is left out in turn: kforecast-train trains on the others, and kforecast-evaluate forecasts the
+series that was left out. Its error is printed beside that of a training on all series and that of the same
+time yesterday. Everything after the options is passed to kforecast-train.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
     series = [tuple(pair) for pair in facts["series"]]
 
     def errors(left_out: tuple[str, str] | None) -> dict[tuple[str, str], dict[str, float]]:
-        """MAE of the model and of the same time yesterday, by series."""
+        """Return the MAE of the model and of the same time yesterday, by series."""
         run = folder / ("all" if left_out is None else str(series.index(left_out)))
         run.mkdir(parents=True, exist_ok=True)
         for part in ("train", "full"):

@@ -1,4 +1,4 @@
-"""Is the model any good? A rolling backtest of an artifact beside baselines.
+"""Compare an artifact with baselines in a rolling backtest.
 
 python scripts/evaluate.py artifact_dir=model source=csv source.path=traffic.csv
 python scripts/evaluate.py artifact_dir=model --dataset-file=traffic.csv evaluate.require_skill=0.0

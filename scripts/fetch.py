@@ -1,4 +1,4 @@
-"""Fetch history into a file, and say what is wrong with it.
+"""Fetch history into a file, and report its problems.
 
 python scripts/fetch.py --config-file=train-config.yaml --metrics-server-addr=localhost:9090 output=h.parquet
 python scripts/fetch.py source=csv source.path=traffic.csv

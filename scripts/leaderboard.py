@@ -1,4 +1,4 @@
-"""Which run is best? Every run and every job of a sweep below a folder, as a table and as a page.
+"""Compare every run and every sweep job below a folder, as a table and as a page.
 
 python scripts/leaderboard.py outputs --sort=skill --html=leaderboard.html
 python scripts/leaderboard.py outputs/sweeps/search --copy-best=model

@@ -1,4 +1,4 @@
-"""Train a candidate, and let it serve only if it is better than the champion.
+"""Train a candidate, which replaces the champion only if it is better.
 
 python scripts/retrain.py retrain.dir=models/shop --dataset-file=traffic.csv
 python scripts/retrain.py retrain.dir=models/shop --rollback

@@ -1,4 +1,4 @@
-"""Serve the gRPC metrics provider from a file or in front of a Prometheus.
+"""Serve the gRPC metrics provider, backed by a file or a Prometheus.
 
 python scripts/serve_metrics.py source=synthetic serve.shift_to_now=true
 python scripts/serve_metrics.py --dataset-file=traffic.csv serve.address=localhost:9091

@@ -28,12 +28,12 @@ def main(model: str, dataset: str) -> int:
     series = {pair: average(rows, step) for pair, rows in read(dataset).items()}
     ids = {pair: about["item2id"].get("".join(pair), about["unknown_series"]) for pair in series}
     known = sorted((pair for pair in series if ids[pair] is not None), key="".join)
-    # The history begins with the oldest bin of all.
+    # The history starts at the oldest bin of all series.
     start = min((series[pair][0].min() for pair in known), default=0) - about["context_length"]
     print("timestamp,workload,metric,value")
     for pair in known:
         bins, values = series[pair]
-        history = np.full(bins.max() + 1 - start, np.nan, np.float32)  # up to the newest bin
+        history = np.full(bins.max() + 1 - start, np.nan, np.float32)  # ends at the newest bin
         history[bins - start] = values
         made = inputs(about, history, int(start), pair[0]) | {"series": ids[pair]}
         made = {name: np.array(made[name])[None].astype(NUMPY[kind]) for name, kind in wanted.items()}
@@ -57,7 +57,7 @@ def read_metadata(session):
 
 
 def read(dataset):
-    """Seconds and values of each series, of rows that have a value."""
+    """Return seconds and values of each series, for rows with a value."""
     series = {}
     with Path(dataset).open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -68,18 +68,18 @@ def read(dataset):
 
 
 def average(rows, step):
-    """Numbers of the bins that have rows, counted from 1970, and the mean of each."""
+    """Return the numbers of the bins with rows, counted from 1970, and the mean of each bin."""
     second, place = np.unique(np.floor(rows[:, 0]).astype(np.int64), return_inverse=True)
     value = np.bincount(place, rows[:, 1]) / np.bincount(place)  # rows of the same second count once
     bins, place = np.unique(second // step, return_inverse=True)
     count = np.bincount(place)
     if len(bins) > 1 and count[-1] < np.median(count[:-1]):
-        bins = bins[:-1]  # the newest bin has only begun
+        bins = bins[:-1]  # the newest bin is unfinished
     return bins, (np.bincount(place, value) / count)[: len(bins)].astype(np.float32)
 
 
 def inputs(about, history, start, workload):
-    """What the network sees of one series; NaN in the history where nothing was observed."""
+    """Return the network's inputs for one series; unobserved bins of the history are NaN."""
     context, seen = about["context_length"], ~np.isnan(history)
     origin = len(history)
     filled = {"context": fill(history, seen, about["fill"])[-context:]}
@@ -90,11 +90,11 @@ def inputs(about, history, start, workload):
     width = look["before"] + about["prediction_length"] + look["after"]
     season = DAY // step if step < DAY else 7
     clock = Clock(about["calendar"], workload, start, step)
-    # The same local time so many seasons ago; where clocks went forward since, it was that much later.
+    # The same local time in earlier seasons; if clocks went forward since then, its UTC time was later.
     then = origin - season * np.arange(1, look["seasons"] + 1)
     ahead = np.array([clock.ahead(max(bin, 0)) for bin in then])
     first = then + np.round((clock.ahead(origin) - ahead) / step).astype(int) - look["before"]
-    reached = first >= 0  # a season that lies before the history is not seen at all
+    reached = first >= 0  # seasons before the history are left out
     here = origin - look["before"] + np.arange(width)
     there = np.where(reached[:, None], first[:, None] + np.arange(width), here)
     known = reached[:, None] & (there < origin)
@@ -115,7 +115,7 @@ def inputs(about, history, start, workload):
 
 
 def fill(history, seen, policy):
-    """The history without gaps."""
+    """Return the history without gaps."""
     at, known = np.arange(len(history)), np.flatnonzero(seen)
     if policy == "zero":
         return np.where(seen, history, 0)
@@ -157,7 +157,7 @@ class Clock:
         return self.local(bin).utcoffset().total_seconds()
 
     def date(self, bin):
-        # A bin of a day begins on the evening before where clocks are behind UTC.
+        # In zones behind UTC, a daily bin starts on the evening before.
         return self.local(bin, later=self.step // 2 if self.step == DAY else 0).date()
 
     def day_off(self, bin):

@@ -1,1 +1,1 @@
-"""What the benchmarks of scripts/ are made of: stages, a plain reference beside them, accuracy."""
+"""Parts of the benchmarks in scripts/: stages, a plain reference, accuracy."""

@@ -1,4 +1,4 @@
-"""What scripts/benchmark_accuracy.py finds: of a run, of a task over its seeds, and of all tasks."""
+"""Results of scripts/benchmark_accuracy.py: of a run, of a task over its seeds, and of all tasks."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 ORIGINAL = "original"
 RIVAL = "LightGBM, long lags"
-# Of the interval of 90 %: a coverage that is right within what a span can show.
+# Acceptable coverage of the 90 % interval, given the noise of a test span.
 COVERAGE = (0.86, 0.94)
 
 Score = dict[str, Any]
@@ -18,19 +18,19 @@ Score = dict[str, Any]
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one training and its evaluation, or means over several.
+    """Figures of one training and its evaluation, or means over several.
 
     Attributes
     ----------
     seconds, fit_seconds:
-        Of the whole command, and of its training as it says itself, which is without a refit.
+        Seconds of the whole command, and of the training as the run reports it, without the refit.
     naive, naive_ratio:
-        The best naive forecast by mean absolute error, and the model's error over its.
+        The best naive forecast by mean absolute error, and the model's error divided by its error.
     coverage, width:
-        Of the interval of 90 %: share of targets inside, mean width over the mean absolute actual value; of
-        each series, then their mean. None without intervals.
+        Share of the targets inside the 90 % interval, and its mean width divided by the mean absolute actual
+        value; means over the series. None without intervals.
     cost, cost_reactive, cost_naive:
-        Of the capacity ordered for the model's quantile, for the newest value and by the cheapest naive
+        Cost of the capacity ordered for the model's quantile, for the newest value and by the cheapest naive
         forecast.
     """
 
@@ -53,7 +53,7 @@ class Figures:
 
     @property
     def covers(self) -> bool:
-        """Whether the interval holds about as much as it promises."""
+        """Whether the coverage of the interval is close to its nominal level."""
         return self.coverage is not None and COVERAGE[0] <= self.coverage <= COVERAGE[1]
 
 
@@ -68,16 +68,16 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """A task over its seeds.
+    """Results of a task over its seeds.
 
     Attributes
     ----------
     nmae:
-        The protocol's score by seed.
+        The protocol's score, by seed.
     ratios:
-        By seed the error over the original's; empty where nobody knows the original's.
+        The error divided by the original's, by seed; empty if the original's is unknown.
     peers:
-        By peer the error over the peer's, mean over seeds.
+        The error divided by the peer's, by peer; mean over seeds.
     figures:
         Means over seeds.
     """
@@ -90,18 +90,18 @@ class TaskFacts:
 
     @property
     def ratio(self) -> float | None:
-        """Mean error over the original's."""
+        """Mean over the seeds of the error divided by the original's."""
         return mean(self.ratios.values())
 
     @property
     def spread(self) -> float:
-        """Largest less smallest of it over the seeds; of the protocol's score where there is no original."""
+        """Largest minus smallest ratio over the seeds; without an original, of the protocol's score."""
         scores = (self.ratios or self.nmae).values()
         return max(scores) - min(scores)
 
 
 class Peers(NamedTuple):
-    """What others score, by name and task, and how the protocol compares two scores."""
+    """The scores of other forecasters by name and task, and the protocol's comparison of two scores."""
 
     scores: dict[str, dict[str, Score]]
     ratio: Callable[[Score, Score], float]
@@ -112,7 +112,7 @@ class Peers(NamedTuple):
 
     @property
     def neural(self) -> list[str]:
-        """Those that are trained, but for the trees."""
+        """The trained networks among the peers, without the trees."""
         return [
             name
             for name, by_task in self.scores.items()
@@ -122,7 +122,7 @@ class Peers(NamedTuple):
 
 
 def figures_of_run(folder: Path, seconds: float, fit_seconds: float | None) -> Figures:
-    """Read what a run has left in its folder."""
+    """Read the figures from a run's folder."""
     result = json.loads((folder / "run" / "result.json").read_text(encoding="utf-8"))
     found = json.loads((folder / "evaluation" / "report.json").read_text(encoding="utf-8"))
     naives = found["baselines"]
@@ -158,7 +158,7 @@ def _relative_width(forecasts: Path) -> float:
 def task_facts(
     runs: Sequence[RunFacts], saved: dict[str, dict[str, Score]], name: str, peers: Peers
 ) -> list[TaskFacts]:
-    """Each task over its seeds, in the order of the runs; scores are saved as ``NAME seed SEED``."""
+    """Summarise each task over its seeds, in the order of the runs; scores are named ``NAME seed SEED``."""
     by_task: dict[str, list[RunFacts]] = {}
     for run in runs:
         by_task.setdefault(run.task, []).append(run)
@@ -189,7 +189,7 @@ def _means(figures: Sequence[Figures]) -> Figures:
 
 
 def summary(tasks: Sequence[TaskFacts], runs: Sequence[RunFacts], peers: Peers) -> dict[str, Any]:
-    """What is true over all tasks, as plain values."""
+    """Summarise all tasks, as plain values."""
     seeds = list(dict.fromkeys(run.seed for run in runs))
     beside = {
         peer: {task.task: task.peers[peer] for task in tasks if peer in task.peers} for peer in peers.scores
@@ -234,7 +234,7 @@ def summary(tasks: Sequence[TaskFacts], runs: Sequence[RunFacts], peers: Peers) 
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Mean of what is known."""
+    """Return the mean of the known values."""
     known = [value for value in values if value is not None]
     return statistics.mean(known) if known else None
 

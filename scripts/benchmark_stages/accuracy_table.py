@@ -1,4 +1,4 @@
-"""What scripts/benchmark_accuracy.py says and writes of what it has found."""
+"""Output of scripts/benchmark_accuracy.py: console tables, JSON and CSV."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from benchmark_stages.accuracy_facts import COVERAGE, ORIGINAL, Peers, RunFacts,
 
 
 def report(tasks: Sequence[TaskFacts], runs: Sequence[RunFacts], peers: Peers) -> list[str]:
-    """Lines for the console: a table of the tasks, then what is true over all of them."""
+    """Return the lines for the console: a table of the tasks, then a summary of all of them."""
     several = len({run.seed for run in runs}) > 1
     return [*_table([_cells(task, several) for task in tasks]), "", *_said(summary(tasks, runs, peers))]
 
@@ -37,7 +37,7 @@ def _cells(task: TaskFacts, several: bool) -> dict[str, str]:
 
 
 def _table(rows: Sequence[dict[str, str]]) -> list[str]:
-    """Aligned columns: words to the left, figures to the right."""
+    """Align the columns: words to the left, figures to the right."""
     lines = []
     for row in [{head: head for head in rows[0]}, *rows]:
         cells = []

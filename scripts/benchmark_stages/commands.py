@@ -3,11 +3,11 @@
 import subprocess
 import threading
 
-_PATIENCE = 5.0  # seconds from asking a command to end to ending it
+_PATIENCE = 5.0  # seconds between asking a command to end and killing it
 
 
 class CommandFailedError(Exception):
-    """A command ended with another code than 0, or was stopped; the message has its last lines."""
+    """A command failed or was stopped; the message contains its last lines."""
 
 
 class Commands:
@@ -39,7 +39,7 @@ class Commands:
         return printed
 
     def stop(self) -> None:
-        """End what runs, and start nothing more."""
+        """End the running commands, and start no more."""
         with self._lock:
             self._stopped = True
             running = list(self._running)

@@ -1,4 +1,4 @@
-"""Fetching from a metrics provider in a process of its own, over loopback."""
+"""Fetching from a metrics provider in a separate process, over loopback."""
 
 import statistics
 import subprocess
@@ -11,7 +11,7 @@ from benchmark_stages.rows import Row, seconds
 
 STEP, DAY = 60, 86_400
 END = 1_704_067_200 + 90 * DAY
-# A provider in a process of its own, whose answers cost it nothing but the given delay: they are made once.
+# A provider in a separate process. It prepares its answers once, so each costs only the given delay.
 PROVIDER = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +40,7 @@ server.wait_for_termination()
 
 
 class Provider:
-    """The provider's process and its address."""
+    """A metrics provider in a separate process, as a context manager that returns its address."""
 
     def __init__(self, delay: float) -> None:
         self.delay = delay
@@ -69,7 +69,7 @@ def targets(count: int, days: int) -> list[dict[str, object]]:
 
 
 def fetch() -> list[Row]:
-    """200 targets x 7 days at 60 s: ours, and one channel per query, one after another."""
+    """200 targets x 7 days at 60 s: kforecast against one channel per query, one after another."""
     import grpc
     import numpy as np
     import pandas as pd
@@ -129,7 +129,7 @@ def fetch() -> list[Row]:
 
 
 def memory() -> list[Row]:
-    """60 days x 20 series at 60 s: exact, and how much memory the fetch takes."""
+    """60 days x 20 series at 60 s: exactness, and the memory of the fetch."""
     script = """
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From a file to a panel, each in a process of its own."""
+"""From a file to a panel, each in its own process."""
 
 import json
 import statistics
@@ -42,7 +42,7 @@ print(json.dumps([time.perf_counter() - begun, peak_megabytes()]))
 
 
 def csv() -> list[Row]:
-    """10 million rows of 100 series, in order of time and in order of series."""
+    """10 million rows of 100 series, sorted by time and sorted by series."""
     rows = []
     for order in ("time", "series"):
         with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def csv() -> list[Row]:
 
 
 def _in_turns(file: Path, *works: str) -> list[tuple[float, float]]:
-    """Median seconds and most megabytes of each."""
+    """Return median seconds and peak megabytes of each."""
     found: list[list[list[float]]] = [[] for _ in works]
     for _ in range(ROUNDS):
         for number, work in enumerate(works):

@@ -1,6 +1,6 @@
-"""A trainer of windows as such trainers are usually written: the same network, everything else plain.
+"""A plain reference trainer with the same network, written as such trainers usually are.
 
-A map-style dataset that cuts one window at a time, a DataLoader that collates them, a loop over its batches.
+A map-style dataset cuts one window at a time, a DataLoader collates them, and a loop trains on the batches.
 """
 
 import time
@@ -60,7 +60,7 @@ def plain_step(net: Fcnet, optimizer: torch.optim.Optimizer, batch: Batch) -> fl
 
 
 def plain_rate(net: Fcnet, windows: PlainWindows, batch_size: int, most_seconds: float) -> float:
-    """Windows a second of an epoch, of which only the first seconds are run."""
+    """Return the windows per second of an epoch, measured over its first seconds only."""
     optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
     batches: Iterator[Batch] = iter(DataLoader(windows, batch_size, shuffle=True))
     plain_step(net, optimizer, next(batches))

@@ -1,4 +1,4 @@
-"""What a stage measures, and how."""
+"""Rows of the table, and tools for measuring."""
 
 import os
 import statistics
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: ours beside something else, measured in the same run."""
+    """A line of the table: kforecast and a reference, measured in the same run."""
 
     what: str
     ours: str
@@ -23,21 +23,21 @@ class Row:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long something takes."""
+    """Return the seconds of one call."""
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 5, warm_up: int = 1) -> float:
-    """The median of several times."""
+    """Return the median of several times."""
     for _ in range(warm_up):
         work()
     return statistics.median(seconds(work) for _ in range(repeats))
 
 
 def alternately(works: dict[str, Callable[[], object]], repeats: int = 5) -> dict[str, float]:
-    """The medians of several pieces of work that take turns, so that all see the same machine."""
+    """Return the medians of several tasks that take turns, so that all run under the same conditions."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()
@@ -48,7 +48,7 @@ def alternately(works: dict[str, Callable[[], object]], repeats: int = 5) -> dic
 
 
 def peak_megabytes() -> float:
-    """The most memory this process has had resident."""
+    """Return the peak resident memory of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
@@ -63,7 +63,7 @@ class Ended(NamedTuple):
 
 
 def peak_of_command(command: Sequence[str | Path], cwd: Path) -> Ended:
-    """Run a command and watch how much memory it has resident at most."""
+    """Run a command and record its peak resident memory."""
     with tempfile.TemporaryFile("w+") as output:
         begun = time.perf_counter()
         process = subprocess.Popen(command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT)

@@ -1,4 +1,4 @@
-"""Many series: what a window costs, and how much memory a fleet takes."""
+"""Many series: the cost of a window, and the memory of a fleet."""
 
 import re
 import sys
@@ -17,7 +17,7 @@ SECONDS_A_DAY = 86_400
 
 
 def growth() -> list[Row]:
-    """Training time a window, from 10 to 10,000 series: 200,000 windows of an epoch, batch 1,024."""
+    """Training time per window, from 10 to 10,000 series: 200,000 windows of an epoch, batch 1,024."""
     threads = choose_threads("auto", 1024)
     works = {}
     for series in (10, 100, 1000, 10_000):
@@ -80,7 +80,7 @@ def _train_from_parquet(
 
 
 def write_fleet(file: Path, series: int, bins: int) -> None:
-    """A big Parquet file of contract 3, series by series, 1 % of the rows missing."""
+    """Write a big Parquet file, series by series, with 1 % of the rows missing."""
     random = np.random.default_rng(0)
     minute = np.arange(bins)
     daily = 2 + np.sin(2 * np.pi * minute / 1440)

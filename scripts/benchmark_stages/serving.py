@@ -1,4 +1,4 @@
-"""What is asked of a trained model, and of the commands."""
+"""Forecasts, backtests and commands with a trained model."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ TRAFFIC |= {"trend": 0.2, "noise": 0.08, "spikes": 1.5, "gaps": 0.0}
 
 
 def made(rows: pd.DataFrame, length: int, horizon: int) -> Artifact:
-    """An untrained artifact of some traffic's series at 10min."""
+    """Write an untrained artifact for the series of some traffic at 10min."""
     count = rows["workload"].nunique()
     config = EstimatorConfig(freq="10min", prediction_length=horizon, context_length=length, num_series=count)
     torch.manual_seed(0)
@@ -35,7 +35,7 @@ def made(rows: pd.DataFrame, length: int, horizon: int) -> Artifact:
 
 
 def backtest() -> list[Row]:
-    """50 origins x 20 series x 12 steps: one batched pass with five baselines, and a loop over origins."""
+    """50 origins x 20 series x 12 steps: one batched pass with five baselines, against a plain loop."""
     rows = SyntheticSource(workloads=20, **TRAFFIC).fetch()
     artifact = made(rows, 12, 12)
     forecaster = Forecaster.of(artifact, "model")
@@ -69,7 +69,7 @@ def backtest() -> list[Row]:
 
 
 def forecast() -> list[Row]:
-    """What one call costs in a process that has loaded the artifact."""
+    """Time of a call in a process that has loaded the artifact."""
     rows = SyntheticSource(workloads=1000, **(TRAFFIC | {"days": 1})).fetch()
     forecaster = Forecaster.of(made(rows, 7, 3), "model")
     torch.set_num_threads(1)
@@ -92,7 +92,7 @@ def forecast() -> list[Row]:
 
 
 def startup() -> list[Row]:
-    """Commands as typed."""
+    """Whole commands, from start to exit."""
     with tempfile.TemporaryDirectory() as folder:
         help_ = _median_of_command([BIN / "kforecast-train", "--help"], folder)
         run = [BIN / "kforecast-train", "source=synthetic", "trainer.max_epochs=1", "hydra.run.dir=run"]
@@ -108,7 +108,7 @@ def startup() -> list[Row]:
 
 
 def leaderboard() -> list[Row]:
-    """A table of thousands of runs, beside reading their files and nothing else."""
+    """A leaderboard of thousands of runs, against reading their files only."""
     count = 2_000
     with tempfile.TemporaryDirectory() as folder:
         result = {"status": "done", "score": 0.5, "data": "d", "artifact_dir": "", "weights": "w"}

@@ -1,4 +1,4 @@
-"""How long a command takes to end once it is asked to."""
+"""Time that a command takes to end after a signal."""
 
 import signal
 import statistics
@@ -17,12 +17,12 @@ ENDLESS = [
     *("source=synthetic", "trainer.max_epochs=1000000", "callbacks.early_stopping=null"),
     *("checkpoint_seconds=1000", "hydra.run.dir=run"),
 ]
-# It has loaded what a training has, and does nothing.
+# Loads the same libraries as a training, then waits.
 WAITS = "import lightning.pytorch, pathlib, time; pathlib.Path('ready').touch(); time.sleep(3600)"
 
 
 def stop() -> list[Row]:
-    """A training beside a process that has loaded the same libraries, signal to exit."""
+    """Time from signal to exit, of a training and of an idle process with the same libraries."""
     train = [str(BIN / "kforecast-train"), *ENDLESS]
     waits = [sys.executable, "-c", WAITS]
     rows = []
@@ -40,7 +40,7 @@ def stop() -> list[Row]:
 
 
 def alternately_ended(works: dict[str, Callable[[], float]], repeats: int = 3) -> dict[str, float]:
-    """The medians of what pieces of work that take turns have measured themselves."""
+    """Return the medians of self-measured times of tasks that take turns."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
@@ -49,7 +49,7 @@ def alternately_ended(works: dict[str, Callable[[], float]], repeats: int = 3) -
 
 
 def _ended(command: list[str], number: signal.Signals, ready: Callable[[Path], bool]) -> float:
-    """Start a command in a folder of its own, wait until it is ready, and end it."""
+    """Start a command in a new folder, wait until it is ready, and end it."""
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             command,

@@ -1,4 +1,4 @@
-"""From windows to a trained network, beside the plain reference."""
+"""From windows to a trained network, against the plain reference."""
 
 import functools
 import math
@@ -37,7 +37,7 @@ SPLIT |= {"skip_zero_context": True, "skip_newest_window": False}
 
 
 def traffic(series: int) -> Panel:
-    """Built-in traffic without gaps at 10min, two weeks of it."""
+    """Two weeks of built-in traffic at 10min, without gaps."""
     return Panel.from_frame(SyntheticSource(workloads=series, **TRAFFIC).fetch(), WINDOW.frequency)
 
 
@@ -48,7 +48,7 @@ def every_window(panel: Panel, validation: float = 0.0) -> ForecastDataModule:
 
 
 def windows() -> list[Row]:
-    """Windows a second, on one core."""
+    """Windows per second of the window engine, on one core."""
     torch.set_num_threads(1)
     rows = []
     for name, gaps in (("without gaps", 0.0), ("1 % of the bins missing", 0.01)):
@@ -78,7 +78,7 @@ def windows() -> list[Row]:
 
 
 def step() -> list[Row]:
-    """One step of training: the same maths by automatic differentiation, and the matrix products alone."""
+    """A training step, against automatic differentiation and against the matrix products alone."""
     rows = []
     for batch_size in (32, 64, 256, 1024, 4096, 16_384):
         threads = choose_threads("auto", batch_size)
@@ -106,11 +106,11 @@ def step() -> list[Row]:
 
 
 def epoch() -> list[Row]:
-    """Whole epochs: ours through Lightning, the same maths in a bare loop, the reference with its loader."""
+    """Whole epochs: kforecast through Lightning, the same maths in a bare loop, and the reference."""
     panel = traffic(100)
     rows = []
     for batch_size in BATCH_SIZES:
-        torch.set_num_threads(CORES)  # what a plain script gets
+        torch.set_num_threads(CORES)  # the default of a plain script
         plain = PlainWindows(panel, WINDOW, 0, panel.num_bins)
         other = plain_rate(Fcnet(WINDOW, panel.num_series, True), plain, batch_size, most_seconds=8)
         threads = choose_threads("auto", batch_size)
@@ -142,7 +142,7 @@ def epoch() -> list[Row]:
 
 
 def quality() -> list[Row]:
-    """Time until the error on held-out windows that the reference's full recipe comes to."""
+    """Time until the held-out error of the reference's full recipe is reached."""
     panel = traffic(20)
     data = every_window(panel, validation=0.2)
     begin = data.split.train_end
@@ -187,7 +187,7 @@ def quality() -> list[Row]:
 
 
 class _Watch(pl.Callback):
-    """When each epoch ended, and the held-out error then; the time that takes is not counted."""
+    """Return the end of each epoch and its held-out error; the time for this error is not counted."""
 
     def __init__(self, held_out: dict[str, Tensor]) -> None:
         self.held_out, self.seconds, self.curve = held_out, 0.0, []
@@ -202,7 +202,7 @@ class _Watch(pl.Callback):
 
 
 def _our_curve(panel: Panel, begin: int, held_out: dict[str, Tensor]) -> list[tuple[float, float]]:
-    """Seconds and held-out error after each epoch of the default recipe, validation included."""
+    """Return seconds and held-out error after each epoch of the default recipe, validation included."""
     from hydra import compose, initialize_config_dir
 
     from kforecast.config.checks import CONF_DIR, built
@@ -232,7 +232,7 @@ def built_partial(node: object) -> Callable[..., torch.optim.Optimizer]:
 
 
 class _Ticks(pl.Callback):
-    """When each epoch began and the last one ended."""
+    """Records the start of each epoch and the end of the last one."""
 
     def __init__(self) -> None:
         self.moments: list[float] = []
@@ -245,7 +245,7 @@ class _Ticks(pl.Callback):
 
 
 def _lightning_epochs(data: ForecastDataModule, epochs: int) -> list[float]:
-    """Seconds of each epoch with the default callbacks and TensorBoard, checkpoints included."""
+    """Return the seconds of each epoch with the default callbacks and TensorBoard, checkpoints included."""
     ticks = _Ticks()
     torch.manual_seed(0)
     make = functools.partial(torch.optim.Adam, lr=0.001, fused=True)
@@ -283,14 +283,14 @@ def _seconds_of_epoch(data: ForecastDataModule) -> float:
 
 
 def train_epoch(data: ForecastDataModule) -> None:
-    """An epoch of the same maths over the same window engine, and nothing else."""
+    """Run an epoch of the same maths over the same window engine, without Lightning."""
     train = _trained_on(data.panel.num_series)
     for cells in data.train_dataloader().sampler:
         train(data.windows[cells], data.batch_size)
 
 
 def _trained_on(num_series: int) -> Callable[[WindowBatch, int], None]:
-    """Trains a network of its own on windows, in batches of some size."""
+    """Trains its own network on windows, in batches of a given size."""
     torch.manual_seed(0)
     net = Fcnet(WINDOW, num_series, True)
     parameters = FlatParameters(net)
@@ -327,7 +327,7 @@ def _plain_steps(batch: WindowBatch, batch_size: int) -> Callable[[], None]:
 
 
 def _products(batch_size: int, repeats: int) -> Callable[[], None]:
-    """The matrix products of a step, forwards and backwards, into places that are there already."""
+    """The matrix products of a step, forwards and backwards, into preallocated tensors."""
     features, horizon = 7 * (4 + 4 * 4), 3
     hidden = features // 2
     z, h = torch.rand(batch_size, features), torch.rand(batch_size, hidden)
