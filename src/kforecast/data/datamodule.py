@@ -70,7 +70,7 @@ class ForecastDataModule(pl.LightningDataModule):
     folder:
         Where a history that cannot be fetched again is kept: ``history.parquet``. Several processes need it.
     lookback:
-        What the network sees beyond the context; None: as the network of the trainer's module says.
+        What the network sees beyond the context; the trainer's module knows better.
     teacher:
         A model whose forecasts are part of the training targets.
     """
@@ -136,10 +136,10 @@ class ForecastDataModule(pl.LightningDataModule):
         if self.trainer is None:
             return
         net = getattr(self.trainer.lightning_module, "net", None)
-        lookback = getattr(net, "lookback", None)
-        if self.lookback is None and lookback is not None:
-            self.lookback = lookback
+        if net is not None and net.lookback != self.lookback:
+            self.lookback = net.lookback
             self.__dict__.pop("windows", None)
+            self.__dict__.pop("_to_learn", None)
         if self.num_workers == 0:  # worker processes gather on the host
             self.windows.to(self.trainer.strategy.root_device)
 
