@@ -9,24 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from kforecast.commands.ending import exit_code_of
 from kforecast.console import short_path
-from kforecast.errors import ConfigError, KforecastError, OutputError
+from kforecast.errors import ConfigError, OutputError
 from kforecast.leaderboard.runs import RESULT, SORTS, Run, Task, collect, frame_of, grouped, runs_table
 
 
 def main() -> None:
     """Run the command."""
-    try:
-        _run(sys.argv[1:])
-    except KforecastError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(KforecastError.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    if code := exit_code_of(lambda: _run(sys.argv[1:])):
+        sys.exit(code)
 
 
 class _Parser(ArgumentParser):

@@ -1,4 +1,4 @@
-"""A run in several processes on this machine: the same command, started once for each."""
+"""Run a training in several processes on this machine, each with the same command line."""
 
 import sys
 from pathlib import Path
@@ -17,21 +17,21 @@ from kforecast.training.result import as_returned, read_result, values_of, write
 def train_in_processes(
     cfg: DictConfig, run_dir: Path, artifact_dir: Path, anew: bool
 ) -> float | tuple[float, ...]:
-    """Start the processes of this run, wait for them and hand on what they came to.
+    """Start the processes of this run, wait for them and return their result.
 
     Parameters
     ----------
     anew:
-        Whether there is no checkpoint to go on from.
+        Whether there is no checkpoint to resume from.
 
     Returns
     -------
-    What the run aims at, see :func:`values_of`.
+    The objectives of the run, see :func:`values_of`.
 
     Raises
     ------
     SystemExit
-        With the exit code of a run that failed.
+        When the run failed, with its exit code; a failed job of a sweep returns instead.
     """
     command_line = _command_line(cfg, run_dir, artifact_dir, anew)
     code = start(cfg.trainer.devices, "kforecast.training.train", command_line)
@@ -45,7 +45,7 @@ def train_in_processes(
 
 
 def _command_line(cfg: DictConfig, run_dir: Path, artifact_dir: Path, anew: bool) -> list[str]:
-    """This run, or this job of a sweep, as a command of its own that works in the same folder."""
+    """The command line for the processes of this run or job, which work in the same folder."""
     hydra = HydraConfig.get()
     ours_alone = (
         "hydra.mode=",
@@ -56,18 +56,18 @@ def _command_line(cfg: DictConfig, run_dir: Path, artifact_dir: Path, anew: bool
         "hydra/launcher",
     )
     overrides = [*hydra.overrides.task]
-    # What a retraining adds to the configuration, but for its own keys.
+    # The keys of kforecast-retrain itself are unknown to kforecast-train; those it has set are passed on.
     overrides = [override for override in overrides if not override.lstrip("+").startswith("retrain")]
     for key in ("gate.champion", "warm_start"):
         if (value := OmegaConf.select(cfg, key)) is not None:
             overrides.append(f"{key}={quote(str(value))}")
     if hydra.runtime.choices.get("hparams_search") is not None:
-        # What it sets of the training counts; that it begins a sweep does not.
+        # Its settings of the training apply; the sweep that it begins must not begin again.
         overrides.append("hydra.mode=RUN")
     overrides += [override for override in hydra.overrides.hydra if not override.startswith(ours_alone)]
     overrides.append(f"hydra.run.dir={quote(str(run_dir))}")
     if anew and any(override.startswith("resume=") for override in overrides):
-        overrides.append("resume=null")  # the folder may hold checkpoints of a run that is done
+        overrides.append("resume=null")  # the folder may hold checkpoints of a finished run
     if hydra.mode == RunMode.MULTIRUN:
         overrides += [f"hydra.job.num={hydra.job.num}", f"hydra.job.id={quote(str(hydra.job.id))}"]
         overrides.append(f"hydra.sweep.dir={quote(str(run_dir.parent))}")
