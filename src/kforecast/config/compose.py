@@ -91,8 +91,9 @@ def hydra_config_kept() -> Iterator[None]:
 def _own_state() -> Iterator[None]:
     """Let Hydra work on new singletons inside the block; one block at a time."""
     with _one_at_a_time:
-        state = Singleton.get_state()  # copies, and OmegaConf's resolvers
-        kept = state["instances"] | {kind: kind.instance() for kind in _KEPT}
+        own = {kind: kind.instance() for kind in _KEPT}  # before the copy: plugins register others
+        state = Singleton.get_state()  # copies of all, and OmegaConf's resolvers
+        kept = state["instances"] | own
         fresh = {kind: found for kind, found in kept.items() if kind not in _CHANGED}
         Singleton.set_state(state | {"instances": fresh})
         try:
