@@ -12,16 +12,16 @@ _WIDEST = 4000
 
 
 def exit_code_of(work: Callable[[], object], process: Callable[[], Process] = Process) -> int:
-    """Do the work of a command and return the exit code, having printed why it failed.
+    """Do the work of a command and return its exit code; print its error.
 
-    With ``HYDRA_FULL_ERROR=1`` in the environment an error is raised instead, for its traceback.
+    With ``HYDRA_FULL_ERROR=1`` in the environment the error is raised instead, with its traceback.
 
     Parameters
     ----------
     work:
-        The command. Errors of ours and ``OSError`` are explained; other errors are raised.
+        The command. Only :class:`KforecastError`, ``OSError`` and interruptions are handled here.
     process:
-        The process of the run that this is: one process on each machine prints errors.
+        Returns this process of the run: only one on each machine prints errors.
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
@@ -45,7 +45,7 @@ def exit_code_of(work: Callable[[], object], process: Callable[[], Process] = Pr
 
 
 def _known(process: Callable[[], Process]) -> Process:
-    """The process; one that stands alone when the environment says nothing valid of it."""
+    """This process; when its environment is invalid, a process that runs alone."""
     try:
         return process()
     except ConfigError:

@@ -179,19 +179,19 @@ def _run_hydra(
             return None
 
     try:
-        with _as_hydra_reads_it(arguments):
+        with _read_by_hydra(arguments):
             hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(guarded)()
     except SystemExit:
         if command.refusal is None:
             raise
         return command.refusal
     except Exception as error:
-        return _of_the_sweep(error, arguments)
+        return _launch_error(error, arguments)
     return failures[0] if failures else None
 
 
 @contextmanager
-def _as_hydra_reads_it(arguments: Sequence[str]) -> Iterator[None]:
+def _read_by_hydra(arguments: Sequence[str]) -> Iterator[None]:
     """Set what ``hydra.main`` takes from the process: its command line and two environment variables."""
     variables = {"HYDRA_FULL_ERROR": "1"}  # raise errors instead of printing them
     if "COMP_LINE" in os.environ:  # the shell asks for completions of this line
@@ -205,14 +205,14 @@ def _as_hydra_reads_it(arguments: Sequence[str]) -> Iterator[None]:
         sys.argv = before
 
 
-def _of_the_sweep(error: Exception, arguments: Sequence[str]) -> Exception:
-    """The error in words of ours, if it is about how jobs are launched."""
+def _launch_error(error: Exception, arguments: Sequence[str]) -> Exception:
+    """The error as one of ours, if it concerns the launching of jobs; else the error itself."""
     found: Exception = error
     if _came_through_a_launcher(error):
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "no word why")
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         found = KforecastError(
-            f"the launcher of the sweep failed ({type(error).__name__}: {said}); what is finished is in "
-            "the folders of the jobs"
+            f"the launcher of the sweep failed ({type(error).__name__}: {said}); finished jobs are "
+            "in their folders"
         )
     elif isinstance(error, ValueError):  # Hydra raises it for window=10, or --cfg beside -m
         said = str(error).splitlines()[0]

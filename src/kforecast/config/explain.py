@@ -44,9 +44,7 @@ def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -
         key = match[1].partition("@")[0]
         known = _known_keys(config_name, arguments)
         if key in known:
-            return ConfigError(
-                f"{key} is no key of what the other arguments choose (--cfg job shows all keys)"
-            )
+            return ConfigError(f"{key} is not a key of the chosen options (--cfg job shows all keys)")
         return ConfigError(f"unknown key {key}{nearest(key, known)} (--cfg job shows all keys)")
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")

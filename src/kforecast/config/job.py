@@ -1,4 +1,4 @@
-"""The job of a sweep that this process runs."""
+"""The current job of a sweep."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from hydra.types import RunMode
 
 
 def runs_beside_others() -> bool:
-    """Whether this is a job of a sweep whose launcher may run several at once."""
+    """Whether this process runs a job of a sweep whose launcher may run several jobs at once."""
     hydra_config = HydraConfig.get()
     return hydra_config.mode == RunMode.MULTIRUN and hydra_config.runtime.choices["hydra/launcher"] != "basic"
