@@ -28,9 +28,9 @@ from kforecast.files.run_folder import RunFolder
 
 Check = Callable[[DictConfig], object]
 
-# When none of the first so many jobs of a sweep can start, the others are left to the sweep.
+# Jobs of a sweep that are checked at most; a sweep of more jobs starts even if none of them can.
 _MOST_JOBS = 32
-# What a run writes before its first result: neither a fetched history nor a report or a model.
+# Written before the first result of a run. A fetched history, a report or a model keeps the folder.
 _PREPARATIONS = ("result.json", "data_summary.csv", "tensorboard", "csv")
 
 

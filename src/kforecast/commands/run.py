@@ -112,7 +112,7 @@ def run(
 
 
 def _own_the_process() -> None:
-    """Set what holds until the process ends; a command owns its process."""
+    """Change the process for the rest of its life, which only a command may do."""
     signal.signal(signal.SIGTERM, _terminate)
     # Threads that spin while they wait for each other slow each other down on a busy machine, or under a CPU
     # quota. Torch's OpenMP library reads the variable when it is loaded.
@@ -141,7 +141,7 @@ def _run(
         arguments, primary = sys.argv[1:], config_name
         if prepare is not None:
             arguments, primary = prepare(arguments)
-        # The process that started this one has printed the same warnings.
+        # Another process of the run has printed the same warnings.
         warned = not process.first or started_by() is not None
         with redirect_stderr(StringIO()) if warned else nullcontext():
             arguments = translate(arguments, flags, config_name)
@@ -192,7 +192,7 @@ def _run_hydra(
 
 @contextmanager
 def _read_by_hydra(arguments: Sequence[str]) -> Iterator[None]:
-    """Set what ``hydra.main`` takes from the process: its command line and two environment variables."""
+    """Set what ``hydra.main`` reads from the process, its command line and two variables; restore them."""
     variables = {"HYDRA_FULL_ERROR": "1"}  # raise errors instead of printing them
     if "COMP_LINE" in os.environ:  # the shell asks for completions of this line
         variables["COMP_LINE"] = without_flags(os.environ["COMP_LINE"])
@@ -266,7 +266,7 @@ def _mark_console_lines() -> None:
 
 
 def _check_flags(arguments: list[str], flags: Collection[str]) -> None:
-    """Refuse what Hydra's own parser would refuse by printing its usage, which lacks our flags."""
+    """Refuse unknown flags here: Hydra's own parser would print its usage, which lacks our flags."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("overrides", nargs="*")
     for names, how in HYDRA_FLAGS.items():

@@ -1,7 +1,7 @@
 """Compose configurations, and leave Hydra's global state as it was.
 
-Hydra keeps what it works on in singletons of the process, and its resolvers in OmegaConf. This module alone
-saves and restores them.
+Hydra keeps its state in singletons of the process, and its resolvers in OmegaConf. Only this module saves and
+restores them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kforecast.config.conf_dir import CONF_DIR
 
-# What a composition changes; of all else there is one for the process.
+# Singletons that a composition changes; all others are shared.
 _CHANGED = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
 _KEPT = (*_CHANGED, ConfigStore, Plugins)
 _one_at_a_time = threading.Lock()
@@ -75,9 +75,9 @@ def composed(
 
 @contextmanager
 def hydra_config_kept() -> Iterator[None]:
-    """Restore what ``HydraConfig.get()`` returns.
+    """Restore ``HydraConfig`` after the block.
 
-    Assigned as Hydra's own ``run_job`` does it: ``set_config`` cannot restore that there was none.
+    By assignment, as in Hydra's own ``run_job``: ``set_config`` does not accept None.
     """
     instance = HydraConfig.instance()
     before = instance.cfg
