@@ -2,11 +2,14 @@
 
 import os
 import signal
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
+from hydra._internal.utils import get_args_parser
 
 from conftest import HANG, started, wait_for
+from kforecast.commands.run import HYDRA_FLAGS
 from kforecast.forecaster import Forecaster
 
 ENDLESS = [
@@ -41,3 +44,18 @@ def test_interrupted_training(number: signal.Signals, code: int, tmp_path: Path)
     assert len(forecaster.item_ids) == 4
     assert {path.name for path in tmp_path.iterdir()} == {"run", "model"}
     assert not list((tmp_path / "model").glob(".*"))
+
+
+def test_our_table_of_hydras_flags_is_hydras() -> None:
+    def table(parser: ArgumentParser) -> dict[tuple[str, ...], tuple[object, ...]]:
+        return {
+            tuple(action.option_strings): (action.nargs, action.const, action.choices)
+            for action in parser._actions
+            if action.option_strings and action.dest != "version"
+        }
+
+    ours = ArgumentParser(add_help=False)
+    for names, how in HYDRA_FLAGS.items():
+        ours.add_argument(*names, **how)
+    assert table(ours) == table(get_args_parser())
+    assert ("--version",) in HYDRA_FLAGS

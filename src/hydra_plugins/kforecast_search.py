@@ -1,4 +1,4 @@
-"""Where Hydra looks for plugins: the sweeper of ``hparams_search=optuna``."""
+"""The sweeper of ``hparams_search=optuna``, in the namespace package that Hydra searches for plugins."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 
 
 class Search(Sweeper):
-    """Runs :class:`kforecast.training.sweeps.search.Search`, and imports it only then."""
+    """Runs :class:`kforecast.training.sweeps.search.Search`, which it imports only then."""
 
     def __init__(self, **settings: Any) -> None:
-        """``settings`` are ``hydra.sweeper``, which ``setup`` gets too."""
+        """``settings`` are the keys of ``hydra.sweeper``; ``setup`` gets them in its configuration."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See :class:`Sweeper`."""

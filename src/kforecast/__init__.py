@@ -38,7 +38,7 @@ __all__ = [
     "train",
 ]
 
-# Imported when they are first asked for: commands answer --help without torch.
+# Imported on first access, so that commands answer --help without torch.
 _HOMES = {
     "Evaluation": "kforecast.evaluation.evaluation",
     "Forecaster": "kforecast.forecaster",

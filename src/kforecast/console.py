@@ -1,10 +1,11 @@
-"""What people read: log lines that get along with a progress bar, and tables."""
+"""Output for people: log lines that respect a progress bar, and tables."""
 
 import logging
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Literal, TextIO
@@ -14,37 +15,37 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# The control characters of ASCII and Latin-1 but tab and line feed, and those that turn text around.
+# The control characters of ASCII and Latin-1 except tab and line feed, and those that reverse text.
 _CONTROLS = dict.fromkeys(
     [*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd"
 )
 
 
 class ConsoleHandler(logging.StreamHandler[TextIO]):
-    """Writes to whatever ``sys.stdout`` or ``sys.stderr`` is at the moment.
+    """Writes to the current ``sys.stdout`` or ``sys.stderr``.
 
-    A progress bar puts a stream of its own there, which prints lines above the bar; a handler that had kept
-    the first stream would write into it.
+    A progress bar replaces them by a stream that prints lines above the bar; a handler that kept the original
+    stream would write into the bar.
     """
 
     def __init__(self, stream: Literal["stdout", "stderr"]) -> None:
         logging.Handler.__init__(self)
         self._name_of_stream = stream
         self.mark = ""
-        """What every line begins with."""
+        """The beginning of every line."""
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
-        """The stream to write to now."""
+        """The current stream."""
         current: TextIO = getattr(sys, self._name_of_stream)
         return current
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as text, each of its lines marked."""
+        """The record as text, each line with the mark."""
         return textwrap.indent(harmless(super().format(record)), self.mark, lambda _: True)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Say nothing when the reader has gone (``| head``); the work goes on, the log file has it all."""
+        """Ignore that the reader has gone (``| head``): the work continues, the log file has all lines."""
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
             super().handleError(record)
 
@@ -58,25 +59,25 @@ def table(
     total: bool = False,
     bold: int | None = None,
 ) -> str:
-    """A table as plain text.
+    """Format a table as plain text.
 
     Parameters
     ----------
     title:
-        A line above it.
+        The line above the table.
     columns:
-        Cells by column name, all of one length.
+        Cells by column name; all columns have the same length.
     left:
-        Columns that are left-aligned; the others are right-aligned.
+        Left-aligned columns; the others are right-aligned.
     spare:
-        Columns to leave out, one after the other, until the terminal is wide enough.
+        Columns to omit, in this order, until the table fits into the terminal.
     total:
-        The last row is set apart.
+        Whether the last row is a total, set apart by a line.
     bold:
-        A row to stress, where the console can.
+        The number of a row to print in bold, where the console can.
     """
     width = max(shutil.get_terminal_size((160, 0)).columns, 80)
-    console = Console(file=StringIO(), width=width, force_jupyter=False)  # which would show it at once
+    console = Console(file=StringIO(), width=width, force_jupyter=False)  # Jupyter would display it
     shown = dict(columns)
     rich_table = _rich_table(shown, left, total, bold)
     for name in spare:
@@ -99,16 +100,27 @@ def _rich_table(
     for number, row in enumerate(rows):
         if total and number == len(rows) - 1:
             rich_table.add_section()
-        # Text, because names may hold what rich takes for markup.
+        # Text, because names may contain rich's markup.
         rich_table.add_row(*(Text(harmless(cell)) for cell in row), style="bold" if number == bold else None)
     return rich_table
 
 
 def harmless(text: str) -> str:
-    """The text without what a terminal would obey: a name may be anything."""
+    """The text without control characters, which a terminal would obey: a name may contain anything."""
     return text.translate(_CONTROLS)
 
 
 def short_path(path: Path) -> str:
-    """A path as short as it can be typed here."""
+    """The path relative to the working directory if it lies inside, else as it is."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+@contextmanager
+def no_log_lines() -> Iterator[None]:
+    """Switch logging off inside the block, for all loggers of the process."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)

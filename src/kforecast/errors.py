@@ -1,6 +1,6 @@
-"""The errors a user can cause or meet, each with the exit code a command ends with.
+"""The errors that a user can cause or meet, each with the exit code of the command.
 
-0 success, 2 bad input, 3 something we depend on failed, 4 gate not passed, 130 and 143 interrupted.
+0 success, 2 bad input, 3 a failure outside the input, 4 gate not passed, 130 and 143 interrupted.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ BAD_INPUT = 2
 
 
 class KforecastError(Exception):
-    """An error that is explained by its message alone; commands print it without a traceback."""
+    """An error whose message explains it; commands print it without a traceback."""
 
     exit_code = 3
 
@@ -21,7 +21,7 @@ class ConfigError(KforecastError):
 
 
 class DataError(KforecastError):
-    """The training or history data cannot be used."""
+    """The history cannot be used, for training or for forecasting."""
 
     exit_code = BAD_INPUT
 
@@ -33,25 +33,25 @@ class ArtifactError(KforecastError):
 
 
 class SourceError(KforecastError):
-    """A metrics server cannot be reached, refuses, or answers with nothing that can be used."""
+    """A metrics server cannot be reached, refuses the request, or returns nothing usable."""
 
 
 class TrainingError(KforecastError):
-    """Training itself failed: numbers that are not finite, a process that is lost."""
+    """The training itself failed: a number that is not finite, a lost process."""
 
 
 class OutputError(KforecastError):
-    """Something cannot be written: a full disk, a folder that has gone, another run that writes there."""
+    """Something cannot be written: a full disk, a deleted folder, another run that writes there."""
 
 
 class GateError(KforecastError):
-    """A model is not better than the baselines by as much as was required."""
+    """A model is not better than the baselines or the champion by the required margin."""
 
     exit_code = 4
 
 
 def ours(error: BaseException) -> KforecastError | None:
-    """The error of ours that this one is or was caused by (Hydra wraps what a constructor raises)."""
+    """The first of our errors in a chain of causes; Hydra wraps errors that a constructor raises."""
     current: BaseException | None = error
     while current is not None:
         if isinstance(current, KforecastError):
@@ -61,7 +61,7 @@ def ours(error: BaseException) -> KforecastError | None:
 
 
 def exit_code(error: BaseException) -> int:
-    """What a command ends with for an error; 1 for one that nobody foresaw."""
+    """The exit code of a command for an error; 1 for an unforeseen one."""
     found = ours(error)
     if found is not None:
         return found.exit_code
@@ -69,5 +69,5 @@ def exit_code(error: BaseException) -> int:
 
 
 def few(names: Sequence[str]) -> str:
-    """Names for a message: the first five, and a sign that there are more."""
+    """The first five names for a message, with dots if there are more."""
     return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")

@@ -1,4 +1,4 @@
-"""Validate plain values with pydantic, and say every problem in one message: path, value, remedy."""
+"""Validate plain values with pydantic; one message lists all problems: path, value, remedy."""
 
 import difflib
 import reprlib
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from kforecast.errors import ConfigError
 
-# Of what someone may have mistyped; comparing what is longer takes its time.
+# Characters of a mistyped word that are compared with known words; longer ones would be slow.
 _LONGEST = 100
 _MOST_PROBLEMS = 50
 
@@ -17,17 +17,17 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def validate(model: type[Model], content: object, name: str) -> Model:
-    """Make a model from plain values.
+    """Create a model from plain values.
 
     Parameters
     ----------
     name:
-        How the message calls what is validated, for instance a file's name.
+        The name of the values in the message, for instance a file name.
 
     Raises
     ------
     ConfigError
-        All problems at once.
+        When values are wrong; its message lists all problems.
     """
     try:
         return model.model_validate(content)
@@ -36,7 +36,7 @@ def validate(model: type[Model], content: object, name: str) -> Model:
 
 
 def problems_of(error: ValidationError, prefix: str = "", model: type[BaseModel] | None = None) -> list[str]:
-    """Every problem in words: path (below ``prefix``), value, remedy."""
+    """The problems in words: path (below ``prefix``), value, remedy."""
     start = (prefix,) if prefix else ()
     return [
         _describe(found | {"loc": start + found["loc"]}, model) for found in error.errors(include_url=False)
@@ -44,7 +44,7 @@ def problems_of(error: ValidationError, prefix: str = "", model: type[BaseModel]
 
 
 def list_problems(name: str, problems: list[str]) -> str:
-    """One line for one problem, a list for several; of very many the first."""
+    """One line for one problem, a list for several; very long lists are cut."""
     if len(problems) == 1:
         return f"{name}: {problems[0]}"
     listed = [*problems[:_MOST_PROBLEMS], *(["..."] if len(problems) > _MOST_PROBLEMS else [])]
@@ -52,13 +52,13 @@ def list_problems(name: str, problems: list[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?` when a known word is close, else nothing."""
+    """`; did you mean ...?` when a known word is close, else an empty string."""
     close = difflib.get_close_matches(word[:_LONGEST], list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def short(value: object) -> str:
-    """A value for a message, of 60 characters at most; what is huge is never written out."""
+    """A value for a message in at most 60 characters; huge values are never formatted whole."""
     writer = reprlib.Repr()
     writer.maxstring = writer.maxother = writer.maxlong = 200
     text = writer.repr(value)
@@ -92,7 +92,7 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def _keys_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that may stand where an unknown one was found."""
+    """The keys that are allowed where an unknown key was found."""
     current: Any = model
     for part in location[:-1]:
         if isinstance(part, int):
@@ -107,7 +107,7 @@ def _keys_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> lis
 
 
 def _model_inside(annotation: Any) -> Any:
-    """The model a field's type is made of: ``X``, ``X | None``, ``list[X]``, ``Annotated[...]``."""
+    """The model inside a field's type: ``X``, ``X | None``, ``list[X]``, ``Annotated[...]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in getattr(annotation, "__args__", ()):

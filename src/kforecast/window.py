@@ -1,4 +1,4 @@
-"""Frequencies, durations and the shape of a window: what a forecaster looks at and what it forecasts."""
+"""Frequencies, durations and windows: the bins that a forecaster reads and those that it forecasts."""
 
 import math
 import re
@@ -13,16 +13,16 @@ _DAY = 86_400
 
 @dataclass(frozen=True)
 class Frequency:
-    """One bin width of the grid.
+    """A bin width of the grid.
 
     Attributes
     ----------
     name:
-        Canonical spelling, the one artifacts hold: ``1min``, ``10min``, ``1H`` or ``1D``.
+        Canonical spelling, which artifacts store: ``1min``, ``10min``, ``1H`` or ``1D``.
     step:
         Bin width in seconds.
     calendar_fields:
-        The fields the network embeds, in the order of contract 5.
+        The calendar fields that the network embeds, in the order of contract 5.
     """
 
     name: str
@@ -31,27 +31,27 @@ class Frequency:
 
     @property
     def day(self) -> int:
-        """Bins of a day."""
+        """Bins per day."""
         return _DAY // self.step
 
     @property
     def week(self) -> int:
-        """Bins of a week."""
+        """Bins per week."""
         return 7 * _DAY // self.step
 
     @property
     def season(self) -> int:
-        """Bins of the season that errors are scaled by: a day, or a week where a bin is a day."""
+        """Bins per season, which errors are scaled by: a day, or a week where a bin is a day."""
         return self.day if self.day > 1 else self.week
 
     @classmethod
     def parse(cls, text: str) -> "Frequency":
-        """Read a frequency in any accepted spelling (contract 2).
+        """Parse a frequency in any accepted spelling (contract 2).
 
         Raises
         ------
         ValueError
-            When the spelling is unknown; the message lists the known ones.
+            When the spelling is unknown; the message lists the frequencies.
         """
         name = _ALIASES.get(text, text)
         if name not in FREQUENCIES:
@@ -78,17 +78,17 @@ def canonical_frequency(text: str) -> str:
 
 @dataclass(frozen=True, init=False)
 class Window:
-    """The bins one forecast is made from and the bins it forecasts.
+    """The shape of a forecast: the bins that it is made from and the bins that it predicts.
 
-    An *origin* is the index of the first forecast bin: the context is ``[origin - context_length,
-    origin)`` and the horizon ``[origin, origin + prediction_length)``.
+    An *origin* is the index of the first forecast bin: the context is ``[origin - context_length, origin)``
+    and the horizon is ``[origin, origin + prediction_length)``.
 
     Parameters
     ----------
     freq:
         Bin width: ``1min``, ``10min``, ``1H`` or ``1D`` in any spelling of :meth:`Frequency.parse`.
     context_length, prediction_length:
-        Bins a forecast is made from, and bins it reaches ahead.
+        Bins of the context and of the horizon.
 
     Raises
     ------
@@ -120,19 +120,19 @@ class Window:
 
 @dataclass(frozen=True)
 class Lookback:
-    """What a network sees of the history before a window's context.
+    """The history that a network reads in addition to a window's context.
 
-    Besides the newest bins it sees the bins around the horizon one season ago, two seasons ago and so on. A
-    season is a day, or a week where a bin is a day, and is counted in local time.
+    It reads the newest bins, and the bins around the horizon one season ago, two seasons ago and so on. A
+    season is a day of local time, or a week where a bin is a day.
 
     Attributes
     ----------
     recent:
         Newest bins before the origin.
     seasons:
-        How many seasons back.
+        Number of seasons.
     before, after:
-        Of each season, bins before the time of day of the origin, and bins behind that of the horizon's end.
+        Bins of each season before the time of day of the origin, and after that of the end of the horizon.
     """
 
     recent: int
@@ -141,29 +141,29 @@ class Lookback:
     after: int
 
     def width(self, window: Window) -> int:
-        """Bins seen of each season."""
+        """Bins that are read of each season."""
         return self.before + window.prediction_length + self.after
 
     def length(self, window: Window) -> int:
-        """Bins before the origin that a forecast can make use of; with fewer it makes do."""
-        # Where clocks were put back since, the same time was an hour longer ago.
+        """Bins before the origin that a forecast can use; fewer are allowed."""
+        # After clocks were set back, the same local time was an hour longer ago.
         hour = round(3600 / window.frequency.step)
         return max(self.recent, self.seasons * window.frequency.season + self.before + hour)
 
 
 _DURATION = re.compile(r"([1-9][0-9]{0,8})(min|H|h|D|d)")
 _UNIT_SECONDS = {"min": 60, "h": 3600, "d": _DAY}
-# There are no metrics from before 1970, and few from before 2000.
+# Metrics older than 1970 do not exist; those older than 2000 are rare.
 _LONGEST = 20_000 * _DAY
 
 
 def parse_duration(text: str) -> int:
-    """Read a duration such as ``30min``, ``48H`` or ``7D`` (contract 2) as seconds.
+    """Parse a duration such as ``30min``, ``48H`` or ``7D`` (contract 2); returns seconds.
 
     Raises
     ------
     ValueError
-        When the text is anything but a positive integer and one of the units, or longer than 20,000 days.
+        When the text is not a positive integer with a unit, or the duration exceeds 20,000 days.
     """
     match = _DURATION.fullmatch(text)
     if match is None:
@@ -175,12 +175,12 @@ def parse_duration(text: str) -> int:
 
 
 def parse_instant(text: str | int | float) -> int:
-    """Read a moment, unix seconds or ISO 8601 (UTC without a zone), as unix seconds.
+    """Parse a moment, unix seconds or ISO 8601 (UTC if no zone is given); returns unix seconds.
 
     Raises
     ------
     ValueError
-        When it is neither, or not between 1970 and 5138 (where milliseconds would be).
+        When it is neither, or not between 1970 and 5138 (larger numbers are milliseconds).
     """
     try:
         seconds = float(text)

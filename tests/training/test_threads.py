@@ -23,14 +23,13 @@ def _as_before():
         ("auto", 100_000, 8, "250000 100000", "", 1, 2),
         ("auto", 100_000, 8, "50000 100000", "", 1, 1),
         ("auto", 100_000, 8, None, "3", 1, 3),
-        ("auto", 100_000, 8, None, "1", 2, 4),  # a value set by a launcher does not count
+        ("auto", 100_000, 8, None, "1", 2, 4),  # a launcher's own limit does not count
         ("auto", 2048, 8, None, "", 2, 2),
     ],
 )
 def test_threads(wanted, batch_size, cores, quota, allowed, processes, expected, tmp_path, monkeypatch):
     monkeypatch.setattr("kforecast.training.distributed.threads._cores", lambda: cores)
-    monkeypatch.setattr("kforecast.training.distributed.threads._ALLOWED", allowed)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", allowed)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     if processes > 1:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))

@@ -1,64 +1,90 @@
-"""A refused command leaves nothing behind.
+"""A refused command leaves nothing on disk.
 
-What needs no data is checked before Hydra makes or writes anything. The folder of a run whose data turns out
-to be bad is taken away again.
+Everything that needs no data is checked before Hydra creates or writes anything. When the data turns out to
+be bad, the run folder is removed again.
 """
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import env_override
 from hydra.experimental.callback import Callback
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from kforecast.errors import KforecastError, ours
+from kforecast.config.compose import hydra_config_kept
+from kforecast.errors import KforecastError, exit_code, ours
 from kforecast.files.run_folder import RunFolder
 
 Check = Callable[[DictConfig], object]
 
-# Of a sweep without a good job among the first so many, the others are left to the sweep.
+# Jobs of a sweep that are checked at most; a sweep of more jobs starts even if none of them can.
 _MOST_JOBS = 32
-# What a run writes before there is anything of worth: no history that was fetched, no report, no model.
+# Written before the first result of a run. A fetched history, a report or a model keeps the folder.
 _PREPARATIONS = ("result.json", "data_summary.csv", "tensorboard", "csv")
 
 
-class Refused(BaseException):
-    """Carries an error past Hydra, which only warns of what a callback raises."""
+@dataclass
+class Command:
+    """The command that this process runs.
 
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
+    Attributes
+    ----------
+    check:
+        Checks the composed configuration as far as that needs no data.
+    folder:
+        The run folder that the command has made.
+    preparations:
+        Names in that folder that are worth nothing without a result.
+    refusal:
+        The error for which Hydra was stopped before it wrote anything.
+    """
+
+    check: Check | None = None
+    folder: RunFolder | None = None
+    preparations: frozenset[str] = frozenset()
+    refusal: Exception | None = None
+
+    def refuse(self, error: Exception) -> NoReturn:
+        """Stop Hydra from inside a callback.
+
+        Raises
+        ------
+        SystemExit
+            Always: Hydra turns any other exception of a callback into a warning.
+        """
+        self.refusal = error
+        raise SystemExit(exit_code(error)) from error
+
+    def leave_nothing(self) -> None:
+        """Remove the run folder that this command has made, unless it holds a result."""
+        if self.folder is not None:
+            self.folder.remove(self.preparations)
 
 
-class _Command:
-    """The command that this process runs."""
-
-    def __init__(self) -> None:
-        self.check: Check | None = None
-        self.folder: RunFolder | None = None
-        self.preparations: set[str] = set()
+# Hydra creates its callbacks by itself and passes them only the configuration: CheckFirst finds the command
+# here, and nothing else reads it.
+_running: ContextVar[Command] = ContextVar("_running")
 
 
-_command = _Command()
-
-
-def begin(check: Check | None) -> None:
-    """Say what to check of the command that begins."""
-    _command.check, _command.folder = check, None
-
-
-def leave_nothing() -> None:
-    """Take away the run folder that this command has made, if it holds nothing of worth."""
-    if _command.folder is not None:
-        _command.folder.remove(_command.preparations)
+@contextmanager
+def running(command: Command) -> Iterator[None]:
+    """Let :class:`CheckFirst` serve this command inside the block."""
+    token = _running.set(command)
+    try:
+        yield
+    finally:
+        _running.reset(token)
 
 
 class CheckFirst(Callback):
@@ -69,66 +95,71 @@ class CheckFirst(Callback):
 
         Raises
         ------
-        Refused
-            With what the check has raised.
+        SystemExit
+            When the check fails; :attr:`Command.refusal` is its error.
         """
+        command = _running.get(Command())
         try:
-            # As Hydra does it when it starts the run, so that everything resolves to the same values.
+            # Resolved as Hydra will when it starts the run, so that everything gets the same values.
             folder = RunFolder(_place(config, "hydra.run.dir"))
             folder.check()
-            if _command.check is not None and not config.hydra.job.chdir:
-                _check(_command.check, config)
-            _command.preparations = {f"{config.hydra.job.name}.log", *_PREPARATIONS}
+            if command.check is not None and not config.hydra.job.chdir:
+                _check(command.check, config)
+            preparations = {f"{config.hydra.job.name}.log", *_PREPARATIONS}
             if config.hydra.output_subdir is not None:
-                _command.preparations.add(str(config.hydra.output_subdir))
+                preparations.add(str(config.hydra.output_subdir))
+            command.preparations = frozenset(preparations)
             folder.make()
-            _command.folder = folder
+            command.folder = folder
         except Exception as error:
-            raise Refused(error) from error
+            command.refuse(error)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
-        """Check that there is a job that could start; a bad one among good ones only fails in the table.
+        """Check that at least one job of a sweep can start; a bad job among good ones fails on its own.
 
         Raises
         ------
-        Refused
-            When there is none, with what is wrong with the first.
+        SystemExit
+            When no job can start; :attr:`Command.refusal` is the error of the first.
         """
-        if _command.check is None:
+        command = _running.get(Command())
+        if command.check is None:
             return
         problem: Exception | None = None
         sweeper = str(config.hydra.sweeper._target_)
         searches = sweeper.endswith("_search.Search")
         if not searches and not sweeper.endswith(".BasicSweeper"):
-            return  # only the sweeper itself knows what its jobs will be
+            return  # only the sweeper itself knows its jobs
         try:
             jobs = _points(config) if searches else _jobs(config)
         except KforecastError as error:
-            raise Refused(error) from error
-        before = HydraConfig.instance().cfg
+            command.refuse(error)
         for number, overrides in enumerate(islice(jobs, _MOST_JOBS)):
             try:
-                job = GlobalHydra.instance().config_loader().load_sweep_config(config, list(overrides))
-                with open_dict(job):
-                    job.hydra.job.id, job.hydra.job.num = str(number), number
-                _place(job, "hydra.sweep.dir", "hydra.sweep.subdir")
-                if not job.hydra.job.chdir:
-                    _check(_command.check, job)
+                with hydra_config_kept():
+                    _check_job(command.check, config, number, overrides)
             except Exception as error:
                 if ours(error) is None:
-                    raise Refused(error) from error
+                    command.refuse(error)
                 problem = problem or error
             else:
                 return
-            finally:
-                HydraConfig.instance().cfg = before
         if problem is not None and len(jobs) <= _MOST_JOBS:
             tried = f"{len(jobs)} points of the search space" if searches else f"{len(jobs)} jobs"
-            raise Refused(_of_all(problem, len(jobs), tried))
+            command.refuse(_of_all(problem, len(jobs), tried))
+
+
+def _check_job(check: Check, config: DictConfig, number: int, overrides: Sequence[str]) -> None:
+    job = GlobalHydra.instance().config_loader().load_sweep_config(config, list(overrides))
+    with open_dict(job):
+        job.hydra.job.id, job.hydra.job.num = str(number), number
+    _place(job, "hydra.sweep.dir", "hydra.sweep.subdir")
+    if not job.hydra.job.chdir:
+        _check(check, job)
 
 
 def _place(config: DictConfig, *keys: str) -> Path:
-    """The folder of a run or job, which Hydra's own configuration then knows."""
+    """The folder of a run or job, made known to Hydra's own configuration."""
     HydraConfig.instance().set_config(config)
     folder = Path(os.path.abspath(Path(*(str(OmegaConf.select(config, key)) for key in keys))))  # noqa: PTH100
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
@@ -148,10 +179,11 @@ def _check(check: Check, config: DictConfig) -> None:
 def _jobs(config: DictConfig) -> Sequence[Sequence[str]]:
     """The overrides of each job of a sweep."""
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    # Unresolved: a user's text may hold what looks like an interpolation.
+    # Unresolved: the user's text may contain something that looks like an interpolation.
     given += cast(list[str], OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    jobs: list[list[str]] = BasicSweeper.split_arguments(parser.parse_overrides(given), None)[0]
+    sweeper: Any = get_class(config.hydra.sweeper._target_)
+    jobs: list[list[str]] = sweeper.split_arguments(parser.parse_overrides(given), None)[0]
     return jobs
 
 

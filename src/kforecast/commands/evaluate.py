@@ -1,4 +1,4 @@
-"""``kforecast-evaluate``: a rolling backtest of an artifact beside baselines, a report and a verdict."""
+"""``kforecast-evaluate``: a rolling backtest of an artifact against baselines, a report and a verdict."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ def main() -> None:
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Evaluate as configured: say what came of it, and write the report into the run folder.
+    """Evaluate as configured: print the result and write the report into the run folder.
 
     Raises
     ------
+    ConfigError, ArtifactError, DataError
+        When a setting, the artifact or the history cannot be used.
     GateError
-        When ``evaluate.require_skill`` is not reached; the report is written nonetheless.
+        When ``evaluate.require_skill`` is not reached; the report is written nevertheless.
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     settings, artifact_dir, capacity, source = _check(cfg)
@@ -83,7 +85,7 @@ def evaluate(cfg: DictConfig) -> None:
 
 
 def _check(cfg: DictConfig) -> tuple[EvaluateSettings, Path, Capacity, MetricSource]:
-    """What can be said without the artifact and the history."""
+    """Check the settings as far as that needs neither the artifact nor the history."""
     settings = check_evaluate_settings(cfg)
     artifact_dir = Path(settings.artifact_dir)
     if not artifact_dir.is_dir():

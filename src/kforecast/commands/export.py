@@ -1,4 +1,4 @@
-"""``kforecast-export``: what a run has kept -> artifact directory, or an artifact -> ONNX file."""
+"""``kforecast-export``: the checkpoint of a run -> artifact directory, or an artifact -> ONNX file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FORMATS = ("artifact", "onnx")
-# What the extra onnx installs.
+# Packages of the extra onnx.
 _NEEDED = ("onnx", "onnxscript")
 
 
@@ -35,12 +35,12 @@ def main() -> None:
 
 
 def check(cfg: DictConfig) -> dict[str, Any]:
-    """Find what is wrong with the configuration; its values.
+    """Check the configuration and return its values.
 
     Raises
     ------
     ConfigError
-        When keys do not go together, or a package is missing.
+        When keys contradict each other, or a package is missing.
     """
     settings = plain(cfg)
     run, output = settings["run"], settings["output"]
@@ -51,7 +51,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         if run is None:
             raise ConfigError("run: say which run's network to take: run=outputs/... (or add format=onnx)")
         if output is not None:
-            raise ConfigError("output: only format=onnx writes a file; artifact_dir is what is written here")
+            raise ConfigError("output: only format=onnx writes a file; format=artifact writes artifact_dir")
         if not Path(str(run)).exists():
             raise ConfigError(f"run: {run}: no such folder or checkpoint")
         check_writable(directory)
@@ -77,7 +77,9 @@ def export(cfg: DictConfig) -> None:
     Raises
     ------
     ConfigError
-        When the run has kept nothing to make an artifact of.
+        When the run has no checkpoint that can become an artifact.
+    OutputError
+        When the artifact or the file cannot be written.
     """
     settings = check(cfg)
     directory = Path(str(settings["artifact_dir"]))
@@ -103,7 +105,7 @@ def _export_artifact(run: Path, directory: Path) -> None:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: not one of our trainings ({type(error).__name__})") from error
     if not described:
-        raise ConfigError(f"{path}: written by an earlier version, without what an artifact says")
+        raise ConfigError(f"{path}: written by an earlier version, without the metadata of an artifact")
     try:
         artifact = restored(described, best["state_dict"], scores)
     except ValueError as error:
@@ -119,14 +121,14 @@ def _export_artifact(run: Path, directory: Path) -> None:
 
 
 def _kept(run: Path) -> tuple[Path, State]:
-    """The checkpoint of a run to take, read and found whole."""
+    """Find the checkpoint of a run to export; return its path and its validated content."""
     from kforecast.training.resume.reading import LAST, PREVIOUS, about_of, read_checkpoint
 
     if not run.is_dir():
         return run, read_checkpoint(run, run.parent)
     folder = run / CHECKPOINTS if (run / CHECKPOINTS).is_dir() else run
     last, refit = folder / LAST, folder / "refit" / LAST
-    # What the run came to, as far as it came: a second training counts when both are done.
+    # The second training (refit) counts only when both are finished.
     if last.is_file() and refit.is_file():
         try:
             first, second = read_checkpoint(last, folder), read_checkpoint(refit, folder)

@@ -1,4 +1,4 @@
-"""``kforecast-fetch``: history from any source into a file, and a report of what is wrong with it."""
+"""``kforecast-fetch``: copy the history of any source into a file, and report its defects."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class _Settings(BaseModel):
 
 
 def fetch(cfg: DictConfig) -> None:
-    """Fetch as configured, report, and write the history.
+    """Fetch as configured, report the quality of the history, and write it.
 
     Raises
     ------
     DataError
-        When the rows are not fit to be trained on; the report is written, the history is not.
+        When no training can use the rows; the report is written then, the history is not.
     """
     settings = plain(cfg)
     window = window_of(validate(_Settings, {"window": settings["window"]}, "configuration").window)
@@ -54,7 +54,7 @@ def fetch(cfg: DictConfig) -> None:
     from kforecast.metrics.source import check_frame
 
     log.info("Reading %s", source)
-    # A file may hold anything, and the report is there to say what.
+    # Unchecked: a file may hold anything, and the report describes it.
     rows = source.read() if hasattr(source, "read") else source.fetch()
     measured, findings = examine(rows, window)
     if len(measured):
@@ -77,7 +77,7 @@ def fetch(cfg: DictConfig) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A number as JSON has it: nothing for NaN, and no fraction where there is none."""
+    """A value for JSON: None for NaN, and an integer for a float without a fraction."""
     if not isinstance(value, float):
         return value
     return None if math.isnan(value) else int(value) if value.is_integer() else value

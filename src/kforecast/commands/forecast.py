@@ -1,4 +1,4 @@
-"""``kforecast-forecast``: the next points of every series, from an artifact and its recent history."""
+"""``kforecast-forecast``: forecast every series from an artifact and the recent history."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ def forecast(cfg: DictConfig) -> None:
 
     Raises
     ------
+    ConfigError, ArtifactError
+        When a setting is wrong, or the artifact cannot be used.
     DataError
-        When a series is not in the artifact or has no value; the others are forecast nonetheless.
+        When a series is not in the artifact or has no value; the others are forecast nevertheless.
     """
     settings = plain(cfg)
     as_consumed = settings["forecast"]["as_consumed"]
@@ -43,7 +45,7 @@ def forecast(cfg: DictConfig) -> None:
     if not artifact_dir.is_dir():
         raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
     source = source_of(cfg)
-    # A file answers at once; a server is asked when all else is known to be right.
+    # A file is read at once; a server is asked only after everything else has been checked.
     history = source.fetch() if source.repeatable else None
 
     import pandas as pd

@@ -1,4 +1,4 @@
-"""``kforecast-leaderboard``: every run and every job of a sweep below a folder, best first."""
+"""``kforecast-leaderboard``: all runs and jobs of sweeps below a folder, best first."""
 
 from __future__ import annotations
 
@@ -9,24 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from kforecast.commands.ending import exit_code_of
 from kforecast.console import short_path
-from kforecast.errors import ConfigError, KforecastError, OutputError
+from kforecast.errors import ConfigError, OutputError
 from kforecast.leaderboard.runs import RESULT, SORTS, Run, Task, collect, frame_of, grouped, runs_table
 
 
 def main() -> None:
     """Run the command."""
-    try:
-        _run(sys.argv[1:])
-    except KforecastError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(KforecastError.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    if code := exit_code_of(lambda: _run(sys.argv[1:])):
+        sys.exit(code)
 
 
 class _Parser(ArgumentParser):
@@ -37,15 +29,15 @@ class _Parser(ArgumentParser):
 def _run(arguments: Sequence[str]) -> None:
     parser = _Parser(prog="kforecast-leaderboard", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("folder", nargs="?", default="outputs", type=Path, help="where to look (outputs)")
-    parser.add_argument("--sort", choices=SORTS, default="score", help="what is best (score)")
-    parser.add_argument("--top", type=int, default=20, metavar="N", help="rows a table on the console (20)")
-    parser.add_argument("--data", metavar="FINGERPRINT", help="only runs on this data; its beginning will do")
+    parser.add_argument("--sort", choices=SORTS, default="score", help="the order of the rows (score)")
+    parser.add_argument("--top", type=int, default=20, metavar="N", help="rows per table on the console (20)")
+    parser.add_argument("--data", metavar="FINGERPRINT", help="only runs on this data; a prefix is enough")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all rows as CSV")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page of its own to sort and click")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with sortable tables")
     parser.add_argument("--copy-best", type=Path, metavar="DIR", help="copy the best artifact there")
     given = parser.parse_args(arguments)
     if given.top < 1:
-        raise ConfigError(f"--top: {given.top} rows are none; at least 1")
+        raise ConfigError(f"--top: {given.top}: must be at least 1")
     if not given.folder.is_dir():
         raise ConfigError(f"{given.folder}: no such folder")
     runs = collect(given.folder)
@@ -75,30 +67,30 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 def _copy_best(tasks: dict[Task, list[Run]], directory: Path) -> None:
-    """Copy the artifact of the best run, read and found whole, and read again where it was put."""
+    """Copy the artifact of the best run, validated before and after the copy."""
     names = [task.data[:8] for task in tasks if task.data]
     if len(names) > 1:
         raise ConfigError(
-            f"--copy-best: {len(names)} different tasks ({', '.join(dict.fromkeys(names))}), of which none "
-            "is best; name one with --data, or its folder"
+            f"--copy-best: {len(names)} different tasks ({', '.join(dict.fromkeys(names))}) have no common "
+            "best run; choose one with --data, or by its folder"
         )
     best = next(
         (run for runs in tasks.values() for run in runs if run.status == "done" and run.artifact), None
     )
     if best is None or best.artifact is None:
-        raise ConfigError("--copy-best: no run is done and still has its artifact")
+        raise ConfigError("--copy-best: no finished run still has its artifact")
     from kforecast.artifact import Artifact
     from kforecast.files.directory import check_writable
     from kforecast.files.lock import sole_writer
 
     if directory.resolve() == best.artifact.resolve():
-        raise ConfigError(f"--copy-best: {directory} is where the best artifact is")
+        raise ConfigError(f"--copy-best: the best artifact is already in {directory}")
     check_writable(directory)
     artifact = Artifact.load(best.artifact)
     with sole_writer(directory, f"kforecast-leaderboard (process {os.getpid()})"):
         artifact.save(directory)
         if Artifact.load(directory).metadata != artifact.metadata:
-            raise OutputError(f"{directory}: what was written there is not what was read")
+            raise OutputError(f"{directory}: the copy differs from {best.artifact}")
     print(f"best artifact: {short_path(directory)}, of {short_path(best.folder.absolute())}")
 
 

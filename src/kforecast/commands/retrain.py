@@ -1,4 +1,4 @@
-"""``kforecast-retrain``: train a candidate, and let it serve only if it is better than the champion."""
+"""``kforecast-retrain``: train a candidate, and promote it only if it is better than the champion."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ROLLBACK = "--rollback"
-# What a cycle decides itself.
+# Keys that a cycle sets itself.
 _OURS = ("artifact_dir", "gate.champion", "warm_start", "repeat")
 
 
 class _Settings(BaseModel):
-    """``retrain``: what is not a matter of training."""
+    """``retrain``: the settings of a cycle, besides those of the training."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -67,12 +67,14 @@ def main() -> None:
 
 
 def retrain(cfg: DictConfig) -> None:
-    """Run a cycle as configured, or go back to the former champion.
+    """Run a cycle as configured, or restore the former champion.
 
     Raises
     ------
+    ConfigError, DataError, ArtifactError
+        When the settings, the history or the champion cannot be used.
     GateError
-        When there is no champion yet, and the candidate does not pass the gate either.
+        When there is no champion yet, and the candidate does not pass the gate.
     """
     settings = _settings(cfg)
     holder = f"the run in {short_path(Path(HydraConfig.get().runtime.output_dir))} (process {os.getpid()})"
@@ -94,7 +96,7 @@ def _run_cycle(cfg: DictConfig, settings: _Settings, store: Store) -> None:
     try:
         train(_for_training(cfg, settings, store, run_dir))
     except GateError:
-        pass  # the result says so
+        pass  # result.json holds the reason
     except SystemExit as ended:  # of a training in several processes
         if ended.code != GateError.exit_code:
             raise
@@ -126,26 +128,26 @@ def _run_cycle(cfg: DictConfig, settings: _Settings, store: Store) -> None:
 def _decide(before: int | None, refused: str | None) -> _Words:
     if refused is None:
         return _Words("first", "") if before is None else _Words("promoted", "")
-    # Behind that the training says where it has left the model, which here is a version like the others.
+    # The rest says where the training left the model; here it becomes a version like the others.
     reason = refused.partition("; ")[0]
     return _Words("rejected" if before is None else "kept", reason)
 
 
 def _roll_back(store: Store, settings: _Settings) -> None:
-    """Let the former champion serve again.
+    """Make the former champion the champion again.
 
     Raises
     ------
     ConfigError
-        When there is none.
+        When there is no former champion.
     ArtifactError
-        When it is not what it was.
+        When its files have changed.
     """
     state = store.state
     if not state.former:
         raise ConfigError(f"--rollback: {store.root} has no former champion to go back to")
     store.check(state.former[-1])
-    # What was taken back is kept, as the candidate that it was.
+    # The version that was taken back stays in the store, as the candidate of this cycle.
     cycle = Cycle(
         time=_now(),
         decision="rolled back",
@@ -184,12 +186,16 @@ def _report(run_dir: Path) -> dict[str, object] | None:
 
 
 def prepare(arguments: list[str]) -> tuple[list[str], str]:
-    """Turn the command line into one of ``conf/train.yaml`` with our keys beside its own.
+    """Turn the command line into one for ``conf/train.yaml``, with the keys of ``retrain`` added.
+
+    Returns
+    -------
+    The command line, and the name of the primary config.
 
     Raises
     ------
     ConfigError
-        When it asks for what a cycle decides itself.
+        When it sets a key that a cycle sets itself, or asks for several trainings.
     """
     if {"-m", "--multirun"} & set(arguments):
         raise ConfigError("kforecast-retrain trains one candidate: leave out -m")
@@ -202,7 +208,7 @@ def prepare(arguments: list[str]) -> tuple[list[str], str]:
         key = argument.partition("=")[0].lstrip("+~")
         if key in _OURS:
             raise ConfigError(
-                f"{argument}: kforecast-retrain decides that itself; what is served is in {CHAMPION} below "
+                f"{argument}: kforecast-retrain decides that itself; the served artifact is {CHAMPION} below "
                 "retrain.dir"
             )
     rest = [argument for argument in arguments if argument != _ROLLBACK]
@@ -213,7 +219,7 @@ def prepare(arguments: list[str]) -> tuple[list[str], str]:
 
 
 def _check(cfg: DictConfig) -> None:
-    """What can be said without data."""
+    """Check the configuration as far as that needs no data."""
     settings = _settings(cfg)
     store = Store(Path(settings.dir))
     if not settings.rollback:

@@ -1,4 +1,4 @@
-"""``kforecast-serve-metrics``: the gRPC metrics provider on a laptop, over a file or a Prometheus."""
+"""``kforecast-serve-metrics``: a local gRPC metrics provider for a file or a Prometheus server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 class ServeSection(BaseModel):
-    """``serve``: where, and from what."""
+    """``serve``: the address, and the data to serve."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -50,6 +50,8 @@ def serve_metrics(cfg: DictConfig) -> None:
     ------
     ConfigError
         When a setting is wrong, or the source cannot be served.
+    KeyboardInterrupt, SystemExit
+        When a signal has stopped it.
     """
     settings = validate(_Settings, {"serve": plain(cfg)["serve"]}, "configuration").serve
     source = built(cfg.source, "source")
@@ -83,7 +85,7 @@ def serve_metrics(cfg: DictConfig) -> None:
 
 
 def _seconds_to_now(last: float) -> int:
-    """How far to shift the newest row to the present, in whole minutes, so that a grid stays one."""
+    """Seconds from the newest row to the present, rounded down to minutes to preserve the grid."""
     return int((time.time() - last) // 60 * 60)
 
 

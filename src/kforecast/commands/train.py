@@ -21,6 +21,7 @@ from kforecast.config.job import Job
 from kforecast.config.overrides import is_sweep, typed
 from kforecast.console import short_path
 from kforecast.errors import GateError, KforecastError, OutputError, ours
+from kforecast.training.background_errors import writer_errors_once
 from kforecast.training.distributed.launch import train_in_processes
 from kforecast.training.distributed.process_group import end_at_once, explained, leave
 from kforecast.training.distributed.processes import this_process
@@ -33,11 +34,12 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Run the command."""
-    try:
-        code: object = run(train, config_name="train", together=True, prepare=prepare, check=check)
-    except SystemExit as error:
-        code = error.code
-    end_at_once(code, alone=not is_sweep(sys.argv[1:]))
+    with writer_errors_once():
+        try:
+            code: object = run(train, config_name="train", together=True, prepare=prepare, check=check)
+        except SystemExit as error:
+            code = error.code
+        end_at_once(code, alone=not is_sweep(sys.argv[1:]))
     sys.exit(code)  # type: ignore[arg-type]
 
 

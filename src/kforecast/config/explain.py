@@ -1,21 +1,21 @@
-"""Errors of Hydra and OmegaConf in one line, with the nearest valid name."""
+"""Explain errors of Hydra and OmegaConf in one line, with the nearest valid name."""
 
 from __future__ import annotations
 
 import re
-import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kforecast.config.checks import CONF_DIR
+from kforecast.config.compose import composed
+from kforecast.config.conf_dir import CONF_DIR
 from kforecast.errors import ConfigError
 from kforecast.validation import nearest
 
-# Options of hydra/launcher that an extra of ours installs.
+# Options of hydra/launcher, and the extra that installs each.
 EXTRAS = {
     "joblib": "joblib",
     "ray": "ray",
@@ -25,20 +25,26 @@ EXTRAS = {
 }
 
 
-def explain(error: Exception, config_name: str) -> ConfigError:
-    """Hydra's words for a wrong command line, in one line and with the nearest right one."""
+def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -> ConfigError:
+    """Turn an error of Hydra or OmegaConf into one line that suggests the nearest valid name.
+
+    Parameters
+    ----------
+    config_name:
+        The primary config that was composed.
+    arguments:
+        The command line. Config groups that it adds (``+group=option``) bring keys of their own.
+    """
     text = str(error)
     if isinstance(error, OverrideParseException):
-        # The last line is a link; of the others, some only repeat the override and mark a place in it.
+        # The last line is a link; some of the others repeat the override and mark a place in it.
         said = [line for line in text.splitlines()[:-1] if error.override not in line and line.strip(" ^")]
         return ConfigError(": ".join([f"cannot read the override {error.override}", *said]))
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1].partition("@")[0]
-        known = _known_keys(config_name)
+        known = _known_keys(config_name, arguments)
         if key in known:
-            return ConfigError(
-                f"{key} is no key of what the other arguments choose (--cfg job shows all keys)"
-            )
+            return ConfigError(f"{key} is not a key of the chosen options (--cfg job shows all keys)")
         return ConfigError(f"unknown key {key}{nearest(key, known)} (--cfg job shows all keys)")
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
@@ -59,25 +65,20 @@ def explain(error: Exception, config_name: str) -> ConfigError:
     return ConfigError(": ".join(dict.fromkeys(lines)) or type(error).__name__)
 
 
-def _known_keys(config_name: str) -> list[str]:
-    GlobalHydra.instance().clear()
-    groups = _groups()
-    # Those that are added on the command line bring keys too.
-    added = [word for word in sys.argv[1:] if word.startswith("+") and word[1:].partition("=")[0] in groups]
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = compose(config_name, added)
-    keys: list[str] = []
+def config_groups() -> list[str]:
+    """The config groups of ``conf/``."""
+    return [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
 
-    def walk(node: DictConfig, prefix: str) -> None:
-        for key in map(str, node):
-            keys.append(f"{prefix}{key}")
-            child = node._get_node(key)
-            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-                walk(child, f"{prefix}{key}.")
 
-    walk(cfg, "")
+def _known_keys(config_name: str, arguments: Sequence[str]) -> list[str]:
+    groups = config_groups()
+    added = [word for word in arguments if word.startswith("+") and word[1:].partition("=")[0] in groups]
+    keys = [*_keys(OmegaConf.to_container(composed(config_name, added), resolve=False))]
     return keys + [group for group in groups if group not in keys]
 
 
-def _groups() -> list[str]:
-    return [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
+def _keys(tree: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")

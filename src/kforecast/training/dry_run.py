@@ -6,7 +6,6 @@ The shipped settings are known to be right; torch is imported early only for set
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator
 from inspect import Parameter, Signature, signature
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, Vali
 
 from kforecast.config.checks import CONF_DIR, built
 from kforecast.config.settings import TrainSettings
+from kforecast.console import no_log_lines
 from kforecast.errors import ConfigError
 from kforecast.files.directory import check_writable
 from kforecast.validation import list_problems, nearest
@@ -64,14 +64,10 @@ def try_recipe(cfg: DictConfig, window: Window) -> None:
     ConfigError
         When a library refuses its settings.
     """
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)  # libraries log each object that they build, and each failure
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            _build_all(cfg, window)
-    finally:
-        logging.disable(before)
+    # Libraries log each object that they build, and each failure.
+    with no_log_lines(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _build_all(cfg, window)
 
 
 def _build_all(cfg: DictConfig, window: Window) -> None:

@@ -7,7 +7,6 @@ state, random numbers, threads, warnings or handlers of signals. Nothing is writ
 import logging
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,16 +17,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir, version
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from lightning.pytorch.utilities.seed import isolate_rng
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.basecontainer import BaseContainer
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from kforecast.config.compose import composed
 from kforecast.config.conf_dir import CONF_DIR
 from kforecast.config.explain import explain
 from kforecast.errors import ConfigError, ours
@@ -62,7 +57,6 @@ _KEYS = {
     "holidays": "data.holidays",
     "seed": "seed",
 }
-_composing = threading.Lock()
 
 
 def train(
@@ -192,21 +186,10 @@ def _composed(
     values |= {_KEYS[name]: _plain(name, value) for name, value in given.items() if value is not None}
     if values.get("data.validation") == 0:
         values["monitor"] = "train/loss"
-    with _hydra_of_its_own():
-        try:
-            with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-                cfg = compose("train", [*fixed, *overrides], return_hydra_config=True)
-            with open_dict(cfg):
-                cfg.hydra.runtime.output_dir = folder
-            HydraConfig.instance().set_config(cfg)
-            with open_dict(cfg):
-                del cfg["hydra"]
-            for key, value in values.items():
-                OmegaConf.update(cfg, key, value, merge=False)
-            OmegaConf.resolve(cfg)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ours(error) or explain(error, "train") from error
-    return cfg
+    try:
+        return composed("train", [*fixed, *overrides], values=values, output_dir=folder)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ours(error) or explain(error, "train", overrides) from error
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -220,22 +203,6 @@ def _plain(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(name, inner) for key, inner in value.items()}
     raise ConfigError(f"{name} is {value!r}, of the type {type(value).__name__}")
-
-
-@contextmanager
-def _hydra_of_its_own() -> Iterator[None]:
-    """Compose without a trace, also inside of somebody else's Hydra application; one at a time."""
-    kinds: tuple[type, ...] = (GlobalHydra, HydraConfig, version.VersionBase)
-    with _composing:
-        kept = {kind: Singleton._instances.pop(kind) for kind in kinds if kind in Singleton._instances}
-        resolvers = dict(BaseContainer._resolvers)
-        try:
-            yield
-        finally:
-            for kind in kinds:
-                Singleton._instances.pop(kind, None)
-            Singleton._instances.update(kept)
-            BaseContainer._resolvers = resolvers
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Lightning's advertisements and advice, kept off a console that is for results."""
 
 import logging
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +27,6 @@ def quieten() -> None:
 def quiet() -> Iterator[None]:
     """Be quiet inside of the block."""
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-    hook = threading.excepthook
-    threading.excepthook = _thread_failed
     with warnings.catch_warnings():
         quieten()
         try:
@@ -37,10 +34,3 @@ def quiet() -> Iterator[None]:
         finally:
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
-            threading.excepthook = hook
-
-
-def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    # TensorBoard's writer hands it on to whoever writes next.
-    if not issubclass(failure.exc_type, OSError):
-        threading.__excepthook__(failure)

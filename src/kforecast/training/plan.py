@@ -5,7 +5,6 @@ This is the last module of a training that sees ``cfg``; what it calls gets the 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from kforecast.config.checks import (
 )
 from kforecast.config.job import Job
 from kforecast.config.settings import TrainSettings
+from kforecast.console import no_log_lines
 from kforecast.data.history import kept_history
 from kforecast.files.directory import check_writable
 from kforecast.training.distributed.process_group import check_devices
@@ -158,11 +158,8 @@ class Recipe:
 
 def check(cfg: DictConfig) -> None:
     """Find what is wrong with a configuration, as far as that can be told without data."""
-    logging.disable(logging.CRITICAL)  # what there is to tell is told when the run begins
-    try:
+    with no_log_lines():  # the run logs them when it begins
         make_recipe(cfg, Job.current())
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def make_recipe(cfg: DictConfig, job: Job, unfinished: bool | None = None) -> Recipe:

@@ -36,6 +36,9 @@ def loggers_of(components: Mapping[str, Component], run: str) -> list[Logger]:
     ConfigError
         When a class refuses its settings.
     """
+    # Read when MLflow is imported; its own ten minutes of attempts are too many for a wrong address.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
     return [component(**_defaults(component.settings, run)) for component in components.values()]
 
 

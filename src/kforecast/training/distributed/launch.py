@@ -1,4 +1,4 @@
-"""A run in several processes on this machine: the same command, started once for each."""
+"""Run a training in several processes on this machine, each with the same command line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train_in_processes(recipe: Recipe) -> float | tuple[float, ...]:
 
 
 def _command_line(recipe: Recipe) -> list[str]:
-    """This run, or this job of a sweep, as a command of its own that works in the same folder."""
+    """The command line for the processes of this run or job, which work in the same folder."""
     job, settings = recipe.job, recipe.settings
     assert job is not None
     ours_alone = (
@@ -51,18 +51,18 @@ def _command_line(recipe: Recipe) -> list[str]:
         "hydra.launcher",
         "hydra/launcher",
     )
-    # A retraining adds keys of its own to the configuration, and two that a training knows.
+    # The keys of kforecast-retrain itself are unknown to kforecast-train; those it has set are passed on.
     overrides = [override for override in job.overrides if not override.lstrip("+").startswith("retrain")]
     for key, value in (("gate.champion", settings.gate.champion), ("warm_start", settings.warm_start)):
         if value is not None:
             overrides.append(f"{key}={quote(value)}")
     if job.searches:
-        # What it sets of the training counts; that it begins a sweep does not.
+        # Its settings of the training apply; the sweep that it begins must not begin again.
         overrides.append("hydra.mode=RUN")
     overrides += [override for override in job.hydra_overrides if not override.startswith(ours_alone)]
     overrides.append(f"hydra.run.dir={quote(str(recipe.run_dir))}")
     if recipe.earlier.checkpoint is None and any(one.startswith("resume=") for one in overrides):
-        overrides.append("resume=null")  # the folder may hold checkpoints of a run that is done
+        overrides.append("resume=null")  # the folder may hold checkpoints of a finished run
     if job.of_sweep:
         overrides += [f"hydra.job.num={job.number}", f"hydra.job.id={quote(str(job.id))}"]
         overrides.append(f"hydra.sweep.dir={quote(str(recipe.run_dir.parent))}")

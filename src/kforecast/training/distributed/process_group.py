@@ -1,4 +1,4 @@
-"""The processes of one training as a group: joined early, so that only the first one reads and writes."""
+"""The process group of one training, joined early so that only the first process reads and writes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# How long one process may be busy alone (a long fetch, judging) before the others give up.
+# How long the others wait for a process that works alone (a long fetch, the evaluation).
 _PATIENCE = timedelta(hours=1)
 _FAREWELL = timedelta(seconds=10)
 
 
 def check_devices(trainer: TrainerSection) -> None:
-    """Refuse GPUs that this machine does not have.
+    """Check that this machine has the GPUs that the settings ask for.
 
     Raises
     ------
     ConfigError
-        Naming the number asked for and that found.
+        When it has fewer.
     """
     wanted = trainer.accelerator in ("gpu", "cuda", "mps")
     if not wanted and (trainer.accelerator != "auto" or trainer.devices == 1):
@@ -52,16 +52,18 @@ def check_devices(trainer: TrainerSection) -> None:
 
 
 def join(accelerator: str) -> ClusterEnvironment | None:
-    """Meet the other processes of the run; returns what Lightning needs to know of the launcher.
+    """Join the process group of the run: gloo for tensors on the host, NCCL for those on GPUs.
 
-    None when there is but one process. Host tensors travel by gloo, those on GPUs by NCCL.
+    Returns
+    -------
+    The launcher's environment, for Lightning; None when the run has only one process.
 
     Raises
     ------
     ConfigError
-        When the launcher has not said what is needed.
+        When the launcher's environment variables are incomplete.
     TrainingError
-        When the others cannot be met.
+        When the other processes cannot be reached.
     """
     process = this_process()
     if process.count == 1:
@@ -73,7 +75,6 @@ def join(accelerator: str) -> ClusterEnvironment | None:
         address, port = environment.main_address, environment.main_port
     except KeyError as error:
         raise ConfigError(f"{error.args[0]} is not in the environment; launchers put it there") from error
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(process.local % torch.cuda.device_count())
@@ -81,6 +82,7 @@ def join(accelerator: str) -> ClusterEnvironment | None:
     try:
         torch.distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            init_method=f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}",
             rank=process.number,
             world_size=process.count,
             timeout=_PATIENCE,
@@ -99,7 +101,7 @@ def _environment() -> ClusterEnvironment:
     if "LOCAL_RANK" in os.environ:
         return TorchElasticEnvironment()
     if "RANK" in os.environ:
-        return KubeflowEnvironment()  # one process a pod
+        return KubeflowEnvironment()  # one process per pod
     try:
         return SLURMEnvironment(auto_requeue=False)
     except RuntimeError as error:
@@ -107,9 +109,12 @@ def _environment() -> ClusterEnvironment:
 
 
 def first(make: Callable[[], T]) -> T:
-    """Call ``make`` in the first process only; all get what it returned, by pickle.
+    """Call ``make`` in the first process only; all processes get its result, pickled.
 
-    When it raises, the other processes end without a word, with the exit code of that error.
+    Raises
+    ------
+    SystemExit
+        In the other processes, when ``make`` raises: with the exit code of its error.
     """
     process = this_process()
     if process.count == 1:
@@ -139,9 +144,9 @@ def _share(content: tuple[object, int | None] | None) -> tuple[object, int | Non
 
 
 def leave(error: Exception) -> None:
-    """End a process that is not the first, after an error: without a word when the first ends as well.
+    """End a process that is not the first, after an error; print it only if the first does not end as well.
 
-    Returns for an error that nobody foresaw, to be raised.
+    Returns when the error is unforeseen, so that the caller raises it.
 
     Raises
     ------
@@ -159,7 +164,7 @@ def leave(error: Exception) -> None:
 
 
 def explained(error: Exception) -> Exception:
-    """The error itself, or one in plain words when it only says that another process has ended."""
+    """The error itself; a plain one instead if it only reports a lost connection to another process."""
     if not _lost(error):
         return error
     said = TrainingError("another process of the run has ended; what it has said tells why")
@@ -168,15 +173,17 @@ def explained(error: Exception) -> Exception:
 
 
 def end_at_once(code: object, alone: bool) -> None:
-    """End a training that failed or was told to end; returns in all other cases.
+    """End this process now if its training failed or was terminated; return otherwise.
 
-    Python's own way out destroys a group of processes, which waits for exchanges that will never be finished,
-    or aborts. Behind torch it takes a second on a busy machine, which someone may be waiting for.
+    Python's own exit destroys the process group, which waits for exchanges that never finish, or aborts. With
+    torch loaded it takes a second on a busy machine, while the user waits.
 
     Parameters
     ----------
+    code:
+        The exit code; 0 and None stand for success.
     alone:
-        Whether no jobs of a sweep run in processes that this one has started.
+        Whether this process has started no processes for jobs of a sweep.
     """
     if isinstance(code, int) and code and "torch" in sys.modules and (alone or _joined()):
         logging.shutdown()
@@ -194,11 +201,11 @@ def _joined() -> bool:
 
 
 def _outlive_first() -> bool:
-    """Wait until the first process has ended, whose exit code counts; False when it goes on."""
+    """Wait until the first process has ended, because its exit code counts; False if it continues."""
     import torch
 
     try:
-        # It sends nothing: this ends with its connection.
+        # The first process never sends: this returns when its connection closes.
         farewell = torch.distributed.irecv(torch.zeros(1), src=0)
         assert farewell is not None
         farewell.wait(timeout=_FAREWELL)

@@ -1,10 +1,9 @@
-"""Which process of a run this is, as its launcher says, and how a run on one machine starts its own.
+"""Which process of a run this is, and how a run on one machine starts its processes.
 
-Cheap to import: torch is loaded only to start processes.
+This module imports Hydra and torch only to start processes.
 """
 
 import ctypes
-import logging
 import os
 import signal
 import sys
@@ -12,9 +11,10 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kforecast.console import no_log_lines
 from kforecast.errors import ConfigError, KforecastError
 
-# Holds the id of the kforecast-train that started this process.
+# Tells a process the id of the kforecast-train that started it: torch's launcher has no other channel.
 STARTED_BY = "KFORECAST_STARTED_BY"
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -26,11 +26,11 @@ class Process:
     Attributes
     ----------
     number:
-        Counted from 0 over all machines; process 0 reads, reports and writes for all.
+        The rank, counted from 0 over all machines; process 0 reads, reports and writes for all.
     count:
-        Of all machines; 1 without a launcher.
+        The processes of all machines; 1 without a launcher.
     local:
-        Counted from 0 on its machine.
+        The rank on its machine, counted from 0.
     """
 
     number: int = 0
@@ -39,12 +39,12 @@ class Process:
 
     @property
     def first(self) -> bool:
-        """Whether it speaks and writes for all."""
+        """Whether it reports and writes for all."""
         return self.number == 0
 
 
 def this_process() -> Process:
-    """What torchrun, Kubeflow (RANK, WORLD_SIZE, LOCAL_RANK) or srun (SLURM_PROCID, ...) says.
+    """This process, as torchrun, Kubeflow (RANK, WORLD_SIZE, LOCAL_RANK) or srun (SLURM_PROCID, ...) sets it.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def this_process() -> Process:
         When a variable is not a number.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    # In a batch script itself, and in an interactive shell of SLURM, a command stands alone.
+    # A command that a batch script or an interactive shell of SLURM starts without srun runs alone.
     by_srun = "SLURM_STEP_ID" in os.environ
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
     if "RANK" not in os.environ and "SLURM_PROCID" in os.environ and by_srun and not interactive:
@@ -68,21 +68,32 @@ def _number(variable: str, default: int) -> int:
     return int(text)
 
 
+def started_by() -> str | None:
+    """The process id of the kforecast-train that started this process; None if the user started it."""
+    return os.environ.get(STARTED_BY)
+
+
 def end_with_launcher() -> None:
-    """Be terminated when the kforecast-train that started this process dies, however it does (Linux only)."""
-    launcher = os.environ.get(STARTED_BY)
-    if launcher is None or not sys.platform.startswith("linux"):
+    """Let the kernel terminate this process when the kforecast-train that started it dies (Linux only).
+
+    Raises
+    ------
+    SystemExit
+        When it has died already.
+    """
+    starter = started_by()
+    if starter is None or not sys.platform.startswith("linux"):
         return
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG, see prctl(2)
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-    if str(os.getppid()) != launcher:  # it has died before we asked
+    if str(os.getppid()) != starter:  # it died before we asked
         raise SystemExit(TERMINATED)
 
 
 def start(count: int, module: str, arguments: Sequence[str]) -> int:
     """Start ``count`` processes ``python -m module arguments`` on this machine and wait for them.
 
-    When one fails the others are ended; when this process is interrupted or terminated all are.
+    When one fails, the others are terminated. When this process is interrupted or terminated, all are.
 
     Returns
     -------
@@ -91,8 +102,9 @@ def start(count: int, module: str, arguments: Sequence[str]) -> int:
     Raises
     ------
     KeyboardInterrupt, SystemExit
-        When a signal came, after all processes have ended.
+        When a signal came; all processes have ended then.
     """
+    from hydra.core.utils import env_override
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -107,29 +119,27 @@ def start(count: int, module: str, arguments: Sequence[str]) -> int:
         local_addr="localhost",
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
-        # Ctrl-C stays KeyboardInterrupt here; the processes then get SIGTERM, which they take at any time
+        # Ctrl-C stays KeyboardInterrupt here. The processes then get SIGTERM, on which they end at any time
         # without a traceback.
         signals_to_handle="SIGTERM,SIGHUP",
     )
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    os.environ[STARTED_BY] = str(os.getpid())
-    logging.disable(logging.CRITICAL)  # of the launcher; what is worth saying the processes say
     try:
-        elastic_launch(config, sys.executable)("-m", module, *arguments)
+        # The processes report for themselves; the launcher's own log repeats it.
+        with env_override({STARTED_BY: str(os.getpid())}), no_log_lines():
+            elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
         return _exit_code({number: failure.exitcode for number, failure in error.failures.items()})
     except SignalException as error:
         raise SystemExit(128 + error.sigval) from error
     finally:
-        logging.disable(logging.NOTSET)
-        del os.environ[STARTED_BY]
-        for number, handler in handlers.items():
+        for number, handler in handlers.items():  # which the launcher has replaced
             signal.signal(number, handler)
     return 0
 
 
 def _exit_code(codes: dict[int, int]) -> int:
-    """What failed first, from the codes by process; a process that was ended because of it counts last."""
+    """The exit code of a run whose processes failed with these; terminated processes count last."""
     by_signal = {number: code for number, code in codes.items() if code < 0 or code == TERMINATED}
     own = {number: code for number, code in codes.items() if number not in by_signal}
     if own:

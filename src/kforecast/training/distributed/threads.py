@@ -1,4 +1,4 @@
-"""How many threads a training is worth."""
+"""How many CPU threads a training uses."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
-# What the user allows; launchers set it too, to 1.
-_ALLOWED = os.environ.get("OMP_NUM_THREADS", "")
+# The user's limit on the threads of a process. Launchers set it too, to 1, and Lightning reads it.
+_ALLOWED = "OMP_NUM_THREADS"
 
 
 def choose_threads(
@@ -19,28 +19,30 @@ def choose_threads(
     Parameters
     ----------
     wanted:
-        A number, or ``auto``: as many as a batch is worth, as far as this process has cores. A CPU quota
-        below their number counts: beyond it threads wait for each other most of the time.
+        A number, or ``auto``: as many as the batch keeps busy, at most the cores of this process. A CPU quota
+        below the number of cores limits them too: more threads would mostly wait for each other.
     batch_size:
-        Windows a training step, over all processes.
+        Windows per training step, over all processes.
     processes:
-        That share them.
+        Processes that share the batch.
     windows_per_thread:
-        With fewer windows a step is over before the threads have met.
+        Fewest windows that keep a thread busy: with fewer, starting the threads takes longer than their work.
     """
     threads = _suitable(batch_size // processes // windows_per_thread) if wanted == "auto" else wanted
     torch.set_num_threads(threads)
     if processes > 1:
-        # Or else Lightning sets a number of its own for DDP, which is many times slower here.
-        os.environ["OMP_NUM_THREADS"] = str(threads)
+        # Where it is unset, Lightning's strategies for several processes set more threads, which is many
+        # times slower here. Set for the rest of a process that trains once.
+        os.environ[_ALLOWED] = str(threads)
     return threads
 
 
 def _suitable(worth: int) -> int:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
     cores = min(_cores(), _quota()) // max(here, 1)
-    if not here and _ALLOWED.isdecimal():
-        cores = min(cores, int(_ALLOWED))
+    allowed = os.environ.get(_ALLOWED, "")
+    if not here and allowed.isdecimal():  # beside others on this machine it is the launcher's
+        cores = min(cores, int(allowed))
     return max(1, min(cores, worth))
 
 
@@ -52,7 +54,7 @@ def _cores() -> int:
 
 
 def _quota() -> int:
-    """Cores that the process' control group may use, in whole ones; many where it has no limit."""
+    """Whole cores that the control group of this process may use; a large number where it has no limit."""
     try:
         quota, period = _QUOTA.read_text().split()
         return max(1, round(int(quota) / int(period)))
