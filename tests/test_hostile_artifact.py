@@ -173,6 +173,9 @@ CHECKPOINTS: dict[str, Callable[[], bytes]] = {
     "a copy of a copy": lambda: zipped(pickled({"a": Calls(OrderedDict, {"b": 1})})),
     "itself": lambda: zipped(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s."),
     "a list": lambda: zipped(pickled([1, 2])),
+    "a key that is a deeply nested tuple": lambda: zipped(b"\x80\x02}N" + b"\x85" * 900_000 + b"K\x01s."),
+    "a memo of a stated size": lambda: zipped(b"\x80\x02K\x01r\xff\xff\xff\x7f."),
+    "a mark that is missing": lambda: zipped(b"\x80\x02}u."),
     "a zip bomb in its pickle": lambda: zipped(b"\x80\x02" + b"N" * 2**26, zipfile.ZIP_DEFLATED),
     "a zip bomb in its numbers": lambda: zipped(
         pickled({"a": tensor(Claimed(2**26), (2**26,))}), zipfile.ZIP_DEFLATED, _0=b"\0" * 2**28

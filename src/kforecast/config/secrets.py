@@ -1,29 +1,29 @@
-"""Secrets that stand in plain text where a run would keep them: refused, and never repeated in a message."""
+"""Refuse secrets in plain text where a run would record them, and never repeat one in a message."""
 
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
 from kforecast.errors import ConfigError
 
-# Words of a key or a header whose value is a secret.
+# A key or a header with one of these words holds a secret.
 _WORDS = re.compile(
     r"authori[sz]ation|cookie|token|secret|passw(or)?d|passphrase|api[-_]?key|access[-_]?key|private[-_]?key"
     r"|credential|(^|[-_])auth($|[-_])",
     re.IGNORECASE,
 )
-# Keys that only name where a secret is.
-_NAMED = re.compile(r"_(file|env)$|^secret_headers$")
+# Keys that only say where a secret is, and keys whose content is the user's own names and queries.
+_EXEMPT = re.compile(
+    r".*_(file|env)|secret_headers|queries|targets|templates|train_config|workload|metric|timezone"
+)
 # A user, a password or a token before the host of a URL.
 _IN_URL = re.compile(r"://[^/?#\s'\"]+@")
-# What is looked up elsewhere when it is needed.
+# Resolved elsewhere, and only when it is needed.
 _REFERENCE = "${"
-# Names of metrics and workloads, labels and queries: anyone's words.
-_WORDS_OF_USERS = ("queries", "targets", "templates", "train_config", "workload", "metric")
-
-# Where a mapping of an override may hold settings of servers.
-_SECTIONS = ("source", "logger", "callbacks", "hydra")
 
 _ADVICE = (
     "a secret in plain text, which the run folder would keep; name the file or the environment variable that "
@@ -33,25 +33,30 @@ _ADVICE = (
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Refuse a command line with a secret in it, before Hydra writes it down.
+    """Refuse a command line with a secret in it, before Hydra records it.
 
     Raises
     ------
     ConfigError
         Naming the key, not the value.
     """
+    parser = OverridesParser.create()
     for argument in arguments:
-        key, _, value = argument.lstrip("+~").partition("=")
-        key = key if value else "an argument"
-        where = value or argument
-        headers = key.rpartition(".")[2] == "headers" and _WORDS.search(value) and _REFERENCE not in value
-        # What a mapping in the grammar of overrides holds: {name: value}.
-        inside = re.findall(r"""[{,]\s*['"]?([\w-]+)['"]?\s*:\s*['"]?(?!\$\{|null\b)[^\s'",}]""", value)
-        named = key.startswith(_SECTIONS) and any(map(_is_secret, inside))
-        plain = _REFERENCE not in value and value not in ("", "null") and _is_secret(key.rpartition(".")[2])
-        of_address = key in ("source.address", "--metrics-server-addr") and "@" in value
-        if _IN_URL.search(where) or headers or (named and not _quotes(key)) or plain or of_address:
-            raise ConfigError(f"{key}: {_ADVICE}")
+        key, equals, value = argument.lstrip("+~").partition("=")
+        if _IN_URL.search(argument):
+            raise ConfigError(f"{key if equals and not _IN_URL.search(key) else 'an argument'}: {_ADVICE}")
+        try:
+            override = parser.parse_override(argument)
+        except HydraException:  # a flag, or an override that Hydra will refuse and repeat
+            override = None
+        if override is not None and not override.is_sweep_override():
+            tree = override.value()
+        else:
+            word = _WORDS.search(value) if "{" in value else None
+            tree = {word[0]: value} if word else value
+        for name in reversed(key.split(".")):
+            tree = {name: tree}
+        check_content(tree)
 
 
 def check_content(content: object) -> None:
@@ -60,7 +65,7 @@ def check_content(content: object) -> None:
     Parameters
     ----------
     content:
-        Plain values, interpolations as they are written.
+        Plain values with unresolved interpolations.
 
     Raises
     ------
@@ -72,51 +77,45 @@ def check_content(content: object) -> None:
 
 
 def without_secrets(text: str) -> str:
-    """A library's message without the user and the password of an address that it quotes."""
+    """Remove the user and the password from URLs in a library's message."""
     return _IN_URL.sub("://", text)
 
 
 def forget(folder: Path) -> None:
-    """Remove what Hydra has kept of a configuration in a folder."""
+    """Remove Hydra's copies of a configuration from a folder."""
     for name in ("config.yaml", "overrides.yaml", "hydra.yaml"):
         (folder / name).unlink(missing_ok=True)
 
 
-def _secrets(content: object, path: str = "") -> Iterator[str]:
-    if isinstance(content, dict):
-        for name, value in content.items():
-            key = f"{path}.{name}" if path else str(name)
-            if name in _WORDS_OF_USERS or _NAMED.search(str(name)):
-                continue
-            if isinstance(value, str) and value and _REFERENCE not in value and _is_secret(str(name)):
-                yield key
-            yield from _secrets(value, key)
-    elif isinstance(content, list):
-        for number, value in enumerate(content):
-            yield from _secrets(value, f"{path}[{number}]")
-    elif isinstance(content, str) and _IN_URL.search(content):
-        yield path
-
-
-def _is_secret(name: str) -> bool:
-    return bool(_WORDS.search(name)) and not _NAMED.search(name)
-
-
-def _quotes(key: str) -> bool:
-    """Whether what a key holds are words of users."""
-    return any(part in key.split(".") for part in (*_WORDS_OF_USERS, "secret_headers"))
-
-
 def named_only(content: Any, written: Any) -> Any:
-    """Resolved values, but what came from the environment as it is written.
+    """Resolved values, except that values from the environment keep their interpolation.
 
     Parameters
     ----------
     content, written:
-        The same plain values, with interpolations resolved and not.
+        The same plain values with resolved and with unresolved interpolations.
     """
     if isinstance(content, dict) and isinstance(written, dict):
         return {key: named_only(value, written.get(key)) for key, value in content.items()}
     if isinstance(content, list) and isinstance(written, list):
         return [named_only(*pair) for pair in zip(content, written, strict=True)]
     return written if isinstance(written, str) and "oc.env" in written else content
+
+
+def _secrets(content: object, path: str = "") -> Iterator[str]:
+    if isinstance(content, dict):
+        for name, value in content.items():
+            key = f"{path}.{name}" if path else str(name)
+            if _EXEMPT.fullmatch(str(name)):
+                continue
+            plain = type(value) in (str, int, float) and value and _REFERENCE not in str(value)
+            if plain and _WORDS.search(str(name)):
+                yield key
+            yield from _secrets(value, key)
+    elif isinstance(content, list):
+        for number, value in enumerate(content):
+            yield from _secrets(value, f"{path}[{number}]")
+    elif isinstance(content, str):
+        of_address = path in ("source.address", "--metrics-server-addr") and "@" in content
+        if of_address or _IN_URL.search(content):
+            yield path

@@ -7,11 +7,10 @@ nothing but a dictionary of tensors, each of which has all its numbers in the fi
 
 import io
 import math
-import pickle
+import pickletools
 import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -35,16 +34,6 @@ _DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-# What pickle's protocol 2 writes a state dict with. Others could ask for memory before there is content.
-_OPCODES = (
-    *(pickle.PROTO, pickle.STOP, pickle.GLOBAL, pickle.REDUCE, pickle.BUILD, pickle.BINPERSID, pickle.MARK),
-    *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET),
-    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2),
-    *(pickle.LONG1, pickle.BINFLOAT, pickle.BINUNICODE),
-    *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
-    *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS),
-    *(pickle.EMPTY_DICT, pickle.SETITEM, pickle.SETITEMS),
-)
 
 
 def read_tensors(content: bytes) -> dict[str, Tensor]:
@@ -57,7 +46,7 @@ def read_tensors(content: bytes) -> dict[str, Tensor]:
     """
     try:
         records = _records(content)
-        state = _Unpickler(records["data.pkl"]).load()
+        state = _unpickled(records["data.pkl"])
     except ValueError:
         raise
     except Exception as error:  # a damaged or hostile pickle ends in any of many types
@@ -144,15 +133,6 @@ class _View(NamedTuple):
     stride: tuple[int, ...]
 
 
-class _Call(NamedTuple):
-    """Stands for a function that a pickle names; unlike a function it has nothing that could be changed."""
-
-    function: Callable[..., Any]
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.function(*arguments)
-
-
 def _empty(*arguments: Any) -> OrderedDict[Any, Any]:
     # With arguments it would copy them, and a pickle can have that done again and again.
     if arguments:
@@ -175,46 +155,82 @@ def _counts(number: object) -> bool:
     return type(number) is int and 0 <= number < 2**48
 
 
-_KNOWN: dict[tuple[str, str], object] = {
-    ("collections", "OrderedDict"): _Call(_empty),
-    ("torch._utils", "_rebuild_tensor_v2"): _Call(_view),
-    ("torch._utils", "_rebuild_parameter"): _Call(_parameter),
-    **{("torch", name): _StorageKind(name) for name in _DTYPES},
+def _storage(identity: Any) -> _Storage:
+    what, kind, key, _location, count = identity
+    if what != "storage" or not isinstance(kind, _StorageKind) or type(key) is not str or not _counts(count):
+        raise ValueError("it refers to something other than numbers")
+    return _Storage(kind.name, key, count)
+
+
+# Module and name, as pickletools returns them.
+_KNOWN: dict[str, Any] = {
+    "collections OrderedDict": _empty,
+    "torch._utils _rebuild_tensor_v2": _view,
+    "torch._utils _rebuild_parameter": _parameter,
+    **{f"torch {name}": _StorageKind(name) for name in _DTYPES},
 }
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_MARK = object()
 
 
-class _Unpickler(pickle._Unpickler):
-    """Python's own unpickler in Python, which can be told what not to understand.
+def _unpickled(content: bytes) -> Any:
+    """Evaluate a pickle that has only the opcodes of a state dict (protocol 2).
 
-    What it makes are dictionaries, lists, plain values and tuples that describe tensors: nothing that
-    executes or takes memory of its own.
+    The result consists of dictionaries, tuples, plain values and descriptions of tensors. Python's own
+    unpickler takes memory as stated for some opcodes, and crashes on keys of deeply nested tuples.
     """
+    stack: list[Any] = []
+    memo: dict[Any, Any] = {}
+    for opcode, argument, _ in pickletools.genops(content):
+        match opcode.name:
+            case "PROTO" if 0 < int(argument or 0) <= 5:
+                pass
+            case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
+                stack.append(_CONSTANTS[opcode.name])
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE":
+                stack.append(argument)
+            case "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            case "GLOBAL":
+                if argument not in _KNOWN:
+                    raise ValueError(
+                        f"it names {shortened(str(argument).replace(' ', '.'), 80)}, which is not allowed"
+                    )
+                stack.append(_KNOWN[str(argument)])
+            case "MARK":
+                stack.append(_MARK)
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                items = [stack.pop() for _ in range(int(opcode.name[-1]))]
+                stack.append(tuple(items[::-1]))
+            case "TUPLE":
+                stack.append(tuple(_since_mark(stack)))
+            case "EMPTY_DICT":
+                stack.append({})
+            case "SETITEM" | "SETITEMS":
+                items = _since_mark(stack) if opcode.name == "SETITEMS" else [stack.pop(-2), stack.pop()]
+                for key, value in zip(items[::2], items[1::2], strict=True):
+                    if type(key) is not str:
+                        raise ValueError("a key in it is not text")
+                    stack[-1][key] = value
+            case "REDUCE":
+                arguments = stack.pop()
+                stack.append(stack.pop()(*arguments))
+            case "BUILD":  # versions of the modules, which a state dict keeps as an attribute
+                stack.pop()
+            case "BINPERSID":
+                stack.append(_storage(stack.pop()))
+            case "STOP":
+                return stack.pop()
+            case _:
+                raise ValueError(f"its pickle has the opcode {opcode.name}, which torch.save does not write")
+    return None
 
-    dispatch = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in _OPCODES}  # noqa: RUF012
 
-    def __init__(self, content: bytes) -> None:
-        super().__init__(io.BytesIO(content))
-
-    def find_class(self, module: str, name: str) -> object:
-        """What a name stands for."""
-        if (module, name) not in _KNOWN:
-            raise ValueError(f"it names {shortened(f'{module}.{name}', 80)}, which is not read")
-        return _KNOWN[module, name]
-
-    def persistent_load(self, identity: Any) -> _Storage:
-        """What the pickle refers to: numbers, which lie in records of their own."""
-        what, kind, key, _location, count = identity
-        if (
-            what != "storage"
-            or not isinstance(kind, _StorageKind)
-            or type(key) is not str
-            or not _counts(count)
-        ):
-            raise ValueError("it refers to something other than numbers")
-        return _Storage(kind.name, key, count)
-
-    def load_build(self) -> None:
-        """Forget what a state dict says about itself besides its content: the versions of modules."""
-        self.stack.pop()  # type: ignore[attr-defined]
-
-    dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
+def _since_mark(stack: list[Any]) -> list[Any]:
+    """Remove the values above the last mark, and the mark."""
+    items: list[Any] = []
+    while (item := stack.pop()) is not _MARK:
+        items.append(item)
+    return items[::-1]
