@@ -20,29 +20,13 @@ DOCUMENTED = {"_asdict", "_replace", "_fields", "_make", "_field_defaults", "_ex
 
 # A use is "file: what", with its reason. A new use fails the test, and so does one that is gone.
 IMPORTS: dict[str, str] = {}
-ATTRIBUTES = {
-    "files/torch_file.py: pickle._Unpickler": "its dispatch table limits the opcodes; C's Unpickler has none",
-    # Being removed.
-    "config/allow_list.py: node._get_full_key": "the key in a message",
-    "config/checks.py: node._get_full_key": "the key in a message",
-    "training/dry_run.py: node._get_full_key": "the key in a message",
-    "training/dry_run.py: section._get_full_key": "the key in a message",
-    "training/from_frame.py: BaseContainer._resolvers": "composed() does it",
-    "training/from_frame.py: Singleton._instances": "composed() does it",
-    "training/outcome.py: logger.experiment._get_file_writer": "the summary of hyper-parameters",
-    "training/trackers.py: tracker._artifact_location": "arguments of the constructor",
-    "training/trackers.py: tracker._experiment": "arguments of the constructor",
-    "training/trackers.py: tracker._initialized": "arguments of the constructor",
-    "training/trackers.py: tracker._run_name": "arguments of the constructor",
-    "training/trackers.py: tracker._tracking_uri": "arguments of the constructor",
-    "training/trackers.py: tracker._wandb_init": "arguments of the constructor",
-}
+ATTRIBUTES: dict[str, str] = {}
 STATE = {
     # A command owns its process.
     "commands/run.py: signal.signal": "SIGTERM ends a command with its exit code",
     "commands/run.py: os.environ.setdefault": "OpenMP reads GOMP_SPINCOUNT when torch is loaded",
     "commands/ending.py: os.dup2": "Python would complain of a closed pipe again at exit",
-    "commands/train.py: seed_everything": "everything random of a training",
+    "training/run.py: seed_everything": "everything random of a training",
     "training/assemble.py: seed_everything": "everything random of a further training",
     "training/distributed/threads.py: torch.set_num_threads": "from_frame restores it",
     "training/distributed/threads.py: os.environ[_ALLOWED]": "Lightning reads it; such a process trains once",
@@ -76,21 +60,13 @@ STATE = {
     "config/legacy_cli.py: ConfigStore.instance().store": "the config file is an option of a config group",
     "training/resume/earlier_run.py: ConfigStore.instance().store": "an earlier run is a primary config",
     "files/directory.py: ctypes.CDLL": "renameat2",
+    "training/trackers.py: os.environ.setdefault": "MLflow reads its variables when it is imported",
     "metrics/kapacity.py: os.environ.setdefault": "gRPC reads GRPC_VERBOSITY when it is imported",
     "training/sweeps/search.py: optuna.logging.set_verbosity": "Optuna's log is not for the console",
-    # Being removed.
-    "commands/train.py: os.environ.setdefault": "MLflow's variables; in trackers.py",
-    "commands/train.py: threading.excepthook": "writer_errors_once() does it",
-    "training/dry_run.py: logging.disable": "no_log_lines() does it",
-    "training/plan.py: logging.disable": "no_log_lines() does it",
-    "training/from_frame.py: HydraConfig.instance().set_config": "composed() does it",
-    "training/from_frame.py: _composing = threading.Lock": "composed() does it",
-    "training/from_frame.py: os.environ.pop": "restored after the training",
-    "training/from_frame.py: os.environ[name]": "restored after the training",
-    "training/from_frame.py: seed_everything": "everything random of a training, restored after it",
-    "training/from_frame.py: torch.set_num_threads": "restored after the training",
-    "training/trackers.py: warnings.filterwarnings": "MLflow's advice",
-    "training/trackers.py: logging.getLogger('lightning.pytorch.loggers').setLevel": "MLflow's advice",
+    # kforecast.train() restores these.
+    "training/from_frame.py: os.environ.pop": "Lightning's seeds, for other trainings of the process",
+    "training/from_frame.py: os.environ[name]": "Lightning's seeds, for other trainings of the process",
+    "training/from_frame.py: torch.set_num_threads": "threads of the caller",
 }
 
 

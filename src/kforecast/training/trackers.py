@@ -2,7 +2,6 @@
 
 import logging
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,8 +73,6 @@ def tracking(loggers: list[Logger], parameters: Mapping[str, Any]) -> Iterator[N
     """
     begun: list[MLFlowLogger | WandbLogger] = []
     status = "failed"
-    logging.getLogger("lightning.pytorch.loggers").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*MLFlow only allows.*")
     try:
         for tracker in loggers:
             if isinstance(tracker, MLFlowLogger | WandbLogger):
