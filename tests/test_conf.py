@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -307,14 +307,10 @@ def test_examples_of_help_compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         pytest.param(["sede=1"], 2, marks=pytest.mark.slow),
         (["source=synthetic", "seed=-1"], 2),
         pytest.param(["--config-file=nowhere.yaml"], 2, marks=pytest.mark.slow),
-        (["--dataset-file=traffic.csv", "window.context_length=4000"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_no_torch_before_it_is_needed(
-    arguments: list[str], code: int, tmp_path: Path, traffic_csv: Callable[..., Path]
-) -> None:
-    traffic_csv(points=20)
+def test_no_torch_before_it_is_needed(arguments: list[str], code: int, tmp_path: Path) -> None:
     script = """
 import atexit, sys
 from kforecast.commands.train import main

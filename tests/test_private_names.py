@@ -30,7 +30,6 @@ STATE = {
     "training/assemble.py: seed_everything": "everything random of a further training",
     "training/distributed/threads.py: torch.set_num_threads": "from_frame restores it",
     "training/distributed/threads.py: os.environ[_ALLOWED]": "Lightning reads it; such a process trains once",
-    "training/lightning_warnings.py: warnings.filterwarnings": "quiet() restores it",
     "training/lightning_warnings.py: logging.getLogger(name).setLevel": "quiet() restores it",
     "training/distributed/processes.py: ctypes.CDLL": "the kernel ends a process with its launcher",
     # Restored by the context manager that sets it.

@@ -9,6 +9,7 @@ import pytest
 from conftest import composed, run_command
 from kforecast.config.checks import check_train_settings
 from kforecast.errors import ConfigError
+from kforecast.training.plan import Component
 from kforecast.training.trackers import loggers_of
 
 QUICK = ["trainer.max_epochs=2", "+trainer.limit_train_batches=2", "trainer=cpu", "refit=false"]
@@ -130,6 +131,8 @@ LOCAL = {"artifact_location": Path("outputs", "mlartifacts").resolve().as_uri()}
 def test_a_tracker_gets_only_the_settings_that_are_left_open(
     given: list[str], expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kforecast.training.trackers.built", lambda _, **arguments: arguments)
+    monkeypatch.setattr("kforecast.training.plan.built", lambda node, key, **arguments: arguments)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert loggers_of(composed("source=synthetic", *given).logger, "runs/7") == [expected]
+    nodes = composed("source=synthetic", *given).logger
+    components = {str(name): Component(f"logger.{name}", node) for name, node in nodes.items()}
+    assert loggers_of(components, "runs/7") == [expected]
