@@ -156,3 +156,85 @@ def test_scripts_only_start_a_verb() -> None:
             text = script.read_text(encoding="utf-8")
             assert len(text.splitlines()) <= 20, script.name
             assert text.count(f"python scripts/{script.name} ") == 2, script.name
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Every function of ours, as ``module.function`` or ``module.Class.function``."""
+    for module in MODULES:
+        if ".proto." in module:  # generated
+            continue
+        for node in _tree(module).body:
+            inside = node.body if isinstance(node, ast.ClassDef) else [node]
+            owner = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
+            for one in inside:
+                if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield f"{module.removeprefix('kforecast.')}.{owner}{one.name}", one
+
+
+# Functions with more than seven parameters: the public Python API, and constructors whose parameters are keys
+# of the configuration.
+MANY_PARAMETERS = {
+    "training.from_frame.train",
+    "forecaster.Forecaster.evaluate",
+    "data.datamodule.ForecastDataModule.__init__",
+    "models.seasonal_mlp.SeasonalMLP.__init__",
+}
+
+
+def test_functions_have_at_most_seven_parameters() -> None:
+    many = set()
+    for name, node in functions():
+        given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        if len([one for one in given if one.arg not in ("self", "cls")]) > 7:
+            many.add(name)
+    assert many == MANY_PARAMETERS
+
+
+# Modules of training that see a configuration of Hydra's: those that check it, and those that make one.
+SEES_CFG = {
+    "training.plan": "makes the recipe of it",
+    "training.distributed.processes": "Hydra's env_override alone, for a variable of its processes",
+    "training.dry_run": "builds its components once, for the plan",
+    "training.from_frame": "composes it from arguments",
+    "training.resume.earlier_run": "reads that of an earlier run",
+    "training.sweeps.ranking": "Hydra's callback at the end of a sweep",
+    "training.sweeps.search": "Hydra's sweeper",
+    "training.sweeps.space": "Hydra's overrides as a search space",
+}
+
+
+def test_below_the_plan_nobody_sees_a_configuration() -> None:
+    users = {
+        module.removeprefix("kforecast.")
+        for module in MODULES
+        if in_place(module, ("training",))
+        and {name.split(".")[0] for name in imports(module)} & {"hydra", "omegaconf"}
+    }
+    assert users == {*SEES_CFG}
+
+
+def test_every_room_says_what_it_is_for() -> None:
+    for module, path in FILES.items():
+        if path.name == "__init__.py" and module != "kforecast" and ".proto" not in module:
+            said = ast.get_docstring(_tree(module)) or ""
+            assert len(said.splitlines()) >= 3, module
+    for module in MODULES:
+        assert ast.get_docstring(_tree(module)), module
+
+
+@pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="not a checkout")
+def test_the_tree_in_the_docs_is_that_of_the_source() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = next(part for part in page.split("```") if part.strip().startswith("src/kforecast/"))
+    found, folders = set(), list[str]()
+    for line in tree.strip().splitlines():
+        name, _, said = line.strip().partition(" ")
+        depth = (len(line) - len(line.lstrip())) // 2
+        del folders[depth:]
+        if name.endswith("/"):
+            folders.append(name.rstrip("/"))
+        else:
+            found.add("/".join([*folders, name]))
+            assert said.strip(), f"{line}: without a word on it"
+    files = {path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
+    assert found == {str(path.relative_to(ROOT)) for path in files if "_pb2" not in path.name}
