@@ -62,6 +62,11 @@ def test_examples_run_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mon
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "docs/python.md", "exec"), names)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "report", "traffic.csv"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("model", "report", "traffic.csv"),
+        *("checkpoints", "lightning_logs"),  # of the plain Trainer
+    }
+    assert {"test/mae", "test/wape"} <= names["scores"].keys()  # type: ignore[attr-defined]
+    assert len(names["forecasts"]) == 2 * 3  # type: ignore[arg-type]
     assert list(names["long"]) == ["timestamp", "workload", "value", "metric"]  # type: ignore[call-overload]
     assert len(names["worst"]) == 2  # type: ignore[arg-type]

@@ -211,8 +211,10 @@ class ForecastDataModule(pl.LightningDataModule):
 
     def _judged(self, series: np.ndarray, origin: np.ndarray) -> DataLoader[WindowBatch]:
         """Windows whose context and horizon may reach beyond the panel; what is not observed never counts."""
-        before, after = self.window.context_length, self.window.prediction_length
-        padded = self.panel.padded(before, after)
+        context, horizon = self.window.context_length, self.window.prediction_length
+        reaches_out = origin.min() < context or origin.max() + horizon > self.panel.num_bins
+        before, after = (context, horizon) if reaches_out else (0, 0)
+        padded = self.panel.padded(before, after) if reaches_out else self.panel
         windows = WindowDataset(
             padded, self.window, self.fill, lookback=self.lookback, calendar=self.calendar
         )
