@@ -67,7 +67,7 @@ class WindowBatch(NamedTuple):
     def to(self, device: torch.device) -> "WindowBatch":
         """The batch on another device."""
         past = None if self.past is None else Past(*(tensor.to(device) for tensor in self.past))
-        return WindowBatch(*(tensor.to(device) for tensor in self[:5]), past, self.cell)
+        return WindowBatch._make([*(tensor.to(device) for tensor in self[:5]), past, self.cell])
 
 
 class WindowDataset(Dataset[WindowBatch]):

@@ -1,4 +1,4 @@
-"""What a run came to: its result, what is said and shown of it, and what to type next."""
+"""The outcome of a run: its result and scores, what is logged about them, and the next command."""
 
 import logging
 import shlex
@@ -15,7 +15,6 @@ from torch.utils.tensorboard.summary import hparams
 
 from kforecast.artifact import Artifact, sha256
 from kforecast.config.overrides import typed
-from kforecast.config.settings import TrainSettings
 from kforecast.console import short_path
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.history import HISTORY
@@ -32,20 +31,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The outcome of a run.
 
     Attributes
     ----------
     judged:
         The training, its forecaster and its scores.
     artifact:
-        What was made of it.
+        The finished artifact.
     fingerprint:
-        Of the panel.
+        Fingerprint of the panel.
     threads:
-        CPU threads that it was trained with.
+        CPU threads of the training.
     rejected:
-        Why the gate did not let the model pass; None when it did.
+        Why the model did not pass the gate; None when it did.
     """
 
     judged: JudgedFit
@@ -55,13 +54,13 @@ class Outcome:
     rejected: str | None
 
     def artifact_dir(self, recipe: Recipe) -> Path:
-        """Where the artifact was written."""
+        """Directory of the written artifact."""
         assert recipe.artifact_dir is not None
-        return recipe.artifact_dir if self.rejected is None else recipe.run_dir / "candidate"
+        return recipe.artifact_dir if self.rejected is None else recipe.candidate_dir
 
     def result(self, recipe: Recipe) -> dict[str, Any]:
-        """What ``result.json`` says of it."""
-        fit, objective = self.judged.fit, recipe.settings.objective
+        """The content of ``result.json``."""
+        fit, objectives = self.judged.fit, recipe.settings.objective
         target = self.artifact_dir(recipe)
         content: dict[str, Any] = {
             "status": "done" if self.rejected is None else "rejected",
@@ -71,8 +70,8 @@ class Outcome:
             "stopped_by": fit.stopped_by,
             "artifact_dir": str(target),
         }
-        if objective != ["score"]:
-            content["objectives"] = {name: self.value_of(name) for name in objective}
+        if objectives != ["score"]:
+            content["objectives"] = {name: self.value_of(name) for name in objectives}
         return content | {
             "rejected": self.rejected,
             "weights": sha256(target),
@@ -80,25 +79,25 @@ class Outcome:
             "threads": self.threads,
         }
 
-    def value_of(self, aim: str) -> float:
-        """The value of what a sweep can aim at; NaN where nothing was held out to judge by."""
+    def value_of(self, objective: str) -> float:
+        """The value of an objective; NaN if it needs held-out data and there is none."""
         fit, refit, board = self.judged.fit, self.judged.refit, self.judged.scoreboard
-        if aim == "score":
+        if objective == "score":
             return fit.score
-        if aim == "artifact_kib":
+        if objective == "artifact_kib":
             return sum(self.artifact.sizes().values()) / 1024
-        if aim == "training_seconds":
+        if objective == "training_seconds":
             return fit.seconds + (refit.seconds if refit is not None else 0.0)
         if board is None:
             return float("nan")
-        if aim == "skill":
+        if objective == "skill":
             return float(board.skill.value)
-        if aim == "capacity_cost":
+        if objective == "capacity_cost":
             return float(board.orders.simulation.outcomes["cost"][board.backtest.model])
-        return float(board.model[aim])
+        return float(board.model[objective])
 
     def scores(self, monitor: str) -> dict[str, float]:
-        """Its scores by the names that loggers show them under."""
+        """The scores by their names in loggers."""
         scores = {f"score/{monitor.replace('/', '_')}": self.judged.fit.score}
         if self.judged.scoreboard is not None:
             scores |= {"score/skill": self.value_of("skill"), "score/wape": self.value_of("wape")}
@@ -110,7 +109,7 @@ class Outcome:
 
 
 def show(recipe: Recipe, outcome: Outcome, loggers: Sequence[Logger], parameters: Mapping[str, Any]) -> None:
-    """Say how good the model is, write the report, tell loggers, and say what to type next."""
+    """Log the scores, write the report, pass both to the loggers, and log the next command."""
     board, settings = outcome.judged.scoreboard, recipe.settings
     run_dir, artifact_dir = recipe.run_dir, outcome.artifact_dir(recipe)
     if settings.repeat is not None:
@@ -131,12 +130,12 @@ def show(recipe: Recipe, outcome: Outcome, loggers: Sequence[Logger], parameters
     next_step = "next, type the command in the last line"
     if outcome.rejected is not None:
         next_step = "the gate did not let the model pass"
-    values = _places(recipe, outcome, artifact_dir, report_dir)
-    log.info("Done\n%s", facts(f"Training is done; {next_step}", values))
+    values = _facts(recipe, outcome, artifact_dir, report_dir)
+    log.info("Done\n%s", _listed(f"Training is done; {next_step}", values))
 
 
-def _places(recipe: Recipe, outcome: Outcome, artifact_dir: Path, report_dir: Path) -> dict[str, str]:
-    """Where everything lies, by name; empty where there is none."""
+def _facts(recipe: Recipe, outcome: Outcome, artifact_dir: Path, report_dir: Path) -> dict[str, str]:
+    """Facts, files and commands by name; empty where there is none."""
     fit, refit, run_dir = outcome.judged.fit, outcome.judged.refit, recipe.run_dir
     assert recipe.job is not None
 
@@ -160,16 +159,16 @@ def _places(recipe: Recipe, outcome: Outcome, artifact_dir: Path, report_dir: Pa
     }
 
 
-def facts(title: str, values: Mapping[str, str]) -> str:
-    """Names and values, a line each: never folded, so that commands can be copied; no empty ones."""
+def _listed(title: str, values: Mapping[str, str]) -> str:
+    """Names and values, one per line without wrapping, so that commands can be copied; no empty values."""
     width = max(map(len, values))
     return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in values.items() if value)])
 
 
 def hyper_parameters(recipe: Recipe, data: ForecastDataModule, net: Network) -> dict[str, Any]:
-    """What loggers show a run by: its settings, and in a sweep the job's overrides, by their keys."""
-    settings: TrainSettings = recipe.settings
-    # Without prefixes: TensorBoard's page sorts by name and ticks the first ones.
+    """The settings that loggers show for a run, and in a sweep the job's overrides by their keys."""
+    settings = recipe.settings
+    # Without prefixes: TensorBoard's page sorts by name and shows only the first ones by default.
     parameters = settings.window.model_dump() | {
         "batch_size": settings.data.batch_size,
         "lr": settings.optimizer.lr,
@@ -184,7 +183,7 @@ def hyper_parameters(recipe: Recipe, data: ForecastDataModule, net: Network) -> 
 
 
 def _compare(recipe: Recipe, outcome: Outcome) -> None:
-    """Say whether a repeated run came to the same weights."""
+    """Log whether a repeated run has the same weights."""
     assert recipe.settings.repeat is not None
     assert recipe.job is not None
     folder = Path(recipe.settings.repeat)
@@ -213,9 +212,9 @@ def _log_figures(loggers: Sequence[Logger], figures: Mapping[str, Figure]) -> No
 def _log_hyper_parameters(
     loggers: Sequence[Logger], parameters: Mapping[str, Any], scores: dict[str, float], of_sweep: bool
 ) -> None:
-    """Give TensorBoard's HParams page this run's settings and its real scores.
+    """Give TensorBoard's HParams page the settings and scores of this run.
 
-    Of a sweep the page shows what :mod:`kforecast.training.sweeps.hparams_board` says; a job adds its values.
+    In a sweep :mod:`kforecast.training.sweeps.hparams_board` describes the page; a job adds its values.
     """
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -230,12 +229,12 @@ def _log_hyper_parameters(
 
 
 def _typed(name: str) -> str:
-    """A command as it must be typed: by its path where it is not on the search path."""
+    """A command as the user types it: with its path if it is not on the search path."""
     return name if shutil.which(name) else shlex.quote(short_path(Path(sys.executable).with_name(name)))
 
 
 def _source(recipe: Recipe) -> str:
-    """The source as typed for the forecast command."""
+    """The source, as arguments of the forecast command."""
     assert recipe.job is not None
     path = recipe.source_settings.get("path")
     if (recipe.run_dir / HISTORY).exists():
@@ -245,7 +244,7 @@ def _source(recipe: Recipe) -> str:
     if (source := recipe.job.choices.get("source")) is not None:
         chosen = [override for override in recipe.job.overrides if override.startswith("source.")]
         return shlex.join([f"source={source}", *chosen])
-    # The configuration of an earlier run, which was not composed of options.
+    # The configuration comes from an earlier run, and was not composed from config groups.
     values = recipe.source_settings
     plain = {name: value for name, value in values.items() if isinstance(value, int | float | str)}
     option = str(plain.pop("_target_")).split(".")[-2]
