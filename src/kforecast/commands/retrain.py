@@ -9,7 +9,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
@@ -48,11 +48,6 @@ class _Settings(BaseModel):
     warm_start: bool
     keep: Annotated[int, Field(ge=1)]
     rollback: bool = False
-
-
-class _Words(NamedTuple):
-    decision: Decision
-    reason: str
 
 
 def main() -> None:
@@ -125,12 +120,12 @@ def _run_cycle(cfg: DictConfig, settings: _Settings, store: Store) -> None:
         raise GateError(f"there is no champion: {reason}")
 
 
-def _decide(before: int | None, refused: str | None) -> _Words:
+def _decide(before: int | None, refused: str | None) -> tuple[Decision, str]:
     if refused is None:
-        return _Words("first", "") if before is None else _Words("promoted", "")
+        return "first" if before is None else "promoted", ""
     # The rest names the place of the model, which becomes a version of the store here.
     reason = refused.partition("; ")[0]
-    return _Words("rejected" if before is None else "kept", reason)
+    return "rejected" if before is None else "kept", reason
 
 
 def _roll_back(store: Store, settings: _Settings) -> None:

@@ -70,7 +70,7 @@ def train(cfg: DictConfig) -> float | tuple[float, ...]:
         from kforecast.training.run import run as train_as
 
         outcome = train_as(recipe)
-        result = None if outcome is None else outcome.result(recipe)
+        result = None if outcome is None else outcome.result()
     except Exception as error:
         if not process.first:
             leave(error)

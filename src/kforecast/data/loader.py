@@ -122,11 +122,6 @@ class ResumableLoader(DataLoader[WindowBatch]):
             self._handed_out += 1
             yield batch
 
-    @property
-    def num_batches(self) -> int:
-        """Batches per epoch; an item holds several."""
-        return self.sampler.num_batches
-
     def state_dict(self) -> dict[str, int]:
         """The position, which Lightning keeps in a checkpoint."""
         return {"epoch": self.sampler.epoch, "handed_out": self._handed_out}
@@ -146,14 +141,9 @@ def window_loader(
         dataset,
         sampler=order,
         batch_size=None,
-        collate_fn=_unchanged,  # type: ignore[arg-type]  # without a batch size it gets one item, not a list
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         # Its own generator: each new iterator draws a number, so with torch's global one the network's random
         # numbers would depend on how often a run was resumed.
         generator=torch.Generator(),
     )
-
-
-def _unchanged(batch: WindowBatch) -> WindowBatch:
-    return batch

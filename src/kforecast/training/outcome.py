@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from matplotlib.figure import Figure
 from torch.utils.tensorboard.summary import hparams
 
 from kforecast.artifact import Artifact, sha256
+from kforecast.config.job import Job
 from kforecast.config.overrides import typed
 from kforecast.console import short_path
 from kforecast.data.datamodule import ForecastDataModule
@@ -35,6 +35,8 @@ class Outcome:
 
     Attributes
     ----------
+    recipe:
+        The recipe of the run.
     judged:
         The training, its forecaster and its scores.
     artifact:
@@ -47,34 +49,35 @@ class Outcome:
         Why the model did not pass the gate; None when it did.
     """
 
+    recipe: Recipe
     judged: JudgedFit
     artifact: Artifact
     fingerprint: str
     threads: int
     rejected: str | None
 
-    def artifact_dir(self, recipe: Recipe) -> Path:
+    @property
+    def artifact_dir(self) -> Path:
         """Directory of the written artifact."""
-        assert recipe.artifact_dir is not None
-        return recipe.artifact_dir if self.rejected is None else recipe.candidate_dir
+        assert self.recipe.artifact_dir is not None
+        return self.recipe.artifact_dir if self.rejected is None else self.recipe.candidate_dir
 
-    def result(self, recipe: Recipe) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """The content of ``result.json``."""
-        fit, objectives = self.judged.fit, recipe.settings.objective
-        target = self.artifact_dir(recipe)
+        fit, objectives = self.judged.fit, self.recipe.settings.objective
         content: dict[str, Any] = {
             "status": "done" if self.rejected is None else "rejected",
             "score": fit.score,
             "epochs": fit.epochs,
             "best_epoch": fit.best_epoch,
             "stopped_by": fit.stopped_by,
-            "artifact_dir": str(target),
+            "artifact_dir": str(self.artifact_dir),
         }
         if objectives != ["score"]:
             content["objectives"] = {name: self.value_of(name) for name in objectives}
         return content | {
             "rejected": self.rejected,
-            "weights": sha256(target),
+            "weights": sha256(self.artifact_dir),
             "data": self.fingerprint,
             "threads": self.threads,
         }
@@ -96,9 +99,9 @@ class Outcome:
             return float(board.orders.simulation.outcomes["cost"][board.backtest.model])
         return float(board.model[objective])
 
-    def scores(self, monitor: str) -> dict[str, float]:
+    def scores(self) -> dict[str, float]:
         """The scores by their names in loggers."""
-        scores = {f"score/{monitor.replace('/', '_')}": self.judged.fit.score}
+        scores = {f"score/{self.recipe.settings.monitor.replace('/', '_')}": self.judged.fit.score}
         if self.judged.scoreboard is not None:
             scores |= {"score/skill": self.value_of("skill"), "score/wape": self.value_of("wape")}
         return scores | {
@@ -108,36 +111,38 @@ class Outcome:
         }
 
 
-def show(recipe: Recipe, outcome: Outcome, loggers: Sequence[Logger], parameters: Mapping[str, Any]) -> None:
+def show(outcome: Outcome, loggers: Sequence[Logger], parameters: Mapping[str, Any]) -> None:
     """Log the scores, write the report, pass both to the loggers, and log the next command."""
-    board, settings = outcome.judged.scoreboard, recipe.settings
-    run_dir, artifact_dir = recipe.run_dir, outcome.artifact_dir(recipe)
-    if settings.repeat is not None:
-        _compare(recipe, outcome)
-    report_dir = run_dir / "evaluation"
+    recipe, job, board = outcome.recipe, outcome.recipe.job, outcome.judged.scoreboard
+    assert job is not None
+    tensorboards = [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
+    report_dir = recipe.run_dir / "evaluation"
+    if recipe.settings.repeat is not None:
+        _compare(outcome, Path(recipe.settings.repeat), job)
     if board is None:
         remove_report(report_dir)
     else:
         log.info("How good is it?\n%s", summary(board))
-        artifact_name, source = short_path(artifact_dir), str(recipe.source)
-        figures = publish(board, report_dir, artifact=artifact_name, source=source, seed=settings.seed)
-        _log_figures(loggers, figures)
-    scores = outcome.scores(settings.monitor)
-    assert recipe.job is not None
-    _log_hyper_parameters(loggers, parameters, scores, recipe.job.of_sweep)
-    files = list(outcome.artifact.sizes())
-    log_outcome(list(loggers), scores, artifact_dir, files, report_dir / "report.html")
+        artifact_name, source = short_path(outcome.artifact_dir), str(recipe.source)
+        figures = publish(board, report_dir, artifact=artifact_name, source=source, seed=recipe.settings.seed)
+        for tensorboard in tensorboards:
+            for name, figure in figures.items():
+                tensorboard.experiment.add_figure(f"evaluation/{name}", figure)
+    scores = outcome.scores()
+    for tensorboard in tensorboards:
+        _log_hyper_parameters(tensorboard, parameters, scores, job.of_sweep)
+    files, report = list(outcome.artifact.sizes()), report_dir / "report.html"
+    log_outcome(list(loggers), scores, outcome.artifact_dir, files, report)
     next_step = "next, type the command in the last line"
     if outcome.rejected is not None:
         next_step = "the gate did not let the model pass"
-    values = _facts(recipe, outcome, artifact_dir, report_dir)
-    log.info("Done\n%s", _listed(f"Training is done; {next_step}", values))
+    log.info("Done\n%s", _listed(f"Training is done; {next_step}", _facts(outcome, report, job)))
 
 
-def _facts(recipe: Recipe, outcome: Outcome, artifact_dir: Path, report_dir: Path) -> dict[str, str]:
+def _facts(outcome: Outcome, report: Path, job: Job) -> dict[str, str]:
     """Facts, files and commands by name; empty where there is none."""
-    fit, refit, run_dir = outcome.judged.fit, outcome.judged.refit, recipe.run_dir
-    assert recipe.job is not None
+    recipe, fit, refit = outcome.recipe, outcome.judged.fit, outcome.judged.refit
+    run_dir, artifact_dir = recipe.run_dir, outcome.artifact_dir
 
     def there(path: Path) -> str:
         return short_path(path) if path.exists() else ""
@@ -151,11 +156,11 @@ def _facts(recipe: Recipe, outcome: Outcome, artifact_dir: Path, report_dir: Pat
         "trained in": f"{fit.seconds:.1f} s" + (f", and again in {refit.seconds:.1f} s" if refit else ""),
         "rejected" if rejected else "artifact": short_path(artifact_dir),
         "per series": there(artifact_dir / "per_series"),
-        "report": short_path(report_dir / "report.html") if outcome.judged.scoreboard is not None else "",
+        "report": short_path(report) if outcome.judged.scoreboard is not None else "",
         "checkpoints": there(run_dir / "checkpoints"),
-        "log file": short_path(run_dir / f"{recipe.job.name}.log"),
+        "log file": short_path(run_dir / f"{job.name}.log"),
         "TensorBoard": board if (run_dir / "tensorboard").exists() else "",
-        "forecast": "" if rejected else f"{forecast} {_source(recipe)}",
+        "forecast": "" if rejected else f"{forecast} {_source(recipe, job)}",
     }
 
 
@@ -182,50 +187,37 @@ def hyper_parameters(recipe: Recipe, data: ForecastDataModule, net: Network) -> 
     return parameters | {name: value for name, value in recipe.job.values.items() if name not in SILENT}
 
 
-def _compare(recipe: Recipe, outcome: Outcome) -> None:
-    """Log whether a repeated run has the same weights."""
-    assert recipe.settings.repeat is not None
-    assert recipe.job is not None
-    folder = Path(recipe.settings.repeat)
-    then, name = read_result(folder), short_path(folder)
-    if then.get("weights") == sha256(outcome.artifact_dir(recipe)):
+def _compare(outcome: Outcome, earlier: Path, job: Job) -> None:
+    """Log whether the weights equal those of the earlier run that was repeated."""
+    then, name = read_result(earlier), short_path(earlier)
+    if then.get("weights") == sha256(outcome.artifact_dir):
         log.info("The weights equal those of %s, bit for bit", name)
     elif then.get("weights") is None:
         log.warning("%s did not come to its end: there is nothing to compare with", name)
     else:
         why = "the same data on another machine, or with other versions?"
-        if recipe.job.overrides:
-            why = f"trained with {' '.join(recipe.job.overrides)}"
+        if job.overrides:
+            why = f"trained with {' '.join(job.overrides)}"
         if then.get("data") != outcome.fingerprint:
             why = "its data was other data"
         log.warning("The weights differ from those of %s: %s", name, why)
 
 
-def _log_figures(loggers: Sequence[Logger], figures: Mapping[str, Figure]) -> None:
-    """Put the report's figures into TensorBoard."""
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            for name, figure in figures.items():
-                logger.experiment.add_figure(f"evaluation/{name}", figure)
-
-
 def _log_hyper_parameters(
-    loggers: Sequence[Logger], parameters: Mapping[str, Any], scores: dict[str, float], of_sweep: bool
+    tensorboard: TensorBoardLogger, parameters: Mapping[str, Any], scores: dict[str, float], of_sweep: bool
 ) -> None:
     """Give TensorBoard's HParams page the settings and scores of this run.
 
     In a sweep :mod:`kforecast.training.sweeps.hparams_board` describes the page; a job adds its values.
     """
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            if of_sweep:
-                logger.log_metrics(scores, step=0)  # reopens the file that the end of the training closed
-                _, *values = hparams(dict(parameters), scores)  # type: ignore[no-untyped-call]
-                for summary in values:
-                    logger.experiment.file_writer.add_summary(summary)
-            else:
-                logger.log_hyperparams(dict(parameters), scores)
-            logger.finalize("success")
+    if of_sweep:
+        tensorboard.log_metrics(scores, step=0)  # reopens the file that the end of the training closed
+        _, *values = hparams(dict(parameters), scores)  # type: ignore[no-untyped-call]
+        for value in values:
+            tensorboard.experiment.file_writer.add_summary(value)
+    else:
+        tensorboard.log_hyperparams(dict(parameters), scores)
+    tensorboard.finalize("success")
 
 
 def _typed(name: str) -> str:
@@ -233,16 +225,15 @@ def _typed(name: str) -> str:
     return name if shutil.which(name) else shlex.quote(short_path(Path(sys.executable).with_name(name)))
 
 
-def _source(recipe: Recipe) -> str:
+def _source(recipe: Recipe, job: Job) -> str:
     """The source, as arguments of the forecast command."""
-    assert recipe.job is not None
     path = recipe.source_settings.get("path")
     if (recipe.run_dir / HISTORY).exists():
         path = short_path(recipe.run_dir / HISTORY)
     if path is not None:
         return f"--dataset-file={shlex.quote(str(path))}"
-    if (source := recipe.job.choices.get("source")) is not None:
-        chosen = [override for override in recipe.job.overrides if override.startswith("source.")]
+    if (source := job.choices.get("source")) is not None:
+        chosen = [override for override in job.overrides if override.startswith("source.")]
         return shlex.join([f"source={source}", *chosen])
     # The configuration comes from an earlier run, and was not composed from config groups.
     values = recipe.source_settings

@@ -192,26 +192,18 @@ def make_recipe(cfg: DictConfig, job: Job, unfinished: bool) -> Recipe:
     window = window_of(settings.window)
     source = source_of(cfg)
     check_step(source, window)
-    capacity, teacher = built(cfg.capacity, "capacity"), _teacher(settings.teacher, window)
     if is_own_recipe():
         try_recipe(cfg, window)
-    champion, warm_start = _champion(settings.gate.champion, window), _warm_start(cfg, settings, window)
-    return Recipe(
-        settings=settings,
-        recorded=recorded(cfg),
+    return _recipe(
+        cfg,
+        settings,
         job=job,
         run_dir=job.run_dir,
         artifact_dir=artifact_dir,
-        window=window,
         source=source,
         source_settings=_plain_values(cfg.source, resolve=False),
-        capacity=capacity,
-        teacher=teacher,
-        champion=champion,
-        warm_start=warm_start,
+        champion=_champion(settings.gate.champion, window),
         earlier=earlier_run(cfg, settings, job.run_dir, unfinished) if process.first else Earlier(),
-        _cfg=cfg,
-        **_components(cfg),
     )
 
 
@@ -232,19 +224,23 @@ def make_recipe_for_frame(cfg: DictConfig, source: Any, folder: Path) -> Recipe:
     """
     settings = check_train_settings(cfg)
     check_devices(settings.trainer)
+    try_recipe(cfg, window_of(settings.window))
+    return _recipe(cfg, settings, run_dir=folder, source=source)
+
+
+def _recipe(cfg: DictConfig, settings: TrainSettings, **others: Any) -> Recipe:
+    """The recipe with everything that follows from the configuration alone."""
     window = window_of(settings.window)
-    try_recipe(cfg, window)
     return Recipe(
         settings=settings,
         recorded=recorded(cfg),
-        run_dir=folder,
         window=window,
-        source=source,
         capacity=built(cfg.capacity, "capacity"),
         teacher=_teacher(settings.teacher, window),
         warm_start=_warm_start(cfg, settings, window),
         _cfg=cfg,
         **_components(cfg),
+        **others,
     )
 
 

@@ -90,7 +90,7 @@ def _run(recipe: Recipe, say: Callable[[str], None]) -> Outcome | None:
     _log_samples(recipe, data)
     checkpoints = first(lambda: _checkpoints(recipe, data, first_maker.describe(net)))
     publisher, assembly = Publisher(recipe), Assembly(recipe, cluster, checkpoints)
-    parameters = {} if recipe.job is None else hyper_parameters(recipe, data, net)
+    parameters = hyper_parameters(recipe, data, net)
     loggers = loggers_of(recipe.loggers, short_path(recipe.run_dir))
 
     with tracking(loggers if process.first else [], parameters):
@@ -125,9 +125,9 @@ def _run(recipe: Recipe, say: Callable[[str], None]) -> Outcome | None:
         artifact = maker.finished(judged)
         if recipe.artifact_dir is not None:
             rejected = publisher.publish(artifact, parts, rejected)
-        outcome = Outcome(judged, artifact, data.panel.fingerprint(), threads, rejected)
+        outcome = Outcome(recipe, judged, artifact, data.panel.fingerprint(), threads, rejected)
         if recipe.job is not None:
-            show(recipe, outcome, loggers, parameters)
+            show(outcome, loggers, parameters)
         return outcome
 
 

@@ -34,5 +34,5 @@ def steps_of(trainer: pl.Trainer, epochs: int | None) -> int:
     """Steps of the optimizer, one per batch, in ``epochs`` epochs; None for all epochs of the trainer."""
     batches, loader = trainer.num_training_batches, trainer.train_dataloader
     if isinstance(loader, ResumableLoader) and trainer.limit_train_batches == 1.0:
-        batches = loader.num_batches  # the trainer counts items, which hold several batches
+        batches = loader.sampler.num_batches  # the trainer counts items, which hold several batches
     return max(1, int(batches) * (epochs or trainer.max_epochs or 1))
