@@ -420,12 +420,12 @@ class _Evil:
         (["resume=nowhere.ckpt"], ["resume: nowhere.ckpt", "no such checkpoint"]),
         (["resume=evil.ckpt"], ["evil.ckpt", "not a whole checkpoint"]),
         (["resume=evil_zip.ckpt"], ["evil_zip.ckpt", "not a whole checkpoint"]),
-        (["resume=weights.ckpt"], ["weights.ckpt", "not a checkpoint to go on from"]),
+        (["resume=weights.ckpt"], ["weights.ckpt", "not a checkpoint to resume from"]),
         (
             ["resume=last.ckpt", "optimizer.lr=0.5", "seed=1"],
             ["optimizer.lr: 0.5 now, 0.003", "seed: 1 now, 42"],
         ),
-        (["resume=last.ckpt", "source.seed=1"], ["of other data"]),
+        (["resume=last.ckpt", "source.seed=1"], ["was trained on other data"]),
         (["resume=auto"], ["resume=auto", "no unfinished run under outputs/"]),
         (
             ["--repeat", "run", "--model-save-path=x"],

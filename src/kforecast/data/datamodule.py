@@ -170,16 +170,8 @@ class ForecastDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[WindowBatch]:
         """Training windows, several batches per item, in an order that depends on seed and epoch."""
-        rank, world_size = self._place
-        order = BatchOrder(
-            self.split.train,
-            self.batch_size,
-            self.seed,
-            most=self.windows_per_epoch,
-            at_once=self.batches_at_once,
-            rank=rank,
-            world_size=world_size,
-        )
+        most, at_once = self.windows_per_epoch, self.batches_at_once
+        order = BatchOrder(self.split.train, self.batch_size, self.seed, most, at_once, **self._place)
         if self.trainer is not None:  # a resumed training begins in a later epoch than the first
             order.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         return window_loader(self._to_learn, order, self.num_workers)
@@ -188,14 +180,8 @@ class ForecastDataModule(pl.LightningDataModule):
         """Validation windows in order; no loader without a validation part."""
         if not len(self.split.validation):
             return []
-        rank, world_size = self._place
-        order = BatchOrder(
-            self.split.validation,
-            self.windows.evaluation_windows,
-            most=self.validation_windows,
-            rank=rank,
-            world_size=world_size,
-        )
+        size, most = self.windows.evaluation_windows, self.validation_windows
+        order = BatchOrder(self.split.validation, size, most=most, **self._place)
         return window_loader(self.windows, order, self.num_workers)
 
     def test_dataloader(self) -> DataLoader[WindowBatch]:
@@ -228,17 +214,17 @@ class ForecastDataModule(pl.LightningDataModule):
     @property
     def batches_at_once(self) -> int:
         """Batches per step of Lightning's loop: one if a trainer's limit counts batches."""
-        trainer = self.trainer
-        if trainer is not None and (
+        if (trainer := self.trainer) is not None and (
             trainer.limit_train_batches != 1.0 or trainer.val_check_interval != 1.0 or trainer.max_steps > 0
         ):
             return 1
         return max(1, self.windows.training_windows // self.batch_size)
 
     @property
-    def _place(self) -> tuple[int, int]:
-        """Rank of this process, and the number of processes."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+    def _place(self) -> dict[str, int]:
+        """Rank of this process, and the number of processes; empty without a trainer."""
+        trainer = self.trainer
+        return {} if trainer is None else {"rank": trainer.global_rank, "world_size": trainer.world_size}
 
     def seen_calendar(self) -> list[torch.Tensor]:
         """For each calendar field of the frequency, which of its values the training part contains; bool."""

@@ -87,6 +87,11 @@ class WindowDataset(Dataset[WindowBatch]):
         History before the context that a network reads; None for none.
     calendar:
         Local time of the series, for the lookback.
+
+    Attributes
+    ----------
+    training_windows, evaluation_windows:
+        Windows to gather at once, with and without gradients.
     """
 
     def __init__(
@@ -100,6 +105,10 @@ class WindowDataset(Dataset[WindowBatch]):
     ) -> None:
         self.window, self.lookback = window, lookback
         self.num_bins = panel.num_bins
+        values = 1 if lookback is None else lookback.seasons * lookback.width(window)
+        most = max(1, _MOST_VALUES // values)
+        self.training_windows = min(_TRAINING_WINDOWS, most)
+        self.evaluation_windows = min(_EVALUATION_WINDOWS, most)
         self._clock = None if lookback is None else _Clock(panel, calendar or Calendar(), lookback)
         self.mask_gaps = mask_gaps
         self._gaps = Gaps(panel.observed, fill)
@@ -112,22 +121,6 @@ class WindowDataset(Dataset[WindowBatch]):
             if self._observed is not None:
                 self._observed = functional.pad(self._observed, (0, missing))
         self._calendar = torch.from_numpy(calendar_fields(panel.timestamps, window.frequency)).flatten()
-
-    @property
-    def training_windows(self) -> int:
-        """Windows gathered at once for training."""
-        return self._fitting(_TRAINING_WINDOWS)
-
-    @property
-    def evaluation_windows(self) -> int:
-        """Windows gathered at once where no gradients are computed."""
-        return self._fitting(_EVALUATION_WINDOWS)
-
-    def _fitting(self, most: int) -> int:
-        if self.lookback is None:
-            return most
-        each = self.lookback.seasons * self.lookback.width(self.window)
-        return max(1, min(most, _MOST_VALUES // each))
 
     def to(self, device: torch.device) -> "WindowDataset":
         """Move the panel's tensors to ``device``, in place, so that batches are gathered there."""

@@ -29,9 +29,9 @@ def forecast_figure(
     past = np.arange(-context.shape[1], 0)
     future = np.arange(target.shape[1])
     for number, (axis, title) in enumerate(zip(axes.flat, titles, strict=False)):
-        axis.plot(past, context[number], color="0.45", marker=".", label="seen")
+        axis.plot(past, context[number], color="0.45", marker=".", label="context")
         joined = np.r_[context[number, -1], target[number]]
-        axis.plot(np.r_[-1, future], joined, color="tab:blue", marker="o", label="came")
+        axis.plot(np.r_[-1, future], joined, color="tab:blue", marker="o", label="observed")
         axis.plot(future, forecast[number], color="tab:orange", marker="x", linestyle="--", label="forecast")
         axis.axvline(-0.5, color="0.8", linewidth=1)
         axis.set_title(title, fontsize=9)

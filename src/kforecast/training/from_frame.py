@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def train(
     KeyboardInterrupt
         When the user interrupts; no files are left.
     """
-    say: Callable[[str], None] = _print if verbose else log.debug
+    say: Callable[[str], None] = partial(print, flush=True) if verbose else log.debug
     begun = time.perf_counter()
     if not isinstance(window, Window):
         raise ConfigError(
@@ -152,10 +153,6 @@ def train(
     assert outcome is not None
     say(f"Done in {time.perf_counter() - begun:.1f} s: {_words(outcome.judged)}")
     return Forecaster.of(outcome.artifact, "the trained model")
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)
 
 
 def _words(judged: JudgedFit) -> str:

@@ -72,7 +72,7 @@ def _run(recipe: Recipe, say: Callable[[str], None]) -> Outcome | None:
         summary.to_csv(recipe.run_dir / "data_summary.csv", index=False)
         log.info("Data\n%s", data_table(summary, data.panel, data.split))
 
-    # Build the network, and what records its training: artifact, checkpoints, loggers.
+    # Build the network, and the recorders of its training: artifact, checkpoints, loggers.
     seed_everything(settings.seed, workers=True, verbose=False)
     net = network_of(recipe, data.panel)
     threads = choose_threads(settings.threads, data.batch_size, process.count, net.windows_per_thread)
@@ -180,8 +180,8 @@ def _checkpoints(recipe: Recipe, data: ForecastDataModule, described: dict[str, 
     if earlier.checkpoint is not None:
         if about_of(earlier.checkpoint)["data"] != about["data"]:
             raise DataError(
-                "resume: the checkpoint is of other data than this; give the data it was trained on, or "
-                "leave out resume to begin anew"
+                "resume: the checkpoint was trained on other data; give the same data, or leave out resume "
+                "to train from the beginning"
             )
         epoch = epoch_of(earlier.checkpoint)
         log.info("Going on %s", "behind a training that is done" if epoch is None else f"in epoch {epoch}")

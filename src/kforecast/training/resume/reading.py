@@ -70,7 +70,7 @@ def read_checkpoint(path: Path, folder: Path) -> State:
         said = str(error).splitlines()[0] if isinstance(error, OSError | ValueError) else type(error).__name__
         raise ConfigError(f"{path}: not a whole checkpoint ({said})") from error
     if not isinstance(state, dict) or ("finished" not in state and not {"loops", "callbacks"} <= set(state)):
-        raise ConfigError(f"{path}: not a checkpoint to go on from; {LAST} of a run's checkpoints/ is one")
+        raise ConfigError(f"{path}: not a checkpoint to resume from; {LAST} of a run's checkpoints/ is one")
     for kept in (state.get("callbacks") or {}).values():
         if isinstance(kept, dict) and "best_k_models" in kept:
             _relocate(kept, folder)
