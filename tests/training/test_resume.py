@@ -80,7 +80,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Fit | None, 
         return take(self, cells)
 
     monkeypatch.setattr(WindowDataset, "__getitem__", taking)
-    monkeypatch.setattr(WindowDataset, "training_windows", property(lambda self: 64))
+    monkeypatch.setattr("kforecast.data.windows._TRAINING_WINDOWS", 64)
 
     def train(
         folder: Path, *arguments: str, resumed: Any = None, interrupt: int = 0

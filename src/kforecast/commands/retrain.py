@@ -170,8 +170,8 @@ def _for_training(cfg: DictConfig, settings: _Settings, store: Store, run_dir: P
         found.artifact_dir = str(run_dir / "artifact")
         if store.champion is not None:
             found.gate.champion = str(store.champion)
-        if store.champion is not None and settings.warm_start:
-            found.warm_start = str(store.champion)
+            if settings.warm_start:
+                found.warm_start = str(store.champion)
     return found
 
 

@@ -17,7 +17,6 @@ from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import item_key
 from kforecast.errors import ArtifactError
 from kforecast.files.untrusted import shortened
-from kforecast.intervals import Intervals
 from kforecast.models import NETWORKS, Fcnet, Network
 from kforecast.predictor import Predictor
 from kforecast.training.holdout import JudgedFit
@@ -48,9 +47,7 @@ class ArtifactMaker:
         settings, recorded, step = recipe.settings, recipe.recorded, panel.frequency.step
         stopping = settings.callbacks.early_stopping
         self._config = EstimatorConfig(
-            freq=settings.window.freq,
-            prediction_length=settings.window.prediction_length,
-            context_length=settings.window.context_length,
+            **settings.window.model_dump(),
             num_series=panel.num_series,
             learning_rate=settings.optimizer.lr,
             epochs=settings.trainer.max_epochs,
@@ -83,26 +80,19 @@ class ArtifactMaker:
             "metadata": self._metadata,
         }
 
-    def make(self, net: Network) -> Artifact:
-        """The artifact of a network that has no scores yet."""
-        return self._artifact(net, {})
+    def make(self, net: Network, scores: Mapping[str, Any] | None = None) -> Artifact:
+        """The artifact of a network, without intervals."""
+        metadata = self._metadata | {"scores": dict(scores or {})}
+        return Artifact(self._config_of(net), self._item_ids, net.artifact_state(), metadata)
 
     def finished(self, judged: JudgedFit) -> Artifact:
         """The artifact of a finished training, with scores and intervals."""
         forecaster = judged.forecaster
-        combination = None if forecaster.combination is None else forecaster.combination.as_dict()
-        return self._artifact(forecaster.net, _scores_of(judged), forecaster.intervals, combination)
-
-    def _artifact(
-        self,
-        net: Network,
-        scores: dict[str, Any],
-        intervals: Intervals | None = None,
-        combination: dict[str, list[float]] | None = None,
-    ) -> Artifact:
-        config = replace(self._config_of(net), combination=combination or {})
-        metadata = self._metadata | {"scores": scores}
-        return Artifact(config, self._item_ids, net.artifact_state(), metadata, intervals)
+        made = self.make(forecaster.net, _scores_of(judged))
+        combination = {} if forecaster.combination is None else forecaster.combination.as_dict()
+        return replace(
+            made, config=replace(made.config, combination=combination), intervals=forecaster.intervals
+        )
 
     def refitted(self) -> "ArtifactMaker":
         """A maker for a network that was also trained on the validation part."""

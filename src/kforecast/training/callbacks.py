@@ -75,14 +75,14 @@ class EpochLog(Checkpoint):
                 logger.log_metrics(speed, step=trainer.global_step)
 
     def _log_progress(self, trainer: pl.Trainer) -> None:
-        checkpoint = watching(trainer)
+        checkpoint, score = watching(trainer), best_score(trainer)
         if checkpoint is None or checkpoint.monitor is None:
             return
         name = _LOSS_NAMES.get(checkpoint.monitor, checkpoint.monitor)
         value = float(trainer.callback_metrics.get(checkpoint.monitor, math.nan))
-        if checkpoint.best_model_score is not None and float(checkpoint.best_model_score) < self._best:
+        if score is not None and score < self._best:
             log.info("%s decreased (%.6f --> %.6f).  Saving model ...", name, self._best, value)
-            self._best = float(checkpoint.best_model_score)
+            self._best = score
         stopping = trainer.early_stopping_callback
         if isinstance(stopping, EarlyStopping) and stopping.wait_count:
             log.info("EarlyStopping counter: %d out of %d", stopping.wait_count, stopping.patience)
@@ -105,11 +105,8 @@ class Progress(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Report the losses, if enough time has passed."""
         metrics, epoch = trainer.callback_metrics, trainer.current_epoch + 1
-        checkpoint = watching(trainer)
-        if checkpoint is not None and checkpoint.best_model_score is not None:
-            score = float(checkpoint.best_model_score)
-            if score != self._best:
-                self._best, self._best_epoch = score, epoch
+        if (score := best_score(trainer)) is not None and score != self._best:
+            self._best, self._best_epoch = score, epoch
         losses = [
             f"{_LOSS_NAMES[name].lower()} {metrics[name]:.5f}" for name in _LOSS_NAMES if name in metrics
         ]
@@ -151,11 +148,8 @@ class ArtifactWriter(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write when the best score has improved."""
-        checkpoint = watching(trainer)
-        if checkpoint is None or checkpoint.best_model_score is None:
-            return
-        score = float(checkpoint.best_model_score)
-        if score < self._best and trainer.is_global_zero:
+        score = best_score(trainer)
+        if score is not None and score < self._best and trainer.is_global_zero:
             assert isinstance(pl_module, ForecastModule)
             self._write(pl_module, self._first_time)
             self._best, self._first_time = score, False
@@ -215,3 +209,10 @@ def watching(trainer: pl.Trainer) -> ModelCheckpoint | None:
         if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
             return callback
     return None
+
+
+def best_score(trainer: pl.Trainer) -> float | None:
+    """The best watched score so far; None if there is none."""
+    checkpoint = watching(trainer)
+    found = None if checkpoint is None else checkpoint.best_model_score
+    return None if found is None else float(found)

@@ -113,9 +113,9 @@ class Recipe:
     callbacks: Mapping[str, Component]
     loggers: Mapping[str, Component]
     capacity: Capacity
-    teacher: Teacher | None
+    teacher: Teacher | None = None
     champion: Champion | None = None
-    warm_start: WarmStart | None
+    warm_start: WarmStart | None = None
     earlier: Earlier = field(default_factory=Earlier)
     _cfg: DictConfig
     """For the two variants below."""
@@ -202,7 +202,6 @@ def make_recipe(cfg: DictConfig, job: Job, unfinished: bool) -> Recipe:
         artifact_dir=artifact_dir,
         source=source,
         source_settings=_plain_values(cfg.source, resolve=False),
-        champion=_champion(settings.gate.champion, window),
         earlier=earlier_run(cfg, settings, job.run_dir, unfinished) if process.first else Earlier(),
     )
 
@@ -236,10 +235,9 @@ def _recipe(cfg: DictConfig, settings: TrainSettings, **others: Any) -> Recipe:
         recorded=recorded(cfg),
         window=window,
         capacity=built(cfg.capacity, "capacity"),
-        teacher=_teacher(settings.teacher, window),
-        warm_start=_warm_start(cfg, settings, window),
         _cfg=cfg,
         **_components(cfg),
+        **_earlier_artifacts(cfg, settings, window),
         **others,
     )
 
@@ -274,30 +272,24 @@ def _plain_values(node: DictConfig, resolve: bool) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _teacher(directory: str | None, window: Window) -> Teacher | None:
-    if directory is None:
-        return None
-    from kforecast.training.teacher import Teacher
+def _earlier_artifacts(cfg: DictConfig, settings: TrainSettings, window: Window) -> dict[str, Any]:
+    """Load the artifacts that the settings name; the imports are here because they load torch."""
+    found: dict[str, Any] = {}
+    if settings.teacher is not None:
+        from kforecast.training.teacher import Teacher
 
-    return Teacher.load(Path(directory), window)
+        found["teacher"] = Teacher.load(Path(settings.teacher), window)
+    if (champion := settings.gate.champion) is not None:
+        from kforecast.artifact import load_for
+        from kforecast.evaluation.champion import Champion
 
+        found["champion"] = Champion.of(load_for("gate.champion", Path(champion), window), champion)
+    if settings.warm_start is not None:
+        from kforecast.training.warm_start import WarmStart
 
-def _champion(directory: str | None, window: Window) -> Champion | None:
-    if directory is None:
-        return None
-    from kforecast.artifact import load_for
-    from kforecast.evaluation.champion import Champion
-
-    return Champion.of(load_for("gate.champion", Path(directory), window), directory)
-
-
-def _warm_start(cfg: DictConfig, settings: TrainSettings, window: Window) -> WarmStart | None:
-    if settings.warm_start is None:
-        return None
-    from kforecast.training.warm_start import WarmStart
-
-    net: Network = built(cfg.model, "model", window=window, num_series=1)
-    return WarmStart.load(Path(settings.warm_start), window, net)
+        net: Network = built(cfg.model, "model", window=window, num_series=1)
+        found["warm_start"] = WarmStart.load(Path(settings.warm_start), window, net)
+    return found
 
 
 def _artifact_dir(settings: TrainSettings, job: Job) -> Path:

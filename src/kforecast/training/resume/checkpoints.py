@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
 from kforecast.files.directory import check_still_there, writing
 from kforecast.files.output import replace_file
-from kforecast.training.callbacks import watching
+from kforecast.training.callbacks import best_score
 from kforecast.training.distributed.process_group import first
 from kforecast.training.resume.reading import LAST, PREVIOUS, State, about_of, newest
 
@@ -101,17 +101,14 @@ class RunCheckpoint(Checkpoint):
             with writing(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
         if threading.current_thread() is threading.main_thread():
-            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-            # A signal that is ignored (in a background job) stays so; None is a handler not set from Python.
-            self._handlers = {
-                number: handler
-                for number, handler in handlers.items()
-                if handler not in (signal.SIG_IGN, None)
-            }
+            for number in (signal.SIGINT, signal.SIGTERM):
+                # An ignored signal (of a background job) stays ignored. None: not set from Python.
+                if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None):
+                    self._handlers[number] = handler
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """From here on a signal waits for a checkpoint. A resumed training that had stopped early ends."""
-        # Of several processes none may wait: those that exchange gradients hang when one ends before.
+        # Not with several processes: those that exchange gradients hang when one of them ends first.
         waits = self._folder is not None and trainer.world_size == 1
         for number, handler in self._handlers.items():
             signal.signal(number, self._on_signal if waits else handler)
@@ -123,7 +120,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save when it is due, and end after a signal."""
-        # Not before a validation: a resumed run would skip it. The end of the epoch saves then.
+        # Not before a validation, which a resumed run would skip; the end of the epoch saves then.
         validates = trainer.val_check_batch not in (None, math.inf) and (
             trainer.fit_loop.epoch_loop.batch_progress.current.ready % int(trainer.val_check_batch) == 0
         )
@@ -133,12 +130,10 @@ class RunCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the best weights; save when it is due, and end after a signal."""
         self.losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        checkpoint = watching(trainer)
-        if checkpoint is not None and checkpoint.best_model_score is not None:
-            score = float(checkpoint.best_model_score)
-            if self.best is None or score != self.best["score"]:
-                state = {name: value.cpu().clone() for name, value in pl_module.state_dict().items()}
-                self.best = {"score": score, "epoch": trainer.current_epoch, "state_dict": state}
+        score = best_score(trainer)
+        if score is not None and (self.best is None or score != self.best["score"]):
+            state = {name: value.cpu().clone() for name, value in pl_module.state_dict().items()}
+            self.best = {"score": score, "epoch": trainer.current_epoch, "state_dict": state}
         self._save_or_end(trainer, trainer.world_size > 1 or self._is_due)
 
     def finish(self, module: pl.LightningModule, outcome: State) -> None:
