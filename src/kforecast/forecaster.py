@@ -1,4 +1,4 @@
-"""Forecaster: the public face of an artifact, frames in and frames out."""
+"""Forecaster: the public interface to an artifact. It takes frames and returns frames."""
 
 import logging
 import os
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kforecast.artifact import Artifact
+from kforecast.data.frames import forecast_frame, next_origins
 from kforecast.data.panel import Panel
 from kforecast.data.reading import panel_of
 from kforecast.errors import ArtifactError, DataError, few
@@ -35,7 +36,7 @@ class Forecaster(Predictor):
 
     @classmethod
     def load(cls, directory: Path | str) -> Self:
-        """Load an artifact directory; log a warning if it has no metadata.json (made elsewhere).
+        """Load an artifact directory; one without metadata.json (made elsewhere) logs a warning.
 
         Raises
         ------
@@ -72,8 +73,8 @@ class Forecaster(Predictor):
         ----------
         history:
             Long frame ``timestamp`` (unix seconds, or datetimes), ``value, workload, metric`` at the
-            artifact's frequency or finer. :attr:`history_length` bins are enough; fewer make a forecast
-            worse but not impossible.
+            artifact's frequency or finer. :attr:`history_length` bins are enough; fewer are possible, but
+            the forecast is worse.
         quantiles:
             Levels between 0.005 and 0.995 to forecast as well: ``[0.1, 0.9]`` for an interval of 80 %.
         as_consumed:
@@ -103,20 +104,10 @@ class Forecaster(Predictor):
         silent = [" ".join(panel.series[row]) for row in np.flatnonzero(~panel.observed.any(axis=1))]
         if silent:
             raise DataError(f"no value is known of {few(silent)}")
-        origin = panel.num_bins - panel.observed[:, ::-1].argmax(axis=1)
+        series, origin = np.arange(panel.num_series), next_origins(panel)
         self._warn_of_guesses(panel, origin)
-        series = np.arange(panel.num_series)
         made = self.forecast_windows(panel, series, origin, as_consumed=as_consumed)
-        steps = np.arange(self.window.prediction_length)
-        second = panel.start + (origin[:, None] + steps) * self.window.frequency.step
-        frame = pd.DataFrame(
-            {
-                "timestamp": second.reshape(-1),
-                "workload": [workload for workload, _ in panel.series for _ in steps],
-                "metric": [metric for _, metric in panel.series for _ in steps],
-                "value": made.values.reshape(-1),
-            }
-        )
+        frame = forecast_frame(panel, origin, made.values)
         if levels:
             found = self.quantiles(panel, series, made, levels)
             for number, level in enumerate(levels):

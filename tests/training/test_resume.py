@@ -80,7 +80,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Fit | None, 
         return take(self, cells)
 
     monkeypatch.setattr(WindowDataset, "__getitem__", taking)
-    monkeypatch.setattr(WindowDataset, "training_windows", property(lambda self: 64))
+    monkeypatch.setattr("kforecast.data.windows._TRAINING_WINDOWS", 64)
 
     def train(
         folder: Path, *arguments: str, resumed: Any = None, interrupt: int = 0
@@ -420,12 +420,12 @@ class _Evil:
         (["resume=nowhere.ckpt"], ["resume: nowhere.ckpt", "no such checkpoint"]),
         (["resume=evil.ckpt"], ["evil.ckpt", "not a whole checkpoint"]),
         (["resume=evil_zip.ckpt"], ["evil_zip.ckpt", "not a whole checkpoint"]),
-        (["resume=weights.ckpt"], ["weights.ckpt", "not a checkpoint to go on from"]),
+        (["resume=weights.ckpt"], ["weights.ckpt", "not a checkpoint to resume from"]),
         (
             ["resume=last.ckpt", "optimizer.lr=0.5", "seed=1"],
             ["optimizer.lr: 0.5 now, 0.003", "seed: 1 now, 42"],
         ),
-        (["resume=last.ckpt", "source.seed=1"], ["of other data"]),
+        (["resume=last.ckpt", "source.seed=1"], ["was trained on other data"]),
         (["resume=auto"], ["resume=auto", "no unfinished run under outputs/"]),
         (
             ["--repeat", "run", "--model-save-path=x"],

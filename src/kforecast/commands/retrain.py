@@ -1,4 +1,4 @@
-"""``kforecast-retrain``: train a candidate, and promote it only if it is better than the champion."""
+"""``kforecast-retrain``: trains a candidate, and promotes it only if it is better than the champion."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
@@ -40,7 +40,7 @@ _OURS = ("artifact_dir", "gate.champion", "warm_start", "repeat")
 
 
 class _Settings(BaseModel):
-    """``retrain``: the settings of a cycle, besides those of the training."""
+    """``retrain``: settings of a cycle, in addition to those of the training."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -48,11 +48,6 @@ class _Settings(BaseModel):
     warm_start: bool
     keep: Annotated[int, Field(ge=1)]
     rollback: bool = False
-
-
-class _Words(NamedTuple):
-    decision: Decision
-    reason: str
 
 
 def main() -> None:
@@ -74,7 +69,7 @@ def retrain(cfg: DictConfig) -> None:
     ConfigError, DataError, ArtifactError
         When the settings, the history or the champion cannot be used.
     GateError
-        When there is no champion yet, and the candidate does not pass the gate.
+        When the candidate does not pass the gate and there is no champion yet.
     """
     settings = _settings(cfg)
     holder = f"the run in {short_path(Path(HydraConfig.get().runtime.output_dir))} (process {os.getpid()})"
@@ -125,12 +120,12 @@ def _run_cycle(cfg: DictConfig, settings: _Settings, store: Store) -> None:
         raise GateError(f"there is no champion: {reason}")
 
 
-def _decide(before: int | None, refused: str | None) -> _Words:
+def _decide(before: int | None, refused: str | None) -> tuple[Decision, str]:
     if refused is None:
-        return _Words("first", "") if before is None else _Words("promoted", "")
-    # The rest says where the training left the model; here it becomes a version like the others.
+        return "first" if before is None else "promoted", ""
+    # The rest names the place of the model, which becomes a version of the store here.
     reason = refused.partition("; ")[0]
-    return _Words("rejected" if before is None else "kept", reason)
+    return "rejected" if before is None else "kept", reason
 
 
 def _roll_back(store: Store, settings: _Settings) -> None:
@@ -147,7 +142,7 @@ def _roll_back(store: Store, settings: _Settings) -> None:
     if not state.former:
         raise ConfigError(f"--rollback: {store.root} has no former champion to go back to")
     store.check(state.former[-1])
-    # The version that was taken back stays in the store, as the candidate of this cycle.
+    # The version stays in the store, as the candidate of this cycle.
     cycle = Cycle(
         time=_now(),
         decision="rolled back",
@@ -175,8 +170,8 @@ def _for_training(cfg: DictConfig, settings: _Settings, store: Store, run_dir: P
         found.artifact_dir = str(run_dir / "artifact")
         if store.champion is not None:
             found.gate.champion = str(store.champion)
-        if store.champion is not None and settings.warm_start:
-            found.warm_start = str(store.champion)
+            if settings.warm_start:
+                found.warm_start = str(store.champion)
     return found
 
 
@@ -195,7 +190,7 @@ def prepare(arguments: list[str]) -> tuple[list[str], str]:
     Raises
     ------
     ConfigError
-        When it sets a key that a cycle sets itself, or asks for several trainings.
+        When it sets a key that a cycle sets itself, or requests several trainings.
     """
     if {"-m", "--multirun"} & set(arguments):
         raise ConfigError("kforecast-retrain trains one candidate: leave out -m")
@@ -219,7 +214,7 @@ def prepare(arguments: list[str]) -> tuple[list[str], str]:
 
 
 def _check(cfg: DictConfig) -> None:
-    """Check the configuration as far as that needs no data."""
+    """Check the configuration as far as possible without data."""
     settings = _settings(cfg)
     store = Store(Path(settings.dir))
     if not settings.rollback:

@@ -1,7 +1,7 @@
-"""``kforecast-train``: the main job, from a configuration to an artifact.
+"""``kforecast-train``: trains a model, from a configuration to an artifact.
 
-Heavy libraries are imported where they are first needed, so that ``--help`` and an error in the configuration
-answer at once.
+Heavy libraries are imported where they are first needed, so that ``--help`` and configuration errors appear
+at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from kforecast.training.background_errors import writer_errors_once
 from kforecast.training.distributed.launch import train_in_processes
 from kforecast.training.distributed.process_group import end_at_once, explained, leave
 from kforecast.training.distributed.processes import this_process
-from kforecast.training.plan import Recipe, check, is_unfinished, make_recipe
+from kforecast.training.plan import check, is_unfinished, make_recipe
 from kforecast.training.result import as_returned, values_of, write_result
 from kforecast.training.resume.earlier_run import CHECKPOINTS, prepare
 
@@ -44,20 +44,20 @@ def main() -> None:
 
 
 def train(cfg: DictConfig) -> float | tuple[float, ...]:
-    """Train as configured; ``result.json`` of the run folder says how far it came.
+    """Train as configured; ``result.json`` in the run folder holds the state of the run.
 
-    With several devices and without a launcher the processes are started here, once the configuration has
-    been checked; each of them runs this function again. The first one does what needs to be done once.
+    With several devices and without a launcher, this function starts the processes after it has checked the
+    configuration; each of them runs it again.
 
     Returns
     -------
-    What a sweeper optimises (``objective``): the best score of the watched loss unless the configuration says
-    otherwise, a tuple when there are several; NaN when a job of a sweep failed.
+    The value of ``objective`` for a sweeper, by default the best score of the watched loss; a tuple for
+    several objectives; NaN if a job of a sweep failed.
 
     Raises
     ------
     GateError
-        When the gate does not let the model pass; the earlier artifact is left as it was.
+        When the model does not pass the gate; the earlier artifact is left as it was.
     """
     job, process, begun = Job.current(), this_process(), time.perf_counter()
     unfinished = is_unfinished(job.run_dir)
@@ -67,7 +67,10 @@ def train(cfg: DictConfig) -> float | tuple[float, ...]:
         recipe = make_recipe(cfg, job, unfinished)
         if recipe.settings.trainer.processes > 1 and process.count == 1:
             return train_in_processes(recipe)
-        result = _train(recipe)
+        from kforecast.training.run import run as train_as
+
+        outcome = train_as(recipe)
+        result = None if outcome is None else outcome.result()
     except Exception as error:
         if not process.first:
             leave(error)
@@ -77,7 +80,7 @@ def train(cfg: DictConfig) -> float | tuple[float, ...]:
         if process.first:
             _interrupted(job, begun)
         raise
-    if result is None:
+    if result is None:  # in all processes but the first
         return float("nan")
     write_result(job.run_dir, result | {"seconds": time.perf_counter() - begun})
     if result["rejected"] is not None:
@@ -87,19 +90,11 @@ def train(cfg: DictConfig) -> float | tuple[float, ...]:
     return as_returned(values_of(result))
 
 
-def _train(recipe: Recipe) -> dict[str, object] | None:
-    """The result of the run; None in all processes but the first."""
-    from kforecast.training.run import run as train_as
-
-    outcome = train_as(recipe)
-    return None if outcome is None else outcome.result(recipe)
-
-
 def _failed(job: Job, error: Exception, begun: float) -> float:
-    """Write down that the run failed; its error ends it, unless other jobs of a sweep go on."""
+    """Record that the run failed, and raise its error; in a sweep, log it so that other jobs can run."""
     found = ours(error)
     failure = {"status": "failed", "error": str(found or error), "seconds": time.perf_counter() - begun}
-    with suppress(OutputError):  # the error at hand says more
+    with suppress(OutputError):  # the original error is more important
         write_result(job.run_dir, failure)
     if not job.of_sweep:
         raise error
@@ -108,10 +103,10 @@ def _failed(job: Job, error: Exception, begun: float) -> float:
 
 
 def _interrupted(job: Job, begun: float) -> None:
-    """Write down that the run was interrupted, and say how to resume it."""
+    """Record that the run was interrupted, and log how to resume it."""
     with suppress(KforecastError):
         write_result(job.run_dir, {"status": "interrupted", "seconds": time.perf_counter() - begun})
-    # A search says itself how to resume.
+    # A search logs this itself.
     if any((job.run_dir / CHECKPOINTS).glob("*.ckpt")) and not job.searches:
         how = "the same command with" if job.name == "retrain" else "kforecast-train"
         folder = typed(short_path(job.run_dir))
@@ -119,7 +114,7 @@ def _interrupted(job: Job, begun: float) -> None:
 
 
 def _named(error: Exception, run_dir: Path) -> Exception:
-    """The error itself; with the run's folder when a library could not write, and does not say where."""
+    """The error; as an OutputError with a path when a library could not write to the run's folder."""
     if not isinstance(error, OSError):
         return error
     path = run_dir if error.filename is None else Path(os.fsdecode(error.filename))

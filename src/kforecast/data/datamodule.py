@@ -1,4 +1,4 @@
-"""ForecastDataModule: fetches the metrics once a run and cuts them into windows, split by time."""
+"""ForecastDataModule: fetches the metrics once per run and cuts them into windows, split by time."""
 
 import logging
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Teaches(Protocol):
-    """A model whose forecasts are learned too."""
+    """A model whose forecasts are mixed into the training targets."""
 
     def forecasts(self, panel: Panel, split: Split) -> np.ndarray:
         """Forecasts from the origins of the training windows, float32 ``[len(split.train), horizon]``."""
@@ -51,28 +51,28 @@ class ForecastDataModule(pl.LightningDataModule):
     window:
         Bin width, context and horizon.
     batch_size:
-        Windows a training step, over all processes.
+        Windows per training step, over all processes.
     windows_per_epoch, validation_windows:
-        Windows of an epoch, and of a validation, at most; None for all. See
-        :class:`kforecast.data.loader.BatchOrder` for the choice.
+        Maximum number of windows per epoch and per validation; None for all
+        (:class:`kforecast.data.loader.BatchOrder`).
     num_workers:
-        Processes that gather batches; 0 gathers in the training process, on the training device, which is
-        fastest for data that fits there. The windows and their order do not depend on it.
+        Processes that gather batches. With 0 the training process gathers them on its own device, which is
+        fastest for data that fits there. The windows and their order are the same for every number.
     fill, mask_gaps:
         See :class:`kforecast.data.windows.WindowDataset`.
     validation, test, max_missing, skip_zero_context, skip_newest_window:
         See :class:`kforecast.data.split.SplitSettings`.
     timezone, holidays:
-        Where the series are, for networks that see local time: see
-        :meth:`kforecast.data.calendar.Calendar.of`.
+        Local time of the series, for networks that use it (:meth:`kforecast.data.calendar.Calendar.of`).
     seed:
         Seed of the order of the training windows.
     folder:
-        Where a history that cannot be fetched again is kept: ``history.parquet``. Several processes need it.
+        Where a history that cannot be fetched again is kept (``history.parquet``); needed with several
+        processes.
     lookback:
-        What the network sees beyond the context; the trainer's module knows better.
+        History before the context that the network reads; a trainer's module overrides it.
     teacher:
-        A model whose forecasts are part of the training targets.
+        A model whose forecasts are mixed into the training targets.
     """
 
     panel: Panel
@@ -102,7 +102,7 @@ class ForecastDataModule(pl.LightningDataModule):
         teacher: Teaches | None = None,
     ) -> None:
         super().__init__()
-        # History is fetched once a run, not once a machine: the second answer would be a later one.
+        # The history is fetched once per run, not once per machine: a second answer would be newer.
         self.prepare_data_per_node = False
         self.window, self.lookback, self.folder, self.teacher = window, lookback, folder, teacher
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
@@ -116,22 +116,24 @@ class ForecastDataModule(pl.LightningDataModule):
         self._fetched: pd.DataFrame | None = None
 
     def prepare_data(self) -> None:
-        """Fetch a history that cannot be fetched again, once a run, and keep it in the folder."""
+        """Fetch a history that cannot be fetched again, and keep it in the folder."""
         done = self._fetched is not None or hasattr(self, "panel")
         if not done and not isinstance(self._source, Panel) and not self._source.repeatable:
             self._fetched = fetch_history(self._source, self.folder)
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
-        """Read the history, split it, and move it to where the network is; done once.
+        """Read and split the history, once, and move it to the device of the trainer.
 
         Raises
         ------
         DataError
-            When the source refuses, or there is too little data.
+            When the source fails, or there is too little data.
         """
         if not hasattr(self, "panel"):
             self.panel = self._read()
-            self._check_timezones()
+            unknown = sorted({*self.calendar.zone_of} - {workload for workload, _ in self.panel.series})
+            if unknown:
+                log.warning("data.timezone names workloads that the data does not have: %s", few(unknown))
             self.split = split_windows(self.panel, self.window, self.split_settings)
         if self.trainer is None:
             return
@@ -151,18 +153,13 @@ class ForecastDataModule(pl.LightningDataModule):
             frame, self._fetched = self._fetched, None
             return Panel.from_frame(frame, frequency)
         if not source.repeatable and self.folder is not None and (self.folder / HISTORY).is_file():
-            source = kept_history(self.folder / HISTORY)  # by the first process
+            source = kept_history(self.folder / HISTORY)  # fetched by the first process
         log.info("Reading %s", source)
         return read_panel(source, frequency)
 
-    def _check_timezones(self) -> None:
-        unknown = sorted({*self.calendar.zone_of} - {workload for workload, _ in self.panel.series})
-        if unknown:
-            log.warning("data.timezone names workloads that the data does not have: %s", few(unknown))
-
     @cached_property
     def windows(self) -> WindowDataset:
-        """The windows of the whole panel; every part's are among them."""
+        """The windows of all parts."""
         return WindowDataset(self.panel, self.window, self.fill, self.mask_gaps, self.lookback, self.calendar)
 
     @cached_property
@@ -172,33 +169,28 @@ class ForecastDataModule(pl.LightningDataModule):
         return TaughtWindows(self.windows, self.split.train, self.teacher.forecasts(self.panel, self.split))
 
     def train_dataloader(self) -> DataLoader[WindowBatch]:
-        """Training windows, several batches an item, in an order made from seed and epoch."""
-        order = self._training_order()
-        if self.trainer is not None:  # a resumed training begins in another epoch than the first
+        """Training windows, several batches per item, in an order that depends on seed and epoch."""
+        most, at_once = self.windows_per_epoch, self.batches_at_once
+        order = BatchOrder(self.split.train, self.batch_size, self.seed, most, at_once, **self._place)
+        if self.trainer is not None:  # a resumed training begins in a later epoch than the first
             order.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         return window_loader(self._to_learn, order, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[WindowBatch] | list[DataLoader[WindowBatch]]:
-        """Validation windows in order; no loader when there is no validation part."""
+        """Validation windows in order; no loader without a validation part."""
         if not len(self.split.validation):
             return []
-        rank, world_size = self._place
-        order = BatchOrder(
-            self.split.validation,
-            self.windows.evaluation_windows,
-            most=self.validation_windows,
-            rank=rank,
-            world_size=world_size,
-        )
+        size, most = self.windows.evaluation_windows, self.validation_windows
+        order = BatchOrder(self.split.validation, size, most=most, **self._place)
         return window_loader(self.windows, order, self.num_workers)
 
     def test_dataloader(self) -> DataLoader[WindowBatch]:
-        """The windows that an evaluation of the test span judges, in order; all of them in every process."""
-        return self._judged(*np.divmod(self.test_cells, self.panel.num_bins))
+        """The windows that an evaluation of the test span uses, in order; all of them in every process."""
+        return self._padded_loader(*np.divmod(self.test_cells, self.panel.num_bins))
 
     def predict_dataloader(self) -> DataLoader[WindowBatch]:
-        """For each series the window after its newest observed bin; all of them in every process."""
-        return self._judged(np.arange(self.panel.num_series), next_origins(self.panel))
+        """The window after each series' newest observed bin; all of them in every process."""
+        return self._padded_loader(np.arange(self.panel.num_series), next_origins(self.panel))
 
     @cached_property
     def test_cells(self) -> np.ndarray:
@@ -206,11 +198,11 @@ class ForecastDataModule(pl.LightningDataModule):
         return cells_between(self.panel, self.window, self.split.validation_end, self.split.end)
 
     def forecast_frame(self, predictions: list[torch.Tensor]) -> pd.DataFrame:
-        """What ``trainer.predict`` returned as a frame ``timestamp, workload, metric, value``."""
+        """Turn the result of ``trainer.predict`` into a frame ``timestamp, workload, metric, value``."""
         return forecast_frame(self.panel, next_origins(self.panel), torch.cat(predictions).numpy())
 
-    def _judged(self, series: np.ndarray, origin: np.ndarray) -> DataLoader[WindowBatch]:
-        """Windows whose context and horizon may reach beyond the panel; what is not observed never counts."""
+    def _padded_loader(self, series: np.ndarray, origin: np.ndarray) -> DataLoader[WindowBatch]:
+        """Windows that may reach beyond the panel, as Predictor cuts them; unobserved targets never count."""
         context, horizon = self.window.context_length, self.window.prediction_length
         reaches_out = origin.min() < context or origin.max() + horizon > self.panel.num_bins
         before, after = (context, horizon) if reaches_out else (0, 0)
@@ -223,33 +215,21 @@ class ForecastDataModule(pl.LightningDataModule):
 
     @property
     def batches_at_once(self) -> int:
-        """How many batches a step of Lightning's loop takes: one where the trainer counts them."""
-        trainer = self.trainer
-        if trainer is not None and (
+        """Batches per step of Lightning's loop: one if a trainer's limit counts batches."""
+        if (trainer := self.trainer) is not None and (
             trainer.limit_train_batches != 1.0 or trainer.val_check_interval != 1.0 or trainer.max_steps > 0
         ):
             return 1
         return max(1, self.windows.training_windows // self.batch_size)
 
-    def _training_order(self) -> BatchOrder:
-        rank, world_size = self._place
-        return BatchOrder(
-            self.split.train,
-            self.batch_size,
-            self.seed,
-            most=self.windows_per_epoch,
-            at_once=self.batches_at_once,
-            rank=rank,
-            world_size=world_size,
-        )
-
     @property
-    def _place(self) -> tuple[int, int]:
-        """Which of how many processes this is."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+    def _place(self) -> dict[str, int]:
+        """Rank of this process, and the number of processes; empty without a trainer."""
+        trainer = self.trainer
+        return {} if trainer is None else {"rank": trainer.global_rank, "world_size": trainer.world_size}
 
     def seen_calendar(self) -> list[torch.Tensor]:
-        """For each calendar field of the frequency, which of its numbers the training part holds; bool."""
+        """For each calendar field of the frequency, which of its values the training part contains; bool."""
         frequency = self.panel.frequency
         begin = min(self.window.context_length, self.split.train_end - 1)
         fields = calendar_fields(self.panel.timestamps[begin : self.split.train_end], frequency)
@@ -259,7 +239,7 @@ class ForecastDataModule(pl.LightningDataModule):
         ]
 
     def title(self, cell: int) -> str:
-        """Series and time of a window's origin, for a picture."""
+        """Series and time of a window's origin."""
         series, origin = divmod(cell, self.panel.num_bins)
         workload, metric = self.panel.series[series]
         second = int(self.panel.timestamps[origin])

@@ -1,4 +1,4 @@
-"""Training windows whose targets lean towards a teacher's forecasts.
+"""Distillation: training windows whose targets are mixed with a teacher's forecasts.
 
 Shape suffixes: B windows, P horizon bins.
 """
@@ -11,25 +11,26 @@ from torch.utils.data import Dataset
 from kforecast.data.origins import Cells
 from kforecast.data.windows import WindowBatch, WindowDataset
 
-# With nine tenths Fcnet did better than with half or none on recordings with few windows (docs/models.md).
+# The teacher's share of a target. On recordings with few windows Fcnet did better with nine tenths than with
+# half or none (docs/models.md).
 _TEACHER = 0.9
 
 
 class TaughtWindows(Dataset[WindowBatch]):
-    """Windows with nine tenths of a teacher's forecast and one of what came as their target.
+    """Windows whose target is nine tenths of a teacher's forecast and one tenth of the observed value.
 
-    What came is the teacher's expectation and noise; without most of the noise there is less to learn by
-    heart (distillation: Hinton et al. 2015, https://arxiv.org/abs/1503.02531). Where nothing was observed the
-    teacher alone is the target.
+    Observed values are the teacher's expectation plus noise; with most of the noise removed there is less to
+    overfit (distillation: Hinton et al. 2015, https://arxiv.org/abs/1503.02531). Unobserved targets are the
+    teacher's forecast alone.
 
     Parameters
     ----------
     windows:
-        Those that are taught; their panel's tensors are used as they are, wherever they are.
+        The windows without a teacher; their tensors are used where they are.
     cells:
-        The only ones that may be asked for.
+        The windows that have a forecast, in ascending order; no others may be requested.
     forecasts:
-        The teacher's, float32 ``[len(cells), P]``.
+        The teacher's forecasts, float32 ``[len(cells), P]``.
     """
 
     def __init__(self, windows: WindowDataset, cells: Cells, forecasts: np.ndarray) -> None:

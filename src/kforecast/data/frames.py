@@ -1,4 +1,4 @@
-"""Forecasts as long frames, and the origins they begin at."""
+"""Forecasts as long frames, and the origins of the next ones."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Loaders of windows: the order of an epoch, and a loader that resumes inside one."""
+"""Loaders of windows: the order of an epoch, and a loader that can resume within an epoch."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from kforecast.data.windows import WindowBatch
 
 
 class BatchOrder(Sampler[Tensor]):
-    """The windows of an epoch, batch by batch: in order, or in a random order made from seed and epoch.
+    """The windows of an epoch, batch by batch, in their own order or in a random one.
 
-    Several batches are handed out at a time, because taking windows costs less the more are taken at once.
+    An item holds several batches, because gathering many windows at once costs less per window.
 
     Parameters
     ----------
     cells:
-        The windows.
+        The windows, as flat cells ``series * num_bins + origin``.
     batch_size:
-        Windows a batch, over all processes; the last batch may be shorter.
+        Windows per batch, over all processes; the last batch may be shorter.
     seed:
-        None for the windows' own order; otherwise every epoch has an order of its own, the same on every
-        machine.
+        None keeps the windows' own order. With a seed every epoch has a different order, which is the same on
+        every machine.
     most:
-        Windows of an epoch at most. Without a seed it is always the same ones, spread evenly; with one each
-        epoch draws its own, one from every stretch of as many windows, so that no series is left out.
+        Maximum number of windows per epoch. Without a seed they are always the same ones, spread evenly. With
+        a seed every epoch draws its own, one from each stretch of equal length, so that no series is left
+        out.
     at_once:
-        Batches handed out at a time.
+        Batches per item.
     rank, world_size:
-        Of several processes each takes its share of every batch. At the end of an epoch fewer windows than
-        there are processes are left out.
+        Each process takes its share of every batch. A last batch with fewer windows than processes is left
+        out.
     """
 
     def __init__(
@@ -54,17 +55,17 @@ class BatchOrder(Sampler[Tensor]):
         self.num_windows = self._chosen - (left_over if left_over < world_size > 1 else 0)
         self.epoch = 0
         self.begin = 0
-        """How often something was handed out in this epoch already, by the run that is gone on with."""
+        """Items of this epoch that the interrupted run has already used."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next; Lightning calls this before each."""
+        """Choose the epoch; Lightning calls this before each one."""
         if epoch != self.epoch:
             self.begin = 0
         self.epoch = epoch
 
     @property
     def num_batches(self) -> int:
-        """Batches of an epoch."""
+        """Batches per epoch."""
         return -(-self.num_windows // self.batch_size)
 
     @property
@@ -76,7 +77,7 @@ class BatchOrder(Sampler[Tensor]):
         return -(-self.num_batches // self.at_once)
 
     def __iter__(self) -> Iterator[Tensor]:
-        # Worked out at the first step, because Lightning tells the epoch after it has asked for an iterator.
+        # Runs at the first item, not before: Lightning sets the epoch after it has requested an iterator.
         if not self.num_windows:
             return
         cells = torch.from_numpy(self.cells[self._positions()[: self.num_windows]])
@@ -86,7 +87,7 @@ class BatchOrder(Sampler[Tensor]):
         yield from torch.split(cells, self.at_once * self.share)[self.begin :]
 
     def _positions(self) -> np.ndarray:
-        """Which windows, and in which order, int64 ``[chosen]``."""
+        """Indices of the epoch's windows in their order, int64 ``[chosen]``."""
         count, total = self._chosen, len(self.cells)
         position = np.arange(count, dtype=np.int64)
         if self.seed is None:
@@ -103,12 +104,12 @@ class BatchOrder(Sampler[Tensor]):
 
 
 def share_of(count: int, rank: int, world_size: int) -> int:
-    """How many of so many windows one of several processes takes."""
+    """Windows that one process takes of a batch of ``count``."""
     return len(range(rank, count, world_size))
 
 
 class ResumableLoader(DataLoader[WindowBatch]):
-    """A loader that goes on amid an epoch: its state is the epoch and how often it has handed out windows."""
+    """A loader that can resume within an epoch: its state is the epoch and the number of items used."""
 
     sampler: BatchOrder
 
@@ -121,17 +122,12 @@ class ResumableLoader(DataLoader[WindowBatch]):
             self._handed_out += 1
             yield batch
 
-    @property
-    def num_batches(self) -> int:
-        """Batches of an epoch; an item holds several."""
-        return self.sampler.num_batches
-
     def state_dict(self) -> dict[str, int]:
-        """Where it stands; Lightning keeps this in a checkpoint."""
+        """The position, which Lightning keeps in a checkpoint."""
         return {"epoch": self.sampler.epoch, "handed_out": self._handed_out}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on there, unless that epoch is over."""
+        """Resume there, unless that epoch has ended."""
         if state["epoch"] == self.sampler.epoch:
             self.sampler.begin = state["handed_out"]
 
@@ -139,20 +135,15 @@ class ResumableLoader(DataLoader[WindowBatch]):
 def window_loader(
     dataset: Dataset[WindowBatch], order: BatchOrder, num_workers: int = 0
 ) -> DataLoader[WindowBatch]:
-    """An ordinary DataLoader whose every index is a batch or several, so that they cost one look-up."""
+    """A DataLoader that gathers all windows of an item with one look-up."""
     kind = DataLoader if order.seed is None else ResumableLoader
     return kind(
         dataset,
         sampler=order,
         batch_size=None,
-        collate_fn=_as_is,  # type: ignore[arg-type]  # without a batch size it gets one item, not a list
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        # Of its own: every iterator draws a number, so that those of the network would depend on how often a
-        # run was gone on with.
+        # Its own generator: each new iterator draws a number, so with torch's global one the network's random
+        # numbers would depend on how often a run was resumed.
         generator=torch.Generator(),
     )
-
-
-def _as_is(batch: WindowBatch) -> WindowBatch:
-    return batch

@@ -1,4 +1,4 @@
-"""The window engine: batches are rows of one view of the panel, never per-item Python.
+"""Windows of a panel: a batch is gathered from one strided view, without Python code per window.
 
 Shape suffixes: B windows, C context bins, P horizon bins, F calendar fields.
 """
@@ -17,19 +17,19 @@ from kforecast.data.gaps import Gaps
 from kforecast.data.panel import Panel
 from kforecast.window import Lookback, Window
 
-# Without gradients a batch costs little memory, so that scoring takes large ones whatever the training's.
+# Without gradients a batch needs little memory, so that evaluation uses large ones for every batch_size.
 _EVALUATION_WINDOWS = 4096
-# Training takes several batches in one step of Lightning's loop, of about so many windows together: what the
-# loop costs, and taking windows out of the panel, is then shared among them.
+# One step of Lightning's loop trains on several batches with about this many windows together, which share
+# the costs of the loop and of gathering windows from the panel.
 _TRAINING_WINDOWS = 8192
-# Values of past seasons that are taken at once at most, 32 MB: a long horizon has many for each window.
+# Limit on the values of past seasons gathered at once, 32 MB: a long horizon has many per window.
 _MOST_VALUES = 8_000_000
 
 
 class Past(NamedTuple):
-    """What a network sees beyond the context (:class:`kforecast.window.Lookback`); 0 where not observed.
+    """History before the context (:class:`kforecast.window.Lookback`); 0 where not observed.
 
-    D seasons back, W bins of each.
+    D seasons, W bins of each.
     """
 
     recent: Tensor
@@ -39,15 +39,15 @@ class Past(NamedTuple):
     seasons: Tensor
     """float32 [B, D, W]: the bins around the same local time, newest season first."""
     seasons_observed: Tensor
-    """bool [B, D, W]; none of them lies behind the origin."""
+    """bool [B, D, W]; False from the origin on."""
     alike: Tensor
-    """bool [B, D, W]: where seen, whether that was a day off and the forecast day is one too, or neither."""
+    """bool [B, D, W]: whether both that bin and the forecast one are on a day off, or neither is."""
     moment: Tensor
     """float32 [B, 3]: local time of day of the first target in days, day of week, 1.0 on a day off."""
 
 
 class WindowBatch(NamedTuple):
-    """What a network sees and what it is judged by."""
+    """Inputs and targets of windows."""
 
     context: Tensor
     """float32 [B, C]: the newest bins before the origin, gaps filled."""
@@ -60,41 +60,38 @@ class WindowBatch(NamedTuple):
     observed: Tensor
     """bool [B, P]: which targets count."""
     past: Past | None = None
-    """For networks that look further back than the context."""
+    """None for networks without a lookback."""
     cell: Tensor | None = None
     """int64 [B]: the windows as flat cells ``series * num_bins + origin``."""
 
     def to(self, device: torch.device) -> "WindowBatch":
         """The batch on another device."""
         past = None if self.past is None else Past(*(tensor.to(device) for tensor in self.past))
-        return WindowBatch(
-            context=self.context.to(device),
-            calendar=self.calendar.to(device),
-            series=self.series.to(device),
-            target=self.target.to(device),
-            observed=self.observed.to(device),
-            past=past,
-            cell=self.cell,
-        )
+        return WindowBatch._make([*(tensor.to(device) for tensor in self[:5]), past, self.cell])
 
 
 class WindowDataset(Dataset[WindowBatch]):
-    """Cuts windows out of a panel. Its items are whole batches: index it with a tensor of window cells.
+    """Windows of a panel. Its items are batches: index it with a tensor of window cells.
 
-    The panel's arrays are used as they are, which may be mapped from a file: a batch reads its own rows only.
+    The panel's arrays are not copied and may be mapped from a file: a batch reads only its own rows.
 
     Parameters
     ----------
     panel, window:
-        What to cut and how long.
+        The history and the lengths of a window.
     fill:
         Policy for unobserved bins of the context (:class:`kforecast.data.gaps.Gaps`).
     mask_gaps:
-        False makes an unobserved target count as a zero, as Kapacity's training does.
+        False counts an unobserved target as zero, as Kapacity's training does.
     lookback:
-        What a network sees beyond the context; None for nothing.
+        History before the context that a network reads; None for none.
     calendar:
-        The local time that the lookback goes by.
+        Local time of the series, for the lookback.
+
+    Attributes
+    ----------
+    training_windows, evaluation_windows:
+        Windows to gather at once, with and without gradients.
     """
 
     def __init__(
@@ -108,37 +105,25 @@ class WindowDataset(Dataset[WindowBatch]):
     ) -> None:
         self.window, self.lookback = window, lookback
         self.num_bins = panel.num_bins
+        values = 1 if lookback is None else lookback.seasons * lookback.width(window)
+        most = max(1, _MOST_VALUES // values)
+        self.training_windows = min(_TRAINING_WINDOWS, most)
+        self.evaluation_windows = min(_EVALUATION_WINDOWS, most)
         self._clock = None if lookback is None else _Clock(panel, calendar or Calendar(), lookback)
         self.mask_gaps = mask_gaps
         self._gaps = Gaps(panel.observed, fill)
         self._values = torch.from_numpy(panel.values).flatten()
-        # Without gaps there is nothing to look up.
+        # Without gaps there is no mask to read.
         self._observed = torch.from_numpy(panel.observed).flatten() if len(self._gaps) else None
         if lookback is not None and (missing := lookback.width(window) - len(self._values)) > 0:
-            # Not even one season fits: none will be seen, but there must be something to look at.
+            # The history is shorter than one season: none will be seen, but the strided view needs a row.
             self._values = functional.pad(self._values, (0, missing))
             if self._observed is not None:
                 self._observed = functional.pad(self._observed, (0, missing))
         self._calendar = torch.from_numpy(calendar_fields(panel.timestamps, window.frequency)).flatten()
 
-    @property
-    def training_windows(self) -> int:
-        """Windows to take at once for training."""
-        return self._fitting(_TRAINING_WINDOWS)
-
-    @property
-    def evaluation_windows(self) -> int:
-        """Windows to take at once where there are no gradients."""
-        return self._fitting(_EVALUATION_WINDOWS)
-
-    def _fitting(self, most: int) -> int:
-        if self.lookback is None:
-            return most
-        each = self.lookback.seasons * self.lookback.width(self.window)
-        return max(1, min(most, _MOST_VALUES // each))
-
     def to(self, device: torch.device) -> "WindowDataset":
-        """Move the panel's tensors to ``device``, in place, so that batches are made there."""
+        """Move the panel's tensors to ``device``, in place, so that batches are gathered there."""
         self._gaps.to(device)
         self._values, self._calendar = self._values.to(device), self._calendar.to(device)
         if self._observed is not None:
@@ -148,7 +133,7 @@ class WindowDataset(Dataset[WindowBatch]):
         return self
 
     def __getitem__(self, cell_B: Tensor) -> WindowBatch:  # noqa: N803
-        """Take the windows at the flat cells ``series * num_bins + origin`` (int64 [B])."""
+        """Gather the windows at the flat cells ``series * num_bins + origin`` (int64 [B])."""
         cell_B = cell_B.to(self._values.device)  # noqa: N806
         context_length, horizon = self.window.context_length, self.window.prediction_length
         first_B = cell_B - context_length  # noqa: N806
@@ -187,7 +172,7 @@ class WindowDataset(Dataset[WindowBatch]):
         width = look.width(self.window)
         seasons_BD = clock.seasons_ago(series, origin_B, look.seasons, self.window.frequency.season)  # noqa: N806
         first_BD = seasons_BD - look.before  # noqa: N806
-        # A season that the history does not reach back to as a whole is not seen.
+        # A season that begins before the history is masked as a whole.
         reached = first_BD >= 0
         row = (first_BD + (cell_B - origin_B)[:, None]).where(reached, 0)
         along = torch.arange(width, device=cell_B.device)
@@ -206,11 +191,11 @@ class WindowDataset(Dataset[WindowBatch]):
 
 
 class _Clock:
-    """Local time at the bins of a panel, and at those around it that a lookback asks for, as tensors."""
+    """Local time at the bins of a panel, and at the bins around it that a lookback reads, as tensors."""
 
     def __init__(self, panel: Panel, calendar: Calendar, look: Lookback) -> None:
         step = panel.frequency.step
-        # Around the first origins and the last ones the lookback asks for days beyond the panel.
+        # At the first and last origins the lookback reads bins outside the panel.
         self._lead = look.before
         self._length = look.before + panel.num_bins + look.after
         begin = panel.start - look.before * step + np.arange(self._length, dtype=np.int64) * step
@@ -219,7 +204,7 @@ class _Clock:
         self._step = step
         self._ahead = torch.from_numpy(local.offset).flatten()
         self._changes = bool((local.offset != local.offset[:, :1]).any())
-        # A bin of a day begins on the evening before where clocks are behind UTC.
+        # Where clocks are behind UTC, a bin of one day begins in the evening of the day before.
         date = calendar.local(begin + step // 2) if panel.frequency.day == 1 else local
         day_off = (date.day_of_week >= 5) | date.holiday
         self._day_off = torch.from_numpy(day_off).flatten()
@@ -232,17 +217,17 @@ class _Clock:
         self._day_off, self._moment = self._day_off.to(device), self._moment.to(device)
 
     def seasons_ago(self, series_B: Tensor, origin_B: Tensor, count: int, season: int) -> Tensor:  # noqa: N803
-        """Bins at the origin's local time one season ago, two, ...; int64 [B, D], maybe negative."""
+        """Bins at the origin's local time one season ago, two, ...; int64 [B, D], possibly negative."""
         then_BD = origin_B[:, None] - season * torch.arange(1, count + 1, device=origin_B.device)  # noqa: N806
         if not self._changes:
             return then_BD
         then = self._ahead[self._at(series_B)[:, None] + then_BD.clamp_min(0)]
         now = self._ahead[self._at(series_B) + origin_B]
-        # Where clocks went forward in between they showed the same time that much later.
+        # Where clocks have gone forward since, they showed the same time that much later.
         return then_BD + ((now[:, None] - then) / self._step).round().long()
 
     def alike(self, series_B: Tensor, first_BD: Tensor, first_B: Tensor, width: int) -> Tensor:  # noqa: N803
-        """Whether bins of a season and those they stand for are both on days off, or both not; [B, D, W]."""
+        """Whether a season's bins and the forecast ones are both on days off, or both not; bool [B, D, W]."""
         rows, at = _rows(self._day_off, width, 1), self._at(series_B)
         return rows[at[:, None] + first_BD] == rows[at + first_B][:, None]
 
@@ -251,10 +236,10 @@ class _Clock:
         return self._moment[self._at(series_B) + origin_B]
 
     def _at(self, series_B: Tensor) -> Tensor:  # noqa: N803
-        """Where bin 0 of each series' zone is."""
+        """Index of bin 0 of each series' zone."""
         return self._zone[series_B] * self._length + self._lead
 
 
 def _rows(flat: Tensor, length: int, step: int) -> Tensor:
-    """Every stretch of some length, one every ``step`` elements, as rows of a view."""
+    """A view whose rows are the stretches of ``length`` elements, one beginning every ``step`` elements."""
     return flat.as_strided(((len(flat) - length) // step + 1, length), (step, 1))

@@ -1,4 +1,4 @@
-"""From trained networks to artifacts that say how they were made."""
+"""ArtifactMaker: from a trained network to an artifact that records how it was trained."""
 
 import logging
 import sys
@@ -17,47 +17,51 @@ from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import item_key
 from kforecast.errors import ArtifactError
 from kforecast.files.untrusted import shortened
-from kforecast.intervals import Intervals
 from kforecast.models import NETWORKS, Fcnet, Network
 from kforecast.predictor import Predictor
 from kforecast.training.holdout import JudgedFit
+from kforecast.training.plan import Recipe
 from kforecast.version import __version__
 
 log = logging.getLogger(__name__)
 
 _LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "pandas", "pyarrow")
-# What Lightning's module calls its network in a state dict.
+# Prefix of the network's weights in the state dict of ForecastModule.
 _NET = "net."
 
 
 class ArtifactMaker:
-    """Puts a network's weights together with everything an artifact says about them.
+    """Combines the weights of a network with the configuration and metadata of its training.
 
     Parameters
     ----------
-    config:
-        What estimator_config.yaml says.
-    settings:
-        The whole resolved configuration, as plain values.
+    recipe:
+        The recipe of the run.
     data:
-        Set up: what is trained on.
+        The data of the training, set up.
     """
 
-    def __init__(
-        self,
-        config: EstimatorConfig,
-        settings: Mapping[str, Any],
-        data: ForecastDataModule,
-    ) -> None:
+    def __init__(self, recipe: Recipe, data: ForecastDataModule) -> None:
         self._calendar, panel, split = data.calendar, data.panel, data.split
-        self._config, self._series, self._item_ids = config, panel.series, panel.item_ids
-        step = panel.frequency.step
+        self._series, self._item_ids = panel.series, panel.item_ids
+        settings, recorded, step = recipe.settings, recipe.recorded, panel.frequency.step
+        stopping = settings.callbacks.early_stopping
+        self._config = EstimatorConfig(
+            **settings.window.model_dump(),
+            num_series=panel.num_series,
+            learning_rate=settings.optimizer.lr,
+            epochs=settings.trainer.max_epochs,
+            batch_size=settings.data.batch_size,
+            num_workers=settings.data.num_workers,
+            patience=0 if stopping is None else stopping.patience,
+            use_validation=bool(settings.data.validation),
+        )
         self._metadata: dict[str, Any] = {
             "kforecast": __version__,
             "libraries": {"python": sys.version.split()[0]} | {name: version(name) for name in _LIBRARIES},
-            "seed": settings["seed"],
-            "fill": settings["data"]["fill"],
-            "config": dict(settings),
+            "seed": recorded["seed"],
+            "fill": recorded["data"]["fill"],
+            "config": dict(recorded),
             "data": {
                 "fingerprint": panel.fingerprint(),
                 "series": panel.num_series,
@@ -69,36 +73,29 @@ class ArtifactMaker:
         }
 
     def describe(self, net: Network) -> dict[str, Any]:
-        """All of :meth:`make` but the weights, in plain values, for checkpoints; see :func:`restored`."""
+        """The artifact without weights, as plain values, for checkpoints; see :func:`restored`."""
         return {
             "estimator_config": self._config_of(net).to_yaml(),
             "item_ids": self._item_ids,
             "metadata": self._metadata,
         }
 
-    def make(self, net: Network) -> Artifact:
-        """The artifact of a network that nothing is known of yet."""
-        return self._artifact(net, {})
+    def make(self, net: Network, scores: Mapping[str, Any] | None = None) -> Artifact:
+        """The artifact of a network, without intervals."""
+        metadata = self._metadata | {"scores": dict(scores or {})}
+        return Artifact(self._config_of(net), self._item_ids, net.artifact_state(), metadata)
 
     def finished(self, judged: JudgedFit) -> Artifact:
-        """The artifact of a finished training."""
+        """The artifact of a finished training, with scores and intervals."""
         forecaster = judged.forecaster
-        combination = None if forecaster.combination is None else forecaster.combination.as_dict()
-        return self._artifact(forecaster.net, scores_of(judged), forecaster.intervals, combination)
-
-    def _artifact(
-        self,
-        net: Network,
-        scores: dict[str, Any],
-        intervals: Intervals | None = None,
-        combination: dict[str, list[float]] | None = None,
-    ) -> Artifact:
-        config = replace(self._config_of(net), combination=combination or {})
-        metadata = self._metadata | {"scores": scores}
-        return Artifact(config, self._item_ids, net.artifact_state(), metadata, intervals)
+        made = self.make(forecaster.net, _scores_of(judged))
+        combination = {} if forecaster.combination is None else forecaster.combination.as_dict()
+        return replace(
+            made, config=replace(made.config, combination=combination), intervals=forecaster.intervals
+        )
 
     def refitted(self) -> "ArtifactMaker":
-        """One for a network that was fitted to the validation part too."""
+        """A maker for a network that was also trained on the validation part."""
         made = copy(self)
         data = self._metadata["data"]
         made._metadata = self._metadata | {"data": data | {"train_end": data["validation_end"]}}
@@ -112,10 +109,10 @@ class ArtifactMaker:
         return replace(config, loss="quantile", calendar=self._calendar.as_dict(), history_length=length)
 
     def single_series(self, judged: JudgedFit) -> dict[str, Artifact]:
-        """One artifact a series, by folder name: its row of the embedding and all that is shared."""
+        """One artifact per series, by folder name: its row of the embedding, and the shared weights."""
         settings = self._metadata["config"]
         settings = settings | {"model": settings["model"] | {"shared_embedding": False}}
-        metadata = self._metadata | {"config": settings, "scores": scores_of(judged)}
+        metadata = self._metadata | {"config": settings, "scores": _scores_of(judged)}
         state, config = judged.forecaster.net.artifact_state(), replace(self._config, num_series=1)
         intervals = judged.forecaster.intervals
         rows = state.pop(Fcnet.series_table)
@@ -131,7 +128,7 @@ class ArtifactMaker:
         }
 
     def announce(self, net: Network) -> None:
-        """Say before training how large the checkpoint will be, and what its consumer will not like."""
+        """Log the size of the artifact, and incompatibilities with Kapacity's job."""
         sizes = self.make(net).sizes()
         log.info("The checkpoint will have %.0f KiB", sizes[CHECKPOINT] / 1024)
         if (size := sum(sizes.values())) > CONFIG_MAP_LIMIT:
@@ -162,27 +159,27 @@ class ArtifactMaker:
 
 
 def restored(described: Mapping[str, Any], weights: Mapping[str, Tensor], scores: dict[str, Any]) -> Artifact:
-    """The artifact of weights that a checkpoint has kept.
+    """The artifact of the weights in a checkpoint.
 
     Parameters
     ----------
     described:
-        What :meth:`ArtifactMaker.describe` made, from a file that may be anyone's.
+        The result of :meth:`ArtifactMaker.describe`, from an untrusted file.
     weights:
-        State dict of the module that was trained.
+        State dict of the trained module.
     scores:
         For the metadata.
 
     Raises
     ------
     ValueError
-        When they do not belong together.
+        When description and weights do not fit together.
     """
     try:
         config = EstimatorConfig.from_yaml(described["estimator_config"])
         item_ids, metadata = dict(described["item_ids"]), dict(described["metadata"])
         arguments = {name: value for name, value in metadata["config"]["model"].items() if name != "_target_"}
-        # Without memory at first: what the file says of sizes is believed once the weights fit.
+        # On the meta device, which allocates nothing: the sizes that the file states are not trusted.
         with torch.device("meta"):
             net = NETWORKS[config.model](config.window, config.num_series, **arguments)
         own = {name.removeprefix(_NET): value for name, value in weights.items() if name.startswith(_NET)}
@@ -194,8 +191,8 @@ def restored(described: Mapping[str, Any], weights: Mapping[str, Tensor], scores
     return artifact
 
 
-def scores_of(judged: JudgedFit) -> dict[str, Any]:
-    """What metadata.json says of a finished training."""
+def _scores_of(judged: JudgedFit) -> dict[str, Any]:
+    """The scores in metadata.json."""
     fit, board = judged.fit, judged.scoreboard
     scores: dict[str, Any] = {"best": fit.score, "best_epoch": fit.best_epoch, "epochs": fit.epochs}
     if board is None:

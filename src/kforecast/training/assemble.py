@@ -1,4 +1,4 @@
-"""The trainings of a run: the first, one more on all data, and one with an embedding for each series."""
+"""The trainings of a run: the first, a second one on all data, and one with an embedding for each series."""
 
 import logging
 import sys
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def data_of(recipe: Recipe, source: Any = None) -> ForecastDataModule:
-    """The recipe's data module, of another source where one is given; not set up yet."""
+    """The recipe's data module, not set up yet; ``source`` replaces the recipe's source."""
     data: ForecastDataModule = recipe.data(
         source=recipe.history if source is None else source,
         window=recipe.window,
@@ -42,8 +42,8 @@ def data_of(recipe: Recipe, source: Any = None) -> ForecastDataModule:
 def windowed(recipe: Recipe) -> ForecastDataModule:
     """The recipe's data module, set up in every process of the run.
 
-    The first process fetches and reads. The others get its panel, unless each can map the file that the first
-    has made of a large history.
+    The first process fetches and reads. The others receive its panel, or map the file that the first has
+    written of a large history.
     """
     data = data_of(recipe)
     source = recipe.history
@@ -62,7 +62,7 @@ def windowed(recipe: Recipe) -> ForecastDataModule:
 
 
 def network_of(recipe: Recipe, panel: Panel) -> Network:
-    """The network that is to be trained, with the weights that training begins from."""
+    """The network, with the weights that training begins from."""
     net: Network = recipe.network(window=recipe.window, num_series=panel.num_series)
     if recipe.warm_start is not None:
         recipe.warm_start.give(net, panel)
@@ -71,16 +71,16 @@ def network_of(recipe: Recipe, panel: Panel) -> Network:
 
 @dataclass(frozen=True)
 class Assembly:
-    """Puts together network, data and trainer as the recipe says, and trains.
+    """Builds module and trainer as the recipe says, and trains.
 
     Attributes
     ----------
     recipe:
-        What is trained, and how.
+        The recipe of the run.
     cluster:
-        What Lightning needs to know of a launcher; None for one process.
+        The launcher's environment, for Lightning; None for one process.
     checkpoints:
-        Where the trainings keep theirs, and which one to resume from.
+        The folder of checkpoints, and the one to resume from.
     """
 
     recipe: Recipe
@@ -96,27 +96,35 @@ class Assembly:
         training: str = "",
         schedule_epochs: int | None = None,
     ) -> Fit:
-        """Train ``net``; the first training of a run has no name."""
+        """Train ``net``.
+
+        Parameters
+        ----------
+        training:
+            Name of the training; empty for the first one of a run.
+        schedule_epochs:
+            Length of the schedule of the learning rate; None for the epochs of this training.
+        """
         recipe, settings = self.recipe, self.recipe.settings
-        # An optimizer that refuses its settings is found now, not when training has begun.
+        # Finds wrong settings of the optimizer before the training begins.
         recipe.optimizer(params=net.parameters())
         used = [callback() for callback in recipe.callbacks.values()]
         run_checkpoint, resumed = self.checkpoints.of(training)
-        if training:  # other jobs are judged by their first one
+        if training:  # the jobs of a sweep are compared by their first trainings
             used = [callback for callback in used if not isinstance(callback, MedianStopping)]
-        # It comes last, and sees what the others have done.
+        # The run's checkpoint comes last: it saves the state of the other callbacks.
         used += [*callbacks, run_checkpoint]
         # The bars of several jobs on one terminal would overwrite each other.
         job = recipe.job
-        watched = sys.stdout.isatty() and job is not None and not job.beside_others
-        if watched:
+        shows_bar = sys.stdout.isatty() and job is not None and not job.beside_others
+        if shows_bar:
             used.append(RichProgressBar(leave=False))
         trainer = recipe.trainer(
             callbacks=used,
-            # Named even for one process: Lightning would look for a cluster in the environment by itself.
+            # Given even for one process: otherwise Lightning would search the environment for a cluster.
             plugins=[self.cluster or LightningEnvironment(), WholeFiles(resumed)],
             logger=list(loggers) or False,
-            enable_progress_bar=watched,
+            enable_progress_bar=shows_bar,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in used),
         )
         module = ForecastModule(
@@ -132,18 +140,24 @@ class Assembly:
         finally:
             run_checkpoint.restore_handlers()
 
-    def train_again(self, first_fit: Fit) -> Fit:
-        """Train the network again, on the validation part too, for as many epochs as were best before."""
-        # Only the first process has read the checkpoint that says it.
+    def train_again(self, first_fit: Fit, described: dict[str, Any]) -> Fit:
+        """Train the network again, with the validation part, for as many epochs as were best.
+
+        Parameters
+        ----------
+        described:
+            The artifact without weights, for the checkpoints.
+        """
+        # Only the first process knows the best epoch of a training that was resumed after its end.
         epochs = first(lambda: first_fit.best_epoch)
         log.info("Training again, with the validation part, for %d epochs (refit)", epochs)
-        recipe = self.recipe.on_all_data(epochs)
+        recipe, checkpoints = self.recipe.on_all_data(epochs), replace(self.checkpoints, artifact=described)
         seed_everything(recipe.settings.seed, workers=True, verbose=False)
         panel = first_fit.data.panel
         net, data = network_of(recipe, panel), data_of(recipe, panel)
         data.setup("fit")
-        whole = self.recipe.settings.trainer.max_epochs
-        return replace(self, recipe=recipe).train(net, data, training="refit", schedule_epochs=whole)
+        assembly, whole = replace(self, recipe=recipe, checkpoints=checkpoints), self.recipe.settings.trainer
+        return assembly.train(net, data, training="refit", schedule_epochs=whole.max_epochs)
 
     def train_individually(self, first_fit: Fit) -> Fit:
         """Train a network with an embedding for each series, on the same windows."""

@@ -1,4 +1,4 @@
-"""Errors of TensorBoard's writer, which works in a thread of its own."""
+"""Errors in the background thread of TensorBoard's writer."""
 
 import threading
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def writer_errors_once() -> Iterator[None]:
-    """Print no traceback when a background thread cannot write, inside the block.
+    """Inside the block, print no traceback when a background thread cannot write.
 
     TensorBoard's writer raises the error of its thread again in the thread that writes next, where it is
-    explained like any other. All other errors of threads are reported as before.
+    explained like any other. All other errors of threads are reported as usual.
     """
     before = threading.excepthook
 

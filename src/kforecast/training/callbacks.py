@@ -1,4 +1,4 @@
-"""What happens around training: the epoch's log lines, the artifact of the best so far, figures."""
+"""Lightning callbacks: log lines per epoch, progress, the best artifact so far, figures."""
 
 import logging
 import math
@@ -17,15 +17,13 @@ from kforecast.training.module import TRAIN_LOSS, VALIDATION_LOSS, ForecastModul
 log = logging.getLogger(__name__)
 
 _LOSS_NAMES = {TRAIN_LOSS: "Train loss", VALIDATION_LOSS: "Validation loss"}
-
-
 _PROGRESS_SECONDS = 2.0
 
 
-# Lightning calls callbacks of the class Checkpoint last, in their order. These two look at what
-# ModelCheckpoint has just done, so they are of that class and stand behind it.
+# Lightning calls callbacks of the class Checkpoint last, in their order. The first three read the result of
+# ModelCheckpoint, so they are of that class and come after it.
 class EpochLog(Checkpoint):
-    """Says of each epoch what Kapacity's log says (contract 6), and logs its speed."""
+    """Writes the lines of Kapacity's log for each epoch (contract 6), and logs its speed."""
 
     def __init__(self) -> None:
         self._begun = 0.0
@@ -33,15 +31,15 @@ class EpochLog(Checkpoint):
         self._windows = self._steps = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What is known of the epoch, for a checkpoint."""
+        """The state of the epoch, for a checkpoint."""
         return {"best": self._best, "windows": self._windows, "steps": self._steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on amid the epoch."""
+        """Restore the state of the epoch."""
         self._best, self._windows, self._steps = (state_dict[name] for name in ("best", "windows", "steps"))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Start the clock of an epoch that is gone on with."""
+        """Start the clock of a resumed epoch."""
         self._begun = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
@@ -49,19 +47,13 @@ class EpochLog(Checkpoint):
         self._begun = time.perf_counter()
         self._windows, self._steps = 0, trainer.global_step
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
-        batch: Any,
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
         """Count the windows."""
+        _module, _outputs, batch, _index = arguments
         self._windows += len(batch.context) * trainer.world_size
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Say the epoch's losses, whether the watched one improved, and how patient we still are."""
+        """Log the losses, whether the watched one improved, and the count of early stopping."""
         if not trainer.is_global_zero:
             return
         seconds = time.perf_counter() - self._begun
@@ -69,14 +61,10 @@ class EpochLog(Checkpoint):
         losses = [
             f"{_LOSS_NAMES[name].title()}: {metrics[name]:.7f}" for name in _LOSS_NAMES if name in metrics
         ]
-        log.info("Epoch: %d cost time: %.3f", trainer.current_epoch + 1, seconds)
-        log.info(
-            "Epoch: %d, Steps: %d | %s",
-            trainer.current_epoch + 1,
-            trainer.global_step - self._steps,
-            " ".join(losses),
-        )
-        self._say_progress(trainer)
+        epoch, steps = trainer.current_epoch + 1, trainer.global_step - self._steps
+        log.info("Epoch: %d cost time: %.3f", epoch, seconds)
+        log.info("Epoch: %d, Steps: %d | %s", epoch, steps, " ".join(losses))
+        self._log_progress(trainer)
         if trainer.logger is not None:
             speed = {
                 "epoch/seconds": seconds,
@@ -86,27 +74,27 @@ class EpochLog(Checkpoint):
             for logger in trainer.loggers:
                 logger.log_metrics(speed, step=trainer.global_step)
 
-    def _say_progress(self, trainer: pl.Trainer) -> None:
-        checkpoint = watching(trainer)
+    def _log_progress(self, trainer: pl.Trainer) -> None:
+        checkpoint, score = watching(trainer), best_score(trainer)
         if checkpoint is None or checkpoint.monitor is None:
             return
         name = _LOSS_NAMES.get(checkpoint.monitor, checkpoint.monitor)
         value = float(trainer.callback_metrics.get(checkpoint.monitor, math.nan))
-        if checkpoint.best_model_score is not None and float(checkpoint.best_model_score) < self._best:
+        if score is not None and score < self._best:
             log.info("%s decreased (%.6f --> %.6f).  Saving model ...", name, self._best, value)
-            self._best = float(checkpoint.best_model_score)
+            self._best = score
         stopping = trainer.early_stopping_callback
         if isinstance(stopping, EarlyStopping) and stopping.wait_count:
             log.info("EarlyStopping counter: %d out of %d", stopping.wait_count, stopping.patience)
 
 
 class Progress(Checkpoint):
-    """Says how a training goes, in a line every few seconds and one at its end.
+    """Reports the progress of a training, with a line every few seconds and one at the end.
 
     Parameters
     ----------
     say:
-        Gets the line.
+        Receives the line.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -115,26 +103,23 @@ class Progress(Checkpoint):
         self._said, self._line = 0.0, ""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Say the losses, when it is time."""
+        """Report the losses, if enough time has passed."""
         metrics, epoch = trainer.callback_metrics, trainer.current_epoch + 1
-        checkpoint = watching(trainer)
-        if checkpoint is not None and checkpoint.best_model_score is not None:
-            score = float(checkpoint.best_model_score)
-            if score != self._best:
-                self._best, self._best_epoch = score, epoch
+        if (score := best_score(trainer)) is not None and score != self._best:
+            self._best, self._best_epoch = score, epoch
         losses = [
             f"{_LOSS_NAMES[name].lower()} {metrics[name]:.5f}" for name in _LOSS_NAMES if name in metrics
         ]
         best = f" (best {self._best:.5f}, epoch {self._best_epoch})" if self._best_epoch else ""
         self._line = f"epoch {epoch}: {', '.join(losses)}{best}"
         if time.monotonic() - self._said >= _PROGRESS_SECONDS:
-            self._tell()
+            self._report()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Say the last epoch's, unless they were."""
-        self._tell()
+        """Report the last epoch, unless that was done."""
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self._line:
             self._say(self._line)
         self._said, self._line = time.monotonic(), ""
@@ -146,8 +131,7 @@ class ArtifactWriter(Checkpoint):
     Parameters
     ----------
     write:
-        Called with the module, whose weights at that moment are the ones just saved, and whether it is for
-        the first time.
+        Called with the module, which holds the weights just saved, and whether this is the first call.
     """
 
     def __init__(self, write: Callable[[ForecastModule, bool], None]) -> None:
@@ -155,34 +139,31 @@ class ArtifactWriter(Checkpoint):
         self._best, self._first_time = math.inf, True
 
     def state_dict(self) -> dict[str, Any]:
-        """How good the artifact is that lies there, for a checkpoint."""
+        """The score of the artifact on disk, for a checkpoint."""
         return {"best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Leave it until there is a better one."""
+        """Restore the score."""
         self._best = state_dict["best"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write when the best score has moved."""
-        checkpoint = watching(trainer)
-        if checkpoint is None or checkpoint.best_model_score is None:
-            return
-        score = float(checkpoint.best_model_score)
-        if score < self._best and trainer.is_global_zero:
+        """Write when the best score has improved."""
+        score = best_score(trainer)
+        if score is not None and score < self._best and trainer.is_global_zero:
             assert isinstance(pl_module, ForecastModule)
             self._write(pl_module, self._first_time)
             self._best, self._first_time = score, False
 
 
 class ForecastFigures(Callback):
-    """Draws forecast against actual for a few windows into TensorBoard.
+    """Draws forecasts and observed values of a few windows into TensorBoard.
 
     Parameters
     ----------
     every_n_epochs:
-        How often; the last epoch is always drawn.
+        Epochs from one figure to the next; the last epoch is always drawn.
     num_windows:
-        How many windows, spread evenly over the validation part (the training part when there is none).
+        Number of windows, spread evenly over the validation part, or the training part without one.
     """
 
     def __init__(self, every_n_epochs: int, num_windows: int) -> None:
@@ -190,12 +171,12 @@ class ForecastFigures(Callback):
         self._drawn = -1
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw every so many epochs."""
+        """Draw if it is the turn of this epoch."""
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._draw(trainer, pl_module, trainer.current_epoch)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw at the end."""
+        """Draw the last epoch, unless that was done."""
         epoch = max(trainer.current_epoch - 1, 0)
         if epoch != self._drawn:
             self._draw(trainer, pl_module, epoch)
@@ -228,3 +209,10 @@ def watching(trainer: pl.Trainer) -> ModelCheckpoint | None:
         if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
             return callback
     return None
+
+
+def best_score(trainer: pl.Trainer) -> float | None:
+    """The best watched score so far; None if there is none."""
+    checkpoint = watching(trainer)
+    found = None if checkpoint is None else checkpoint.best_model_score
+    return None if found is None else float(found)

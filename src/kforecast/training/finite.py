@@ -1,4 +1,4 @@
-"""Stop a training whose loss or gradient is not a finite number, and name the window that caused it."""
+"""Stop a training when a loss or gradient is not finite, and name the window that caused it."""
 
 import lightning.pytorch as pl
 import torch
@@ -13,7 +13,7 @@ from kforecast.training.gradients.automatic import Chunk
 def check_step(
     module: pl.LightningModule, chunk: Chunk, batch: WindowBatch, sums: Tensor, losses: Tensor
 ) -> None:
-    """Find the first batch whose loss or gradient is not finite.
+    """Check the losses and gradients of several batches.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def check_step(
     Raises
     ------
     TrainingError
-        Naming step, epoch and window.
+        When one is not finite, naming step, epoch and window of the first.
     """
     finite = sums.isfinite() & losses.isfinite()
     if finite.all():

@@ -1,10 +1,10 @@
-"""One training: a module, its data and a trainer in, the best weights out."""
+"""One training with Lightning: takes a module, its data and a trainer, and returns the best weights."""
 
+import math
 import time
 from dataclasses import dataclass
 
 import lightning.pytorch as pl
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 
@@ -24,19 +24,19 @@ class Fit:
     Attributes
     ----------
     module:
-        Holds the best weights, ready to forecast.
+        Holds the best weights, in evaluation mode.
     data:
-        What it was trained on.
+        The data of the training.
     score:
-        The best of the watched loss.
+        Best value of the watched loss.
     epochs, best_epoch:
-        How many were run, and which was the best, counted from 1.
+        Number of epochs, and the best of them, counted from 1.
     stopped_by:
-        In words.
+        Why the training ended, in words.
     seconds:
-        Of the training alone.
+        Duration of the training alone.
     hopeless:
-        Whether it was stopped because other jobs of its sweep did better.
+        Whether the training was stopped because other jobs of its sweep did better.
     """
 
     module: ForecastModule
@@ -67,88 +67,91 @@ def fit(
     Parameters
     ----------
     monitor:
-        The loss that is reported when no ModelCheckpoint watches one.
+        The loss to report if no ModelCheckpoint watches one.
     run_checkpoint:
         One of the trainer's callbacks.
     resumed:
-        A checkpoint of this training to go on from; a training that was finished is not repeated.
+        A checkpoint of this training to resume from; a finished training is not repeated.
 
     Raises
     ------
     TrainingError
         When the loss is not a finite number.
     ConfigError
-        When a callback watches what is not logged.
+        When a callback watches a value that is not logged.
     KeyboardInterrupt
         When the user interrupts.
     """
     if resumed is not None and "finished" in resumed:
         module.load_state_dict(resumed["state_dict"])
-        return _fitted(module, data, trainer, resumed["finished"])
-    begun = time.perf_counter()
+        outcome: State = resumed["finished"]
+    else:
+        begun = time.perf_counter()
+        _train(module, data, trainer, run_checkpoint, resumed is not None)
+        seconds = run_checkpoint.seconds + time.perf_counter() - begun
+        epochs = best_epoch = trainer.current_epoch
+        score = run_checkpoint.losses.get(monitor, float("nan"))
+        if (best := run_checkpoint.best) is not None:
+            module.load_state_dict(best["state_dict"])
+            score, best_epoch = best["score"], best["epoch"] + 1
+        if not math.isfinite(score):
+            raise TrainingError(f"{monitor} is {score} after {epochs} epochs; try a smaller optimizer.lr")
+        stopped_by, hopeless = _stopped_by(trainer)
+        outcome = {"score": score, "epochs": epochs, "best_epoch": best_epoch, "stopped_by": stopped_by}
+        outcome |= {"seconds": seconds, "hopeless": hopeless}
+        if trainer.is_global_zero:
+            run_checkpoint.finish(module, outcome)
+    module.to(trainer.strategy.root_device).eval()
+    return Fit(module, data, **outcome)
+
+
+def _train(
+    module: ForecastModule,
+    data: ForecastDataModule,
+    trainer: pl.Trainer,
+    run_checkpoint: RunCheckpoint,
+    resumes: bool,
+) -> None:
+    """Run the trainer, and translate its errors."""
     try:
-        # Where it lies does not matter: what is loaded is at hand.
-        path = None if resumed is None else LAST
-        trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+        # Any path will do: WholeFiles returns a checkpoint that is already in memory.
+        trainer.fit(module, datamodule=data, ckpt_path=LAST if resumes else None, weights_only=True)
     except SystemExit as error:
         # Lightning turns Ctrl-C into exit code 1.
         if error.code == 1 and trainer.interrupted:
             raise KeyboardInterrupt from error
         raise
     except TrainingError as error:
-        best = run_checkpoint.best
-        kept = (
-            "there was no better model before"
-            if best is None
-            else f"the best so far, of epoch {best['epoch'] + 1}, is kept"
-        )
+        kept = "there was no better model before"
+        if (best := run_checkpoint.best) is not None:
+            kept = f"the best so far, of epoch {best['epoch'] + 1}, is kept"
         raise TrainingError(
             f"{error}; {kept}; try a smaller optimizer.lr, or trainer.gradient_clip_val=1"
         ) from error
-    except MisconfigurationException as error:
-        raise ConfigError(f"trainer or callbacks: {' '.join(str(error).split())}") from error
-    except ValueError as error:
-        if "val_check_interval" in str(error):  # longer than an epoch, which only the data tells
-            raise ConfigError(f"trainer.val_check_interval: {' '.join(str(error).split())}") from error
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        message = " ".join(str(error).split())
+        if isinstance(error, MisconfigurationException):
+            raise ConfigError(f"trainer or callbacks: {message}") from error
+        # It is longer than an epoch, whose length depends on the data.
+        if isinstance(error, ValueError) and "val_check_interval" in message:
+            raise ConfigError(f"trainer.val_check_interval: {message}") from error
+        # EarlyStopping or ModelCheckpoint watches a value that is not logged.
+        if "conditioned on metric" in message or "could not find the monitored key" in message:
+            raise ConfigError(f"callbacks: {message}") from error
         raise
-    except RuntimeError as error:
-        # What EarlyStopping and ModelCheckpoint say when nothing logs what they watch.
-        if "conditioned on metric" in str(error) or "could not find the monitored key" in str(error):
-            raise ConfigError(f"callbacks: {' '.join(str(error).split())}") from error
-        raise
-    seconds = run_checkpoint.seconds + time.perf_counter() - begun
-
-    stopping = trainer.early_stopping_callback
-    hopeless = next((one.reason for one in _median_stopping(trainer) if one.reason is not None), None)
-    epochs = best_epoch = trainer.current_epoch
-    score = run_checkpoint.losses.get(monitor, float("nan"))
-    if (best := run_checkpoint.best) is not None:
-        module.load_state_dict(best["state_dict"])
-        score, best_epoch = best["score"], best["epoch"] + 1
-    if not torch.isfinite(torch.tensor(score)):
-        raise TrainingError(f"{monitor} is {score} after {epochs} epochs; try a smaller optimizer.lr")
-    if hopeless is not None:
-        stopped_by = hopeless
-    elif isinstance(stopping, EarlyStopping) and stopping.wait_count >= stopping.patience:
-        stopped_by = f"early stopping: no better {stopping.monitor} in {stopping.patience} epochs"
-    elif isinstance(stopping, EarlyStopping) and stopping.stopped_epoch:
-        stopped_by = f"early stopping: {stopping.stopping_reason_message}"
-    elif epochs == trainer.max_epochs:
-        stopped_by = f"trainer.max_epochs={trainer.max_epochs}"
-    else:
-        stopped_by = "another limit of the trainer"
-    outcome = {"score": score, "epochs": epochs, "best_epoch": best_epoch, "stopped_by": stopped_by}
-    outcome |= {"seconds": seconds, "hopeless": hopeless is not None}
-    if trainer.is_global_zero:
-        run_checkpoint.finish(module, outcome)
-    return _fitted(module, data, trainer, outcome)
 
 
-def _median_stopping(trainer: pl.Trainer) -> list[MedianStopping]:
+def _stopped_by(trainer: pl.Trainer) -> tuple[str, bool]:
+    """Why the training ended, in words, and whether it was hopeless."""
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return [callback for callback in callbacks if isinstance(callback, MedianStopping)]
-
-
-def _fitted(module: ForecastModule, data: ForecastDataModule, trainer: pl.Trainer, outcome: State) -> Fit:
-    module.to(trainer.strategy.root_device).eval()
-    return Fit(module, data, **outcome)
+    for callback in callbacks:
+        if isinstance(callback, MedianStopping) and callback.reason is not None:
+            return callback.reason, True
+    stopping = trainer.early_stopping_callback
+    if isinstance(stopping, EarlyStopping) and stopping.wait_count >= stopping.patience:
+        return f"early stopping: no better {stopping.monitor} in {stopping.patience} epochs", False
+    if isinstance(stopping, EarlyStopping) and stopping.stopped_epoch:
+        return f"early stopping: {stopping.stopping_reason_message}", False
+    if trainer.current_epoch == trainer.max_epochs:
+        return f"trainer.max_epochs={trainer.max_epochs}", False
+    return "another limit of the trainer", False

@@ -1,7 +1,7 @@
-"""``kforecast.train``: a frame in, a Forecaster out; what kforecast-train does, without a run folder.
+"""``kforecast.train``: trains on a frame and returns a Forecaster, as kforecast-train does but without files.
 
-The recipe comes from conf/ as the command's does. Nothing of the process is changed for good: not Hydra's
-state, random numbers, threads, warnings or handlers of signals. Nothing is written but to a temporary folder.
+The configuration comes from conf/, as for the command. The state of the process is restored: Hydra, random
+numbers, threads, warnings and signal handlers. Files are written to a temporary folder only.
 """
 
 import logging
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from kforecast.window import Window
 
 log = logging.getLogger(__name__)
 
-# Keys that belong to the command: where things go, how a run goes on.
+# Keys of the command only: output, loggers, resuming.
 _OF_THE_COMMAND = (
     *("logger", "artifact_dir", "artifact", "gate", "resume", "repeat", "checkpoint_seconds"),
     *("hydra", "train_config"),
@@ -79,49 +80,54 @@ def train(
 ) -> Forecaster:
     """Train a forecaster on a frame of traffic.
 
-    With the same settings, seed and data it comes to the same weights as kforecast-train, bit for bit. None
-    stands for the value of the model's recipe in conf/.
+    With the same settings, seed and data the weights are those of kforecast-train, bit for bit. An argument
+    that is None has the value in conf/.
 
     Parameters
     ----------
     frame:
-        Long frame ``timestamp`` (unix seconds, or datetimes), ``value, workload, metric``; rows in any order,
-        finer than the window's frequency or as fine.
+        Long frame ``timestamp`` (unix seconds, or datetimes), ``value, workload, metric``, at the window's
+        frequency or finer; rows in any order.
     window:
-        Bin width, bins a forecast is made from, bins it reaches ahead.
+        Bin width, context and horizon.
     model:
         ``fcnet``, which Kapacity's job loads; ``seasonal_mlp`` or ``auto``, which forecast better.
     max_epochs, patience:
-        When training ends: after so many epochs, or so many without improvement.
+        Training ends after this many epochs, or this many epochs without improvement.
     learning_rate, batch_size:
-        Of the optimizer's steps.
+        Step size of the optimizer, and windows per step.
     validation, test:
-        Shares of the time range that choose the best epoch and that judge the result (the newest). Without a
-        validation part the training loss is watched.
+        Shares of the time range: the validation part chooses the best epoch, the test part (the newest)
+        judges the result. Without a validation part the training loss is watched.
     refit:
-        Whether to train once more with the validation part, for as many epochs as were best.
+        Whether to train again with the validation part, for as many epochs as were best.
     timezone, holidays:
-        Where the series are: an IANA name, or one for each workload; an ISO code like ``DE`` or ``DE-BY``.
+        Local time of the series, an IANA name or one per workload; holidays, an ISO code like ``DE`` or
+        ``DE-BY``.
     seed:
-        Of weights, order of windows and everything random.
+        Seed of the weights, the order of windows and all other random numbers.
     overrides:
-        All else, as on the command line: ``["data.fill=zero", "optimizer=adamw"]``. Where an argument says
-        the same, the argument counts.
+        Other settings, as on the command line: ``["data.fill=zero", "optimizer=adamw"]``. Arguments take
+        precedence.
     verbose:
-        Print how it goes. Everything is logged besides, to the logger ``kforecast``.
+        Print the progress. The logger ``kforecast`` receives all log lines in any case.
+
+    Returns
+    -------
+    The forecaster, whose artifact can be saved.
 
     Raises
     ------
     ConfigError
         When an argument or an override is wrong.
     DataError
-        When the frame is no such frame, or there is too little to train on.
+        When the frame is malformed, or there is too little data.
     TrainingError
         When a loss or a gradient is not a finite number.
     KeyboardInterrupt
-        When the user interrupts; nothing is left behind.
+        When the user interrupts; no files are left.
     """
-    say: Callable[[str], None] = _print if verbose else log.debug
+    say: Callable[[str], None] = partial(print, flush=True) if verbose else log.debug
     begun = time.perf_counter()
     if not isinstance(window, Window):
         raise ConfigError(
@@ -135,7 +141,7 @@ def train(
     given: dict[str, Any] = {"max_epochs": max_epochs, "learning_rate": learning_rate, "seed": seed}
     given |= {"batch_size": batch_size, "patience": patience, "validation": validation, "test": test}
     given |= {"refit": refit, "timezone": timezone, "holidays": holidays}
-    with tempfile.TemporaryDirectory(prefix="kforecast-") as folder, _left_as_it_was():
+    with tempfile.TemporaryDirectory(prefix="kforecast-") as folder, _process_state_restored():
         cfg = _composed(window, model, given, list(overrides), folder)
         recipe = make_recipe_for_frame(cfg, FrameSource(frame), Path(folder))
         if recipe.settings.trainer.processes > 1:
@@ -149,10 +155,6 @@ def train(
     return Forecaster.of(outcome.artifact, "the trained model")
 
 
-def _print(line: str) -> None:
-    print(line, flush=True)
-
-
 def _words(judged: JudgedFit) -> str:
     fit, board = judged.fit, judged.scoreboard
     best = f"best epoch {fit.best_epoch} of {fit.epochs}"
@@ -164,7 +166,7 @@ def _words(judged: JudgedFit) -> str:
 def _composed(
     window: Window, model: str, given: Mapping[str, Any], overrides: list[str], folder: str
 ) -> DictConfig:
-    """The configuration that kforecast-train would have, with all interpolations resolved."""
+    """The configuration as kforecast-train composes it, with all interpolations resolved."""
     if model not in _MODELS:
         raise ConfigError(
             f"model is {model!r}{nearest(str(model), _MODELS)}; use one of {', '.join(_MODELS)}"
@@ -193,7 +195,7 @@ def _composed(
 
 
 def _plain(name: str, value: Any) -> Any:
-    """An argument as a configuration has it, whose own checks say what is wrong with it."""
+    """An argument as a plain value; the checks of the configuration report wrong ones."""
     if isinstance(value, bool | str):
         return value
     if isinstance(value, Integral):
@@ -206,8 +208,8 @@ def _plain(name: str, value: Any) -> Any:
 
 
 @contextmanager
-def _left_as_it_was() -> Iterator[None]:
-    """Random numbers, torch's threads and Lightning's variables, which a training sets for itself."""
+def _process_state_restored() -> Iterator[None]:
+    """Restore what a training sets: random numbers, torch's threads and Lightning's environment variables."""
     names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
     threads, environment = torch.get_num_threads(), {name: os.environ.get(name) for name in names}
     try:
@@ -222,7 +224,7 @@ def _left_as_it_was() -> Iterator[None]:
 
 
 def _described(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """What metadata.json says of the settings; the temporary folder has gone when it is read."""
+    """The settings for metadata.json, without the name of the temporary folder."""
 
     def renamed(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What was held out of a training: the validation part calibrates intervals, the test part judges."""
+"""Held-out data: the validation part calibrates intervals, the test part judges the model."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -16,26 +16,26 @@ from kforecast.training.fit import Fit
 
 log = logging.getLogger(__name__)
 
-# With more windows to judge by than that, as many of the series as have them are judged, spread evenly, and
-# no fewer than these.
+# With more windows in the judged span, only some series are judged, spread evenly: as many as have this many
+# windows, and at least twenty.
 _MOST_WINDOWS, _FEWEST_SERIES = 500_000, 20
 
 
 @dataclass(frozen=True)
 class JudgedFit:
-    """A finished training and what is known of it.
+    """A finished training and its scores.
 
     Attributes
     ----------
     fit:
         The training.
     forecaster:
-        A network as it will be served, with intervals where there is a validation part: that of the training,
-        or one trained again on the validation part too.
+        The network as it will be served, that of ``refit`` if there is one; with intervals if there is a
+        validation part.
     scoreboard:
-        How good it is on what was held out; None when nothing was.
+        The scores on held-out data; None without any.
     refit:
-        The training of the network that took its place, if any.
+        The second training, with the validation part; None without one.
     """
 
     fit: Fit
@@ -57,17 +57,17 @@ def judge_fit(
 
     Parameters
     ----------
-    refit:
-        The same network trained again on the validation part too, which takes the first one's place. Its
-        intervals are those of the first one, which has not seen the data they were calibrated on.
     fill:
         How unobserved bins of a context are filled when the artifact is served.
     seed:
-        Of the bootstrap.
+        Seed of the bootstrap.
+    refit:
+        The second training, with the validation part. Its network replaces the first one, whose intervals it
+        takes: the first one has not seen the data that they are calibrated on.
     combine:
-        Let naive forecasts take part as far as they do better on the validation part.
+        Combine the network with naive forecasts, with weights fitted on the validation part.
     champion:
-        To compare with on the test part.
+        A model to compare with on the test part.
     """
     first = _forecaster_of(fit, fill, combine)
     refitted = None if refit is None else replace(first, net=refit.net)
@@ -76,9 +76,9 @@ def judge_fit(
 
 
 def _forecaster_of(fit: Fit, fill: Fill, combine: bool) -> Predictor:
-    """The trained network as it will be served, with intervals where there is a validation part."""
+    """The trained network as it will be served, with intervals if there is a validation part."""
     panel, split = fit.data.panel, fit.data.split
-    forecaster = Predictor(fit.data.windows.window, panel.item_ids, fill, fit.net, calendar=fit.data.calendar)
+    forecaster = Predictor(fit.data.window, panel.item_ids, fill, fit.net, calendar=fit.data.calendar)
     if not len(split.validation):
         return forecaster
     if combine:
@@ -105,29 +105,29 @@ def _judge_held_out(
     seed: int,
     champion: Champion | None,
 ) -> Scoreboard | None:
-    """Judge on the test part, or the validation part where there is none; None when nothing was held out."""
+    """Judge on the test part, or on the validation part without a test part; None without held-out data."""
     panel, split = fit.data.panel, fit.data.split
     forecaster, trained = first, split.train_end
-    if refitted is not None and len(split.test):
-        forecaster, trained = refitted, split.validation_end
-    trained_until = panel.start + trained * panel.frequency.step
     begin, stop, part = split.validation_end, split.end, "the test span"
     levels: tuple[float, ...] = QUANTILES
-    if not len(split.test):
+    if len(split.test):
+        if refitted is not None:
+            forecaster, trained = refitted, split.validation_end
+    elif len(split.validation):
         begin, stop = split.train_end, split.validation_end
-        # What intervals were calibrated on they cover by construction.
+        # No quantiles: intervals cover the data that they were calibrated on by construction.
         part, levels = "the validation span, which also chose the best epoch", ()
-        if not len(split.validation):
-            log.info("Not judged: nothing was held out (data.validation=0, data.test=0)")
-            return None
         if refitted is not None:
             part += " (by the network before it was trained on that span too)"
+    else:
+        log.info("Not judged: nothing was held out (data.validation=0, data.test=0)")
+        return None
     several = panel.num_series > 1
     most = max(_MOST_WINDOWS // (stop - begin), _FEWEST_SERIES)
     if panel.num_series > most:
         part += f" of {most:,} of the {panel.num_series:,} series"
         panel = panel.rows(middles(panel.num_series, most).tolist())
-    span = Span(begin, stop, part, trained_until)
+    span = Span(begin, stop, part, panel.start + trained * panel.frequency.step)
     as_consumed = several and isinstance(fit.net, Fcnet) and not fit.net.shared_embedding
     settings = BacktestSettings(show_as_consumed=as_consumed, levels=levels)
     try:

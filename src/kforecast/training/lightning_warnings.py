@@ -1,4 +1,4 @@
-"""Silence advice of Lightning and its loggers: the console is for results."""
+"""Silence the advice of Lightning and its loggers: the console is for results."""
 
 import logging
 import warnings
@@ -12,10 +12,10 @@ _LEVELS = {
     "lightning.pytorch.loggers": logging.ERROR,
 }
 _ADVICE = (
-    r".*does not have many workers.*",  # our loader gathers whole batches; workers are seldom faster
+    r".*does not have many workers.*",  # our loader gathers whole batches; workers are rarely faster
     r".*number of training batches .* is smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
-    r".*Total length of `list` across ranks is zero.*",  # no validation part, on purpose
+    r".*Total length of `list` across ranks is zero.*",  # without a validation part, as configured
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*recommended to use `self.log\('train/loss', ..., sync_dist=True\)`.*",  # the loss is already global
     r".*MLFlow only allows.*",

@@ -1,4 +1,4 @@
-"""ForecastModule: a network, one loss, the steps of Lightning's loops and an optimizer."""
+"""ForecastModule: a network, its loss, the steps of Lightning's loops and an optimizer."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -11,14 +11,14 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from kforecast.data.datamodule import ForecastDataModule
-from kforecast.data.loader import ResumableLoader, share_of
+from kforecast.data.loader import share_of
 from kforecast.data.windows import WindowBatch
 from kforecast.models import Network, rebuilt
 from kforecast.training.finite import check_step, check_validation
-from kforecast.training.gradients.automatic import Chunk
+from kforecast.training.gradients.automatic import Chunk, scaled
 from kforecast.training.gradients.steps import Steps
 from kforecast.training.resume.random_state import keep_random_state, load_random_state, set_random_state
-from kforecast.training.schedule import Schedule, rate_of
+from kforecast.training.schedule import Schedule, rate_of, steps_of
 from kforecast.training.testing import scores_of_test
 
 Optimizers = Callable[[Iterable[Parameter]], Optimizer]
@@ -35,11 +35,11 @@ class ForecastModule(pl.LightningModule):
     Parameters
     ----------
     net:
-        The network, or its description as a checkpoint keeps it (:meth:`Network.description`).
+        The network, or its description in a checkpoint (:meth:`Network.description`).
     optimizer:
-        Makes the optimizer from the network's parameters, which it gets as one tensor.
+        Makes the optimizer of the network's parameters, which are given as one tensor.
     batch_size:
-        Windows a training step, over all processes; None for that of the trainer's ForecastDataModule.
+        Windows per training step, over all processes; None for that of the trainer's ForecastDataModule.
     gradient_clip_val, average_windows:
         See :class:`kforecast.training.gradients.steps.Steps`.
     schedule, schedule_epochs:
@@ -58,47 +58,62 @@ class ForecastModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.net = net if isinstance(net, Network) else rebuilt(net)
-        # Plain values only: with a callable among them a checkpoint cannot be loaded with weights_only=True.
+        # Plain values only: weights_only=True cannot load a checkpoint that holds a callable.
         kept: dict[str, Any] = {"net": self.net.description(), "batch_size": batch_size}
         kept |= {"gradient_clip_val": gradient_clip_val, "average_windows": average_windows}
         kept |= {"schedule": schedule, "schedule_epochs": schedule_epochs}
         self.save_hyperparameters(kept, logger=False)
+        self.automatic_optimization = False
         self._make_optimizer, self._schedule = optimizer, schedule
+        self._seen_calendar: list[Tensor] = []
+        self._losses: list[Tensor] = []  # of the epoch's batches
+        self._tested: list[Tensor] = []  # forecasts of the test windows
+        # From a checkpoint: the weights of the last step, and the state of the random generators.
         self._trained = torch.empty(0)
         self._random_state: dict[str, Any] = {}
-        self._seen: list[Tensor] = []
-        self._losses: list[Tensor] = []
-        self._tested: list[Tensor] = []
-        self.automatic_optimization = False
 
     def forward(self, batch: WindowBatch) -> Tensor:
-        """Forecast in the series' own units, float32 [B, P]; the batch may lie on any device."""
+        """Forecast in the series' own units, float32 [B, P]; the batch may be on any device."""
         return self.net.forecast(batch.to(self.device)).values
 
     def loss(self, batch: WindowBatch) -> Tensor:
-        """Mean loss of the scaled forecast over the observed targets; the others take no part in it."""
-        prepared = self.net.prepare(batch)
-        target = (batch.target - prepared.center) / prepared.scale
-        lost = self.net.losses(self.net(*prepared.inputs), target)
-        counted = batch.observed if prepared.alive is None else batch.observed & prepared.alive
+        """Mean loss of the scaled forecast over the observed targets."""
+        inputs, target, counted = scaled(self.net, batch)
+        lost = self.net.losses(self.net(*inputs), target)
         return lost.where(counted, 0.0).sum() / counted.sum().clamp_min(1)
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimizer of all parameters as one tensor; Lightning has moved the network to its device."""
+        clip, average = self.hparams["gradient_clip_val"], self.hparams["average_windows"]
+        self._steps = Steps(self.net, clip, average, self._trained)
+        optimizer = self._make_optimizer([self._steps.parameters])
+        self._base_rates = [group["lr"] for group in optimizer.param_groups]
+        return optimizer
+
+    def on_train_start(self) -> None:
+        """Find the calendar values that the training part contains, and the number of steps."""
+        if (data := self._data) is not None:
+            self._seen_calendar = data.seen_calendar()
+        if self._schedule != "constant":
+            self._num_steps = steps_of(self.trainer, self.hparams["schedule_epochs"])
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> None:  # noqa: ARG002
         """Train on all batches of a loader's item; raises TrainingError when a number is not finite.
 
-        An item holds the windows of several batches. For a small network Lightning's loop, gathering windows
-        from the panel and scaling them take longer than its step on 64 windows; an item of some 8,000 windows
-        pays for them once. The optimizer still takes one step a batch, in the same order and to the same bits
-        as with one batch an item.
+        An item holds the windows of several batches. For a small network, Lightning's loop, gathering and
+        scaling take longer than a step on 64 windows; an item of some 8,000 windows pays for them once. The
+        optimizer still takes one step per batch: order and results are those of one batch per item, bit for
+        bit.
         """
         if self._random_state:
             set_random_state(self._random_state, self.device)
             self._random_state = {}
-        size, trainer = self._batch_size or len(batch.series), self.trainer
+        data, trainer = self._data, self.trainer
+        size = self.hparams["batch_size"] or (len(batch.series) if data is None else data.batch_size)
         chunk = Chunk(self.net, batch, share_of(size, trainer.global_rank, trainer.world_size))
         sums = self._steps.take(chunk, size, partial(self._step, self.optimizers()))
-        if self._seen:
-            self.net.settle(self._seen)
+        if self._seen_calendar:
+            self.net.settle(self._seen_calendar)
         losses = chunk.losses()
         check_step(self, chunk, batch, sums, losses)
         self._losses.append(losses)
@@ -113,21 +128,9 @@ class ForecastModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's loss: the plain mean of its batch losses, as in Kapacity's log."""
-        # Lightning's own mean would forget the first part of a resumed epoch.
+        # Lightning's own mean would omit the first part of a resumed epoch.
         self.log(TRAIN_LOSS, torch.cat([losses.to(self.device) for losses in self._losses]).mean())
         self._losses = []
-
-    def on_train_start(self) -> None:
-        """Find out which calendar values training sees, and how many steps a schedule has."""
-        if (data := self._data) is not None:
-            self._seen = data.seen_calendar()
-        if self._schedule != "constant":
-            trainer, loader = self.trainer, self.trainer.train_dataloader
-            batches = trainer.num_training_batches
-            if isinstance(loader, ResumableLoader) and trainer.limit_train_batches == 1.0:
-                batches = loader.num_batches
-            epochs = self.hparams["schedule_epochs"] or trainer.max_epochs or 1
-            self._num_steps = max(1, int(batches) * epochs)
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:  # noqa: ARG002
         """Log the loss over all observed targets; raises TrainingError when it is not finite."""
@@ -141,7 +144,7 @@ class ForecastModule(pl.LightningModule):
         self._tested.append(self(batch).cpu())
 
     def on_test_epoch_end(self) -> None:
-        """Log the scores that an evaluation of the test span has: ``test/mae``, ``test/wape``, ..."""
+        """Log the scores of an evaluation of the test span: ``test/mae``, ``test/wape``, ..."""
         forecast, self._tested = torch.cat(self._tested).numpy(), []
         if (data := self._data) is not None:
             scores = scores_of_test(data, self.net, forecast)
@@ -152,22 +155,14 @@ class ForecastModule(pl.LightningModule):
         forecast: Tensor = self(batch)
         return forecast.cpu()
 
-    def configure_optimizers(self) -> Optimizer:
-        """The optimizer over all parameters, as one tensor; here the network is where it will be trained."""
-        clip, average = self.hparams["gradient_clip_val"], self.hparams["average_windows"]
-        self._steps = Steps(self.net, clip, average, self._trained)
-        optimizer = self._make_optimizer([self._steps.parameters])
-        self._base_rates = [group["lr"] for group in optimizer.param_groups]
-        return optimizer
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the weights of the last step beside their average, and the state of random numbers."""
+        """Add the weights of the last step, the epoch's losses and the state of the random generators."""
         checkpoint[_TRAINED] = self._steps.trained
         checkpoint[_LOSSES] = torch.cat([torch.empty(0), *(losses.cpu() for losses in self._losses)])
         keep_random_state(self.net, self.device, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Resume from them."""
+        """Restore them."""
         self._trained = checkpoint[_TRAINED]
         self._losses = [losses] if len(losses := checkpoint[_LOSSES]) else []
         self._random_state = load_random_state(self.net, checkpoint)
@@ -176,8 +171,3 @@ class ForecastModule(pl.LightningModule):
     def _data(self) -> ForecastDataModule | None:
         data = getattr(self.trainer, "datamodule", None)
         return data if isinstance(data, ForecastDataModule) else None
-
-    @property
-    def _batch_size(self) -> int | None:
-        data, own = self._data, self.hparams["batch_size"]
-        return own or (None if data is None else data.batch_size)

@@ -1,4 +1,4 @@
-"""What a run came to: its result, what is said and shown of it, and what to type next."""
+"""The outcome of a run: its result and scores, what is logged about them, and the next command."""
 
 import logging
 import shlex
@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from matplotlib.figure import Figure
 from torch.utils.tensorboard.summary import hparams
 
 from kforecast.artifact import Artifact, sha256
+from kforecast.config.job import Job
 from kforecast.config.overrides import typed
-from kforecast.config.settings import TrainSettings
 from kforecast.console import short_path
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.history import HISTORY
@@ -32,74 +31,77 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The outcome of a run.
 
     Attributes
     ----------
+    recipe:
+        The recipe of the run.
     judged:
         The training, its forecaster and its scores.
     artifact:
-        What was made of it.
+        The finished artifact.
     fingerprint:
-        Of the panel.
+        Fingerprint of the panel.
     threads:
-        CPU threads that it was trained with.
+        CPU threads of the training.
     rejected:
-        Why the gate did not let the model pass; None when it did.
+        Why the model did not pass the gate; None when it did.
     """
 
+    recipe: Recipe
     judged: JudgedFit
     artifact: Artifact
     fingerprint: str
     threads: int
     rejected: str | None
 
-    def artifact_dir(self, recipe: Recipe) -> Path:
-        """Where the artifact was written."""
-        assert recipe.artifact_dir is not None
-        return recipe.artifact_dir if self.rejected is None else recipe.run_dir / "candidate"
+    @property
+    def artifact_dir(self) -> Path:
+        """Directory of the written artifact."""
+        assert self.recipe.artifact_dir is not None
+        return self.recipe.artifact_dir if self.rejected is None else self.recipe.candidate_dir
 
-    def result(self, recipe: Recipe) -> dict[str, Any]:
-        """What ``result.json`` says of it."""
-        fit, objective = self.judged.fit, recipe.settings.objective
-        target = self.artifact_dir(recipe)
+    def result(self) -> dict[str, Any]:
+        """The content of ``result.json``."""
+        fit, objectives = self.judged.fit, self.recipe.settings.objective
         content: dict[str, Any] = {
             "status": "done" if self.rejected is None else "rejected",
             "score": fit.score,
             "epochs": fit.epochs,
             "best_epoch": fit.best_epoch,
             "stopped_by": fit.stopped_by,
-            "artifact_dir": str(target),
+            "artifact_dir": str(self.artifact_dir),
         }
-        if objective != ["score"]:
-            content["objectives"] = {name: self.value_of(name) for name in objective}
+        if objectives != ["score"]:
+            content["objectives"] = {name: self.value_of(name) for name in objectives}
         return content | {
             "rejected": self.rejected,
-            "weights": sha256(target),
+            "weights": sha256(self.artifact_dir),
             "data": self.fingerprint,
             "threads": self.threads,
         }
 
-    def value_of(self, aim: str) -> float:
-        """The value of what a sweep can aim at; NaN where nothing was held out to judge by."""
+    def value_of(self, objective: str) -> float:
+        """The value of an objective; NaN if it needs held-out data and there is none."""
         fit, refit, board = self.judged.fit, self.judged.refit, self.judged.scoreboard
-        if aim == "score":
+        if objective == "score":
             return fit.score
-        if aim == "artifact_kib":
+        if objective == "artifact_kib":
             return sum(self.artifact.sizes().values()) / 1024
-        if aim == "training_seconds":
+        if objective == "training_seconds":
             return fit.seconds + (refit.seconds if refit is not None else 0.0)
         if board is None:
             return float("nan")
-        if aim == "skill":
+        if objective == "skill":
             return float(board.skill.value)
-        if aim == "capacity_cost":
+        if objective == "capacity_cost":
             return float(board.orders.simulation.outcomes["cost"][board.backtest.model])
-        return float(board.model[aim])
+        return float(board.model[objective])
 
-    def scores(self, monitor: str) -> dict[str, float]:
-        """Its scores by the names that loggers show them under."""
-        scores = {f"score/{monitor.replace('/', '_')}": self.judged.fit.score}
+    def scores(self) -> dict[str, float]:
+        """The scores by their names in loggers."""
+        scores = {f"score/{self.recipe.settings.monitor.replace('/', '_')}": self.judged.fit.score}
         if self.judged.scoreboard is not None:
             scores |= {"score/skill": self.value_of("skill"), "score/wape": self.value_of("wape")}
         return scores | {
@@ -109,36 +111,38 @@ class Outcome:
         }
 
 
-def show(recipe: Recipe, outcome: Outcome, loggers: Sequence[Logger], parameters: Mapping[str, Any]) -> None:
-    """Say how good the model is, write the report, tell loggers, and say what to type next."""
-    board, settings = outcome.judged.scoreboard, recipe.settings
-    run_dir, artifact_dir = recipe.run_dir, outcome.artifact_dir(recipe)
-    if settings.repeat is not None:
-        _compare(recipe, outcome)
-    report_dir = run_dir / "evaluation"
+def show(outcome: Outcome, loggers: Sequence[Logger], parameters: Mapping[str, Any]) -> None:
+    """Log the scores, write the report, pass both to the loggers, and log the next command."""
+    recipe, job, board = outcome.recipe, outcome.recipe.job, outcome.judged.scoreboard
+    assert job is not None
+    tensorboards = [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
+    report_dir = recipe.run_dir / "evaluation"
+    if recipe.settings.repeat is not None:
+        _compare(outcome, Path(recipe.settings.repeat), job)
     if board is None:
         remove_report(report_dir)
     else:
         log.info("How good is it?\n%s", summary(board))
-        artifact_name, source = short_path(artifact_dir), str(recipe.source)
-        figures = publish(board, report_dir, artifact=artifact_name, source=source, seed=settings.seed)
-        _log_figures(loggers, figures)
-    scores = outcome.scores(settings.monitor)
-    assert recipe.job is not None
-    _log_hyper_parameters(loggers, parameters, scores, recipe.job.of_sweep)
-    files = list(outcome.artifact.sizes())
-    log_outcome(list(loggers), scores, artifact_dir, files, report_dir / "report.html")
+        artifact_name, source = short_path(outcome.artifact_dir), str(recipe.source)
+        figures = publish(board, report_dir, artifact=artifact_name, source=source, seed=recipe.settings.seed)
+        for tensorboard in tensorboards:
+            for name, figure in figures.items():
+                tensorboard.experiment.add_figure(f"evaluation/{name}", figure)
+    scores = outcome.scores()
+    for tensorboard in tensorboards:
+        _log_hyper_parameters(tensorboard, parameters, scores, job.of_sweep)
+    files, report = list(outcome.artifact.sizes()), report_dir / "report.html"
+    log_outcome(list(loggers), scores, outcome.artifact_dir, files, report)
     next_step = "next, type the command in the last line"
     if outcome.rejected is not None:
         next_step = "the gate did not let the model pass"
-    values = _places(recipe, outcome, artifact_dir, report_dir)
-    log.info("Done\n%s", facts(f"Training is done; {next_step}", values))
+    log.info("Done\n%s", _listed(f"Training is done; {next_step}", _facts(outcome, report, job)))
 
 
-def _places(recipe: Recipe, outcome: Outcome, artifact_dir: Path, report_dir: Path) -> dict[str, str]:
-    """Where everything lies, by name; empty where there is none."""
-    fit, refit, run_dir = outcome.judged.fit, outcome.judged.refit, recipe.run_dir
-    assert recipe.job is not None
+def _facts(outcome: Outcome, report: Path, job: Job) -> dict[str, str]:
+    """Facts, files and commands by name; empty where there is none."""
+    recipe, fit, refit = outcome.recipe, outcome.judged.fit, outcome.judged.refit
+    run_dir, artifact_dir = recipe.run_dir, outcome.artifact_dir
 
     def there(path: Path) -> str:
         return short_path(path) if path.exists() else ""
@@ -152,24 +156,24 @@ def _places(recipe: Recipe, outcome: Outcome, artifact_dir: Path, report_dir: Pa
         "trained in": f"{fit.seconds:.1f} s" + (f", and again in {refit.seconds:.1f} s" if refit else ""),
         "rejected" if rejected else "artifact": short_path(artifact_dir),
         "per series": there(artifact_dir / "per_series"),
-        "report": short_path(report_dir / "report.html") if outcome.judged.scoreboard is not None else "",
+        "report": short_path(report) if outcome.judged.scoreboard is not None else "",
         "checkpoints": there(run_dir / "checkpoints"),
-        "log file": short_path(run_dir / f"{recipe.job.name}.log"),
+        "log file": short_path(run_dir / f"{job.name}.log"),
         "TensorBoard": board if (run_dir / "tensorboard").exists() else "",
-        "forecast": "" if rejected else f"{forecast} {_source(recipe)}",
+        "forecast": "" if rejected else f"{forecast} {_source(recipe, job)}",
     }
 
 
-def facts(title: str, values: Mapping[str, str]) -> str:
-    """Names and values, a line each: never folded, so that commands can be copied; no empty ones."""
+def _listed(title: str, values: Mapping[str, str]) -> str:
+    """Names and values, one per line without wrapping, so that commands can be copied; no empty values."""
     width = max(map(len, values))
     return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in values.items() if value)])
 
 
 def hyper_parameters(recipe: Recipe, data: ForecastDataModule, net: Network) -> dict[str, Any]:
-    """What loggers show a run by: its settings, and in a sweep the job's overrides, by their keys."""
-    settings: TrainSettings = recipe.settings
-    # Without prefixes: TensorBoard's page sorts by name and ticks the first ones.
+    """The settings that loggers show for a run, and in a sweep the job's overrides by their keys."""
+    settings = recipe.settings
+    # Without prefixes: TensorBoard's page sorts by name and shows only the first ones by default.
     parameters = settings.window.model_dump() | {
         "batch_size": settings.data.batch_size,
         "lr": settings.optimizer.lr,
@@ -183,69 +187,55 @@ def hyper_parameters(recipe: Recipe, data: ForecastDataModule, net: Network) -> 
     return parameters | {name: value for name, value in recipe.job.values.items() if name not in SILENT}
 
 
-def _compare(recipe: Recipe, outcome: Outcome) -> None:
-    """Say whether a repeated run came to the same weights."""
-    assert recipe.settings.repeat is not None
-    assert recipe.job is not None
-    folder = Path(recipe.settings.repeat)
-    then, name = read_result(folder), short_path(folder)
-    if then.get("weights") == sha256(outcome.artifact_dir(recipe)):
+def _compare(outcome: Outcome, earlier: Path, job: Job) -> None:
+    """Log whether the weights equal those of the earlier run that was repeated."""
+    then, name = read_result(earlier), short_path(earlier)
+    if then.get("weights") == sha256(outcome.artifact_dir):
         log.info("The weights equal those of %s, bit for bit", name)
     elif then.get("weights") is None:
         log.warning("%s did not come to its end: there is nothing to compare with", name)
     else:
         why = "the same data on another machine, or with other versions?"
-        if recipe.job.overrides:
-            why = f"trained with {' '.join(recipe.job.overrides)}"
+        if job.overrides:
+            why = f"trained with {' '.join(job.overrides)}"
         if then.get("data") != outcome.fingerprint:
             why = "its data was other data"
         log.warning("The weights differ from those of %s: %s", name, why)
 
 
-def _log_figures(loggers: Sequence[Logger], figures: Mapping[str, Figure]) -> None:
-    """Put the report's figures into TensorBoard."""
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            for name, figure in figures.items():
-                logger.experiment.add_figure(f"evaluation/{name}", figure)
-
-
 def _log_hyper_parameters(
-    loggers: Sequence[Logger], parameters: Mapping[str, Any], scores: dict[str, float], of_sweep: bool
+    tensorboard: TensorBoardLogger, parameters: Mapping[str, Any], scores: dict[str, float], of_sweep: bool
 ) -> None:
-    """Give TensorBoard's HParams page this run's settings and its real scores.
+    """Give TensorBoard's HParams page the settings and scores of this run.
 
-    Of a sweep the page shows what :mod:`kforecast.training.sweeps.hparams_board` says; a job adds its values.
+    In a sweep :mod:`kforecast.training.sweeps.hparams_board` describes the page; a job adds its values.
     """
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            if of_sweep:
-                logger.log_metrics(scores, step=0)  # reopens the file that the end of the training closed
-                _, *values = hparams(dict(parameters), scores)  # type: ignore[no-untyped-call]
-                for summary in values:
-                    logger.experiment.file_writer.add_summary(summary)
-            else:
-                logger.log_hyperparams(dict(parameters), scores)
-            logger.finalize("success")
+    if of_sweep:
+        tensorboard.log_metrics(scores, step=0)  # reopens the file that the end of the training closed
+        _, *values = hparams(dict(parameters), scores)  # type: ignore[no-untyped-call]
+        for value in values:
+            tensorboard.experiment.file_writer.add_summary(value)
+    else:
+        tensorboard.log_hyperparams(dict(parameters), scores)
+    tensorboard.finalize("success")
 
 
 def _typed(name: str) -> str:
-    """A command as it must be typed: by its path where it is not on the search path."""
+    """A command as the user types it: with its path if it is not on the search path."""
     return name if shutil.which(name) else shlex.quote(short_path(Path(sys.executable).with_name(name)))
 
 
-def _source(recipe: Recipe) -> str:
-    """The source as typed for the forecast command."""
-    assert recipe.job is not None
+def _source(recipe: Recipe, job: Job) -> str:
+    """The source, as arguments of the forecast command."""
     path = recipe.source_settings.get("path")
     if (recipe.run_dir / HISTORY).exists():
         path = short_path(recipe.run_dir / HISTORY)
     if path is not None:
         return f"--dataset-file={shlex.quote(str(path))}"
-    if (source := recipe.job.choices.get("source")) is not None:
-        chosen = [override for override in recipe.job.overrides if override.startswith("source.")]
+    if (source := job.choices.get("source")) is not None:
+        chosen = [override for override in job.overrides if override.startswith("source.")]
         return shlex.join([f"source={source}", *chosen])
-    # The configuration of an earlier run, which was not composed of options.
+    # The configuration comes from an earlier run, and was not composed from config groups.
     values = recipe.source_settings
     plain = {name: value for name, value in values.items() if isinstance(value, int | float | str)}
     option = str(plain.pop("_target_")).split(".")[-2]

@@ -1,12 +1,12 @@
-"""The recipe of a run: a configuration, checked and frozen, before its data is read.
+"""The recipe of a run: the configuration, checked and frozen, before the data is read.
 
-This is the last module of a training that sees ``cfg``; what it calls gets the recipe, or parts of it.
+Only this module of a training sees ``cfg``. Everything after it takes the recipe, or parts of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,18 +40,18 @@ if TYPE_CHECKING:
     from kforecast.training.warm_start import WarmStart
     from kforecast.window import Window
 
-# Callbacks that choose an epoch, or show the validation part: a training on all data has no use for them.
+# Callbacks that need a validation part.
 _OF_VALIDATION = ("early_stopping", "model_checkpoint", "forecast_figures")
 
 
 class Component:
-    """A class and its settings; calling it builds the object, and imports its library only then."""
+    """A class and its settings; a call imports the library and builds the object."""
 
     def __init__(self, key: str, node: DictConfig) -> None:
         self._key, self._node = key, node
 
     def __call__(self, **arguments: Any) -> Any:
-        """The object, with further arguments that no configuration can hold.
+        """Build the object; ``arguments`` are those that no configuration can hold.
 
         Raises
         ------
@@ -66,46 +66,46 @@ class Component:
         return _plain_values(self._node, resolve=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All of a run that is known before its data is read.
+    """Everything about a run that is known before its data is read.
 
     Attributes
     ----------
     settings:
-        The keys of ours, checked.
+        The checked settings.
     recorded:
         The whole configuration as artifacts and checkpoints keep it: plain values without secrets.
     job:
-        The command's run; None when a Python program calls.
+        The run of the command; None for :func:`kforecast.train`.
     run_dir:
-        The folder where the run writes.
+        Folder of the run.
     artifact_dir:
-        Where the artifact goes; None: it is returned only.
+        Directory of the artifact; None writes none.
     window:
         Bin width, context and horizon.
     source:
-        Of the history: one of ``kforecast.metrics``, or a frame.
+        Source of the history, from ``kforecast.metrics``.
     source_settings:
-        How a command names the source: plain values, what comes from the environment only named.
+        Settings of the source as plain values; environment variables are named, not resolved.
     data, network, optimizer, trainer, callbacks, loggers:
-        Build the objects of Lightning's world.
+        Build the data module, the network and Lightning's objects.
     capacity:
-        How a cluster is scaled, for the report.
+        How replicas are ordered, for the report.
     teacher, champion, warm_start:
-        Earlier artifacts that take part.
+        Earlier artifacts that the run uses.
     earlier:
-        What is taken over from an earlier run.
+        What the run takes over from an earlier one.
     """
 
     settings: TrainSettings
     recorded: Mapping[str, Any]
-    job: Job | None
+    job: Job | None = None
     run_dir: Path
-    artifact_dir: Path | None
+    artifact_dir: Path | None = None
     window: Window
     source: Any
-    source_settings: Mapping[str, Any]
+    source_settings: Mapping[str, Any] = field(default_factory=dict)
     data: Component
     network: Component
     optimizer: Component
@@ -113,27 +113,32 @@ class Recipe:
     callbacks: Mapping[str, Component]
     loggers: Mapping[str, Component]
     capacity: Capacity
-    teacher: Teacher | None
-    champion: Champion | None
-    warm_start: WarmStart | None
-    earlier: Earlier
+    teacher: Teacher | None = None
+    champion: Champion | None = None
+    warm_start: WarmStart | None = None
+    earlier: Earlier = field(default_factory=Earlier)
     _cfg: DictConfig
-    """For the two variations below alone."""
+    """For the two variants below."""
 
     @property
     def history(self) -> Any:
-        """The source, or the history that an earlier run has kept of it."""
+        """The source, or the history that an earlier run fetched from it and kept."""
         kept = self.earlier.history
         return self.source if kept is None else kept_history(kept)
 
     @property
     def checkpoint_dir(self) -> Path | None:
-        """Where the checkpoints of the first training lie; None for none."""
+        """Folder of the first training's checkpoints; None writes none."""
         folder = OmegaConf.select(self._cfg, "callbacks.model_checkpoint.dirpath")
         return None if folder is None else Path(folder)
 
+    @property
+    def candidate_dir(self) -> Path:
+        """Directory of an artifact that has not passed the gate."""
+        return self.run_dir / "candidate"
+
     def on_all_data(self, epochs: int) -> Recipe:
-        """The recipe of the second training: on the validation part too, for a known number of epochs."""
+        """The recipe of the second training: with the validation part, for a given number of epochs."""
         cfg, settings = self._cfg.copy(), self.settings.model_copy(update={"monitor": "train/loss"})
         OmegaConf.update(cfg, "trainer.max_epochs", epochs)
         OmegaConf.update(cfg, "monitor", "train/loss")
@@ -144,7 +149,7 @@ class Recipe:
         return self._varied(cfg, settings)
 
     def with_own_embeddings(self) -> Recipe:
-        """The recipe of the training that gives each series an embedding of its own."""
+        """The recipe of the training with an embedding for each series."""
         cfg = self._cfg.copy()
         if self.checkpoint_dir is not None:
             cfg.callbacks.model_checkpoint.dirpath = str(self.run_dir / "checkpoints" / "per_series")
@@ -157,23 +162,24 @@ class Recipe:
 
 
 def check(cfg: DictConfig) -> None:
-    """Find what is wrong with a configuration, as far as that can be told without data."""
+    """Check a configuration as far as possible without data; raises as :func:`make_recipe` does."""
     with no_log_lines():  # the run logs them when it begins
-        make_recipe(cfg, Job.current())
+        job = Job.current()
+        make_recipe(cfg, job, is_unfinished(job.run_dir))
 
 
-def make_recipe(cfg: DictConfig, job: Job, unfinished: bool | None = None) -> Recipe:
+def make_recipe(cfg: DictConfig, job: Job, unfinished: bool) -> Recipe:
     """Check the configuration of a command, and build what needs no data.
 
     Parameters
     ----------
     unfinished:
-        Whether the run folder holds a run that has not come to its end; None: look.
+        Whether the run folder holds an unfinished run.
 
     Raises
     ------
     ConfigError, ArtifactError
-        All that is wrong, as far as that can be told without data.
+        All problems that can be found without data.
     OutputError
         When the artifact could not be written.
     """
@@ -186,72 +192,58 @@ def make_recipe(cfg: DictConfig, job: Job, unfinished: bool | None = None) -> Re
     window = window_of(settings.window)
     source = source_of(cfg)
     check_step(source, window)
-    capacity, teacher = built(cfg.capacity, "capacity"), _teacher(settings.teacher, window)
     if is_own_recipe():
         try_recipe(cfg, window)
-    champion, warm_start = _champion(settings.gate.champion, window), _warm_start(cfg, settings, window)
-    earlier = Earlier()
-    if process.first:
-        if unfinished is None:
-            unfinished = is_unfinished(job.run_dir)
-        earlier = earlier_run(cfg, settings, job.run_dir, unfinished)
-    return Recipe(
-        settings=settings,
-        recorded=recorded(cfg),
+    return _recipe(
+        cfg,
+        settings,
         job=job,
         run_dir=job.run_dir,
         artifact_dir=artifact_dir,
-        window=window,
         source=source,
         source_settings=_plain_values(cfg.source, resolve=False),
-        capacity=capacity,
-        teacher=teacher,
-        champion=champion,
-        warm_start=warm_start,
-        earlier=earlier,
-        _cfg=cfg,
-        **_components(cfg),
+        earlier=earlier_run(cfg, settings, job.run_dir, unfinished) if process.first else Earlier(),
     )
 
 
 def make_recipe_for_frame(cfg: DictConfig, source: Any, folder: Path) -> Recipe:
-    """Check a configuration that a Python program has composed, for a frame of its own.
+    """Check the configuration of :func:`kforecast.train`, and build what needs no data.
 
     Parameters
     ----------
+    source:
+        The frame as a source.
     folder:
-        A temporary folder for what the training writes.
+        A temporary folder for the files of the training.
 
     Raises
     ------
     ConfigError, ArtifactError
-        All that is wrong, as far as that can be told without data.
+        All problems that can be found without data.
     """
     settings = check_train_settings(cfg)
     check_devices(settings.trainer)
+    try_recipe(cfg, window_of(settings.window))
+    return _recipe(cfg, settings, run_dir=folder, source=source)
+
+
+def _recipe(cfg: DictConfig, settings: TrainSettings, **others: Any) -> Recipe:
+    """The recipe with everything that follows from the configuration alone."""
     window = window_of(settings.window)
-    try_recipe(cfg, window)
     return Recipe(
         settings=settings,
         recorded=recorded(cfg),
-        job=None,
-        run_dir=folder,
-        artifact_dir=None,
         window=window,
-        source=source,
-        source_settings={},
         capacity=built(cfg.capacity, "capacity"),
-        teacher=_teacher(settings.teacher, window),
-        champion=None,
-        warm_start=_warm_start(cfg, settings, window),
-        earlier=Earlier(),
         _cfg=cfg,
         **_components(cfg),
+        **_earlier_artifacts(cfg, settings, window),
+        **others,
     )
 
 
 def is_unfinished(run_dir: Path) -> bool:
-    """Whether a folder holds a run that has not come to its end."""
+    """Whether a folder holds an unfinished run."""
     return read_result(run_dir).get("status") in UNFINISHED
 
 
@@ -260,7 +252,7 @@ def _components(cfg: DictConfig) -> dict[str, Any]:
         found = {str(name): node for name, node in section.items() if node is not None}
         return {name: Component(f"{key}.{name}", node) for name, node in found.items()}
 
-    # Lightning leaves clipping to a module that steps by itself: it is in the settings.
+    # Lightning refuses it together with manual optimization; ForecastModule gets it from the settings.
     trainer = cfg.trainer.copy()
     OmegaConf.set_struct(trainer, False)
     trainer.pop("gradient_clip_val", None)
@@ -280,35 +272,29 @@ def _plain_values(node: DictConfig, resolve: bool) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _teacher(directory: str | None, window: Window) -> Teacher | None:
-    if directory is None:
-        return None
-    from kforecast.training.teacher import Teacher
+def _earlier_artifacts(cfg: DictConfig, settings: TrainSettings, window: Window) -> dict[str, Any]:
+    """Load the artifacts that the settings name; the imports are here because they load torch."""
+    found: dict[str, Any] = {}
+    if settings.teacher is not None:
+        from kforecast.training.teacher import Teacher
 
-    return Teacher.load(Path(directory), window)
+        found["teacher"] = Teacher.load(Path(settings.teacher), window)
+    if (champion := settings.gate.champion) is not None:
+        from kforecast.artifact import load_for
+        from kforecast.evaluation.champion import Champion
 
+        found["champion"] = Champion.of(load_for("gate.champion", Path(champion), window), champion)
+    if settings.warm_start is not None:
+        from kforecast.training.warm_start import WarmStart
 
-def _champion(directory: str | None, window: Window) -> Champion | None:
-    if directory is None:
-        return None
-    from kforecast.artifact import load_for
-    from kforecast.evaluation.champion import Champion
-
-    return Champion.of(load_for("gate.champion", Path(directory), window), directory)
-
-
-def _warm_start(cfg: DictConfig, settings: TrainSettings, window: Window) -> WarmStart | None:
-    if settings.warm_start is None:
-        return None
-    from kforecast.training.warm_start import WarmStart
-
-    net: Network = built(cfg.model, "model", window=window, num_series=1)
-    return WarmStart.load(Path(settings.warm_start), window, net)
+        net: Network = built(cfg.model, "model", window=window, num_series=1)
+        found["warm_start"] = WarmStart.load(Path(settings.warm_start), window, net)
+    return found
 
 
 def _artifact_dir(settings: TrainSettings, job: Job) -> Path:
     directory = Path(settings.artifact_dir)
     if job.of_sweep and not directory.is_relative_to(job.run_dir):
-        # Jobs of a sweep that share one directory would overwrite each other's artifact.
+        # Jobs of a sweep would overwrite each other's artifact in a shared directory.
         return directory / str(job.number)
     return directory

@@ -1,4 +1,4 @@
-"""Where the artifact of a run goes: at once, or as a candidate until the gate lets it pass."""
+"""Publisher: writes the artifact of a run, with a gate only after the model has passed it."""
 
 from collections.abc import Mapping
 
@@ -14,24 +14,24 @@ from kforecast.training.plan import Recipe
 
 
 class Publisher:
-    """Writes the artifact of a recipe; with a gate, nothing replaces the earlier one before a model passes.
+    """Writes the artifact of a run; a gate keeps the earlier one until a model passes.
 
     Parameters
     ----------
     recipe:
-        What is trained; without an ``artifact_dir`` nothing is written.
+        The recipe of the run; without an ``artifact_dir`` nothing is written.
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self._recipe, self.artifact_dir = recipe, recipe.artifact_dir
-        self.candidate_dir = recipe.run_dir / "candidate"
+        self._recipe, self._gate = recipe, recipe.settings.gate
 
     def writers(self, maker: ArtifactMaker) -> list[ArtifactWriter]:
-        """The callback that writes the artifact of the best epoch so far, if it is to be written."""
-        if self.artifact_dir is None:
+        """The callback that writes the best artifact so far; none without an ``artifact_dir``."""
+        recipe = self._recipe
+        if recipe.artifact_dir is None:
             return []
-        gated = self._recipe.settings.gate.require_skill is not None or self._recipe.champion is not None
-        target = self.candidate_dir if gated else self.artifact_dir
+        gated = self._gate.require_skill is not None or recipe.champion is not None
+        target = recipe.candidate_dir if gated else recipe.artifact_dir
 
         def write(module: ForecastModule, first_time: bool) -> None:
             check_still_there(target.parent if first_time else target)
@@ -40,36 +40,35 @@ class Publisher:
         return [ArtifactWriter(write)]
 
     def shortfall(self, judged: JudgedFit) -> str | None:
-        """Why the gate does not let a model pass; None when it does, or there is no gate."""
-        gate, board = self._recipe.settings.gate, judged.scoreboard
+        """Why the model does not pass the gate; None when it does, or without a gate."""
+        gate = self._gate
         if (reason := self.skill_shortfall(judged)) is not None:
             return reason
-        if gate.champion is not None and (reason := champion_shortfall(board, gate.require_gain)):
+        if gate.champion is not None and (reason := champion_shortfall(judged.scoreboard, gate.require_gain)):
             return f"gate not passed (gate.champion={gate.champion}): {reason}"
         return None
 
     def skill_shortfall(self, judged: JudgedFit, which: str = "") -> str | None:
-        """The same for the baselines alone; ``which`` says which of several models it is."""
-        needed = self._recipe.settings.gate.require_skill
+        """Why the model does not pass ``gate.require_skill``; ``which`` names it in the reason."""
+        needed = self._gate.require_skill
         if needed is not None and (reason := shortfall(judged.scoreboard, needed)):
             return f"gate not passed (gate.require_skill={needed:g}): {which}{reason}"
         return None
 
     def publish(self, artifact: Artifact, parts: Mapping[str, Artifact], rejected: str | None) -> str | None:
-        """Write the finished artifact, with those of single series, where it belongs.
+        """Write the artifact, with those of single series; a rejected one goes to the candidate's folder.
 
         Returns
         -------
-        Why it was rejected, and what was done instead; None when it was not.
+        The reason for the rejection, with the place of the model; None when it was not rejected.
         """
-        assert self.artifact_dir is not None
-        target = self.artifact_dir if rejected is None else self.candidate_dir
+        public, candidate = self._recipe.artifact_dir, self._recipe.candidate_dir
+        assert public is not None
+        target = public if rejected is None else candidate
         check_still_there(target.parent)
         artifact.save(target, parts)
         if rejected is None:
-            discard(self.candidate_dir)
+            discard(candidate)
             return None
-        kept = "nothing is published"
-        if self.artifact_dir.exists():
-            kept = f"{short_path(self.artifact_dir)} is left as it was"
+        kept = f"{short_path(public)} is left as it was" if public.exists() else "nothing is published"
         return f"{rejected}; {kept}, the model is in {short_path(target)}"

@@ -1,4 +1,4 @@
-"""The story of a run, told once: for kforecast-train, kforecast.train and retraining.
+"""A run from start to end, for kforecast-train, kforecast-retrain and kforecast.train.
 
 Fetch the metrics and cut them into windows, train the network with early stopping, judge it on held-out data,
 and publish the artifact.
@@ -7,12 +7,12 @@ and publish the artifact.
 import logging
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from lightning.pytorch import seed_everything
 
-from kforecast.artifact import Artifact, EstimatorConfig
+from kforecast.artifact import Artifact
 from kforecast.console import short_path
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.summary import data_table, summarize
@@ -45,34 +45,34 @@ def run(recipe: Recipe, say: Callable[[str], None] = log.debug) -> Outcome | Non
     Parameters
     ----------
     say:
-        Gets a line every now and then, for somebody who waits.
+        Receives lines about the progress.
 
     Returns
     -------
-    What the run came to; None in all processes but the first, which alone judges and writes.
+    The outcome; None in all processes but the first, which alone judges and writes.
 
     Raises
     ------
     KforecastError
         When a source, the data, the file system or the numbers do not allow it.
     """
-    with ExitStack() as held:
-        held.enter_context(quiet())
-        if recipe.artifact_dir is not None and this_process().first:
-            name = f"the run in {short_path(recipe.run_dir)} (process {os.getpid()})"
-            held.enter_context(sole_writer(recipe.artifact_dir, name))
-        return _run(recipe, say, held)
+    with quiet(), _reserved(recipe):
+        return _run(recipe, say)
 
 
-def _run(recipe: Recipe, say: Callable[[str], None], held: ExitStack) -> Outcome | None:
+def _run(recipe: Recipe, say: Callable[[str], None]) -> Outcome | None:
     settings, process = recipe.settings, this_process()
     cluster = join(settings.trainer.accelerator)
 
     # Fetch the metrics and cut them into windows.
     data = windowed(recipe)
-    _say_data(recipe, data)
+    _check_shares(data)
+    if process.first and recipe.job is not None:
+        summary = summarize(data.panel, data.split)
+        summary.to_csv(recipe.run_dir / "data_summary.csv", index=False)
+        log.info("Data\n%s", data_table(summary, data.panel, data.split))
 
-    # Build the network, and know what an artifact of it says.
+    # Build the network, and the recorders of its training: artifact, checkpoints, loggers.
     seed_everything(settings.seed, workers=True, verbose=False)
     net = network_of(recipe, data.panel)
     threads = choose_threads(settings.threads, data.batch_size, process.count, net.windows_per_thread)
@@ -81,133 +81,116 @@ def _run(recipe: Recipe, say: Callable[[str], None], held: ExitStack) -> Outcome
         f"Training {type(net).__name__} on {data.panel.num_series:,} series, {len(data.split.train):,} "
         f"windows ({recipe.window}), seed {settings.seed}"
     )
-    _say_earlier_artifacts(recipe, data)
-    maker = ArtifactMaker(_estimator_config(recipe, data), recipe.recorded, data)
-    maker.announce(net)
-    _say_sample(recipe, data)
-    publisher = Publisher(recipe)
-    checkpoints = replace(first(lambda: _checkpoints(recipe, data)), artifact=maker.describe(net))
-    parameters = {} if recipe.job is None else hyper_parameters(recipe, data, net)
-    loggers = loggers_of(recipe.loggers, short_path(recipe.run_dir))
-    if process.first:
-        held.enter_context(tracking(loggers, parameters))
-
-    # Train it, with early stopping; the artifact of the best epoch so far is written on the way.
-    assembly = Assembly(recipe, cluster, checkpoints)
-    callbacks = publisher.writers(maker) if recipe.job is not None else [Progress(say)]
-    fit = assembly.train(net, data, callbacks, loggers)
-
-    # Train it once more, on the validation part too.
-    refit: Fit | None = None
-    of_first = maker
-    if settings.refit and len(data.split.validation) and not first(lambda: fit.hopeless):
-        say(f"training again, with the validation part, for {fit.best_epoch} epochs (refit)")
-        maker = maker.refitted()
-        again = replace(checkpoints, artifact=maker.describe(net))
-        refit = replace(assembly, checkpoints=again).train_again(fit)
-
-    # Judge it on what was held out.
-    judged = _judge(recipe, fit, refit) if process.first else None
-    rejected = None if judged is None else publisher.shortfall(judged)
-
-    # Publish the artifact, beside it those of single series.
-    parts: dict[str, Artifact] = {}
-    if settings.artifact.per_series and first(lambda: rejected is None):
-        individual = _individual(assembly, fit, judged)
-        if individual is not None:
-            rejected = publisher.skill_shortfall(individual, "with an embedding for each series ")
-            parts = (maker if individual is judged else of_first).single_series(individual)
-    if judged is None:
-        return None
-    artifact = maker.finished(judged)
-    if recipe.artifact_dir is not None:
-        rejected = publisher.publish(artifact, parts, rejected)
-    outcome = Outcome(judged, artifact, data.panel.fingerprint(), threads, rejected)
-    if recipe.job is not None:
-        show(recipe, outcome, loggers, parameters)
-    return outcome
-
-
-def _say_data(recipe: Recipe, data: ForecastDataModule) -> None:
-    """Say what the data looks like: on the console and in ``data_summary.csv``."""
-    process = this_process()
-    for part in ("train", "validation"):
-        if 0 < (count := len(getattr(data.split, part))) < process.count:
-            raise DataError(
-                f"{process.count} processes cannot share the {count} windows of the {part} part; give a "
-                "longer history, or start fewer processes"
-            )
-    if process.first and recipe.job is not None:
-        summary = summarize(data.panel, data.split)
-        summary.to_csv(recipe.run_dir / "data_summary.csv", index=False)
-        log.info("Data\n%s", data_table(summary, data.panel, data.split))
-
-
-def _say_earlier_artifacts(recipe: Recipe, data: ForecastDataModule) -> None:
     if recipe.teacher is not None:
         recipe.teacher.announce(data.panel, data.split)
     if recipe.warm_start is not None:
         recipe.warm_start.announce()
+    first_maker = maker = ArtifactMaker(recipe, data)
+    maker.announce(net)
+    _log_samples(recipe, data)
+    checkpoints = first(lambda: _checkpoints(recipe, data, first_maker.describe(net)))
+    publisher, assembly = Publisher(recipe), Assembly(recipe, cluster, checkpoints)
+    parameters = hyper_parameters(recipe, data, net)
+    loggers = loggers_of(recipe.loggers, short_path(recipe.run_dir))
+
+    with tracking(loggers if process.first else [], parameters):
+        # Train with early stopping. The artifact of the best epoch so far is written during the training.
+        callbacks = publisher.writers(maker) if recipe.job is not None else [Progress(say)]
+        fit = assembly.train(net, data, callbacks, loggers)
+
+        # Train again, with the validation part, for as many epochs as were best.
+        refit: Fit | None = None
+        if settings.refit and len(data.split.validation) and not first(lambda: fit.hopeless):
+            say(f"training again, with the validation part, for {fit.best_epoch} epochs (refit)")
+            maker = maker.refitted()
+            refit = assembly.train_again(fit, maker.describe(net))
+
+        # Judge on held-out data.
+        judged: JudgedFit | None = None
+        rejected: str | None = None
+        if process.first:
+            fill, combine, champion = settings.data.fill, settings.combine, recipe.champion
+            judged = judge_fit(fit, fill, recipe.capacity, settings.seed, refit, combine, champion)
+            rejected = publisher.shortfall(judged)
+
+        # Publish the artifact, with an artifact per series if requested.
+        parts: dict[str, Artifact] = {}
+        if settings.artifact.per_series and first(lambda: rejected is None):
+            individual = _individual(assembly, fit, judged)
+            if individual is not None:
+                rejected = publisher.skill_shortfall(individual, "with an embedding for each series ")
+                parts = (maker if individual is judged else first_maker).single_series(individual)
+        if judged is None:
+            return None
+        artifact = maker.finished(judged)
+        if recipe.artifact_dir is not None:
+            rejected = publisher.publish(artifact, parts, rejected)
+        outcome = Outcome(recipe, judged, artifact, data.panel.fingerprint(), threads, rejected)
+        if recipe.job is not None:
+            show(outcome, loggers, parameters)
+        return outcome
 
 
-def _say_sample(recipe: Recipe, data: ForecastDataModule) -> None:
-    settings = recipe.settings.data
-    for part, most, key in (
-        (data.split.train, settings.windows_per_epoch, "windows_per_epoch"),
-        (data.split.validation, settings.validation_windows, "validation_windows"),
-    ):
-        if most is not None and most < len(part):
-            what = "An epoch draws" if key == "windows_per_epoch" else "A validation takes"
-            log.info("%s %s of its %s windows (data.%s)", what, f"{most:,}", f"{len(part):,}", key)
-
-
-def _estimator_config(recipe: Recipe, data: ForecastDataModule) -> EstimatorConfig:
-    """What estimator_config.yaml says of a training."""
-    settings = recipe.settings
-    stopping = settings.callbacks.early_stopping
-    return EstimatorConfig(
-        freq=settings.window.freq,
-        prediction_length=settings.window.prediction_length,
-        context_length=settings.window.context_length,
-        num_series=data.panel.num_series,
-        learning_rate=settings.optimizer.lr,
-        epochs=settings.trainer.max_epochs,
-        batch_size=settings.data.batch_size,
-        num_workers=settings.data.num_workers,
-        patience=0 if stopping is None else stopping.patience,
-        use_validation=bool(settings.data.validation),
+def _reserved(recipe: Recipe) -> AbstractContextManager[None]:
+    """Keep other runs from writing the artifact."""
+    if recipe.artifact_dir is None or not this_process().first:
+        return nullcontext()
+    return sole_writer(
+        recipe.artifact_dir, f"the run in {short_path(recipe.run_dir)} (process {os.getpid()})"
     )
 
 
-def _checkpoints(recipe: Recipe, data: ForecastDataModule) -> Checkpoints:
-    """Where this run keeps its checkpoints; the one it resumes from is of the same data."""
+def _check_shares(data: ForecastDataModule) -> None:
+    """Check that each process gets windows of each part."""
+    count = this_process().count
+    for part in ("train", "validation"):
+        if 0 < (windows := len(getattr(data.split, part))) < count:
+            raise DataError(
+                f"{count} processes cannot share the {windows} windows of the {part} part; give a "
+                "longer history, or start fewer processes"
+            )
+
+
+def _log_samples(recipe: Recipe, data: ForecastDataModule) -> None:
+    """Log which parts have more windows than an epoch or a validation uses."""
+    settings = recipe.settings.data
+    for what, part, most, key in (
+        ("An epoch draws", data.split.train, settings.windows_per_epoch, "windows_per_epoch"),
+        ("A validation takes", data.split.validation, settings.validation_windows, "validation_windows"),
+    ):
+        if most is not None and most < len(part):
+            log.info("%s %s of its %s windows (data.%s)", what, f"{most:,}", f"{len(part):,}", key)
+
+
+def _checkpoints(recipe: Recipe, data: ForecastDataModule, described: dict[str, Any]) -> Checkpoints:
+    """Where this run keeps its checkpoints, and the one it resumes from.
+
+    Raises
+    ------
+    DataError
+        When that one was trained on other data.
+    """
     every, earlier = recipe.settings.checkpoint_seconds, recipe.earlier
     if recipe.job is None:
-        # Nothing to resume from is kept, but the best epoch's weights lie in a file.
+        # No checkpoints to resume from, but ModelCheckpoint writes the best epoch's weights to a file.
         if recipe.checkpoint_dir is not None:
             make_directories(recipe.checkpoint_dir)
-        return Checkpoints(None, {}, every)
+        return Checkpoints(None, {}, every, artifact=described)
     about = {"config": deciding(dict(recipe.recorded)), "data": data.panel.fingerprint()}
     if earlier.checkpoint is not None:
         if about_of(earlier.checkpoint)["data"] != about["data"]:
             raise DataError(
-                "resume: the checkpoint is of other data than this; give the data it was trained on, or "
-                "leave out resume to begin anew"
+                "resume: the checkpoint was trained on other data; give the same data, or leave out resume "
+                "to train from the beginning"
             )
         epoch = epoch_of(earlier.checkpoint)
         log.info("Going on %s", "behind a training that is done" if epoch is None else f"in epoch {epoch}")
-    return Checkpoints(recipe.checkpoint_dir, about, every, earlier.checkpoint, earlier.newest_of_all)
-
-
-def _judge(recipe: Recipe, fit: Fit, refit: Fit | None) -> JudgedFit:
-    settings = recipe.settings
-    return judge_fit(
-        fit, settings.data.fill, recipe.capacity, settings.seed, refit, settings.combine, recipe.champion
-    )
+    folder, others = recipe.checkpoint_dir, earlier.newest_of_all
+    return Checkpoints(folder, about, every, earlier.checkpoint, others, described)
 
 
 def _individual(assembly: Assembly, fit: Fit, judged: JudgedFit | None) -> JudgedFit | None:
-    """The network with individual embeddings, judged: the one at hand, or another that is trained here.
+    """A network with individual embeddings, judged: the one at hand, or one that is trained here.
 
     None in all processes but the first, which alone judges.
     """

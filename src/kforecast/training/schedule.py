@@ -7,10 +7,13 @@
 import math
 from typing import Literal
 
+import lightning.pytorch as pl
+
+from kforecast.data.loader import ResumableLoader
+
 Schedule = Literal["constant", "cosine"]
 
-# Steps of the warm-up.
-_WARM_UP = 100
+_WARM_UP_STEPS = 100
 
 
 def rate_of(step: int, num_steps: int) -> float:
@@ -24,4 +27,12 @@ def rate_of(step: int, num_steps: int) -> float:
         Steps after which the rate is zero.
     """
     rate = 0.5 + 0.5 * math.cos(math.pi * min(step / num_steps, 1.0))
-    return rate * min(1.0, (step + 1) / _WARM_UP)
+    return rate * min(1.0, (step + 1) / _WARM_UP_STEPS)
+
+
+def steps_of(trainer: pl.Trainer, epochs: int | None) -> int:
+    """Steps of the optimizer, one per batch, in ``epochs`` epochs; None for all epochs of the trainer."""
+    batches, loader = trainer.num_training_batches, trainer.train_dataloader
+    if isinstance(loader, ResumableLoader) and trainer.limit_train_batches == 1.0:
+        batches = loader.sampler.num_batches  # the trainer counts items, which hold several batches
+    return max(1, int(batches) * (epochs or trainer.max_epochs or 1))

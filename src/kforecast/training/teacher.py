@@ -1,4 +1,4 @@
-"""A better model to learn from: ``teacher=ARTIFACT``."""
+"""Distillation from a better model: ``teacher=ARTIFACT``."""
 
 import logging
 from dataclasses import dataclass
@@ -16,20 +16,22 @@ from kforecast.window import Window
 
 log = logging.getLogger(__name__)
 
-# Its forecasts are kept in memory; while they are made, so are their parts, several times as much.
+# The forecasts are kept in memory. Making them needs several times as much, for their parts.
 _MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """An artifact whose forecasts are learned too (:class:`kforecast.data.distillation.TaughtWindows`).
+    """An artifact whose forecasts are mixed into the targets of a training.
+
+    :class:`kforecast.data.distillation.TaughtWindows` mixes them.
 
     Attributes
     ----------
     forecaster:
-        What the artifact holds.
+        The predictor of the artifact.
     used_until:
-        Unix seconds at which the data of its own training ends; None when it does not say.
+        Unix seconds at which the data of its own training ends; None if unknown.
     """
 
     forecaster: Predictor
@@ -37,7 +39,7 @@ class Teacher:
 
     @classmethod
     def load(cls, directory: Path, window: Window) -> "Teacher":
-        """Load an artifact that can teach a network of such windows.
+        """Load an artifact that can teach a network with the same window.
 
         Raises
         ------
@@ -48,12 +50,12 @@ class Teacher:
         return cls(Predictor.of(artifact, str(directory)), artifact.training_span[1])
 
     def forecasts(self, panel: Panel, split: Split) -> np.ndarray:
-        """Its forecasts from the origins of the training windows, float32 ``[len(split.train), horizon]``.
+        """Forecasts from the origins of the training windows, float32 ``[len(split.train), horizon]``.
 
         Raises
         ------
         DataError
-            When it cannot forecast one of the series, or there are too many windows.
+            When the teacher cannot forecast one of the series, or there are too many windows.
         ArtifactError
             When a forecast is not a finite number.
         """
@@ -74,7 +76,7 @@ class Teacher:
         return made
 
     def announce(self, panel: Panel, split: Split) -> None:
-        """Say who teaches, and when the test part does not tell how good the result is."""
+        """Log the teacher, and warn when it has seen data of the test part."""
         log.info("Learning from the forecasts of %s too (teacher)", self.forecaster.name)
         test = panel.start + split.validation_end * panel.frequency.step
         if len(split.test) and self.used_until is not None and self.used_until > test:

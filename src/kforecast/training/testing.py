@@ -1,4 +1,4 @@
-"""Scores of ``trainer.test``: those of an evaluation of the test span, for the network alone."""
+"""Scores of ``trainer.test``: an evaluation of the test span, for the network alone."""
 
 import math
 
@@ -12,12 +12,12 @@ from kforecast.predictor import Predictor, WindowForecasts
 
 
 def scores_of_test(data: ForecastDataModule, net: Network, forecast: np.ndarray) -> dict[str, float]:
-    """Scores over all series and steps, by name; those that nothing is known of are left out.
+    """Scores over all series and steps, by name; undefined scores are omitted.
 
     Parameters
     ----------
     forecast:
-        From the origins ``data.test_cells``, float32 ``[windows, horizon]``.
+        Forecasts from the origins ``data.test_cells``, float32 ``[windows, horizon]``.
     """
     predictor = Predictor(data.window, data.panel.item_ids, data.fill, net, calendar=data.calendar)
     made = WindowForecasts(forecast, np.ones_like(forecast[:, :1]), {})

@@ -35,9 +35,6 @@ def loggers_of(components: Mapping[str, Component], run: str) -> list[Logger]:
     ConfigError
         When a class refuses its settings.
     """
-    # Read when MLflow is imported; its own ten minutes of attempts are too many for a wrong address.
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
     return [component(**_defaults(component.settings, run)) for component in components.values()]
 
 
@@ -47,6 +44,9 @@ def _defaults(settings: Mapping[str, Any], run: str) -> dict[str, Any]:
     if name == "WandbLogger":
         values: dict[str, Any] = {"name": run, "settings": _QUIET}
     elif name == "MLFlowLogger":
+        # MLflow reads both when it is imported. It would retry a wrong address for ten minutes.
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
         values = {"run_name": run}
         # Lightning's own default: the variable, else a local folder.
         address = settings.get("tracking_uri", os.environ.get("MLFLOW_TRACKING_URI")) or "file:"

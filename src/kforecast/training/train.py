@@ -1,4 +1,4 @@
-"""``python -m kforecast.training.train``: kforecast-train, as launchers of several machines name it."""
+"""``python -m kforecast.training.train``: kforecast-train, for launchers that start a module."""
 
 from kforecast.commands.train import main
 

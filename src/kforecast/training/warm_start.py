@@ -23,9 +23,9 @@ class WarmStart:
     Attributes
     ----------
     artifact:
-        Of the same network.
+        An artifact of the same network.
     name:
-        What messages call it.
+        Its name in messages.
     """
 
     artifact: Artifact
@@ -33,17 +33,17 @@ class WarmStart:
 
     @classmethod
     def load(cls, directory: Path, window: Window, net: Network) -> "WarmStart":
-        """Load an artifact of a network like ``net``, whose number of series does not matter.
+        """Load an artifact of a network like ``net``; the number of series may differ.
 
         Raises
         ------
         ArtifactError
-            When the directory does not hold an artifact that belongs together.
+            When the directory does not hold a consistent artifact.
         ConfigError
             When it is missing, or holds another network.
         """
         artifact = load_for("warm_start", directory, window)
-        Predictor.of(artifact, str(directory))  # that it is one as a whole
+        Predictor.of(artifact, str(directory))  # checks that it is consistent
         its, own = artifact.state, net.state_dict()
         same = artifact.config.model == type(net).__name__ and its.keys() == own.keys()
         if not same or any(
@@ -59,7 +59,7 @@ class WarmStart:
 
     @torch.no_grad()
     def give(self, net: Network, panel: Panel) -> None:
-        """Put the weights into a network for the series of a panel; new series begin like an unknown one."""
+        """Copy the weights into a network for the series of a panel; new series begin as unknown ones."""
         weights = dict(self.artifact.state)
         known = [self.artifact.item_ids.get(item_key(*pair), -1) for pair in panel.series]
         table = weights[net.series_table].float()
@@ -67,5 +67,5 @@ class WarmStart:
         net.load_state_dict(weights)
 
     def announce(self) -> None:
-        """Say where training begins."""
+        """Log the artifact that the training begins from."""
         log.info("Training begins from the weights of %s (warm_start)", self.name)

@@ -1,4 +1,4 @@
-"""The loss of a network and its gradient, for batch after batch.
+"""The loss of a network and its gradient, for several batches at once.
 
 Shape suffixes: B windows, C context bins, P horizon bins, F calendar fields.
 """
@@ -14,15 +14,16 @@ from kforecast.models import Network
 
 
 class FlatParameters:
-    """One tensor behind all parameters of a network, and one behind their gradients.
+    """One tensor for all parameters of a network, and one for their gradients.
 
-    An optimizer then has one tensor to update instead of a dozen, and processes one gradient to exchange.
-    Where the network is moved to another device afterwards it goes its own way.
+    The optimizer then updates one tensor instead of a dozen, and processes exchange one gradient. Moving the
+    network to another device afterwards breaks the connection.
 
     Attributes
     ----------
     values:
-        float32 ``[parameters]``, in the order of ``net.parameters()``, of which the network's are views.
+        float32 ``[parameters]``, in the order of ``net.parameters()``; the network's parameters are views of
+        it.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -41,36 +42,46 @@ class FlatParameters:
         return self.values.grad
 
 
+def scaled(net: Network, batch: WindowBatch) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    """Prepare windows for a network.
+
+    Returns
+    -------
+    The network's inputs, each ``[B, ...]``; the scaled targets, float32 ``[B, P]``; which of them count in
+    the loss, bool ``[B, P]``.
+    """
+    prepared = net.prepare(batch)
+    target = (batch.target - prepared.center) / prepared.scale
+    counted = batch.observed if prepared.alive is None else batch.observed & prepared.alive
+    return prepared.inputs, target, counted
+
+
 class Chunk:
-    """Several batches of windows, one behind the other, made ready for a network at once.
+    """Several batches of windows, prepared for a network together.
 
     Parameters
     ----------
     net:
         The network.
     batch:
-        Windows of all batches.
+        The windows of all batches.
     size:
-        Windows of a batch; the last may have fewer.
+        Windows per batch; the last batch may have fewer.
 
     Attributes
     ----------
-    inputs:
-        What the network takes, each ``[B, ...]``.
-    target:
-        Less the center and divided by the scale of each window, float32 ``[B, P]``.
+    inputs, target:
+        See :func:`scaled`.
     weight:
-        How much each error counts in the loss of its batch, float32 ``[B, P]``: one part of the number of
-        observed targets there, 0 where not observed.
+        Weight of each error in the loss of its batch, float32 ``[B, P]``: one divided by the number of
+        counted targets of the batch; 0 where not counted.
     error:
-        What the network loses at each target, or the same with a sign, float32 ``[B, P]``; to be filled in.
+        The network's loss at each target, possibly with a sign, float32 ``[B, P]``; filled in by a
+        :class:`Gradient`.
     """
 
     def __init__(self, net: Network, batch: WindowBatch, size: int) -> None:
-        prepared = net.prepare(batch)
-        self.inputs = prepared.inputs
-        self.target = (batch.target - prepared.center) / prepared.scale
-        counted = batch.observed if prepared.alive is None else batch.observed & prepared.alive
+        self.inputs, self.target, counted = scaled(net, batch)
         self.error = torch.empty_like(self.target)
         count = len(self.target)
         self.bounds = [(begin, min(begin + size, count)) for begin in range(0, count, size)]
@@ -79,10 +90,7 @@ class Chunk:
         self.weight = counted / observed.clamp_min(1)[self._batch, None]
 
     def losses(self) -> Tensor:
-        """Loss of each batch over all processes, float32 ``[batches]``: mean absolute error (contract 5).
-
-        An unobserved target takes no part: neither in the mean nor in any gradient.
-        """
+        """Loss of each batch over all processes, float32 ``[batches]``: mean absolute error (contract 5)."""
         counted = (self.error.abs() * self.weight).where(self.weight > 0, 0.0)
         return together(self._by_batch(counted.sum(dim=1)))
 
@@ -91,10 +99,10 @@ class Chunk:
 
 
 class Gradient(Protocol):
-    """Takes the gradient of a network's loss."""
+    """Computes the gradient of a network's loss."""
 
     def begin(self, chunk: Chunk) -> None:
-        """Turn to other batches."""
+        """Select the batches."""
 
     def add(self, begin: int, stop: int) -> None:
         """Fill in the errors of the windows ``[begin, stop)``, one batch, and add their gradient."""
@@ -116,7 +124,7 @@ class AutomaticGradient:
     def begin(self, chunk: Chunk) -> None:
         """See :class:`Gradient`."""
         self._chunk = chunk
-        # Lightning takes gradients away when it begins; new ones would not lie in the flat tensor.
+        # Lightning sets gradients to None when training begins; new ones would not be in the flat tensor.
         for parameter, gradient in self._gradients:
             parameter.grad = gradient
 

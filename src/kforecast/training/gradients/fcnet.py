@@ -1,4 +1,4 @@
-"""The gradient of Fcnet, written out.
+"""The gradient of Fcnet, computed without autograd.
 
 Shape suffixes: B windows, C context bins, P horizon bins, K = 1 + 2F embedded numbers, H features.
 """
@@ -13,31 +13,31 @@ from kforecast.training.gradients.automatic import Chunk, FlatParameters
 
 aten = torch.ops.aten
 
-# Floats of one layer of a block, and its rows: enough to keep the processor busy, few enough for its cache.
+# Floats per layer of a block, and limits on its rows: enough work per call, small enough for its cache.
 _BLOCK_SIZE, _LEAST_ROWS, _MOST_ROWS = 1 << 18, 256, 1024
-# A whole batch, the last one, and what blocks leave of them.
+# Block sizes of a full batch and of the last batch: a full block and a remainder of each.
 _MOST_WORKSPACES = 4
 
 
 class FcnetGradient:
-    """The same as automatic differentiation, to rounding, at one and a half to three times its speed.
+    """Equals automatic differentiation up to rounding, at one and a half to three times its speed.
 
-    Nothing is recorded, every intermediate result has its place already, one look-up serves all embedding
-    tables, and large batches are worked through in blocks that stay in the processor's cache.
+    No graph is recorded, intermediate results have preallocated tensors, one look-up serves all embedding
+    tables, and large batches are split into blocks that fit the processor's cache.
 
     Parameters
     ----------
     net:
         The network.
     parameters:
-        Its parameters.
+        The parameters of the network as one tensor.
     """
 
     def __init__(self, net: Fcnet, parameters: FlatParameters) -> None:
         tables = [net.static_embeddings[0], *net.dynamic_embeddings]
         rows = [len(table.weight) for table in tables]
         size = sum(rows) * tables[0].embedding_dim
-        # The tables are the first of the parameters, so that they are one table.
+        # The embedding tables are the first parameters, so that one slice holds them all.
         values, gradient = parameters.values.detach(), parameters.gradient
         self._tables = values[:size].view(-1, tables[0].embedding_dim)
         self._tables_gradient = gradient[:size].view_as(self._tables)
@@ -56,7 +56,7 @@ class FcnetGradient:
 
     @torch.no_grad()
     def begin(self, chunk: Chunk) -> None:
-        """Turn to other batches."""
+        """Select the batches."""
         x, calendar, series = chunk.inputs
         self._chunk, self._context = chunk, x
         self._x = x[:, None]
@@ -72,7 +72,7 @@ class FcnetGradient:
             self._add_block(first, min(first + self._rows, stop))
 
     def _add_block(self, begin: int, stop: int) -> None:
-        """The steps of :meth:`Fcnet.forward`, then the same backwards."""
+        """The steps of :meth:`Fcnet.forward`, then their gradients in reverse order."""
         w = self._workspace(stop - begin)
         chunk, part = self._chunk, slice(begin, stop)
         x = self._x[part]
@@ -109,14 +109,14 @@ class FcnetGradient:
             squeeze.gradient.addmm_(w.by_hidden_transposed, gate.z)
             by_z.mul_(gate.share).addmm_(w.by_hidden, squeeze.value)
         torch.mul(w.by_products, x, out=w.products)
-        # The embeddings are no longer needed; their gradients take their place.
+        # The embeddings are no longer needed: their gradients overwrite them.
         torch.add(w.by_series, w.products_series, out=w.series)
         torch.add(w.by_last, w.products_last, out=w.last)
         torch.add(w.by_first, w.products_first, out=w.first)
         self._tables_gradient.index_add_(0, row, w.embedded_rows)
 
     def _workspace(self, rows: int) -> "_Workspace":
-        """Where the results of so many windows go; there are few different numbers of them."""
+        """The tensors for a block of ``rows`` windows; blocks have only a few different sizes."""
         if rows not in self._workspaces:
             if len(self._workspaces) == _MOST_WORKSPACES:
                 self._workspaces.clear()
@@ -126,7 +126,7 @@ class FcnetGradient:
 
 
 class _Weight:
-    """A matrix, its transpose and its gradient: a view costs as much as a small kernel."""
+    """A matrix, its transpose and its gradient, made once: a view costs as much as a small kernel."""
 
     def __init__(self, parameter: Tensor) -> None:
         self.value, self.gradient = parameter.detach(), _gradient(parameter)
@@ -134,7 +134,7 @@ class _Weight:
 
 
 class _Gate:
-    """What one gate takes and makes: ``out = z * share``, float32 [B, H]; hidden [B, H/2]."""
+    """Input and results of one gate: ``out = z * share``, float32 [B, H]; hidden [B, H/2]."""
 
     def __init__(self, z: Tensor, out: Tensor) -> None:
         self.z, self.out = z, out
@@ -142,10 +142,10 @@ class _Gate:
 
 
 class _Workspace:
-    """Places for all results of a block, by the names of contract 5; ``by_`` is the gradient by something.
+    """Tensors for all results of a block, with the names of contract 5; ``by_x`` is the gradient by x.
 
-    Of the features, the first K C are embeddings (series, first step, last step), then come x and the
-    differences, then K C products of x with embeddings (series, last step, first step).
+    The features are K C embeddings (series, first step, last step), x, the differences, and K C products of x
+    with embeddings (series, last step, first step).
     """
 
     def __init__(self, rows: int, width: int, features: int, num_gates: int, device: torch.device) -> None:
@@ -161,7 +161,7 @@ class _Workspace:
         self.embedded = torch.empty(rows, embedded, width, device=device)
         self.embedded_rows = self.embedded.view(-1, width)
         self.series, self.first, self.last = torch.split(self.embedded, [1, fields, fields], dim=1)
-        # Backwards the layer that was read out of is no longer needed.
+        # The gradient overwrites the last layer, which is no longer needed then.
         by_z = self.out.view(rows, -1, width)
         self.by_products = by_z[:, embedded + 2 :]
         self.by_series, self.by_first, self.by_last = torch.split(

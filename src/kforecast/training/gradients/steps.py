@@ -1,4 +1,4 @@
-"""Steps of the optimizer over several batches, and the average of the weights between them."""
+"""Steps of the optimizer over several batches, and the average of their weights."""
 
 from collections.abc import Callable
 
@@ -15,29 +15,29 @@ from kforecast.training.gradients.automatic import (
 )
 from kforecast.training.gradients.fcnet import FcnetGradient
 
-# Steps after which an average may cover more than half of the steps so far.
+# Until about this step the average covers half of the steps so far or less.
 _SOON = 10
 
 
 class Steps:
-    """Takes a step for each batch of a chunk; afterwards the network holds the average of the weights.
+    """Takes a step for each batch of a chunk; the network then holds the average of the weights.
 
     Parameters
     ----------
     net:
-        The network, on the device where it is trained.
+        The network, on the device of the training.
     clip:
-        Norm that a step's gradient is clipped to; None for no clipping.
+        Norm that gradients are clipped to; None for no clipping.
     average_windows:
         The average covers the steps of about this many windows (Polyak averaging, exponentially weighted);
-        None for the weights of the last step.
+        None keeps the weights of the last step.
     trained:
         Weights of the last step of an interrupted training; empty to begin with those of the network.
 
     Attributes
     ----------
     parameters:
-        One tensor behind all parameters of the network: what an optimizer takes.
+        All parameters of the network as one tensor, for the optimizer.
     trained:
         The weights of the last step, float32 ``[parameters]``.
     """
@@ -60,13 +60,13 @@ class Steps:
         Parameters
         ----------
         size:
-            Windows of a batch over all processes.
+            Windows per batch, over all processes.
         step:
-            Lets the optimizer take a step; returns the number of steps so far.
+            Takes a step with the optimizer; returns the number of steps so far.
 
         Returns
         -------
-        The sum of each batch's gradient, float32 ``[batches]``: not finite when one of its numbers is not.
+        The sum of each batch's gradient, float32 ``[batches]``, which is finite only if the gradient is.
         """
         share = None if self._average_windows is None else min(1.0, size / self._average_windows)
         weights, gradient = self.parameters.detach(), self._flat.gradient
@@ -83,7 +83,7 @@ class Steps:
                 nn.utils.clip_grad_norm_([self.parameters], self._clip)
             taken = step()
             if share is not None:
-                # At first the average covers the steps there are.
+                # The first averages cover the few steps so far.
                 average.lerp_(weights, max(share, _SOON / (_SOON + taken)))
         self.trained.copy_(weights)
         if share is not None:

@@ -1,4 +1,4 @@
-"""Checkpoints that an interrupted training goes on from, to the same weights as if nothing had happened."""
+"""Checkpoints to resume an interrupted training from, with the weights of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
 from kforecast.files.directory import check_still_there, writing
 from kforecast.files.output import replace_file
-from kforecast.training.callbacks import watching
+from kforecast.training.callbacks import best_score
 from kforecast.training.distributed.process_group import first
 from kforecast.training.resume.reading import LAST, PREVIOUS, State, about_of, newest
 
 log = logging.getLogger(__name__)
 
-# After a signal the step, or a validation, may take so long; then the checkpoint of before must do.
+# How long a step or a validation may take after a signal; then the process ends without a new checkpoint.
 _GRACE_SECONDS = 3.5
 
 
 class WholeFiles(CheckpointIO):
-    """Writes checkpoints whole or not at all, and hands out the one that a training goes on from.
+    """Writes checkpoints atomically, and loads the one to resume from.
 
     Parameters
     ----------
     resumed:
-        What is loaded, whatever path Lightning asks for: read, and found whole, before.
+        The checkpoint to load for every path; it was read and verified before.
     """
 
     def __init__(self, resumed: State | None = None) -> None:
@@ -50,12 +50,7 @@ class WholeFiles(CheckpointIO):
         torch.save(checkpoint, buffer)
         replace_file(Path(path), lambda staged: _write(staged, buffer))
 
-    def load_checkpoint(
-        self,
-        path: str | Path,  # noqa: ARG002
-        map_location: Any = None,  # noqa: ARG002
-        weights_only: bool | None = None,  # noqa: ARG002
-    ) -> State:
+    def load_checkpoint(self, *_: Any, **__: Any) -> State:
         """See :class:`CheckpointIO`."""
         assert self._resumed is not None
         return self._resumed
@@ -68,61 +63,55 @@ class WholeFiles(CheckpointIO):
 class RunCheckpoint(Checkpoint):
     """Keeps the newest two checkpoints of a training, and writes one before a signal ends the process.
 
-    A checkpoint is written between two steps when it is time, at the end, and on Ctrl-C or SIGTERM; a second
-    signal ends the process at once. It holds the best weights so far too, so that it suffices alone. With
-    several processes signals end each at once, and checkpoints are written at the end of epochs.
+    A checkpoint is written every few seconds between two steps, at the end, and on Ctrl-C or SIGTERM; a
+    second signal ends the process at once. A checkpoint also holds the best weights so far. With several
+    processes a signal ends each process at once, and checkpoints are written at the end of each epoch.
 
     Parameters
     ----------
     folder:
-        Where; None for no checkpoints.
+        Folder of the checkpoints; None writes none.
     about:
-        What the training is of, for :func:`check_same`.
+        Configuration and data of the training, for :func:`check_same`.
     every_seconds:
-        How much training is lost at most when the process is killed without a word.
+        Seconds between checkpoints: the training time that a killed process can lose.
     artifact:
-        What an artifact says besides the weights, so that one can be made of a checkpoint alone.
+        The artifact without weights, so that a checkpoint alone is enough to make one.
     """
 
     def __init__(
         self, folder: Path | None, about: State, every_seconds: float, artifact: State | None = None
     ) -> None:
         self.best: State | None = None
-        """``score``, ``epoch`` (from 0) and ``state_dict`` of the best; None when no score is watched."""
+        """``score``, ``epoch`` (from 0) and ``state_dict`` of the best epoch; None if no score is watched."""
         self.losses: dict[str, float] = {}
-        """Of the last epoch."""
+        """Losses of the last epoch."""
         self.seconds = 0.0
-        """How long training took in processes that were interrupted."""
+        """Training time of the interrupted processes before this one."""
         self._folder, self._about, self._every_seconds = folder, about, every_seconds
         self._artifact = artifact or {}
-        self._told: int | None = None
+        self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
         self._begun = self._saved = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Remember the handlers of signals; Lightning sets its own before the training starts."""
+        """Remember the signal handlers; Lightning sets its own before the training starts."""
         self._begun = self._saved = time.monotonic()
         if self._folder is not None and trainer.is_global_zero:
             with writing(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
         if threading.current_thread() is threading.main_thread():
-            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-            # One that is ignored (a shell's background) stays so; None is a handler that is not Python's.
-            self._handlers = {
-                number: handler
-                for number, handler in handlers.items()
-                if handler not in (signal.SIG_IGN, None)
-            }
+            for number in (signal.SIGINT, signal.SIGTERM):
+                # An ignored signal (of a background job) stays ignored. None: not set from Python.
+                if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None):
+                    self._handlers[number] = handler
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """From here on a signal waits for a checkpoint to be written, where there is one to write.
-
-        Training that had ended early has ended.
-        """
-        # Processes that exchange gradients hang when one of them goes on alone.
+        """From here on a signal waits for a checkpoint. A resumed training that had stopped early ends."""
+        # Not with several processes: those that exchange gradients hang when one of them ends first.
         waits = self._folder is not None and trainer.world_size == 1
         for number, handler in self._handlers.items():
-            signal.signal(number, self._note if waits else handler)
+            signal.signal(number, self._on_signal if waits else handler)
         stopping = trainer.early_stopping_callback
         if isinstance(stopping, EarlyStopping) and (
             stopping.stopped_epoch or stopping.wait_count >= stopping.patience
@@ -130,33 +119,30 @@ class RunCheckpoint(Checkpoint):
             trainer.should_stop = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Save when it is time, and leave when told to."""
-        # Lightning does not make up for a validation that was still to come: the end of an epoch is another
-        # place to save at.
+        """Save when it is due, and end after a signal."""
+        # Not before a validation, which a resumed run would skip; the end of the epoch saves then.
         validates = trainer.val_check_batch not in (None, math.inf) and (
             trainer.fit_loop.epoch_loop.batch_progress.current.ready % int(trainer.val_check_batch) == 0
         )
         if trainer.world_size == 1 and not trainer.is_last_batch and not validates:
-            self._pause(trainer, self._is_time)
+            self._save_or_end(trainer, self._is_due)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the best weights; save when it is time, and leave when told to."""
+        """Keep the best weights; save when it is due, and end after a signal."""
         self.losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        checkpoint = watching(trainer)
-        if checkpoint is not None and checkpoint.best_model_score is not None:
-            score = float(checkpoint.best_model_score)
-            if self.best is None or score != self.best["score"]:
-                state = {name: value.cpu().clone() for name, value in pl_module.state_dict().items()}
-                self.best = {"score": score, "epoch": trainer.current_epoch, "state_dict": state}
-        self._pause(trainer, trainer.world_size > 1 or self._is_time)
+        score = best_score(trainer)
+        if score is not None and (self.best is None or score != self.best["score"]):
+            state = {name: value.cpu().clone() for name, value in pl_module.state_dict().items()}
+            self.best = {"score": score, "epoch": trainer.current_epoch, "state_dict": state}
+        self._save_or_end(trainer, trainer.world_size > 1 or self._is_due)
 
     def finish(self, module: pl.LightningModule, outcome: State) -> None:
-        """Keep what a finished training came to, and leave when told to.
+        """Save the outcome of a finished training, and end after a signal.
 
         Parameters
         ----------
         outcome:
-            Plain values, which :func:`newest` gives back under ``finished``.
+            Plain values, which :func:`newest` returns under ``finished``.
         """
         if self._folder is not None:
             content = {
@@ -166,18 +152,18 @@ class RunCheckpoint(Checkpoint):
                 "state_dict": module.state_dict(),
             }
             self._put(lambda path: WholeFiles().save_checkpoint(content, path), True)
-        if self._told is not None:
-            self._leave()
+        if self._signal is not None:
+            self._end()
 
     def restore_handlers(self) -> None:
         """Let signals end the process at once again."""
-        if self._told is not None and hasattr(signal, "setitimer"):
+        if self._signal is not None and hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def state_dict(self) -> State:
-        """What a checkpoint keeps of this callback."""
+        """The state of this callback, for a checkpoint."""
         return {
             "about": self._about,
             "artifact": self._artifact,
@@ -187,19 +173,19 @@ class RunCheckpoint(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: State) -> None:
-        """Go on from it."""
+        """Restore the state."""
         self.best, self.losses, self.seconds = (state_dict[name] for name in ("best", "losses", "seconds"))
 
     @property
-    def _is_time(self) -> bool:
+    def _is_due(self) -> bool:
         return time.monotonic() - self._saved >= self._every_seconds
 
-    def _pause(self, trainer: pl.Trainer, due: bool) -> None:
-        if self._folder is not None and (due or self._told is not None):
+    def _save_or_end(self, trainer: pl.Trainer, due: bool) -> None:
+        if self._folder is not None and (due or self._signal is not None):
             self._put(trainer.save_checkpoint, trainer.is_global_zero)
             self._saved = time.monotonic()
-        if self._told is not None:
-            self._leave()
+        if self._signal is not None:
+            self._end()
 
     def _put(self, save: Callable[[Path], None], writes: bool) -> None:
         assert self._folder is not None
@@ -211,36 +197,37 @@ class RunCheckpoint(Checkpoint):
                     last.replace(self._folder / PREVIOUS)
                 new.replace(last)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self._told is not None:
-            self._leave()
-        self._told = number
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._signal is not None:
+            self._end()
+        self._signal = number
         if hasattr(signal, "setitimer"):
-            signal.signal(signal.SIGALRM, lambda *_: self._leave())
+            signal.signal(signal.SIGALRM, lambda *_: self._end())
             signal.setitimer(signal.ITIMER_REAL, _GRACE_SECONDS)
 
-    def _leave(self) -> None:
-        assert self._told is not None
+    def _end(self) -> None:
+        assert self._signal is not None
         self.restore_handlers()
-        signal.raise_signal(self._told)
+        signal.raise_signal(self._signal)
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where the trainings of a run keep their checkpoints, and which one the first goes on from.
+    """The checkpoints of all trainings of a run.
 
     Attributes
     ----------
     folder:
-        Those of the first training lie here, those of another in a folder of its name; None for none.
+        Folder of the first training's checkpoints; other trainings use a subfolder of their name. None writes
+        none.
     about:
-        What is trained, as far as it decides on the weights: ``config`` and ``data``.
+        The settings and the data that determine the weights: ``config`` and ``data``.
     every_seconds:
         See :class:`RunCheckpoint`.
     resumed:
-        The first training's, read and found whole; None to train from the beginning.
+        The verified checkpoint of the first training; None to train from the beginning.
     newest_of_all:
-        Whether the other trainings of the run go on from their newest ones.
+        Whether the other trainings of the run resume from their newest checkpoints.
     artifact:
         See :class:`RunCheckpoint`.
     """
@@ -253,9 +240,9 @@ class Checkpoints:
     artifact: State = field(default_factory=dict)
 
     def of(self, training: str) -> tuple[RunCheckpoint, State | None]:
-        """What writes the checkpoints of a training, and the one to go on from, in each process.
+        """The callback that writes the checkpoints of a training, and the one to resume from.
 
-        Checkpoints that are not gone on from are removed, so that no later run takes them for its own.
+        Other checkpoints in the folder are removed, so that no later run resumes from them.
         """
         folder = None if self.folder is None else self.folder / training
         found = first(lambda: self._find(training, folder))

@@ -1,7 +1,7 @@
-"""A run that takes up an earlier one: ``resume=auto``, ``resume=PATH`` and ``--repeat RUN_FOLDER``.
+"""Runs that continue or repeat an earlier one: ``resume=auto``, ``resume=PATH`` and ``--repeat RUN_FOLDER``.
 
-What an earlier run was is read from its own folder: ``.hydra/config.yaml``, ``result.json``,
-``history.parquet`` and ``checkpoints/``.
+The folder of the earlier run describes it: ``.hydra/config.yaml``, ``result.json``, ``history.parquet`` and
+``checkpoints/``.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Of result.json: a run that can be gone on with. One whose process was killed still says running.
+# States of a run that can be resumed. A killed process leaves "running".
 UNFINISHED = ("running", "interrupted", "failed")
 CHECKPOINTS = "checkpoints"
 _RECORDED = "recorded"
-# Classes that recorded configurations name, and where they have moved since.
+# Classes in recorded configurations that have moved since.
 _MOVED = {
     "kforecast.training.hopeless.MedianStopping": "kforecast.training.median_stopping.MedianStopping",
 }
-# Flags of Hydra's that do not go with -m, or are it.
+# Hydra's flags that exclude -m, or mean the same.
 _OTHER_MODES = {
     *("-m", "--multirun", "-r", "--run", "-c", "--cfg", "-i", "--info", "-h", "--help", "--hydra-help"),
     *("-sc", "--shell-completion", "--version"),
@@ -46,21 +46,21 @@ _OTHER_MODES = {
 
 
 def prepare(arguments: list[str]) -> tuple[list[str], str]:
-    """Find the earlier run that a command line speaks of, before Hydra makes a folder for a new one.
+    """Find the earlier run that a command line names, before Hydra creates a folder for a new one.
 
     Returns
     -------
-    The command line for Hydra, and the name of the primary config: that of ``conf/``, or the earlier run's
-    own when the command line gives no other.
+    The command line for Hydra, and the name of the primary config: the one in ``conf/``, or the configuration
+    of the earlier run if the command line changes nothing.
 
     Raises
     ------
     ConfigError
-        When there is no such run, or its folder is not that of a run.
+        When there is no such run.
     """
     given, rest = _flags(arguments)
     if is_sweep(rest) and not any(argument.partition("=")[0] in _OTHER_MODES for argument in rest):
-        rest = ["-m", *rest]  # ranges on the command line want it
+        rest = ["-m", *rest]  # ranges on the command line need it
     overrides = [argument for argument in rest if is_override(argument)]
     if given.repeat is not None:
         return _repeat(Path(given.repeat), rest)
@@ -82,7 +82,7 @@ def prepare(arguments: list[str]) -> tuple[list[str], str]:
     if not alone or not _config_of(run_dir).is_file():
         return rest, "train"
     _store(_read_config(run_dir), {})
-    # The folder keeps the record of how it was begun.
+    # The folder keeps the record of how its run began.
     return append(rest, ["hydra.output_subdir=null"]), _RECORDED
 
 
@@ -111,7 +111,7 @@ def _repeat(run_dir: Path, rest: list[str]) -> tuple[list[str], str]:
     config = _read_config(run_dir)
     result = read_result(run_dir)
     changes: dict[str, Any] = {"repeat": str(run_dir), "resume": None}
-    # What lies where the earlier run has put its artifact stays there.
+    # The artifact of the earlier run stays as it is.
     changes["artifact_dir"] = "${hydra:runtime.output_dir}/artifact"
     if isinstance(result.get("threads"), int):
         changes["threads"] = result["threads"]
@@ -126,20 +126,16 @@ def _value_of(key: str, overrides: list[str]) -> str | None:
 
 
 def _run_of(resume: str) -> Path | None:
-    """The folder of the run to go on with: that of a checkpoint, or the newest unfinished one."""
+    """The folder of the run to resume: that of a checkpoint, or the newest unfinished one."""
     if resume != "auto":
         path = Path(resume).resolve()
         folder = path if path.is_dir() else path.parent.parent
         return folder if _config_of(folder).is_file() else None
-    found = [
-        path.parent for path in Path("outputs").glob("*/*/result.json") if _can_be_gone_on_with(path.parent)
-    ]
-    if not found:
-        return None
-    return max(found, key=lambda folder: (folder / "result.json").stat().st_mtime)
+    found = [path for path in Path("outputs").glob("*/*/result.json") if _is_resumable(path.parent)]
+    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 
-def _can_be_gone_on_with(run_dir: Path) -> bool:
+def _is_resumable(run_dir: Path) -> bool:
     if read_result(run_dir).get("status") not in UNFINISHED or not (run_dir / CHECKPOINTS).is_dir():
         return False
     return any((run_dir / CHECKPOINTS).glob("*.ckpt")) and not in_use(run_dir)
@@ -156,12 +152,11 @@ def _read_config(run_dir: Path) -> dict[str, Any]:
         content = OmegaConf.to_container(config, resolve=False)
     except FileNotFoundError as error:
         raise ConfigError(f"{run_dir}: not the folder of a run: {path} is missing") from error
-    except Exception as error:  # YAML's and OmegaConf's own
-        said = str(error).splitlines()[0]
-        raise ConfigError(f"{path}: cannot be read: {said}") from error
+    except Exception as error:  # of YAML and OmegaConf
+        raise ConfigError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict) or not {"window", "source", "trainer"} <= set(content):
         raise ConfigError(f"{path}: not the configuration of a training")
-    # Hydra itself would act on these.
+    # Without the keys that Hydra itself would act on.
     kept = {str(name): value for name, value in content.items() if name not in ("defaults", "hydra")}
     found: dict[str, Any] = _with_moved_classes(kept)
     return found
@@ -176,7 +171,7 @@ def _with_moved_classes(value: Any) -> Any:
 
 
 def _store(config: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Let Hydra find the configuration of an earlier run as a primary config."""
+    """Store the configuration of an earlier run as a primary config for Hydra."""
     own = OmegaConf.load(CONF_DIR / "train.yaml")
     assert isinstance(own, DictConfig)
     overridden = [
@@ -184,11 +179,8 @@ def _store(config: dict[str, Any], changes: dict[str, Any]) -> None:
         for entry in own.defaults
         if isinstance(entry, DictConfig) and any("override " in str(k) for k in entry)
     ]
-    node = (
-        {"defaults": ["_self_", *map(OmegaConf.to_container, overridden)], "hydra": own.hydra}
-        | config
-        | changes
-    )
+    of_hydra = {"defaults": ["_self_", *map(OmegaConf.to_container, overridden)], "hydra": own.hydra}
+    node = of_hydra | config | changes
     ConfigStore.instance().store(name=_RECORDED, node=node, provider="an earlier run")
 
 
@@ -199,11 +191,11 @@ class Earlier:
     Attributes
     ----------
     history:
-        The data that it fetched and kept; None to read the source.
+        File of the history that the earlier run kept; None to read the source.
     checkpoint:
-        To go on from; None to begin anew.
+        The checkpoint to resume from; None to train from the beginning.
     newest_of_all:
-        Whether further trainings of the run go on from their newest checkpoints too.
+        Whether the other trainings of the run resume from their newest checkpoints.
     """
 
     history: Path | None = None
@@ -212,12 +204,12 @@ class Earlier:
 
 
 def earlier_run(cfg: DictConfig, settings: TrainSettings, run_dir: Path, unfinished: bool) -> Earlier:
-    """What the configuration asks to be taken over.
+    """Find what a configuration takes over from an earlier run.
 
     Parameters
     ----------
     unfinished:
-        Whether ``run_dir`` holds a run that has not come to its end.
+        Whether ``run_dir`` holds an unfinished run.
 
     Raises
     ------

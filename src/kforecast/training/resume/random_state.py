@@ -1,4 +1,4 @@
-"""Random numbers of a resumed training: it draws what the interrupted one would have drawn next."""
+"""Random numbers of a resumed training, which continue those of the interrupted one."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _RANDOM, _MASKS = "random_state", "masks"
 
 
 def keep_random_state(net: nn.Module, device: torch.device, checkpoint: dict[str, Any]) -> None:
-    """Put the state of torch's generators, and the masks that were drawn, into a checkpoint."""
+    """Add the state of torch's generators and the current dropout masks to a checkpoint."""
     checkpoint[_RANDOM] = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         checkpoint[_RANDOM]["cuda"] = torch.cuda.get_rng_state(device)
@@ -19,14 +19,14 @@ def keep_random_state(net: nn.Module, device: torch.device, checkpoint: dict[str
 
 
 def load_random_state(net: nn.Module, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Give the network its masks back; returns the generators' state, for :func:`set_random_state`."""
+    """Restore the network's masks; returns the state of the generators, for :func:`set_random_state`."""
     for name, module in _with_masks(net):
         module.drawn = checkpoint[_MASKS][name]
     return dict(checkpoint[_RANDOM])
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Set torch's generators, right before the first step: what comes in between may draw numbers too."""
+    """Set torch's generators, directly before the first step: setup draws random numbers too."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)

@@ -19,18 +19,23 @@ log = logging.getLogger(__name__)
 # The key of RunCheckpoint's state among those of all callbacks.
 RUN_CHECKPOINT = "RunCheckpoint"
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-
-
 _MOST_BYTES = 8 << 30
-
+# Keys of train.yaml that determine the weights, and keys of trainer that do not.
+_DECIDING = (
+    *("seed", "window", "model", "optimizer", "monitor", "average_windows", "schedule", "refit", "teacher"),
+)
+_FREE = (
+    *("_target_", "default_root_dir", "accelerator", "log_every_n_steps", "enable_model_summary"),
+    *("num_sanity_val_steps", "enable_progress_bar", "profiler"),
+)
 
 State = dict[str, Any]
 
 
 def newest(folder: Path) -> State | None:
-    """The newest checkpoint in a folder that is whole; None when there is none.
+    """The newest intact checkpoint in a folder; None without one.
 
-    Its ModelCheckpoint will go on in this folder, wherever the file was written.
+    Paths in it are changed to this folder, from the one where the file was written.
     """
     for name in (LAST, PREVIOUS):
         path = folder / name
@@ -44,35 +49,35 @@ def newest(folder: Path) -> State | None:
 
 
 def read_checkpoint(path: Path, folder: Path) -> State:
-    """Read a checkpoint that :class:`RunCheckpoint` wrote, running nothing in it.
+    """Read a checkpoint that :class:`RunCheckpoint` wrote, without executing code from it.
 
     Raises
     ------
     ConfigError
-        When it is none, or damaged.
+        When the file is no checkpoint, or damaged.
     """
     try:
         content = read_file(path, _MOST_BYTES)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            # torch never compresses: what is inside is no larger than the file.
+            # torch never compresses, so the content is no larger than the file.
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("it is compressed")
-            damaged = archive.testzip()  # torch itself does not look at the checksums
+            damaged = archive.testzip()  # torch does not verify the checksums
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged or a malicious file
+    except Exception as error:  # torch raises many types for damaged and malicious files
         said = str(error).splitlines()[0] if isinstance(error, OSError | ValueError) else type(error).__name__
         raise ConfigError(f"{path}: not a whole checkpoint ({said})") from error
     if not isinstance(state, dict) or ("finished" not in state and not {"loops", "callbacks"} <= set(state)):
-        raise ConfigError(f"{path}: not a checkpoint to go on from; {LAST} of a run's checkpoints/ is one")
+        raise ConfigError(f"{path}: not a checkpoint to resume from; {LAST} of a run's checkpoints/ is one")
     for kept in (state.get("callbacks") or {}).values():
         if isinstance(kept, dict) and "best_k_models" in kept:
-            _move(kept, folder)
+            _relocate(kept, folder)
     return state
 
 
-def _move(state: State, folder: Path) -> None:
+def _relocate(state: State, folder: Path) -> None:
     def here(path: str) -> str:
         return str(folder.resolve() / Path(path).name) if path else path
 
@@ -83,20 +88,20 @@ def _move(state: State, folder: Path) -> None:
 
 
 def about_of(checkpoint: State) -> State:
-    """What the training was of that a checkpoint belongs to."""
+    """Configuration and data of a checkpoint's training."""
     about = checkpoint.get("about") or checkpoint["callbacks"][RUN_CHECKPOINT]["about"]
     assert isinstance(about, dict)
     return about
 
 
 def artifact_of(checkpoint: State) -> State:
-    """What the artifact of the training says besides the weights; nothing where the checkpoint is older."""
+    """The artifact without weights; empty for an older checkpoint."""
     kept = checkpoint if "finished" in checkpoint else checkpoint["callbacks"][RUN_CHECKPOINT]
     return dict(kept.get("artifact") or {})
 
 
 def best_of(checkpoint: State) -> State:
-    """The best weights that a checkpoint knows of: ``score``, ``epoch`` (from 1) and ``state_dict``."""
+    """The best weights in a checkpoint: ``score``, ``epoch`` (from 1) and ``state_dict``."""
     if "finished" in checkpoint:
         score, epoch = (checkpoint["finished"][name] for name in ("score", "best_epoch"))
         return {"score": score, "epoch": epoch, "state_dict": checkpoint["state_dict"]}
@@ -104,13 +109,13 @@ def best_of(checkpoint: State) -> State:
     scores = [kept.get("best_model_score") for kept in checkpoint["callbacks"].values() if kept]
     score = next((float(found) for found in scores if found is not None), None)
     if best is None or score not in (None, best["score"]):
-        # What ModelCheckpoint has just found to be better than all before, or no score is watched.
+        # The current weights are the best: ModelCheckpoint has just found so, or no score is watched.
         return {"score": score, "epoch": checkpoint["epoch"] + 1, "state_dict": checkpoint["state_dict"]}
     return best | {"epoch": best["epoch"] + 1}
 
 
 def epoch_of(checkpoint: State) -> int | None:
-    """The epoch that training goes on in, counted from 1; None behind the last."""
+    """The epoch that a training resumes in, counted from 1; None after the last."""
     if "finished" in checkpoint:
         return None
     return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]) + 1
@@ -132,21 +137,9 @@ def check_same(checkpoint: State, config: State) -> None:
 
 
 def deciding(settings: State) -> State:
-    """The part of a recorded configuration that decides on the weights, the data aside."""
+    """The part of a recorded configuration that, together with the data, determines the weights."""
     kept = {name: settings[name] for name in _DECIDING}
     kept["data"] = {name: value for name, value in settings["data"].items() if name != "num_workers"}
     kept["trainer"] = {name: value for name, value in settings["trainer"].items() if name not in _FREE}
     kept["early_stopping"] = settings["callbacks"].get("early_stopping")
     return kept
-
-
-# Keys of train.yaml that decide on the weights, and keys of trainer that do not.
-_DECIDING = (
-    *("seed", "window", "model", "optimizer", "monitor", "average_windows", "schedule", "refit", "teacher"),
-)
-
-
-_FREE = (
-    *("_target_", "default_root_dir", "accelerator", "log_every_n_steps", "enable_model_summary"),
-    *("num_sanity_val_steps", "enable_progress_bar", "profiler"),
-)
