@@ -111,20 +111,19 @@ class ForecastModule(pl.LightningModule):
         data, trainer = self._data, self.trainer
         size = self.hparams["batch_size"] or (len(batch.series) if data is None else data.batch_size)
         chunk = Chunk(self.net, batch, share_of(size, trainer.global_rank, trainer.world_size))
-        sums = self._steps.take(chunk, size, partial(self._step, self.optimizers()))
+        sums = self._steps.take(chunk, size, trainer.global_step, partial(self._step, self.optimizers()))
         if self._seen_calendar:
             self.net.settle(self._seen_calendar)
         losses = chunk.losses()
         check_step(self, chunk, batch, sums, losses)
         self._losses.append(losses)
 
-    def _step(self, optimizer: Any) -> int:
+    def _step(self, optimizer: Any, number: int) -> None:
         if self._schedule != "constant":
-            rate = rate_of(self.trainer.global_step, self._num_steps)
+            rate = rate_of(number, self._num_steps)
             for group, base in zip(optimizer.param_groups, self._base_rates, strict=True):
                 group["lr"] = base * rate
         optimizer.step()
-        return self.trainer.global_step
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's loss: the plain mean of its batch losses, as in Kapacity's log."""

@@ -54,15 +54,17 @@ class Steps:
         self.trained = trained.to(weights.device) if len(trained) else weights.clone()
         self._clip, self._average_windows = clip, average_windows
 
-    def take(self, chunk: Chunk, size: int, step: Callable[[], int]) -> Tensor:
+    def take(self, chunk: Chunk, size: int, before: int, step: Callable[[int], object]) -> Tensor:
         """Take the steps.
 
         Parameters
         ----------
         size:
             Windows per batch, over all processes.
+        before:
+            Steps before this chunk.
         step:
-            Takes a step with the optimizer; returns the number of steps so far.
+            Takes a step with the optimizer; called with the number of steps before it.
 
         Returns
         -------
@@ -74,17 +76,17 @@ class Steps:
         weights.copy_(self.trained)
         self._gradient.begin(chunk)
         sums = []
-        for begin, stop in chunk.bounds:
+        for number, (begin, stop) in enumerate(chunk.bounds, start=before):
             gradient.zero_()
             self._gradient.add(begin, stop)
             together(gradient)
             sums.append(gradient.sum())
             if self._clip is not None:
                 nn.utils.clip_grad_norm_([self.parameters], self._clip)
-            taken = step()
+            step(number)
             if share is not None:
                 # The first averages cover the few steps so far.
-                average.lerp_(weights, max(share, _SOON / (_SOON + taken)))
+                average.lerp_(weights, max(share, _SOON / (_SOON + number + 1)))
         self.trained.copy_(weights)
         if share is not None:
             weights.copy_(average)
