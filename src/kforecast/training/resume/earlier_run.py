@@ -136,9 +136,8 @@ def _run_of(resume: str) -> Path | None:
 
 
 def _is_resumable(run_dir: Path) -> bool:
-    if read_result(run_dir).get("status") not in UNFINISHED or not (run_dir / CHECKPOINTS).is_dir():
-        return False
-    return any((run_dir / CHECKPOINTS).glob("*.ckpt")) and not in_use(run_dir)
+    unfinished = read_result(run_dir).get("status") in UNFINISHED
+    return unfinished and any((run_dir / CHECKPOINTS).glob("*.ckpt")) and not in_use(run_dir)
 
 
 def _config_of(run_dir: Path) -> Path:
