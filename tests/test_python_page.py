@@ -54,6 +54,7 @@ def test_named_members_are_there() -> None:
         assert issubclass(getattr(kforecast, name), kforecast.KforecastError)
 
 
+@pytest.mark.filterwarnings("ignore:The number of training batches")
 def test_examples_run_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     traffic(days=4).to_csv("traffic.csv", index=False)

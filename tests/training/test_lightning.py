@@ -24,6 +24,8 @@ from kforecast.models import NETWORKS
 from kforecast.training.module import ForecastModule
 from kforecast.window import Window
 
+# Lightning's advice on small data and folders that are there.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 WINDOW = Window("1h", 6, 3)
 SOURCE = built(
     composed("source=synthetic", "source.workloads=3", "source.days=21", "source.step=3600").source, "source"

@@ -56,7 +56,7 @@ RequiredSkill = Annotated[float, Field(lt=1, allow_inf_nan=False)] | None
 
 class _Section(BaseModel):
     # Keys of a section that libraries own (trainer, optimizer, ...) are theirs to check.
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
 
 class _OwnSection(_Section):
