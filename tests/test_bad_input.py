@@ -581,7 +581,7 @@ OVERRIDES = [
     override("~trainer.max_epochs", "trainer.max_epochs: missing"),
     override("data.timezone=../../etc/passwd", "data.timezone", "IANA"),
     override("data.timezone=/etc/passwd", "data.timezone", "IANA"),
-    override("source=kapacity", "source.path is no key"),
+    override("source=kapacity", "source.path is not a key"),
     override(f"artifact_dir={'x' * 300}/{'y' * 5000}", "xxx"),
     override("+trainer.accumulate_grad_batches=4", "trainer.accumulate_grad_batches", "data.batch_size"),
     override("+trainer.precision=bf16-mixed", "trainer.precision", "float32"),
