@@ -188,10 +188,10 @@ CONFIG_FILES = [
         numbers("seven", True, epochs="many", batchSize=[32], learningRate=False),
         "5 problems",
         "predictionLength: 'seven' is wrong",
-        "contextLength: true is a truth value",
+        "contextLength: true is a boolean",
         "hyperParams.epochs: 'many'",
         "hyperParams.batchSize: [32]",
-        "hyperParams.learningRate: false is a truth value",
+        "hyperParams.learningRate: false is a boolean",
     ),
     in_file("freq", config(freq="5min"), "freq", "'5min'", "1min, 10min, 1H, 1D"),
     in_file(

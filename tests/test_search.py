@@ -480,7 +480,7 @@ def test_a_study_of_someone_else_is_not_gone_on_with(
     (tmp_path / "search").mkdir()
     study = optuna.create_study(study_name="search", storage=f"sqlite:///{tmp_path}/search/study.db")
     study.ask()
-    with pytest.raises(ConfigError, match="holds a study that kforecast has not begun"):
+    with pytest.raises(ConfigError, match="holds a study that kforecast did not start"):
         searching().run(Pretending())
 
 

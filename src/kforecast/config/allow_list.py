@@ -1,4 +1,4 @@
-"""Which classes a configuration may name with ``_target_``: foreign code is not run (SECURITY.md)."""
+"""Classes that a configuration may name with ``_target_``: foreign code is not run (SECURITY.md)."""
 
 import importlib
 import importlib.util
@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from kforecast.errors import ConfigError
 from kforecast.validation import list_problems
 
-# Where the classes lie that a configuration may name. Not whole libraries: they also hold what runs other
-# code (lightning.pytorch.cli, torch.package, torch.utils.benchmark, every module they import).
+# Modules with allowed classes. Whole libraries are not allowed: parts of them run other code
+# (lightning.pytorch.cli, torch.package, torch.utils.benchmark, every module they import).
 _LIGHTNING = ("trainer", "callbacks", "loggers", "profilers", "strategies", "plugins", "accelerators")
 _ALLOWED = (
     "kforecast",
@@ -22,16 +22,22 @@ _ALLOWED = (
     *(f"lightning.fabric.{part}" for part in ("strategies", "plugins", "accelerators")),
     *("torch.optim", "torch.nn", "torchmetrics", "optuna.samplers"),
 )
-# How some of them are named for short.
+# Some of these classes are also exported here.
 _SHORT = "lightning.pytorch"
 
 
 def check_names(content: object, key: str = "") -> None:
-    """Refuse a ``_target_`` whose name is not that of a class that may be named; imports nothing."""
+    """Refuse each ``_target_`` that is not the name of an allowed class; this imports nothing.
+
+    Raises
+    ------
+    ConfigError
+        Naming all such keys.
+    """
     problems = []
     for path, target in _targets(content, key):
         module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
-        # The name of a module's file, and of a class in it: names of what a module imports lead elsewhere.
+        # The name must be a module file and a class in it: names that a module imports lead elsewhere.
         in_place = (_is_below(module, _ALLOWED) or module == _SHORT) and _is_module(module)
         if not in_place or not re.fullmatch("[A-Z][A-Za-z0-9]*", name):
             problems.append(_refusal(path, target))
@@ -59,13 +65,13 @@ def check_classes(node: DictConfig, key: str) -> None:
         try:
             found = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError):
-            continue  # Hydra says so
+            continue  # Hydra reports it
         if not isinstance(found, type) or not _is_below(found.__module__, _ALLOWED):
             raise ConfigError(f"configuration: {_refusal(path, target)}")
 
 
 def _targets(content: object, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every ``_target_`` in plain values, with its key."""
+    """Each ``_target_`` in plain values with its key."""
     if isinstance(content, dict):
         for name, value in content.items():
             path = f"{key}.{name}" if key else str(name)
@@ -89,7 +95,7 @@ def _is_below(module: str, packages: tuple[str, ...]) -> bool:
 
 @lru_cache
 def _is_module(name: str) -> bool:
-    """Whether a package that is installed has such a module, found without importing it."""
+    """Whether an installed package has this module, found without importing it."""
     package, *parts = name.split(".")
     spec = importlib.util.find_spec(package)
     places = spec.submodule_search_locations if spec is not None else None

@@ -1,4 +1,4 @@
-"""Where conf/ is, and the checks of a composed configuration that need neither data nor torch."""
+"""Checks of a composed configuration that need neither data nor torch."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +31,7 @@ NO_SOURCE = """no source of traffic is given; name one of:
   source=prometheus source.url=URL source.queries=[...]    Prometheus itself
   source=synthetic                                         built-in traffic, to try things out"""
 
-# Loggers that need a package, by class; its name is that of our extra.
+# Extras that provide the package of a logger, by the class of the logger.
 _EXTRAS = {"MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
 
 
@@ -98,12 +98,12 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
 
 
 def check_processes(trainer: TrainerSection, started: int) -> None:
-    """Refuse a number of processes that a launcher has not started, or that only a launcher could start.
+    """Check the configured number of processes against the number that a launcher has started.
 
     Raises
     ------
     ConfigError
-        Naming both numbers.
+        When they differ, or when several machines need a launcher.
     """
     asked = f"trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}"
     if started == 1 and trainer.num_nodes > 1:
@@ -155,27 +155,27 @@ def built(node: DictConfig, name: str, /, **arguments: Any) -> Any:
     """
     check_classes(node, name)
     try:
-        # In two steps: given to instantiate() itself, our dataclasses would be turned into configs.
+        # In two steps: instantiate() would turn dataclasses among the arguments into configs.
         return instantiate(node, _partial_=True)(**arguments)
     except OSError:
         raise
-    except Exception as error:  # each library has its own for a wrong argument
+    except Exception as error:  # each library raises its own types for a wrong argument
         if found := ours(error):
             raise found from error
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         if isinstance(cause, ValidationError):
             raise ConfigError(list_problems("configuration", problems_of(cause, name))) from error
-        said = without_secrets(" ".join(str(cause).split())) or type(cause).__name__
-        raise ConfigError(f"{name}: {said}") from error
+        reason = without_secrets(" ".join(str(cause).split())) or type(cause).__name__
+        raise ConfigError(f"{name}: {reason}") from error
 
 
 def source_of(cfg: DictConfig) -> Any:
-    """The source that a configuration names; it has said what is wrong with it as far as it knows unread.
+    """Build the configured source and run its checks that need no data.
 
     Raises
     ------
     ConfigError, DataError
-        When it refuses its settings, or there is nothing to read or to ask for.
+        When the source refuses its settings, or has nothing to read or to query.
     """
     source = built(cfg.source, "source")
     check = getattr(source, "check", None)
@@ -185,17 +185,17 @@ def source_of(cfg: DictConfig) -> Any:
 
 
 def window_of(section: WindowSection) -> Window:
-    """The window a configuration describes."""
+    """The configured window."""
     return Window(Frequency.parse(section.freq), section.context_length, section.prediction_length)
 
 
 def check_step(source: Any, window: Window) -> None:
-    """Refuse a source whose rows are coarser than the bins they are averaged into.
+    """Refuse a source whose step is longer than a bin.
 
     Raises
     ------
     ConfigError
-        Naming both.
+        Naming both lengths.
     """
     step = getattr(source, "step", None)
     if step is not None and step > window.frequency.step:
@@ -206,12 +206,13 @@ def check_step(source: Any, window: Window) -> None:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values, interpolations resolved.
+    """The configuration as plain values with resolved interpolations.
 
     Raises
     ------
     ConfigError
-        When a value is missing, an interpolation leads nowhere, or a ``_target_`` is none that may be named.
+        When a value is missing, an interpolation leads nowhere, a ``_target_`` is not allowed, or a secret is
+        in plain text.
     """
     _check_secrets(cfg)
     missing = sorted(OmegaConf.missing_keys(cfg))
@@ -230,9 +231,9 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def recorded(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as an artifact keeps it: plain, but what the source takes from elsewhere only named.
+    """The configuration as an artifact records it: plain values without possible secrets.
 
-    A value like ``${oc.env:TOKEN}`` may be a secret.
+    Interpolations like ``${oc.env:TOKEN}`` stay unresolved, and so do all interpolations of the source.
     """
     written = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(written, dict)
@@ -244,7 +245,7 @@ def _check_secrets(cfg: DictConfig) -> None:
     try:
         check_content(OmegaConf.to_container(cfg, resolve=False))
     except ConfigError:
-        # It came out of a file, and Hydra has kept a copy already.
+        # The secret came from a file, and Hydra has already recorded it.
         if HydraConfig.initialized() and (folder := HydraConfig.get().output_subdir) is not None:
             forget(Path(HydraConfig.get().runtime.output_dir) / folder)
         raise

@@ -1,4 +1,4 @@
-"""What differs between the settings something was begun with, and those it is to go on with."""
+"""Differences between the settings of an earlier run and those that would resume it."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(now: dict[str, Any], then: dict[str, Any], where: str) -> str:
-    """A line for each key whose values differ, with a line break before it; empty when none do."""
+    """One line for each key with different values, each after a line break; empty without differences."""
     return "".join(
         f"\n  {name}: {now.get(name)!r} now, {then.get(name)!r} in {where}"
         for name in sorted(then.keys() | now.keys())

@@ -1,7 +1,7 @@
-"""Kapacity's flags and its train-config.yaml, turned into an ordinary Hydra layer (contracts 1 and 2).
+"""Translate Kapacity's flags and its train-config.yaml into a Hydra layer (contracts 1 and 2).
 
-This is the only file that knows either. Flags become overrides; the file becomes the option ``from_file`` of
-the config group ``train_config``. Both stand before the user's own overrides, which therefore win.
+Only this module knows either of them. Flags become overrides; the file becomes the option ``from_file`` of
+the config group ``train_config``. Both come before the user's own overrides, which therefore win.
 """
 
 import argparse
@@ -32,11 +32,11 @@ FLAGS = {
 
 def _not_bool(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError(f"{value} is a truth value, not a number")
+        raise ValueError(f"{value} is a boolean, not a number")
     return value
 
 
-# YAML 1.1 reads 1e-3 as text, so that numbers in text are taken; true and false are not 1 and 0.
+# YAML 1.1 reads 1e-3 as text, so numbers in text are accepted; true and false are not 1 and 0.
 Int = Annotated[int, BeforeValidator(_not_bool), Field(ge=1)]
 Float = Annotated[float, BeforeValidator(_not_bool), Field(gt=0, allow_inf_nan=False)]
 
@@ -46,7 +46,7 @@ class _Words(BaseModel):
 
 
 class HyperParams(_Words):
-    """``hyperParams``; the values of what is absent are those of Kapacity's script."""
+    """``hyperParams``, with the defaults of Kapacity's script."""
 
     learningRate: Float = 0.001  # noqa: N815
     epochs: Int = 100
@@ -63,11 +63,11 @@ class TrainConfigFile(_Words):
     hyperParams: HyperParams = HyperParams()  # noqa: N815
 
 
-# A file of ten thousand targets has some 5 MB and 300,000 values.
+# A file with ten thousand targets has about 5 MB and 300,000 values.
 _MOST_BYTES = 16 * 2**20
 _MOST_VALUES = 2_000_000
 
-# The sections of our own tree that each verb takes from the config file.
+# Sections of our own configuration that each command takes from the config file.
 SECTIONS = {
     "train": ("window", "data", "optimizer", "trainer", "source"),
     "fetch": ("window", "source"),
@@ -78,21 +78,21 @@ SECTIONS = {
 
 
 def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS), verb: str = "train") -> list[str]:
-    """Turn a command line with our flags into one that is all Hydra's.
+    """Translate a command line with Kapacity's flags into one that Hydra understands.
 
     Parameters
     ----------
     arguments:
-        As typed, without the program's name.
+        Arguments as typed, without the name of the program.
     flags:
-        Those of :data:`FLAGS` that the verb takes.
+        The part of :data:`FLAGS` that the command accepts.
     verb:
-        Its primary config's name: one of :data:`SECTIONS`.
+        Name of the command's primary config, a key of :data:`SECTIONS`.
 
     Raises
     ------
     ConfigError
-        When a flag has no value or the config file is not right.
+        When a flag has no value or the config file is wrong.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag in flags:
@@ -101,7 +101,7 @@ def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS), verb:
         given, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise ConfigError(str(error)) from error
-    # argparse makes an empty list of the value "--".
+    # argparse turns the value "--" into an empty list.
     values = {name: "--" if value == [] else value for name, value in vars(given).items()}
     given = argparse.Namespace(**{flag[2:].replace("-", "_"): None for flag in FLAGS} | values)
     overrides = []
@@ -142,13 +142,13 @@ def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS), verb:
 
 
 def without_flags(line: str) -> str:
-    """A line to complete, without what Hydra's completion would stumble over: our flags and half a flag."""
+    """A line to complete, without our flags and unfinished flags, which Hydra's completion cannot parse."""
     line = re.sub(rf"\s(?:{'|'.join(FLAGS)})(?:=\S*|\s+\S+)?(?=\s|$)", "", line)
     return re.sub(r"\s-\S*$", " ", line)
 
 
 def flags_for_hydra(arguments: list[str]) -> list[str]:
-    """The flags that a composed configuration cannot stand for, as typed: where its files are."""
+    """The flags that name configuration files and folders, as typed: a composed configuration lacks these."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config-file")
     parser.add_argument("--repeat")
@@ -165,7 +165,7 @@ def read_train_config(path: Path) -> TrainConfigFile:
     Raises
     ------
     ConfigError
-        Everything that is wrong with it, with the path of each field.
+        Listing all problems, each with the path of its field.
     """
     try:
         content = parse_yaml(_text_of(path), _MOST_VALUES, aliases=True)
@@ -179,7 +179,7 @@ def read_train_config(path: Path) -> TrainConfigFile:
         raise ConfigError(f"{path}: the file is empty; freq, predictionLength and contextLength are needed")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: not a mapping of keys to values but a {type(content).__name__}")
-    # An absent block is written as a bare "hyperParams:" too.
+    # A bare "hyperParams:" is an absent block too.
     return validate(TrainConfigFile, {k: v for k, v in content.items() if v is not None}, str(path))
 
 
@@ -192,9 +192,9 @@ def _text_of(path: Path) -> str:
 
 
 def file_tree(content: TrainConfigFile) -> dict[str, dict[str, Any]]:
-    """The file in our own tree, by section: the one table from its names to ours.
+    """The file's content by section of our own configuration: the only table from its names to ours.
 
-    The targets stay in the user's words.
+    Targets stay as the user wrote them.
     """
     hyper = content.hyperParams
     targets = [target.model_dump(exclude_none=True, exclude_unset=True) for target in content.targets]

@@ -1,4 +1,4 @@
-"""The shape of a composed configuration: what each key of ours may be."""
+"""Schema of a composed configuration: the keys that this project owns."""
 
 from typing import Annotated, Any, Literal
 
@@ -36,7 +36,7 @@ def _threads(value: Any) -> Any:
 
 def _no_accumulation(number: int) -> int:
     if number != 1:
-        raise ValueError("a step takes as many windows as data.batch_size says: set that instead")
+        raise ValueError("data.batch_size sets the windows of a step: change that instead")
     return number
 
 
@@ -55,17 +55,17 @@ RequiredSkill = Annotated[float, Field(lt=1, allow_inf_nan=False)] | None
 
 
 class _Section(BaseModel):
-    # Keys of a section that libraries own (trainer, optimizer, ...) are theirs to check.
+    # Libraries check their own keys of a section (trainer, optimizer, ...).
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
 
 class _OwnSection(_Section):
-    # Nobody else looks at these.
+    # No library reads these sections.
     model_config = ConfigDict(extra="forbid")
 
 
 class WindowSection(_OwnSection):
-    """``window``: grid and shape."""
+    """``window``: frequency and lengths."""
 
     freq: Annotated[str, AfterValidator(canonical_frequency)]
     context_length: Annotated[int, Field(ge=1, le=10_000)]
@@ -73,7 +73,7 @@ class WindowSection(_OwnSection):
 
 
 class DataSection(_Section):
-    """``data``: which windows, in which batches."""
+    """``data``: selection of windows, and batches."""
 
     batch_size: Count
     windows_per_epoch: Count | None
@@ -97,7 +97,7 @@ class DataSection(_Section):
 
 
 class OptimizerSection(_Section):
-    """``optimizer``: what ours have is checked, the rest is the optimizer's."""
+    """``optimizer``: common keys; the optimizer checks the rest."""
 
     partial: Annotated[Literal[True], Field(alias="_partial_")]
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -106,7 +106,7 @@ class OptimizerSection(_Section):
 
 
 class TrainerSection(_Section):
-    """``trainer``: the number of epochs and of processes is checked, the rest is Lightning's."""
+    """``trainer``: numbers of epochs and processes, and unsupported keys; Lightning checks the rest."""
 
     max_epochs: Annotated[int, Field(ge=1)]
     log_every_n_steps: Annotated[int, Field(ge=1)]
@@ -122,17 +122,17 @@ class TrainerSection(_Section):
 
     @property
     def processes(self) -> int:
-        """On all machines."""
+        """Number of processes on all machines."""
         return self.devices * self.num_nodes
 
 
 class ModelSection(_Section):
-    """``model``: the rest is the network's."""
+    """``model``: the network checks the rest."""
 
     shared_embedding: bool | None = None
 
 
-# What a sweep can aim at: what every training has, and what is judged on the test part.
+# Objectives of a sweep: those of every training, and those measured on the test part.
 AIMS_WITHOUT_TEST = ("score", "artifact_kib", "training_seconds")
 _AIMS = (*AIMS_WITHOUT_TEST, "wape", "mae", "rmse", "mase", "skill", "capacity_cost")
 
@@ -150,7 +150,7 @@ Watched = Literal["validation/loss", "train/loss"]
 
 
 class EarlyStoppingSection(_Section):
-    """``callbacks.early_stopping``: what is watched and the patience are checked, the rest is Lightning's."""
+    """``callbacks.early_stopping``: the monitored loss and the thresholds; Lightning checks the rest."""
 
     monitor: Watched
     patience: Annotated[int, Field(ge=1)]
@@ -161,7 +161,7 @@ class EarlyStoppingSection(_Section):
 
 
 class ModelCheckpointSection(_Section):
-    """``callbacks.model_checkpoint``: what is watched is checked, the rest is Lightning's."""
+    """``callbacks.model_checkpoint``: the monitored loss and the numbers; Lightning checks the rest."""
 
     monitor: Watched | None = None
     mode: Literal["min"] = "min"
@@ -177,7 +177,7 @@ class ForecastFiguresSection(_Section):
 
 
 class CallbacksSection(_Section):
-    """``callbacks``: those whose numbers we check; each may be left out."""
+    """``callbacks``: those with keys that we check; each is optional."""
 
     early_stopping: EarlyStoppingSection | None = None
     model_checkpoint: ModelCheckpointSection | None = None
@@ -185,13 +185,13 @@ class CallbacksSection(_Section):
 
 
 class ArtifactSection(_OwnSection):
-    """``artifact``: what is written besides the trio."""
+    """``artifact``: outputs besides the three files."""
 
     per_series: bool
 
 
 class GateSection(_OwnSection):
-    """``gate``: how good a model must be to become the artifact."""
+    """``gate``: the quality that a model needs to become the artifact."""
 
     require_skill: RequiredSkill
     champion: Annotated[str, Field(min_length=1)] | None
@@ -199,13 +199,13 @@ class GateSection(_OwnSection):
 
 
 class SamplerSection(_Section):
-    """``hydra.sweeper.sampler``: the rest is Optuna's."""
+    """``hydra.sweeper.sampler``: Optuna checks the rest."""
 
     seed: Annotated[int, Field(ge=0)] | None = None
 
 
 class SweeperSection(_Section):
-    """``hydra.sweeper`` of a search, except for its space."""
+    """``hydra.sweeper`` of a search, without its space."""
 
     sampler: SamplerSection
     direction: Annotated[
@@ -220,7 +220,7 @@ class SweeperSection(_Section):
 
 
 class EvaluateSection(_OwnSection):
-    """``evaluate``: what an artifact is judged on."""
+    """``evaluate``: span and kind of an evaluation."""
 
     start: Instant
     end: Instant
@@ -232,7 +232,7 @@ class EvaluateSection(_OwnSection):
 
 
 class EvaluateSettings(_Section):
-    """The parts of ``evaluate.yaml`` that we own."""
+    """Our parts of ``evaluate.yaml``."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     artifact_dir: Annotated[str, Field(min_length=1)]
@@ -240,7 +240,7 @@ class EvaluateSettings(_Section):
 
 
 class TrainSettings(_Section):
-    """The parts of ``train.yaml`` that we own."""
+    """Our parts of ``train.yaml``."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     threads: Threads

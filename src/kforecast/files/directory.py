@@ -1,4 +1,4 @@
-"""Directories that are replaced as a whole or not at all."""
+"""Directories: check that they are writable, and replace them as a whole or not at all."""
 
 import ctypes
 import os
@@ -15,18 +15,18 @@ from kforecast.errors import ConfigError, OutputError
 
 
 def check_writable(directory: Path) -> None:
-    """Find out early whether files can be written to ``directory``; writes nothing there.
+    """Check early that files can be written to ``directory``, without writing any.
 
     Raises
     ------
     ConfigError
-        When it is a file, or lies below one.
+        When it is a file, or is below one.
     OutputError
-        When it may not be written.
+        When permissions forbid it.
     """
     try:
         _check_writable(directory)
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+    except (OSError, ValueError) as error:  # a name that is too long or has a NUL
         raise ConfigError(f"{directory}: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -37,14 +37,14 @@ def _check_writable(directory: Path) -> None:
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir():
-        raise ConfigError(f"{directory}: {existing} is a file, so no directory can be made there")
+        raise ConfigError(f"{directory}: {existing} is a file, so no directory can be created there")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise OutputError(f"{directory}: {existing} is not writable")
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say which path it was when the file system refuses to write it.
+    """Turn an OSError of the block into an error that names the path.
 
     Raises
     ------
@@ -58,19 +58,19 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def check_still_there(directory: Path) -> None:
-    """Find out that a directory has gone that was there, for instance with its volume.
+    """Check that a directory has not disappeared, for instance with its volume.
 
     Raises
     ------
     OutputError
-        So that nothing is written below it that would lie elsewhere.
+        When it has: files would be written to a different place.
     """
     if not directory.is_dir():
         raise OutputError(f"{directory}: has gone since the run began; is its volume still mounted?")
 
 
 def make_directories(directory: Path) -> list[Path]:
-    """Make a directory with all above it, unless it is there; returns those that were made, outermost first.
+    """Create a directory and its missing parents; return the created ones, outermost first.
 
     Raises
     ------
@@ -90,19 +90,19 @@ def make_directories(directory: Path) -> list[Path]:
 
 
 def remove_empty(made: Iterable[Path]) -> None:
-    """Undo :func:`make_directories` as far as nobody has put anything there since."""
+    """Undo :func:`make_directories`; directories that are no longer empty stay."""
     for path in reversed(list(made)):
         with suppress(OSError):
             path.rmdir()
 
 
 def replace_directory(directory: Path, contents: Mapping[str, bytes], owned: Collection[str]) -> None:
-    """Make ``directory`` hold these files, in one step where that is possible.
+    """Replace the owned files of ``directory`` with ``contents``, atomically where possible.
 
-    A directory that holds nothing but owned entries is swapped with one atomic rename. One that cannot be
-    swapped (a mounted volume, or other people's files lie in it) gets the files renamed in one after the
-    other; should the process die in those microseconds, old and new are mixed. Ctrl-C and SIGTERM take effect
-    when it is done, so that they leave nothing half made.
+    A directory with only owned entries is swapped in one atomic rename. Where that is impossible (a mounted
+    volume, or foreign files in the directory) the files are renamed one by one; old and new files are mixed
+    if the process dies in those microseconds. Ctrl-C and SIGTERM take effect after the replacement, so that
+    they cannot interrupt it.
 
     Parameters
     ----------
@@ -111,13 +111,13 @@ def replace_directory(directory: Path, contents: Mapping[str, bytes], owned: Col
     contents:
         Bytes by path below the directory.
     owned:
-        Names directly below the directory that are ours: of these, what is not in ``contents`` goes. Nothing
-        else is touched.
+        Names directly below the directory that belong to us. Owned files that are not in ``contents`` are
+        removed; other files stay.
 
     Raises
     ------
     OutputError
-        When the file system refuses; what was there is still there.
+        When the file system refuses; the old content is still there.
     """
     with signals_wait(), writing(directory):
         _replace(directory.resolve(), contents, owned)
@@ -130,7 +130,7 @@ def _replace(directory: Path, contents: Mapping[str, bytes], owned: Collection[s
         return
     staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        # mkdtemp makes it private, but another user's job serves it.
+        # mkdtemp creates it private, but a job of another user may serve it.
         staged.chmod(directory.stat().st_mode & 0o7777 if directory.exists() else 0o755)
         _write_all(staged, contents)
         if not directory.exists():
@@ -144,13 +144,13 @@ def _replace(directory: Path, contents: Mapping[str, bytes], owned: Collection[s
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    """Ctrl-C and SIGTERM take effect at the end of the block. Other threads than the first never get them."""
+    """Delay Ctrl-C and SIGTERM to the end of the block. Only the main thread receives them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
-    # None: a handler that is not Python's, which could not be put back.
+    # None: a handler that was not installed from Python, which could not be restored.
     handlers = {number: found for number in numbers if (found := signal.getsignal(number)) is not None}
     try:
         for number in handlers:
@@ -200,7 +200,7 @@ def _write_all(directory: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two directories atomically; False where the system cannot."""
+    """Swap two directories atomically; return False where the system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)

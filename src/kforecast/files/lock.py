@@ -17,19 +17,19 @@ from kforecast.files.directory import make_directories, remove_empty, writing
 
 @contextmanager
 def sole_writer(directory: Path, name: str) -> Iterator[None]:
-    """Keep other processes that ask for the same from writing a directory, on all machines where it lies.
+    """Lock a directory against other writers that use this function, on all machines that share it.
 
-    What processes that were killed have left of their writing is removed.
+    Temporary files of killed writers are removed.
 
     Parameters
     ----------
     name:
-        What others are told of who writes.
+        Name of this writer in the error message of others.
 
     Raises
     ------
     OutputError
-        When another is writing, and who; or when the file system refuses.
+        When another process is writing, with its name, or when the file system refuses.
     """
     directory = directory.resolve()
     with writing(directory):
@@ -54,14 +54,14 @@ def sole_writer(directory: Path, name: str) -> Iterator[None]:
                     shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
-        # While it is held: whoever was waiting for this file finds that it has gone, and makes another.
+        # Removed before the release: a waiting process notices that the file is gone, and creates another.
         path.unlink(missing_ok=True)
         lock.release()
         remove_empty(made)
 
 
 def has_writer(directory: Path) -> bool:
-    """Whether another process writes a directory now, see :func:`sole_writer`."""
+    """Whether another process holds the lock of :func:`sole_writer` on a directory."""
     path = _lock_of(directory.resolve())
     if not path.exists():
         return False
@@ -75,6 +75,6 @@ def has_writer(directory: Path) -> bool:
 
 
 def _lock_of(directory: Path) -> Path:
-    # A mounted volume is the only place that others are sure to see.
+    # Only the inside of a mounted volume is sure to be visible to other machines.
     inside = os.path.ismount(directory) or not os.access(directory.parent, os.W_OK | os.X_OK)
     return directory / ".lock" if inside else directory.parent / f".{directory.name}.lock"

@@ -1,4 +1,4 @@
-"""Files that a command writes: whole or not at all, and its log."""
+"""Output files of a command, written as a whole or not at all, and its log file."""
 
 import json
 import logging
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
 
 class LogFile(logging.FileHandler):
-    """A log file; when it cannot be written the work ends.
+    """A log file that stops the work when it cannot be written.
 
     Raises
     ------
     OutputError
-        From whatever logs.
+        From the call that logs.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write, unless the folder has gone: the open file would take it, and nobody could read it."""
+        """Write a record, but not into a removed folder, where the open file would still accept it."""
         check_still_there(Path(self.baseFilename).parent)
         super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Hand a refusal of the file system on."""
+        """Raise errors of the file system."""
         if isinstance(error := sys.exc_info()[1], OSError):
             raise OutputError(f"{self.baseFilename}: cannot be written: {error.strerror or error}") from error
         super().handleError(record)
 
 
 def check_output(value: object, endings: Collection[str], key: str = "output") -> Path | None:
-    """The file that a key names, found fit to be written; None where it names none.
+    """Check the output file that a key names; None when the key names none.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def check_output(value: object, endings: Collection[str], key: str = "output") -
 
 
 def write_frame(frame: "pd.DataFrame", path: Path) -> None:
-    """Write a frame as CSV (compressed too), Parquet or JSON (a list of rows), by the file's ending."""
+    """Write a frame as CSV, compressed CSV, Parquet or JSON (a list of rows), by the suffix of the path."""
 
     def write(staged: Path) -> None:
         if path.suffix == ".parquet":
@@ -82,12 +82,12 @@ def write_json(content: object, path: Path) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a new file, which then takes the place of ``path`` in one step.
+    """Let ``write`` fill a new file, and replace ``path`` with it atomically.
 
     Raises
     ------
     OutputError
-        When the file system refuses; what was there is still there.
+        When the file system refuses; the old file is still there.
     """
     with signals_wait(), writing(path):
         _replace(path.resolve(), write)
@@ -96,7 +96,7 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        # Under its own name, because the ending decides on the format.
+        # Under the same name, because the suffix decides the format.
         staged = Path(folder) / path.name
         write(staged)
         with staged.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The folder of one run: made here, and taken away again when the run is refused."""
+"""The folder of one run: created at the start, and removed when the run is refused."""
 
 import fcntl
 import os
@@ -11,10 +11,10 @@ from kforecast.files.directory import check_writable, make_directories, remove_e
 
 
 class RunFolder:
-    """Where a run writes.
+    """The output folder of a run.
 
-    Two commands that start in the same second share a folder; each holds a lock on it, so that one that is
-    refused does not take it away from the other.
+    Two commands that start in the same second share a folder. Each holds a lock on it, so that a refused
+    command does not remove the folder of the other.
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,12 +23,14 @@ class RunFolder:
         self._descriptor: int | None = None
 
     def check(self) -> None:
-        """Find out early whether it can be made.
+        """Check early that the folder can be created.
 
         Raises
         ------
         ConfigError
-            When it is a file, or lies where nothing can be written.
+            When it is a file, or is below a file.
+        OutputError
+            When permissions forbid it.
         """
         if not self.path.is_dir():
             try:
@@ -37,7 +39,7 @@ class RunFolder:
                 raise ConfigError(f"hydra.run.dir: {error}") from error
 
     def make(self) -> None:
-        """Make it, unless it is there.
+        """Create the folder, unless it exists.
 
         Raises
         ------
@@ -49,10 +51,10 @@ class RunFolder:
             self._descriptor = os.open(self.path, os.O_RDONLY)
             fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            self._made = []  # a file system without locks: what nobody knows to be ours alone stays
+            self._made = []  # without locks the folder may be shared, so it stays
 
     def remove(self, names: Collection[str]) -> None:
-        """Take away what :meth:`make` made, if nothing but these names lies in it and nobody else uses it."""
+        """Remove what :meth:`make` created, if it holds only ``names`` and no other command uses it."""
         if self.path not in self._made or self._descriptor is None:
             return
         try:
@@ -65,7 +67,7 @@ class RunFolder:
 
 
 def in_use(path: Path) -> bool:
-    """Whether a command is at work in a run folder, as far as its file system tells."""
+    """Whether a command is using a run folder; False on a file system without locks."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

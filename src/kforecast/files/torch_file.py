@@ -1,8 +1,8 @@
-"""The tensors in a file that ``torch.save`` wrote, read without trusting it.
+"""Read the tensors in an untrusted file of ``torch.save``.
 
 ``torch.load(weights_only=True)`` executes nothing, but believes the sizes that a file states: a kilobyte can
-make it take all memory there is. This reader takes less: the zip files of torch 1.6 and later, and in them
-nothing but a dictionary of tensors, each of which has all its numbers in the file.
+make it take all memory. This reader accepts less: zip files of torch 1.6 and later with a dictionary of
+tensors, each of which has all its numbers in the file.
 """
 
 import io
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kforecast.files.untrusted import shortened
 
-# The part that says which tensors there are; a network of a hundred tensors needs 20 KB.
+# Limit of data.pkl, which describes the tensors; a hundred tensors need 20 KB.
 _MOST_PICKLE_BYTES = 1 << 20
 _MOST_DIMENSIONS = 8
 
@@ -37,25 +37,25 @@ _DTYPES = {
 
 
 def read_tensors(content: bytes) -> dict[str, Tensor]:
-    """The state dict in the bytes of a file; its tensors lie in memory of their own.
+    """Read the state dict in the bytes of a file; its tensors own their memory.
 
     Raises
     ------
     ValueError
-        When it is anything but a dictionary of names and tensors of real numbers that torch wrote.
+        When it is not a dictionary of names and real tensors that torch wrote.
     """
     try:
         records = _records(content)
         state = _unpickled(records["data.pkl"])
     except ValueError:
         raise
-    except Exception as error:  # a damaged or hostile pickle ends in any of many types
+    except Exception as error:  # a damaged or hostile pickle raises many types
         raise ValueError(f"it cannot be read ({type(error).__name__})") from error
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(view, _View) for name, view in state.items()
     ):
         raise ValueError("it holds something else")
-    # Many views of one storage would each become a copy when they are converted.
+    # Each of many views of one storage would become a copy when converted.
     there = sum(len(numbers) for name, numbers in records.items() if name.startswith("data/"))
     if sum(math.prod(view.size) * _DTYPES[view.storage.kind].itemsize for view in state.values()) > there:
         raise ValueError("its tensors are larger than the numbers in it")
@@ -70,13 +70,13 @@ def read_tensors(content: bytes) -> dict[str, Tensor]:
 
 
 def _records(content: bytes) -> dict[str, bytes]:
-    """The files in the zip, without the folder that holds them all."""
+    """The files in the zip by name, without their common folder."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError("it is not a zip file that torch.save wrote (torch 1.6 or later)") from error
     entries = archive.infolist()
-    # torch never compresses, so that what is inside cannot be larger than the file, unless parts overlap.
+    # torch never compresses: the content cannot be larger than the file, unless entries overlap.
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError("it is compressed, which torch.save never does")
     if sum(entry.file_size for entry in entries) > len(content):
@@ -111,7 +111,7 @@ def _tensor(numbers: Tensor, offset: int, size: tuple[int, ...], stride: tuple[i
 
 
 class _StorageKind(NamedTuple):
-    """What a pickle means by one of torch's storage classes."""
+    """Stands for one of torch's storage classes in a pickle."""
 
     name: str
 
@@ -125,7 +125,7 @@ class _Storage(NamedTuple):
 
 
 class _View(NamedTuple):
-    """A tensor: how numbers of a storage are arranged."""
+    """A tensor: an arrangement of the numbers of a storage."""
 
     storage: _Storage
     offset: int
@@ -134,7 +134,7 @@ class _View(NamedTuple):
 
 
 def _empty(*arguments: Any) -> OrderedDict[Any, Any]:
-    # With arguments it would copy them, and a pickle can have that done again and again.
+    # With arguments it would copy them, and a pickle can repeat that.
     if arguments:
         raise ValueError("its state dict is not one that torch.save wrote")
     return OrderedDict()

@@ -1,6 +1,6 @@
-"""Files that may be anyone's, read in bounded memory and time: nothing in them is executed.
+"""Read files from untrusted sources in bounded memory and time; nothing in them is executed.
 
-What is refused is a ValueError that says why; who reads knows the file and says its name.
+Each function raises a ValueError with the reason; the caller adds the name of the file.
 """
 
 import json
@@ -12,57 +12,57 @@ from typing import Any
 
 import yaml
 
-# Deeper than any file of ours, and far from the depth at which Python gives up.
+# Deeper than any file of ours, and far below Python's recursion limit.
 _MOST_DEPTH = 64
-# The longest text that stands for one value; a number of megabytes takes minutes to be understood.
+# Longest text of one value: parsing a number of several megabytes takes minutes.
 _LONGEST_SCALAR = 4096
 _MOST_BITS = 1024
 
 
 def read_file(path: Path, most: int) -> bytes:
-    """The bytes of a regular file, or of a link to one.
+    """Read a regular file, or a link to one.
 
     Raises
     ------
     ValueError
-        When it is something else (a device or a pipe may have no end), or holds more than ``most`` bytes.
+        When it is something else (a device or a pipe may be endless), or has more than ``most`` bytes.
     OSError
         When it cannot be read.
     """
-    # Not to wait for whoever writes into a pipe.
+    # O_NONBLOCK: opening a pipe must not wait for its writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise ValueError("it is not a regular file")
         if about.st_size > most:
-            raise ValueError(f"it has more than {most:,} bytes, the most that is read of such a file")
+            raise ValueError(f"it has more than {most:,} bytes, the limit for such a file")
         content = file.read(about.st_size + 1)
-    if len(content) > about.st_size:  # as do some of /proc, which have no end either
-        raise ValueError("it grows while it is read")
+    if len(content) > about.st_size:  # some files in /proc do, and are endless
+        raise ValueError("it grows while being read")
     return content
 
 
 def parse_json(content: bytes, most_values: int) -> Any:
-    """The value that JSON text stands for; no object in it may have a key twice.
+    """Parse JSON; no object in it may repeat a key.
 
     Parameters
     ----------
     most_values:
-        About how many numbers, texts, lists and objects are allowed: each takes memory, which may be thirty
-        times the text's.
+        Maximum number of numbers, texts, lists and objects, approximately. In memory these may take thirty
+        times the size of the text.
 
     Raises
     ------
     ValueError
-        When it is not such JSON.
+        When it is not such JSON, or exceeds a limit.
     """
     if sum(content.count(sign) for sign in (b",", b"[", b"{")) > most_values:
         raise ValueError(f"it holds more than {most_values:,} values")
     try:
         return json.loads(content, object_pairs_hook=_unique)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def parse_yaml(text: str, most_values: int, *, aliases: bool = False) -> Any:
@@ -100,7 +100,7 @@ def parse_yaml(text: str, most_values: int, *, aliases: bool = False) -> Any:
 
 
 def shortened(value: object, most: int = 200) -> str:
-    """A value in words that fit a message, on one line, whatever it is."""
+    """Any value as text on one line, shortened for a message."""
     if isinstance(value, str):
         text = value
     else:
@@ -195,17 +195,17 @@ class _BoundedLoader(yaml.SafeLoader):
 
 
 def inside(content: Any, *names: Any) -> Any:
-    """What lies in mappings in mappings, by its names; None where it does not."""
+    """Look up a value in nested mappings; None when a name is missing."""
     for name in names:
         content = content.get(name) if isinstance(content, dict) and isinstance(name, str) else None
     return content
 
 
 def finite(value: Any) -> float | None:
-    """A value that is a finite number; None for anything else."""
+    """The value as a float when it is a finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         return float(value) if math.isfinite(value) else None
-    except OverflowError:  # of an integer that no float can hold
+    except OverflowError:  # an integer beyond the range of floats
         return None

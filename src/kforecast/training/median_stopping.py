@@ -1,4 +1,4 @@
-"""Jobs of a sweep that are hopeless are stopped early: the median stopping rule."""
+"""Stop hopeless jobs of a sweep early: the median stopping rule."""
 
 import json
 import logging
@@ -19,24 +19,24 @@ PROGRESS = "progress.json"
 
 
 class MedianStopping(Callback):
-    """Stops a training whose best loss so far is worse than the median of what others had as best by then.
+    """Stops a job whose best loss so far is worse than the median of other jobs' best losses at that epoch.
 
-    The rule of Vizier (Golovin et al. 2017), with the best loss in place of the average one. Jobs know of
-    each other through ``progress.json`` in their folders, wherever they run. A job that ended before has as
-    best what it ended with. A run that is not of a sweep has no others, and is never stopped.
+    The rule of Vizier (Golovin et al. 2017), with the best loss in place of the average loss. Jobs see each
+    other's progress in ``progress.json`` of their folders, wherever they run. A job that ended earlier counts
+    with its final best loss. A run outside a sweep has no other jobs, and is never stopped.
 
     Parameters
     ----------
     monitor:
-        The watched loss.
+        Name of the monitored loss.
     run_dir:
-        The job's folder.
+        Folder of this job.
     sweep_dir:
-        The folder that those of all jobs lie in.
+        Folder that contains the folders of all jobs.
     warmup_epochs:
-        Nothing is stopped before so many epochs.
+        Minimum number of epochs before a job can be stopped.
     min_jobs:
-        Nor while fewer others have come as far.
+        Minimum number of other jobs that have reached the epoch.
     """
 
     def __init__(
@@ -45,27 +45,27 @@ class MedianStopping(Callback):
         if warmup_epochs < 1 or min_jobs < 1:
             raise ValueError(f"warmup_epochs={warmup_epochs}, min_jobs={min_jobs}: at least 1 each")
         self.reason: str | None = None
-        """Why it was stopped."""
+        """Why the job was stopped; None when it was not."""
         self._monitor, self._run_dir, self._sweep_dir = monitor, Path(run_dir), Path(sweep_dir)
         self._warmup_epochs, self._min_jobs = warmup_epochs, min_jobs
         self._best: list[float] = []
         self._ended: dict[Path, list[float]] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What is known of the epochs so far, for a checkpoint."""
+        """State for a checkpoint."""
         return {"best": self._best, "reason": self.reason}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from it."""
+        """Restore the state of a checkpoint."""
         self._best, self.reason = list(state_dict["best"]), state_dict["reason"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Begin the job's file anew; a training that was stopped stays so."""
+        """Write the progress; a job that was stopped before its checkpoint stays stopped."""
         trainer.should_stop = trainer.should_stop or self.reason is not None
         self._write(trainer, ended=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Tell the others, and stop when it is hopeless."""
+        """Write the progress, and stop the job when it is hopeless."""
         value = float(trainer.callback_metrics.get(self._monitor, math.inf))
         self._best.append(min(value, self._best[-1] if self._best else math.inf))
         self._write(trainer, ended=False)
@@ -76,7 +76,7 @@ class MedianStopping(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Tell the others that this was all."""
+        """Write the final progress."""
         self._write(trainer, ended=True)
 
     def _judge(self) -> None:
@@ -103,7 +103,7 @@ class MedianStopping(Callback):
                 content = json.loads(path.read_text(encoding="utf-8"))
                 best, ended = [float(value) for value in content["best"]], bool(content["ended"])
             except (OSError, ValueError, TypeError, KeyError):
-                return [], False  # what another job is about to write is none of ours to complain about
+                return [], False  # another job may not have written it yet
             if not ended:
                 return best, False
             self._ended[path] = best

@@ -22,19 +22,19 @@ log = logging.getLogger(__name__)
 
 _SOME_JOB_FAILED = 3
 _MOST_OVERRIDES = 10_000
-# What every row has; overrides follow.
+# Columns of every row; overrides follow.
 _COLUMNS = ("job", "status", "score", "epochs", "seconds", "artifact_dir")
 
 
 class SweepResults(Callback):
-    """When all jobs are done, ranks them: in ``results.csv`` of the sweep folder and on the console."""
+    """Ranks the jobs at the end of a sweep, in ``results.csv`` of its folder and on the console."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
-        """Rank, and end with exit code 3 when a job failed."""
+        """Rank the jobs; exit with code 3 when a job failed or was rejected."""
         folder = Path(config.hydra.sweep.dir)
         results = collect(folder)
         if results.empty:
-            # Jobs that ran have written somewhere: their workers run in another folder, or on another disk.
+            # The jobs have written elsewhere: their workers run in another folder, or on another disk.
             print(
                 f"error: no job has written to {folder}; the launcher's workers must run in {Path.cwd()}, on "
                 "a disk that all share, or be given absolute paths",
@@ -57,18 +57,18 @@ class SweepResults(Callback):
         failed = int((results["status"] != "done").sum()) - rejected
         if failed or rejected:
             counts = [(failed, "failed"), (rejected, "did not pass the gate")]
-            said = " and ".join(f"{count} {how}" for count, how in counts if count)
-            print(f"error: of {len(results)} jobs {said}; see their logs in {folder}", file=sys.stderr)
+            what = " and ".join(f"{count} {how}" for count, how in counts if count)
+            print(f"error: of {len(results)} jobs {what}; see their logs in {folder}", file=sys.stderr)
             raise SystemExit(_SOME_JOB_FAILED)
 
 
 def collect(folder: Path) -> pd.DataFrame:
-    """The jobs of a sweep folder, best first, then those that a gate rejected, then the failed ones.
+    """The jobs of a sweep folder, best first, then rejected jobs, then failed ones.
 
     Returns
     -------
-    DataFrame ``job, status, score, epochs, seconds, artifact_dir``, one column per override and one per aim
-    besides the score. ``attrs`` has the names of the ``aims`` and which ``data`` were trained on.
+    DataFrame ``job, status, score, epochs, seconds, artifact_dir``, one column per override, and one per aim
+    except the score. ``attrs`` has the names of the ``aims`` and the fingerprints of the ``data``.
     """
     rows, aims, data = [], list[str](), set[str]()
     jobs = [path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
@@ -76,7 +76,7 @@ def collect(folder: Path) -> pd.DataFrame:
         result = read_result(job)
         row = {"job": int(job.name), "status": result.get("status", "failed")}
         row |= {name: result.get(name) for name in ("score", "epochs", "seconds", "artifact_dir")}
-        # An override of artifact_dir names the folder of all jobs; the job's own is already in its row.
+        # An override of artifact_dir names the folder of all jobs; the row already has the job's own.
         overrides = overrides_of(job / ".hydra" / "overrides.yaml")
         row |= {name: value for name, value in overrides.items() if name not in (*row, *SILENT)}
         objectives = result.get("objectives") or {}
@@ -97,7 +97,7 @@ def collect(folder: Path) -> pd.DataFrame:
 
 
 def _describe(config: DictConfig, folder: Path, results: pd.DataFrame) -> None:
-    """Let TensorBoard compare the jobs, where they have logged for it."""
+    """Describe the sweep for TensorBoard, if the jobs logged to it."""
     best = results.iloc[0]
     if best["status"] != "done" or not (folder / str(best["job"]) / "tensorboard").is_dir():
         return
@@ -137,12 +137,12 @@ def ranking_table(results: pd.DataFrame) -> str:
 
 
 def front_table(results: pd.DataFrame, aims: Sequence[str], signs: Sequence[int]) -> str:
-    """The jobs that no other job beats in one aim without losing in another, best in the first aim first.
+    """The Pareto front of the jobs as text, sorted by the first aim.
 
     Parameters
     ----------
     signs:
-        For each aim, 1 where less is better and -1 where more is.
+        For each aim, 1 when lower is better, -1 when higher is better.
     """
     done = results[results["status"] == "done"].dropna(subset=list(aims))
     best = done[front(done[list(aims)].to_numpy(float) * np.array(signs))]
@@ -155,7 +155,7 @@ def front_table(results: pd.DataFrame, aims: Sequence[str], signs: Sequence[int]
 
 
 def front(values: np.ndarray) -> np.ndarray:
-    """Which rows of ``[jobs, aims]`` (less is better) are not dominated by another, bool ``[jobs]``."""
+    """Rows of ``[jobs, aims]`` (lower is better) that no other row dominates, bool ``[jobs]``."""
     no_worse = (values[None, :] <= values[:, None]).all(axis=2)
     better = (values[None, :] < values[:, None]).any(axis=2)
     dominated: np.ndarray = (no_worse & better).max(axis=1, initial=False)
@@ -163,10 +163,10 @@ def front(values: np.ndarray) -> np.ndarray:
 
 
 def _signs(config: DictConfig, aims: Sequence[str]) -> list[int]:
-    """What is better in each aim: as a search was told, else less of everything but skill."""
-    told = OmegaConf.select(config, "hydra.sweeper.direction")
-    if OmegaConf.is_list(told) and len(told) == len(aims):
-        return [-1 if one == "maximize" else 1 for one in told]
+    """Signs of the aims: from the direction of a search, else lower is better except for skill."""
+    directions = OmegaConf.select(config, "hydra.sweeper.direction")
+    if OmegaConf.is_list(directions) and len(directions) == len(aims):
+        return [-1 if direction == "maximize" else 1 for direction in directions]
     return [-1 if name == "skill" else 1 for name in aims]
 
 
@@ -181,12 +181,12 @@ def _varied(results: pd.DataFrame) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    """A value for a table: what a search proposes has many digits."""
+    """A value for a table, rounded: values from a search have many digits."""
     return f"{value:.4g}" if isinstance(value, float) and not math.isnan(value) else str(value)
 
 
 def overrides_of(path: Path) -> dict[str, Any]:
-    """The overrides that Hydra has written down, by key; none where they cannot be read."""
+    """The overrides that Hydra has recorded, by key; empty when unreadable."""
     try:
         entries = parse_yaml(path.read_text(encoding="utf-8"), _MOST_OVERRIDES) or []
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""A search that survives: it repeats no trial that is in its storage, and goes on with interrupted ones.
+"""A search that survives a kill: it repeats no trial in its storage and resumes interrupted ones.
 
-The job of a trial has the trial's number. Each trial has a seed of its own, so that the next proposal depends
-only on the results so far, and not on where the search was interrupted.
+The job of a trial has the trial's number. Each trial has its own seed, so that the next proposal depends only
+on the results so far, not on where the search was interrupted.
 """
 
 import logging
@@ -40,9 +40,9 @@ try:
 except ImportError as error:
     raise ConfigError("searches need a package: pip install 'kforecast[optuna]'") from error
 
-# The study's attribute that says what it was begun with.
+# Attribute of the study that holds its settings.
 _SETTINGS = "settings"
-# What may differ from start to start: it decides on no result.
+# Settings that may differ between starts, because no result depends on them.
 _FREE = ("resume", "repeat", "threads", "checkpoint_seconds", "data.num_workers", "logger")
 _TRIED = 8
 _ANOTHER = "name another study: hydra.sweeper.study_name=NAME"
@@ -50,26 +50,26 @@ _ANOTHER = "name another study: hydra.sweeper.study_name=NAME"
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep what Optuna warns of from the console: experimental arguments, adjusted ranges."""
+    """Hide Optuna's warnings about experimental arguments and adjusted ranges."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 class Search:
-    """A study that goes on until it has ``n_trials`` trials in all, each of them finished.
+    """A study that runs until it has ``n_trials`` finished trials in all.
 
     Parameters
     ----------
     config:
-        What is common to all trials, and ``hydra``.
+        The common configuration of all trials, with ``hydra``.
     arguments:
-        The overrides of the command; those with several values are searched over.
+        Overrides of the command; those with several values form the search space.
 
     Raises
     ------
     ConfigError
-        When ``hydra.sweeper`` is wrong, the space cannot be read, or there is nothing to search over.
+        When ``hydra.sweeper`` is wrong, or the search space cannot be read or is empty.
     """
 
     @_silent()
@@ -96,19 +96,19 @@ class Search:
         self._sampler(0)
 
     def possible_jobs(self) -> list[list[str]]:
-        """The overrides of a few jobs that the search could run, drawn at random."""
+        """Overrides of a few random jobs that the search could run."""
         study = optuna.create_study(sampler=RandomSampler(seed=0))
         return [self._overrides(study.ask(self.space).params) for _ in range(_TRIED)]
 
     def run(self, launcher: Launcher) -> None:
-        """Begin the study or go on with it, until it is complete.
+        """Start or resume the study, and run it until it is complete.
 
         Raises
         ------
         ConfigError
-            When the study was begun with other settings, or by another version of Optuna.
+            When the study was started with other settings, or by another version of Optuna.
         OutputError
-            When another process is at work on it, or its storage cannot be used.
+            When another process runs the study, or its storage cannot be used.
         TrainingError
             When more trials fail than ``max_failure_rate`` allows.
         """
@@ -134,14 +134,14 @@ class Search:
             raise ConfigError(
                 f"hydra.sweeper.storage: another version of Optuna has made {made}; {_ANOTHER}"
             ) from error
-        except Exception as error:  # of Optuna, of SQLAlchemy and of the database's driver
-            said = without_secrets(f"{storage} cannot be used: {str(error).splitlines()[0]}")
-            raise OutputError(f"hydra.sweeper.storage: {said}") from error
+        except Exception as error:  # from Optuna, SQLAlchemy or the database's driver
+            problem = without_secrets(f"{storage} cannot be used: {str(error).splitlines()[0]}")
+            raise OutputError(f"hydra.sweeper.storage: {problem}") from error
         now = _settings(self._config, self.space) | {"hydra.sweeper.direction": directions}
         if then is None:
             jobs = [path for path in self._folder.iterdir() if path.is_dir() and path.name.isdecimal()]
             if jobs or begun:
-                what = "a study that kforecast has not begun" if begun else "jobs of another sweep"
+                what = "a study that kforecast did not start" if begun else "jobs of another sweep"
                 raise ConfigError(f"{short_path(self._folder)}: holds {what}; {_ANOTHER}")
             study.set_user_attr(_SETTINGS, now)
         elif listed := differences(now, then, "the study"):
@@ -159,7 +159,7 @@ class Search:
         for trial in left:
             _wait_for(self._folder / str(trial.number))
             result = read_result(self._folder / str(trial.number))
-            # The search was killed after the trial's end, and before it told the study.
+            # The search was killed between the end of the trial and its report to the study.
             if result.get("status") in ("done", "rejected", "failed"):
                 _tell(study, trial, values_of(result))
         interrupted = {trial.number for trial in left}
@@ -167,26 +167,26 @@ class Search:
             resume = [["resume=auto"] if trial.number in interrupted else [] for trial in row]
             jobs = [self._overrides(trial.params) + more for trial, more in zip(row, resume, strict=True)]
             returned = launcher.launch(jobs, initial_job_idx=row[0].number)
-            told = [_tell(study, trial, _values(job)) for trial, job in zip(row, returned, strict=True)]
-            if told.count(False) / len(row) > self._sweeper.max_failure_rate:
+            good = [_tell(study, trial, _values(job)) for trial, job in zip(row, returned, strict=True)]
+            if good.count(False) / len(row) > self._sweeper.max_failure_rate:
                 raise TrainingError(
-                    f"{told.count(False)} of {len(row)} trials failed (hydra.sweeper.max_failure_rate="
+                    f"{good.count(False)} of {len(row)} trials failed (hydra.sweeper.max_failure_rate="
                     f"{self._sweeper.max_failure_rate}); see their logs in {self._folder}"
                 )
 
     def _say_state(self, number: int, left: list[str]) -> None:
         study = f"the study {self._sweeper.study_name} in {short_path(self._folder)}"
         if left or number < self._trials:
-            said = f"Going on with {study}: {number - len(left)} trials are finished"
-            print(said + (f", interrupted: {few(left)}" if left else ""))
+            line = f"Going on with {study}: {number - len(left)} trials are finished"
+            print(line + (f", interrupted: {few(left)}" if left else ""))
         else:
             more = "" if self._grid else f"; for ten more: hydra.sweeper.n_trials={number + 10}"
             print(f"T{study[1:]} is complete: {number} trials{more}")
 
     def _next(self, study: optuna.Study) -> list[FrozenTrial]:
-        """The trials to run now, at most ``n_jobs``; none when the study is complete."""
+        """The next trials to run, at most ``n_jobs``; none when the study is complete."""
         trials, size = study.get_trials(deepcopy=False), self._sweeper.n_jobs
-        # A search that nobody kills asks for a whole row at once: one that was cut off is completed.
+        # An undisturbed search asks for whole rows of n_jobs trials: complete a row that a kill cut off.
         missing = size - len(trials) % size
         if missing < size or all(trial.state != TrialState.RUNNING for trial in trials):
             for number in range(len(trials), min(len(trials) + missing, self._trials)):
@@ -195,7 +195,7 @@ class Search:
 
     @_silent()
     def _ask(self, study: optuna.Study, number: int) -> None:
-        """Put a trial into the storage as a whole: a kill leaves none with a part of its parameters."""
+        """Add a complete trial to the storage: a kill must not leave one with some of its parameters."""
         draft = optuna.create_study(directions=study.directions, sampler=self._sampler(number))
         draft.add_trials(study.get_trials(deepcopy=False))
         draft.ask(self.space)
@@ -205,13 +205,13 @@ class Search:
         """The sampler of one trial."""
         node, seed = self._config.hydra.sweeper.sampler, self._sweeper.sampler.seed
         arguments: dict[str, Any] = {}
-        if self._grid:  # one order for all trials
+        if self._grid:  # the same order in all trials
             arguments["search_space"] = self._grid
         elif seed is not None:
             arguments["seed"] = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         sampler = built(node, "hydra.sweeper.sampler", **arguments)
         if not isinstance(sampler, BaseSampler):
-            raise ConfigError(f"hydra.sweeper.sampler: {node.get('_target_')!r} is no sampler of Optuna's")
+            raise ConfigError(f"hydra.sweeper.sampler: {node.get('_target_')!r} is not an Optuna sampler")
         if isinstance(sampler, CmaEsSampler) and find_spec("cmaes") is None:
             raise ConfigError("hydra/sweeper/sampler=cmaes needs a package: pip install cmaes")
         return sampler
@@ -221,12 +221,12 @@ class Search:
 
 
 def first_row(trials: Sequence[FrozenTrial], size: int) -> list[FrozenTrial]:
-    """The first trials whose numbers follow each other, at most ``size``: a launcher counts its jobs so."""
+    """The first trials with consecutive numbers, at most ``size``: a launcher numbers its jobs that way."""
     return [trial for place, trial in enumerate(trials[:size]) if trial.number == trials[0].number + place]
 
 
 def _wait_for(job: Path) -> None:
-    """Let a job end that has outlived the search: a launcher's workers may, a cluster's do."""
+    """Wait for a job that has outlived the search, as a launcher's workers may and a cluster's do."""
     for waited in count():
         if not has_writer(job / "artifact"):
             return
@@ -236,7 +236,7 @@ def _wait_for(job: Path) -> None:
 
 
 def _values(job: Any) -> list[float]:
-    """What a job returned; nothing of a job that failed, which has said why."""
+    """The returned values of a job; empty for a failed job, which has logged the reason."""
     try:
         found = job.return_value
         return [float(value) for value in (found if isinstance(found, list | tuple) else [found])]
@@ -245,14 +245,14 @@ def _values(job: Any) -> list[float]:
 
 
 def _tell(study: optuna.Study, trial: FrozenTrial, values: list[float]) -> bool:
-    """Put into the storage what a trial came to; whether it is a result."""
+    """Store the values of a trial; return whether they are a result."""
     good = len(values) == len(study.directions) and all(map(math.isfinite, values))
     study.tell(trial.number, values if good else None, TrialState.COMPLETE if good else TrialState.FAIL)
     return good
 
 
 def _settings(config: DictConfig, space: Space) -> dict[str, Any]:
-    """What decides on all results, by key, as it is written: what comes from elsewhere only named."""
+    """The settings that the results depend on, by key; interpolations stay unresolved."""
     plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     with open_dict(plain):
         for name in _FREE:

@@ -1,4 +1,4 @@
-"""What a search searches over: Hydra's overrides with several values, as Optuna's distributions."""
+"""Search space of a search: Hydra overrides with several values as Optuna distributions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +15,12 @@ Space = dict[str, BaseDistribution]
 
 
 def read_space(overrides: Sequence[str]) -> tuple[Space, list[str]]:
-    """The search space by parameter, and the other overrides as typed; of two for one key the last holds.
+    """The distribution of each parameter, and the other overrides as typed; the last override of a key wins.
 
     Raises
     ------
     ConfigError
-        When it cannot be read, or there is nothing to search over.
+        When an override cannot be read, or none has several values.
     """
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     space: Space = {}
@@ -36,8 +36,8 @@ def read_space(overrides: Sequence[str]) -> tuple[Space, list[str]]:
             else:
                 fixed[name] = text
         except (HydraException, TypeError, ValueError) as error:
-            said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-            raise ConfigError(f"the search space: cannot read {text}: {said}") from error
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+            raise ConfigError(f"the search space: cannot read {text}: {reason}") from error
     if not space:
         raise ConfigError(
             "there is nothing to search over: give ranges in hydra.sweeper.params, or as "
@@ -53,8 +53,8 @@ def _distribution(override: Override) -> BaseDistribution:
     if isinstance(values, RangeSweep):
         return _numbers(values.start, values.stop, step=values.step)
     if isinstance(values, ChoiceSweep):
-        values.shuffle = False  # the order decides nothing, but would be another at each start
-    # What is no number goes back into an override as it can be read there.
+        values.shuffle = False  # a random order would make every start different
+    # Values other than numbers are quoted, because they become overrides again.
     one_of = [
         value if isinstance(value, bool | int | float) else Transformer.str(value)
         for value in override.sweep_iterator()
@@ -69,12 +69,12 @@ def _numbers(low: Any, high: Any, **more: Any) -> BaseDistribution:
 
 
 def grid_of(space: Space) -> dict[str, list[Any]]:
-    """All values of each parameter.
+    """All values of each parameter, for a grid search.
 
     Raises
     ------
     ConfigError
-        When a parameter has no end of them.
+        When a parameter has infinitely many.
     """
     return {name: _points(name, distribution) for name, distribution in space.items()}
 
