@@ -536,3 +536,16 @@ def test_a_folder_of_own_configurations_reaches_every_process(tmp_path: Path) ->
     done = run_command("kforecast-train", *arguments, *few, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert Artifact.load(tmp_path / "model").config.context_length == 5
+
+
+def test_a_model_that_the_gate_rejects_is_recorded_as_rejected(
+    given: SimpleNamespace, tmp_path: Path
+) -> None:
+    arguments = [f"--dataset-file={given.data}", "window=10min", "trainer=ddp", "trainer.devices=2"]
+    arguments += ["trainer.max_epochs=1", "logger=none", "gate.require_skill=0.99", "hydra.run.dir=run"]
+    done = train("forks", *arguments, cwd=tmp_path)
+    assert done.returncode == 4, done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
+    assert result["status"] == "rejected"
+    assert "gate.require_skill" in result["rejected"]
+    assert "Interrupted" not in done.stdout

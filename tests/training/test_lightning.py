@@ -1,8 +1,10 @@
 """ForecastDataModule and ForecastModule with a plain Trainer: fit, test, predict, checkpoints, fetching."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -11,11 +13,12 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from conftest import composed
+from conftest import HANG, composed
 from kforecast.config.checks import built
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.history import HISTORY
 from kforecast.data.panel import Panel
+from kforecast.errors import ConfigError
 from kforecast.evaluation.backtest import BacktestSettings, Span
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.scoreboard import judge
@@ -155,3 +158,63 @@ def test_another_network_gets_the_windows_it_needs(tmp_path: Path) -> None:
         module = ForecastModule(NETWORKS[name](WINDOW, 3, **SMALL[name]))
         trainer(tmp_path, 1).fit(module, datamodule=data)
         assert data.lookback == module.net.lookback
+
+
+def test_several_processes_train_what_one_does(tmp_path: Path) -> None:
+    FRAME.to_csv(tmp_path / "traffic.csv", index=False)
+    script = """
+import sys
+import torch
+from lightning.pytorch import Trainer
+from kforecast.data.datamodule import ForecastDataModule
+from kforecast.metrics.csv import CsvSource
+from kforecast.models import Fcnet
+from kforecast.training.module import ForecastModule
+from kforecast.window import Window
+
+window, devices = Window("1h", 6, 3), int(sys.argv[1])
+torch.manual_seed(0)
+torch.set_num_threads(1)
+data = ForecastDataModule(CsvSource("traffic.csv", memory_map=False), window)
+module = ForecastModule(Fcnet(window, 3, shared_embedding=True))
+quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+how = dict(devices=devices, strategy="ddp") if devices > 1 else {}
+trainer = Trainer(accelerator="cpu", max_epochs=2, **quiet, **how)
+trainer.fit(module, datamodule=data)
+if trainer.is_global_zero:
+    print("loss", float(trainer.callback_metrics["validation/loss"]))
+"""
+    losses = []
+    for devices in (1, 2):
+        (tmp_path / "script.py").write_text(script)
+        command = [sys.executable, "script.py", str(devices)]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        losses.append(float(done.stdout.splitlines()[-1].partition("loss ")[2]))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_without_a_test_part_there_is_nothing_to_test(tmp_path: Path) -> None:
+    module = ForecastModule(NETWORKS["Fcnet"](WINDOW, 3, shared_embedding=True))
+    tester = trainer(tmp_path)
+    assert tester.test(module, datamodule=ForecastDataModule(FRAME, WINDOW, test=0), verbose=False) == []
+    tester.save_checkpoint(tmp_path / "untrained.ckpt")
+    ForecastModule.load_from_checkpoint(tmp_path / "untrained.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("traffic.csv", WINDOW), "source is of the type str; give a frame"),
+        ((FRAME, "1h"), "window is of the type str"),
+        ((FRAME, WINDOW, {"batch_size": 0}), "batch_size is 0; at least 1"),
+        ((FRAME, WINDOW, {"fill": "mean"}), "fill is 'mean'; use one of interpolate"),
+        ((FRAME, WINDOW, {"test": 0.95}), "validation [+] test is 1.05"),
+    ],
+)
+def test_wrong_arguments_of_the_data_module_are_refused(arguments: tuple[Any, ...], said: str) -> None:
+    source, window, *others = arguments
+    with pytest.raises(ConfigError, match=said):
+        ForecastDataModule(source, window, **(others[0] if others else {}))

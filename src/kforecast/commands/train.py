@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -25,7 +26,7 @@ from kforecast.training.background_errors import writer_errors_once
 from kforecast.training.distributed.launch import train_in_processes
 from kforecast.training.distributed.process_group import end_at_once, explained, leave
 from kforecast.training.distributed.processes import this_process
-from kforecast.training.plan import check, is_unfinished, make_recipe
+from kforecast.training.plan import Recipe, check, is_unfinished, make_recipe
 from kforecast.training.result import as_returned, values_of, write_result
 from kforecast.training.resume.earlier_run import CHECKPOINTS, prepare
 
@@ -65,12 +66,8 @@ def train(cfg: DictConfig) -> float | tuple[float, ...]:
         write_result(job.run_dir, {"status": "running"})
     try:
         recipe = make_recipe(cfg, job, unfinished)
-        if recipe.settings.trainer.processes > 1 and process.count == 1:
-            return train_in_processes(recipe)
-        from kforecast.training.run import run as train_as
-
-        outcome = train_as(recipe)
-        result = None if outcome is None else outcome.result()
+        starts_others = recipe.settings.trainer.processes > 1 and process.count == 1
+        result = None if starts_others else _result(recipe)
     except Exception as error:
         if not process.first:
             leave(error)
@@ -80,6 +77,8 @@ def train(cfg: DictConfig) -> float | tuple[float, ...]:
         if process.first:
             _interrupted(job, begun)
         raise
+    if starts_others:  # the first of them writes the result, also one that is no success
+        return train_in_processes(recipe)
     if result is None:  # in all processes but the first
         return float("nan")
     write_result(job.run_dir, result | {"seconds": time.perf_counter() - begun})
@@ -88,6 +87,13 @@ def train(cfg: DictConfig) -> float | tuple[float, ...]:
             raise GateError(result["rejected"])
         log.error("job rejected: %s", result["rejected"])
     return as_returned(values_of(result))
+
+
+def _result(recipe: Recipe) -> dict[str, Any] | None:
+    from kforecast.training.run import run as train_as
+
+    outcome = train_as(recipe)
+    return None if outcome is None else outcome.result()
 
 
 def _failed(job: Job, error: Exception, begun: float) -> float:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kforecast.data.calendar import Calendar, calendar_fields
 from kforecast.data.distillation import TaughtWindows
-from kforecast.data.fill import Fill
+from kforecast.data.fill import FILLS, Fill
 from kforecast.data.frames import forecast_frame, next_origins
 from kforecast.data.history import HISTORY, fetch_history, kept_history
 from kforecast.data.loader import BatchOrder, window_loader
@@ -23,7 +23,7 @@ from kforecast.data.panel import Panel
 from kforecast.data.reading import read_panel
 from kforecast.data.split import Split, SplitSettings, cells_between, split_windows
 from kforecast.data.windows import WindowBatch, WindowDataset
-from kforecast.errors import few
+from kforecast.errors import ConfigError, few
 from kforecast.metrics.frame import FrameSource
 from kforecast.metrics.source import MetricSource
 from kforecast.window import CALENDAR_TABLE_SIZES, Lookback, Window
@@ -102,6 +102,7 @@ class ForecastDataModule(pl.LightningDataModule):
         teacher: Teaches | None = None,
     ) -> None:
         super().__init__()
+        _check(source, window, batch_size, fill, validation + test)
         # The history is fetched once per run, not once per machine: a second answer would be newer.
         self.prepare_data_per_node = False
         self.window, self.lookback, self.folder, self.teacher = window, lookback, folder, teacher
@@ -184,8 +185,10 @@ class ForecastDataModule(pl.LightningDataModule):
         order = BatchOrder(self.split.validation, size, most=most, **self._place)
         return window_loader(self.windows, order, self.num_workers)
 
-    def test_dataloader(self) -> DataLoader[WindowBatch]:
+    def test_dataloader(self) -> DataLoader[WindowBatch] | list[DataLoader[WindowBatch]]:
         """The windows that an evaluation of the test span uses, in order; all of them in every process."""
+        if not len(self.split.test):
+            return []
         return self._padded_loader(*np.divmod(self.test_cells, self.panel.num_bins))
 
     def predict_dataloader(self) -> DataLoader[WindowBatch]:
@@ -244,3 +247,24 @@ class ForecastDataModule(pl.LightningDataModule):
         workload, metric = self.panel.series[series]
         second = int(self.panel.timestamps[origin])
         return f"{workload} {metric}, {datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _check(source: object, window: object, batch_size: int, fill: str, held_out: float) -> None:
+    """Refuse what a configuration cannot hold, because its own checks come first.
+
+    Raises
+    ------
+    ConfigError
+        Naming the argument.
+    """
+    if not isinstance(source, pd.DataFrame | Panel) and not hasattr(source, "fetch"):
+        kinds = "a frame, a Panel or a source of kforecast.metrics"
+        raise ConfigError(f"source is of the type {type(source).__name__}; give {kinds}")
+    if not isinstance(window, Window):
+        raise ConfigError(f"window is of the type {type(window).__name__}; give a kforecast.Window")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}; at least 1")
+    if fill not in FILLS:
+        raise ConfigError(f"fill is {fill!r}; use one of {', '.join(FILLS)}")
+    if not 0 <= held_out < 1:
+        raise ConfigError(f"validation + test is {held_out:g}; it must be at least 0 and below 1")

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from kforecast.data.origins import Cells, middles
 from kforecast.data.windows import WindowBatch
 
 
-class BatchOrder(Sampler[Tensor]):
+class BatchOrder(DistributedSampler[Tensor]):
     """The windows of an epoch, batch by batch, in their own order or in a random one.
 
     An item holds several batches, because gathering many windows at once costs less per window.
@@ -35,7 +35,7 @@ class BatchOrder(Sampler[Tensor]):
         Batches per item.
     rank, world_size:
         Each process takes its share of every batch. A last batch with fewer windows than processes is left
-        out.
+        out. Lightning would divide the items once more, unless the sampler is a DistributedSampler.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class BatchOrder(Sampler[Tensor]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.cells, self.batch_size, self.seed = cells, batch_size, seed
+        self.cells, self.batch_size, self.order_seed = cells, batch_size, seed
         self.at_once, self.rank, self.world_size = at_once, rank, world_size
         self._chosen = len(cells) if most is None else min(len(cells), most)
         left_over = self._chosen % batch_size
@@ -90,9 +90,9 @@ class BatchOrder(Sampler[Tensor]):
         """Indices of the epoch's windows in their order, int64 ``[chosen]``."""
         count, total = self._chosen, len(self.cells)
         position = np.arange(count, dtype=np.int64)
-        if self.seed is None:
+        if self.order_seed is None:
             return position if count == total else middles(total, count)
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        generator = torch.Generator().manual_seed((self.order_seed * 1_000_003 + self.epoch) % 2**63)
         order = torch.randperm(count, generator=generator).numpy()
         if count == total:
             return order
@@ -136,7 +136,7 @@ def window_loader(
     dataset: Dataset[WindowBatch], order: BatchOrder, num_workers: int = 0
 ) -> DataLoader[WindowBatch]:
     """A DataLoader that gathers all windows of an item with one look-up."""
-    kind = DataLoader if order.seed is None else ResumableLoader
+    kind = DataLoader if order.order_seed is None else ResumableLoader
     return kind(
         dataset,
         sampler=order,

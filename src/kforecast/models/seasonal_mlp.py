@@ -167,7 +167,8 @@ class SeasonalMLP(Network):
     def prepare(self, batch: WindowBatch) -> Prepared:
         """Compute the features, see the class."""
         past = batch.past
-        assert past is not None
+        if past is None:
+            raise ValueError("the windows have no past; give ForecastDataModule lookback=net.lookback")
         if self.training and self.history_dropout:
             past = self._shortened(past)
         # Masks as floats, to count and multiply without conversions.

@@ -156,7 +156,7 @@ class ForecastModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the weights of the last step, the epoch's losses and the state of the random generators."""
-        checkpoint[_TRAINED] = self._steps.trained
+        checkpoint[_TRAINED] = self._steps.trained if hasattr(self, "_steps") else self._trained
         checkpoint[_LOSSES] = torch.cat([torch.empty(0), *(losses.cpu() for losses in self._losses)])
         keep_random_state(self.net, self.device, checkpoint)
 
