@@ -160,6 +160,7 @@ def test_another_network_gets_the_windows_it_needs(tmp_path: Path) -> None:
         assert data.lookback == module.net.lookback
 
 
+@pytest.mark.slow
 def test_several_processes_train_what_one_does(tmp_path: Path) -> None:
     FRAME.to_csv(tmp_path / "traffic.csv", index=False)
     script = """
