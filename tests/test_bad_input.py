@@ -326,7 +326,7 @@ OTHER_DATA = [
     in_data("semicolons", GOOD.replace(",", ";"), "timestamp;value;workload;metric", "by commas"),
     in_data("tabs", GOOD.replace(",", "\t"), "no column timestamp", "by commas"),
     in_data("spaces in the header", changed(",value", ", value"), "no column value", "without spaces"),
-    in_data("capitals in the header", changed("timestamp", "Timestamp"), "no column timestamp", "small"),
+    in_data("capitals in the header", changed("timestamp", "Timestamp"), "no column timestamp", "lower case"),
     in_data("no header", "\n".join(GOOD_ROWS), "the first line must name the columns"),
     in_data("a column twice", "timestamp,value,value,workload,metric\n1,1,1,a,b\n", "value", "twice"),
     in_data("a header alone without an end of line", HEADER, "data.csv: no rows"),
