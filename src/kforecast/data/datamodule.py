@@ -250,7 +250,7 @@ class ForecastDataModule(pl.LightningDataModule):
 
 
 def _check(source: object, window: object, batch_size: int, fill: str, held_out: float) -> None:
-    """Refuse what a configuration cannot hold, because its own checks come first.
+    """Check the arguments of a call from Python; a configuration is checked before.
 
     Raises
     ------
