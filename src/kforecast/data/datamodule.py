@@ -245,7 +245,7 @@ class ForecastDataModule(pl.LightningDataModule):
         """Series and time of a window's origin."""
         series, origin = divmod(cell, self.panel.num_bins)
         workload, metric = self.panel.series[series]
-        second = int(self.panel.timestamps[origin])
+        second = self.panel.seconds(origin)
         return f"{workload} {metric}, {datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M} UTC"
 
 

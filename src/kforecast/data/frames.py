@@ -27,7 +27,7 @@ def forecast_frame(panel: Panel, origin: np.ndarray, values: np.ndarray) -> pd.D
     DataFrame ``timestamp`` (unix seconds of the bin's start), ``workload, metric, value``.
     """
     steps = np.arange(values.shape[1])
-    second = panel.start + (origin[:, None] + steps) * panel.frequency.step
+    second = panel.seconds(origin[:, None] + steps)
     return pd.DataFrame(
         {
             "timestamp": second.reshape(-1),

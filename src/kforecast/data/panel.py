@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import overload
 
 import numpy as np
 import pandas as pd
@@ -79,7 +80,19 @@ class Panel:
     @property
     def timestamps(self) -> np.ndarray:
         """Unix seconds of every bin, int64 ``[time]``."""
-        return self.start + np.arange(self.num_bins, dtype=np.int64) * self.frequency.step
+        return self.seconds(np.arange(self.num_bins, dtype=np.int64))
+
+    @overload
+    def seconds(self, bins: int) -> int: ...
+    @overload
+    def seconds(self, bins: np.ndarray) -> np.ndarray: ...
+    def seconds(self, bins: int | np.ndarray) -> int | np.ndarray:
+        """Unix seconds at which bins begin, given their indices, which may lie outside the panel."""
+        return self.start + bins * self.frequency.step
+
+    def bin_at(self, second: int) -> int:
+        """The index of the bin that holds a moment (unix seconds); it may lie outside the panel."""
+        return (second - self.start) // self.frequency.step
 
     @property
     def item_ids(self) -> dict[str, int]:
@@ -89,9 +102,11 @@ class Panel:
     def padded(self, before: int, after: int) -> "Panel":
         """The panel with additional unobserved bins at its ends."""
         width = ((0, 0), (before, after))
-        start = self.start - before * self.frequency.step
         return replace(
-            self, values=np.pad(self.values, width), observed=np.pad(self.observed, width), start=start
+            self,
+            values=np.pad(self.values, width),
+            observed=np.pad(self.observed, width),
+            start=self.seconds(-before),
         )
 
     def rows(self, chosen: Sequence[int]) -> "Panel":

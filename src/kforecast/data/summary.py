@@ -30,13 +30,13 @@ def summarize(panel: Panel, split: Split) -> pd.DataFrame:
     rows = []
     for begin, observed in blocks(panel.observed):
         values = panel.values[begin : begin + len(observed)]
-        rows.append(_figures(values, observed, panel.start, panel.frequency.step))
+        rows.append(_figures(values, observed, panel))
     names = {"workload": [pair[0] for pair in panel.series], "metric": [pair[1] for pair in panel.series]}
     windows = {part: getattr(split, part).per_series(panel.num_series, panel.num_bins) for part in _PARTS}
     return pd.concat([pd.DataFrame(names), pd.concat(rows, ignore_index=True), pd.DataFrame(windows)], axis=1)
 
 
-def _figures(values: np.ndarray, observed: np.ndarray, start: int, step: int) -> pd.DataFrame:
+def _figures(values: np.ndarray, observed: np.ndarray, panel: Panel) -> pd.DataFrame:
     points = observed.sum(axis=1)
     some = points > 0
     first = np.where(some, observed.argmax(axis=1), 0)
@@ -46,8 +46,8 @@ def _figures(values: np.ndarray, observed: np.ndarray, start: int, step: int) ->
     return pd.DataFrame(
         {
             "points": points,
-            "first": start + first * step,
-            "last": start + last * step,
+            "first": panel.seconds(first),
+            "last": panel.seconds(last),
             "missing": 1 - points / np.maximum(last - first + 1, 1),
             "zeros": (observed & (values == 0)).sum(axis=1) / least_one,
             "min": values.min(axis=1, where=observed, initial=np.inf) + nothing,

@@ -198,7 +198,7 @@ class _Clock:
         # At the first and last origins the lookback reads bins outside the panel.
         self._lead = look.before
         self._length = look.before + panel.num_bins + look.after
-        begin = panel.start - look.before * step + np.arange(self._length, dtype=np.int64) * step
+        begin = panel.seconds(np.arange(-look.before, panel.num_bins + look.after, dtype=np.int64))
         local = calendar.local(begin)
         self._zone = torch.from_numpy(calendar.zone_numbers(panel.series))
         self._step = step

@@ -111,7 +111,7 @@ class Comparison:
 def compare(found: Backtest, champion: Champion, best_baseline: str, seed: int) -> Comparison:
     """Compare the judged model of a backtest with the champion, whose forecasts are in it as ``CHAMPION``."""
     error = wapes(found)
-    begins = found.panel.start + found.begin * found.panel.frequency.step
+    begins = found.panel.seconds(found.begin)
     return Comparison(
         skill=skill(found, seed, (CHAMPION,)),
         strangers=len(champion.predictor.unknown(found.panel.series)),

@@ -227,7 +227,7 @@ def _training_warnings(panel: Panel, begin: int, used_until: int | None) -> list
             "The training data of the model is not known: if it includes the history given here, the scores "
             "flatter the model, and intervals calibrated on that history are too narrow."
         ]
-    if panel.timestamps[begin] < used_until:
+    if panel.seconds(begin) < used_until:
         return ["A part of the span was used in training: the scores flatter the model."]
     return []
 
@@ -240,7 +240,7 @@ def _calibrated(
     predictor = predictor.calibrated(panel, before, begin, as_consumed=as_consumed)
     if predictor.intervals is None:
         return predictor, ["No intervals: the history before the span is too short to calibrate them on."]
-    if used_until is not None and panel.timestamps[before] < used_until:
+    if used_until is not None and panel.seconds(before) < used_until:
         return predictor, ["The intervals are calibrated on training data and may be too narrow."]
     return predictor, []
 
@@ -265,12 +265,12 @@ def _judged_bins(
 ) -> tuple[int, int]:
     """The judged bins ``[begin, stop)``."""
     start, end = settings.start, settings.end
-    step, first, last = panel.frequency.step, int(panel.timestamps[0]), int(panel.timestamps[-1])
+    first, last = panel.start, panel.seconds(panel.num_bins - 1)
     has = f"the history has bins of {panel.frequency.name} from {utc(first)} to {utc(last)}"
     named = start is not None
     start = used_until if start is None else start
     if start is None:
-        start = first + round((1 - _SHARE) * panel.num_bins) * step
+        start = panel.seconds(round((1 - _SHARE) * panel.num_bins))
     if start > last:
         used = "evaluate.start" if named else "the end of the data used by training"
         remedy = "" if named else "; give newer history, or name an evaluate.start"
@@ -279,8 +279,8 @@ def _judged_bins(
     if end < first:
         raise DataError(f"nothing to judge: evaluate.end is {utc(end)}, but {has}")
     # The first bin that begins at or after the start, and the last that begins at or before the end.
-    begin = max(-(-(start - first) // step), 0)
-    stop = min((end - first) // step + 1, panel.num_bins)
+    begin = max(panel.bin_at(start - 1) + 1, 0)
+    stop = min(panel.bin_at(end) + 1, panel.num_bins)
     if stop - begin < horizon:
         raise DataError(
             f"nothing to judge: {max(stop - begin, 0)} bins from {utc(start)} to {utc(end)} are less than "

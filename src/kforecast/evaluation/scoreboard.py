@@ -120,8 +120,7 @@ class Scoreboard:
     def bounds(self) -> tuple[int, int]:
         """Unix seconds of the first and the last judged bin."""
         panel = self.backtest.panel
-        step = panel.frequency.step
-        return panel.start + self.backtest.begin * step, panel.start + (self.backtest.stop - 1) * step
+        return panel.seconds(self.backtest.begin), panel.seconds(self.backtest.stop - 1)
 
     def coverages(self) -> dict[str, float]:
         """Share of targets inside each interval, by its nominal coverage in percent (``80``)."""
@@ -241,7 +240,7 @@ def judge(
     others = None if champion is None else {CHAMPION: champion.predictor}
     found = backtest(predictor, panel, span, settings, others)
     over_best = skill(found, seed)
-    begins, trained_until = panel.start + span.begin * panel.frequency.step, span.trained_until
+    begins, trained_until = panel.seconds(span.begin), span.trained_until
     # A model has no age within its own training data.
     age_known = trained_until is not None and trained_until <= begins
     since = trained_until if trained_until is not None and age_known else begins

@@ -116,7 +116,7 @@ def by_age(backtest: Backtest, trained_until: int, best_baseline: str) -> pd.Dat
     ``baseline_wape`` (of the best baseline) and ``relative`` (``wape / baseline_wape``).
     """
     step = backtest.panel.frequency.step
-    age = backtest.panel.start + backtest.origin * step - trained_until
+    age = backtest.panel.seconds(backtest.origin) - trained_until
     youngest, reach = age.min(), age.max() - age.min()
     width = next((width for width in _AGE_STEPS if reach < _MOST_AGES * width), _AGE_STEPS[-1])
     width = max(width, step)

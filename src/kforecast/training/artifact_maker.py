@@ -44,7 +44,7 @@ class ArtifactMaker:
     def __init__(self, recipe: Recipe, data: ForecastDataModule) -> None:
         self._calendar, panel, split = data.calendar, data.panel, data.split
         self._series, self._item_ids = panel.series, panel.item_ids
-        settings, recorded, step = recipe.settings, recipe.recorded, panel.frequency.step
+        settings, recorded = recipe.settings, recipe.recorded
         stopping = settings.callbacks.early_stopping
         self._config = EstimatorConfig(
             **settings.window.model_dump(),
@@ -65,10 +65,10 @@ class ArtifactMaker:
             "data": {
                 "fingerprint": panel.fingerprint(),
                 "series": panel.num_series,
-                "first": int(panel.timestamps[0]),
-                "last": int(panel.timestamps[-1]),
-                "train_end": panel.start + split.train_end * step,
-                "validation_end": panel.start + split.validation_end * step,
+                "first": panel.start,
+                "last": panel.seconds(panel.num_bins - 1),
+                "train_end": panel.seconds(split.train_end),
+                "validation_end": panel.seconds(split.validation_end),
             },
         }
 

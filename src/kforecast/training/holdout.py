@@ -127,7 +127,7 @@ def _judge_held_out(
     if panel.num_series > most:
         part += f" of {most:,} of the {panel.num_series:,} series"
         panel = panel.rows(middles(panel.num_series, most).tolist())
-    span = Span(begin, stop, part, panel.start + trained * panel.frequency.step)
+    span = Span(begin, stop, part, panel.seconds(trained))
     as_consumed = several and isinstance(fit.net, Fcnet) and not fit.net.shared_embedding
     settings = BacktestSettings(show_as_consumed=as_consumed, levels=levels)
     try:

@@ -78,7 +78,7 @@ class Teacher:
     def announce(self, panel: Panel, split: Split) -> None:
         """Log the teacher, and warn when it has seen data of the test part."""
         log.info("Learning from the forecasts of %s too (teacher)", self.forecaster.name)
-        test = panel.start + split.validation_end * panel.frequency.step
+        test = panel.seconds(split.validation_end)
         if len(split.test) and self.used_until is not None and self.used_until > test:
             log.warning(
                 "The teacher has seen data until %s, the test part begins at %s: it will flatter the result",

@@ -414,9 +414,7 @@ def _strokes(board: Scoreboard) -> dict[str, Stroke]:
 
 def _times(board: Scoreboard, bins: np.ndarray) -> np.ndarray:
     """Starts of bins, datetime64."""
-    panel = board.backtest.panel
-    seconds: np.ndarray = panel.start + bins * panel.frequency.step
-    return seconds.astype("datetime64[s]")
+    return board.backtest.panel.seconds(bins).astype("datetime64[s]")
 
 
 def _shown(board: Scoreboard, row: int) -> tuple[int, int]:

@@ -115,7 +115,6 @@ def forecasts_frame(board: Scoreboard) -> pd.DataFrame:
     and step.
     """
     found, panel, horizon = board.backtest, board.backtest.panel, board.backtest.horizon
-    width = panel.frequency.step
 
     def name(part: int) -> "pd.Categorical[str]":
         """Column of workloads (0) or metrics (1)."""
@@ -127,9 +126,9 @@ def forecasts_frame(board: Scoreboard) -> pd.DataFrame:
     columns: dict[str, object] = {
         "workload": name(0),
         "metric": name(1),
-        "origin": np.repeat(panel.start + (found.origin - 1) * width, horizon),
+        "origin": np.repeat(panel.seconds(found.origin - 1), horizon),
         "step": np.tile(np.arange(1, horizon + 1), len(found.origin)),
-        "timestamp": (panel.start + found.target * width).reshape(-1),
+        "timestamp": panel.seconds(found.target).reshape(-1),
         "value": found.forecasts[found.model].reshape(-1),
         # The values were float32 before, so nothing is lost.
         "actual": found.actual.astype(np.float32).reshape(-1),
