@@ -71,13 +71,14 @@ def test_a_short_history_is_extended_by_the_policy(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(short, forecaster.forecast(history(whole)))
 
 
-def test_each_series_is_forecast_from_its_own_newest_bin(tmp_path: Path) -> None:
+def test_all_series_are_forecast_from_one_origin(tmp_path: Path) -> None:
     forecaster = Forecaster.load(saved(tmp_path / "model"))
-    late, early = history([1, 2, 3, 4], "ns/a", start=6000), history([5, 6, 7, 8], "ns/b")
+    late, early = history([1, 2, 3, 4], "ns/a", start=1800), history([5, 6, 7, 8], "ns/b")
     both = forecaster.forecast(pd.concat([early, late]))
-    assert both["timestamp"].tolist() == [8400, 9000, 9600, 2400, 3000, 3600]
-    alone = forecaster.forecast(early)
-    np.testing.assert_allclose(both["value"][3:], alone["value"], rtol=1e-6)
+    assert both["timestamp"].tolist() == [4200, 4800, 5400] * 2
+    assert both["age"].tolist() == [0, 0, 0, 1800, 1800, 1800]
+    held = forecaster.forecast(history([8, 8, 8, 8], "ns/b", start=1800))
+    np.testing.assert_allclose(both["value"][3:], held["value"], rtol=1e-6)
 
 
 def test_finer_rows_are_averaged_and_an_unfinished_bin_is_left_out(tmp_path: Path) -> None:
@@ -227,9 +228,10 @@ def test_quantiles_are_columns_in_the_order_asked_for(tmp_path: Path) -> None:
     found = forecaster.forecast(frame, quantiles=[0.9, 0.1, 0.5, 0.025])
     assert list(found.columns) == [
         *("timestamp", "workload", "metric", "value"),
-        *("q0.9", "q0.1", "q0.5", "q0.025"),
+        *("q0.9", "q0.1", "q0.5", "q0.025", "age"),
     ]
-    pd.testing.assert_frame_equal(found.iloc[:, :4], forecaster.forecast(frame))
+    plain = forecaster.forecast(frame)
+    pd.testing.assert_frame_equal(found[plain.columns], plain)
     ordered = found[["q0.025", "q0.1", "q0.5", "q0.9"]].to_numpy()
     assert (np.diff(ordered, axis=1) >= 0).all()
     assert (ordered >= 0).all()

@@ -28,23 +28,29 @@ def main(model: str, dataset: str) -> int:
     series = {pair: average(rows, step) for pair, rows in read(dataset).items()}
     ids = {pair: about["item2id"].get("".join(pair), about["unknown_series"]) for pair in series}
     known = sorted((pair for pair in series if ids[pair] is not None), key="".join)
-    # The history starts at the oldest bin of all series.
+    # The history starts at the oldest bin of all series, and ends at the newest.
+    end = max((bins.max() for bins, _ in series.values()), default=0) + 1
     start = min((series[pair][0].min() for pair in known), default=0) - about["context_length"]
+    fresh = [pair for pair in known if series[pair][0].max() >= end - about["history_length"]]
     print("timestamp,workload,metric,value")
-    for pair in known:
+    for pair in fresh:
         bins, values = series[pair]
-        history = np.full(bins.max() + 1 - start, np.nan, np.float32)  # ends at the newest bin
+        history = np.full(end - start, np.nan, np.float32)
         history[bins - start] = values
         made = inputs(about, history, int(start), pair[0]) | {"series": ids[pair]}
         made = {name: np.array(made[name])[None].astype(NUMPY[kind]) for name, kind in wanted.items()}
         (forecast,) = session.run(None, made)
         writer = csv.writer(sys.stdout, lineterminator="\n")
         for number, value in enumerate(forecast[0, :horizon]):
-            writer.writerow([(start + len(history) + number) * step, *pair, value])
-    strangers = [" ".join(pair) for pair in series if ids[pair] is None]
-    if strangers:
-        print(f"error: not in the model: {', '.join(strangers)}", file=sys.stderr)
-    return 2 if strangers else 0
+            writer.writerow([(end + number) * step, *pair, value])
+    problems = {
+        "not in the model": [" ".join(pair) for pair in series if ids[pair] is None],
+        "no value that the model reads": [" ".join(pair) for pair in known if pair not in fresh],
+    }
+    for problem, names in problems.items():
+        if names:
+            print(f"error: {problem}: {', '.join(names)}", file=sys.stderr)
+    return 2 if any(problems.values()) else 0
 
 
 NUMPY = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}

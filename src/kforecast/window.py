@@ -114,6 +114,10 @@ class Window:
         """Bins of context and horizon together."""
         return self.context_length + self.prediction_length
 
+    def history_length(self, lookback: "Lookback | None") -> int:
+        """Bins before an origin that a network with this lookback can use."""
+        return max(self.context_length, 0 if lookback is None else lookback.length(self))
+
     def __str__(self) -> str:
         return f"context {self.context_length} + horizon {self.prediction_length} at {self.frequency.name}"
 

@@ -17,6 +17,7 @@ from kforecast.config.secrets import check_content, forget, named_only, without_
 from kforecast.config.settings import (
     AIMS_WITHOUT_TEST,
     EvaluateSettings,
+    ForecastSettings,
     TrainerSection,
     TrainSettings,
     WindowSection,
@@ -136,6 +137,17 @@ def check_evaluate_settings(cfg: DictConfig) -> EvaluateSettings:
             "artifact's own; leave out evaluate.as_consumed"
         )
     return settings
+
+
+def check_forecast_settings(cfg: DictConfig) -> ForecastSettings:
+    """Check a composed forecast configuration.
+
+    Raises
+    ------
+    ConfigError
+        All problems at once.
+    """
+    return validate(ForecastSettings, plain(cfg), "configuration")
 
 
 def built(node: DictConfig, name: str, /, **arguments: Any) -> Any:

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from kforecast.data.calendar import Calendar, calendar_fields
 from kforecast.data.distillation import TaughtWindows
 from kforecast.data.fill import FILLS, Fill
-from kforecast.data.frames import forecast_frame, next_origins
+from kforecast.data.frames import forecast_frame
+from kforecast.data.freshness import StaleRule, checked_origins, next_origins, stale_words
 from kforecast.data.history import HISTORY, fetch_history, kept_history
 from kforecast.data.loader import BatchOrder, window_loader
 from kforecast.data.panel import Panel
@@ -192,8 +193,18 @@ class ForecastDataModule(pl.LightningDataModule):
         return self._padded_loader(*np.divmod(self.test_cells, self.panel.num_bins))
 
     def predict_dataloader(self) -> DataLoader[WindowBatch]:
-        """The window after each series' newest observed bin; all of them in every process."""
-        return self._padded_loader(np.arange(self.panel.num_series), next_origins(self.panel))
+        """The window after the newest bin of the history for every series; all of them in every process.
+
+        Raises
+        ------
+        DataError
+            When a series has no value in the bins that the network reads.
+        """
+        origins = next_origins(self.panel)
+        stale = checked_origins(origins, self.window, self.lookback, StaleRule())
+        if stale.any():
+            log.warning("%s", stale_words(origins, stale))
+        return self._padded_loader(np.arange(self.panel.num_series), origins.bins)
 
     @cached_property
     def test_cells(self) -> np.ndarray:
@@ -201,8 +212,8 @@ class ForecastDataModule(pl.LightningDataModule):
         return cells_between(self.panel, self.window, self.split.validation_end, self.split.end)
 
     def forecast_frame(self, predictions: list[torch.Tensor]) -> pd.DataFrame:
-        """Turn the result of ``trainer.predict`` into a frame ``timestamp, workload, metric, value``."""
-        return forecast_frame(self.panel, next_origins(self.panel), torch.cat(predictions).numpy())
+        """Turn the result of ``trainer.predict`` into a frame ``timestamp, workload, metric, value, age``."""
+        return forecast_frame(next_origins(self.panel), torch.cat(predictions).numpy())
 
     def _padded_loader(self, series: np.ndarray, origin: np.ndarray) -> DataLoader[WindowBatch]:
         """Windows that may reach beyond the panel, as Predictor cuts them; unobserved targets never count."""
