@@ -79,9 +79,24 @@ def average(rows, step):
     value = np.bincount(place, rows[:, 1]) / np.bincount(place)  # rows of the same second count once
     bins, place = np.unique(second // step, return_inverse=True)
     count = np.bincount(place)
-    if len(bins) > 1 and count[-1] < np.median(count[:-1]):
-        bins = bins[:-1]  # the newest bin is unfinished
+    if unfinished(second, step):
+        bins = bins[:-1]
     return bins, (np.bincount(place, value) / count)[: len(bins)].astype(np.float32)
+
+
+def unfinished(second, step):
+    """Return whether the rows of the newest bin stop earlier than is usual."""
+    left = step - second % step  # seconds from each row to the end of its bin
+    newest = np.r_[np.diff(second // step) > 0, True]  # the newest row of each bin
+    if len(second) < 3 or newest.sum() < 2:
+        return False
+    usual = upper_median(np.diff(second))
+    late = upper_median(left[newest][:-1]) + usual / 2
+    return usual < step and left[-1] > max(1.5 * usual, late)
+
+
+def upper_median(numbers):
+    return np.sort(numbers)[len(numbers) // 2]
 
 
 def inputs(about, history, start, workload):

@@ -17,6 +17,9 @@ _SMALL = 1_000_000
 # Cells averaged at once, and rows per block in memory: float64 temporaries stay within tens of MB.
 _CELLS = 1_000_000
 BLOCK_ROWS = 1_000_000
+# A row may come up to half a step late.
+_JITTER = 1.5
+_MASK = (1 << 32) - 1
 # Up to this many combinations of workload and metric, a lookup table replaces hashing.
 _FEW_PAIRS = 1 << 16
 
@@ -73,7 +76,7 @@ class Tally:
 
     duplicates: int = 0
     out_of_order: int = 0
-    incomplete_bins: int = 0
+    unfinished_bins: int = 0
 
 
 class SeriesNumbers:
@@ -221,18 +224,31 @@ def blocks_of(counts: np.ndarray, most_rows: int) -> list[tuple[int, int]]:
     return [*blocks, (begin, len(counts))] if len(counts) else blocks
 
 
-def bin_rows(store: RowStore, blocks: Iterable[tuple[int, int]], grid: Grid, tally: Tally) -> Iterator[Bins]:
+def bin_rows(
+    store: RowStore,
+    blocks: Iterable[tuple[int, int]],
+    grid: Grid,
+    tally: Tally,
+    keep_unfinished: bool = False,
+) -> Iterator[Bins]:
     """Average rows into bins, block by block; add what is cleaned to ``tally``.
 
     Rows of a series at the same second count once, with their mean. The newest bin of a series is dropped
-    when it has fewer rows than the series' median, because it is incomplete.
+    when it is unfinished, because no row reaches its last step; ``keep_unfinished`` keeps it.
     """
     width = max(1, _CELLS // grid.num_bins)
     for begin, stop in blocks:
         rows = _merged(store.block(begin, stop), tally)
         for low in range(begin, stop, width):
             high = min(low + width, stop)
-            yield Bins(low, high, *_averaged(_between(rows, low, high), low, high - low, grid, tally))
+            some = _between(rows, low, high)
+            values, observed = _averaged(some, low, high - low, grid)
+            if not keep_unfinished:
+                series, number = _unfinished(some, low, high - low, grid)
+                cells = (series, number - grid.first_bin)
+                values[cells], observed[cells] = 0.0, False
+                tally.unfinished_bins += len(series)
+            yield Bins(low, high, values, observed)
 
 
 def _grouped(rows: Rows) -> Rows:
@@ -277,9 +293,68 @@ def _merged(rows: Rows, tally: Tally) -> Rows:
     return Rows(rows.series[begin], rows.second[begin], np.add.reduceat(rows.value, begin) / length)
 
 
-def _averaged(
-    rows: Rows, begin: int, num_series: int, grid: Grid, tally: Tally
-) -> tuple[np.ndarray, np.ndarray]:
+def usual_steps(rows: Rows, begin: int, num_series: int) -> np.ndarray:
+    """Usual seconds between two rows of each series: the upper median of the gaps, float64 ``[series]``.
+
+    Parameters
+    ----------
+    rows:
+        Rows of the series ``begin`` to ``begin + num_series - 1``, sorted by series and time, each second
+        of a series once.
+
+    Returns
+    -------
+    NaN for series with less than three rows.
+    """
+    inside = rows.series[1:] == rows.series[:-1]
+    gap = np.diff(rows.second.astype(np.int64))[inside]
+    return _medians(rows.series[1:][inside], gap, begin, num_series, fewest=2)
+
+
+def _medians(series: np.ndarray, number: np.ndarray, begin: int, num_series: int, fewest: int) -> np.ndarray:
+    """The upper median of the numbers (0 or more) of each series, float64; NaN for less than ``fewest``.
+
+    ``series`` is ascending, from ``begin`` on.
+    """
+    bounds = np.flatnonzero(np.r_[np.ones(len(series[:1]), bool), series[1:] != series[:-1]])
+    count = np.diff(np.r_[bounds, len(series)])
+    middle = np.minimum.reduceat(number, bounds) if len(bounds) else number
+    uneven = np.flatnonzero(middle != np.maximum.reduceat(number, bounds)) if len(bounds) else bounds
+    if len(uneven):
+        size = count[uneven]
+        inside = np.repeat(np.isin(np.arange(len(bounds)), uneven), count)
+        # One sort of whole numbers is much faster than one by two columns.
+        key = np.repeat(np.arange(len(uneven)) << 32, size) | np.minimum(number[inside], _MASK)
+        key.sort()
+        middle[uneven] = key[np.cumsum(size) - size + size // 2] & _MASK
+    found = np.full(num_series, np.nan)
+    found[series[bounds].astype(np.int64) - begin] = np.where(count >= fewest, middle, np.nan)
+    return found
+
+
+def _unfinished(rows: Rows, begin: int, num_series: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """The series with an unfinished newest bin, counted from ``begin``, and the numbers of these bins.
+
+    A bin is finished if a row reaches its last step, or comes as late in it as is usual for the series, or
+    if the series has about one row a bin. The only bin of a series is kept.
+    """
+    number = (rows.second // grid.step).astype(np.int64)
+    # The newest row of each bin, and the seconds from it to the end of the bin.
+    other = rows.series[1:] != rows.series[:-1]
+    last = np.flatnonzero(np.r_[other | (number[1:] != number[:-1]), np.ones(len(number[:1]), bool)])
+    series, number = rows.series[last], number[last]
+    left = (number + 1) * grid.step - rows.second[last]
+    newest = np.r_[series[1:] != series[:-1], np.ones(len(series[:1]), bool)]
+    step = usual_steps(rows, begin, num_series)
+    usually_left = _medians(series[~newest], left[~newest], begin, num_series, fewest=1)
+    most = np.maximum(_JITTER * step, usually_left + (_JITTER - 1) * step)
+    most[np.isnan(most) | (step >= grid.step)] = np.inf
+    series, number, left = series[newest].astype(np.int64) - begin, number[newest], left[newest]
+    unfinished = left > most[series]
+    return series[unfinished], number[unfinished]
+
+
+def _averaged(rows: Rows, begin: int, num_series: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """Mean of each bin (float32) and whether it is observed (bool), both ``[series, time]``."""
     shape = (num_series, grid.num_bins)
     cell = rows.series.astype(np.int64)
@@ -289,24 +364,6 @@ def _averaged(
     cell -= grid.first_bin
     count = np.bincount(cell, minlength=num_series * grid.num_bins).reshape(shape)
     total = np.bincount(cell, weights=rows.value, minlength=num_series * grid.num_bins).reshape(shape)
-    tally.incomplete_bins += _drop_incomplete_newest(count)
     observed = count > 0
     mean = np.divide(total, count, out=np.zeros(shape), where=observed)
     return mean.astype(np.float32), observed
-
-
-def _drop_incomplete_newest(count: np.ndarray) -> int:
-    """Empty the newest bin of every series where it has too few rows; return the number of emptied bins.
-
-    ``count`` has the rows per bin, ``[series, time]``, and is changed in place.
-    """
-    dropped = 0
-    for rows, most in zip(count, count.max(axis=1), strict=True):  # a loop over series, arrays over time
-        newest = len(rows) - 1 - int((rows[::-1] > 0).argmax())
-        if rows[newest] == most:
-            continue  # the median cannot be larger, and computing it is slow
-        filled = np.flatnonzero(rows)
-        if len(filled) > 1 and rows[newest] < np.median(rows[filled[:-1]]):
-            rows[newest] = 0
-            dropped += 1
-    return dropped

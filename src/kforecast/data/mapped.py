@@ -28,7 +28,7 @@ from kforecast.window import Frequency
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _VALUES, _OBSERVED, _ABOUT = "values", "observed", "panel"
 # Rows binned at once; the memory of a conversion is a small multiple of this.
 _BLOCK_ROWS = 4_000_000

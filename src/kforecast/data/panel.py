@@ -18,13 +18,13 @@ _BATCH_ROWS = 1 << 18
 
 @dataclass(frozen=True)
 class CleaningReport:
-    """What :meth:`Panel.from_frame` cleaned: counts of rows, and of bins for ``incomplete_bins``."""
+    """What :meth:`Panel.from_frame` cleaned: counts of rows, and of bins for ``unfinished_bins``."""
 
     rows: int = 0
     missing_values: int = 0
     duplicates: int = 0
     out_of_order: int = 0
-    incomplete_bins: int = 0
+    unfinished_bins: int = 0
 
     def __str__(self) -> str:
         said = [
@@ -33,8 +33,10 @@ class CleaningReport:
             (self.out_of_order, "earlier than the row before, sorted"),
         ]
         parts = [f"{self.rows:,} rows"] + [f"{count:,} {what}" for count, what in said if count]
-        if self.incomplete_bins:
-            parts.append(f"{self.incomplete_bins:,} incomplete newest bins (fewer rows than usual), dropped")
+        if self.unfinished_bins:
+            parts.append(
+                f"{self.unfinished_bins:,} unfinished newest bins (no row in the last step), dropped"
+            )
         return "; ".join(parts)
 
 
@@ -131,21 +133,30 @@ class Panel:
         return panel
 
     @classmethod
-    def from_frame(cls, frame: pd.DataFrame, frequency: Frequency) -> "Panel":
+    def from_frame(
+        cls, frame: pd.DataFrame, frequency: Frequency, *, keep_unfinished: bool = False
+    ) -> "Panel":
         """Average the rows of a long frame (contract 3) into bins.
 
         Rows of a series at the same timestamp count once, with their mean. The newest bin of a series is
-        dropped when it has fewer rows than the series' median, because it is incomplete.
+        dropped when it is unfinished, because no row reaches its last step.
+
+        Parameters
+        ----------
+        keep_unfinished:
+            Keep unfinished bins, as Kapacity's job does: they hold the mean of the rows so far.
 
         Raises
         ------
         DataError
             When nothing is observed, two series have the same item key, or the time range is implausible.
         """
-        return cls.from_batches(_batches_of(frame), frequency)
+        return cls.from_batches(_batches_of(frame), frequency, keep_unfinished=keep_unfinished)
 
     @classmethod
-    def from_batches(cls, batches: Iterable[RowBatch], frequency: Frequency) -> "Panel":
+    def from_batches(
+        cls, batches: Iterable[RowBatch], frequency: Frequency, *, keep_unfinished: bool = False
+    ) -> "Panel":
         """As :meth:`from_frame`, from rows in batches; raises the same errors."""
         intake = Intake()
         store = RowsInMemory(intake.compact(batch) for batch in batches)
@@ -155,7 +166,7 @@ class Panel:
         shape = (len(series), grid.num_bins)
         values, observed, tally = np.empty(shape, np.float32), np.empty(shape, bool), Tally()
         last = 0
-        for bins in bin_rows(store, blocks, grid, tally):
+        for bins in bin_rows(store, blocks, grid, tally, keep_unfinished):
             chosen = row[bins.begin : bins.stop]
             values[chosen], observed[chosen] = bins.values, bins.observed
             last = max(last, bins.last)
@@ -174,7 +185,7 @@ def fingerprint_head(frequency: Frequency, start: int, series: tuple[tuple[str, 
 def report_of(intake: Intake, tally: Tally) -> CleaningReport:
     """What was cleaned while rows were read and binned."""
     return CleaningReport(
-        intake.rows, intake.missing_values, tally.duplicates, tally.out_of_order, tally.incomplete_bins
+        intake.rows, intake.missing_values, tally.duplicates, tally.out_of_order, tally.unfinished_bins
     )
 
 

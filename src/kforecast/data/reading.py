@@ -11,10 +11,15 @@ from kforecast.metrics.source import MetricSource
 from kforecast.window import Frequency
 
 
-def read_panel(source: MetricSource, frequency: Frequency) -> Panel:
+def read_panel(source: MetricSource, frequency: Frequency, *, keep_unfinished: bool = False) -> Panel:
     """Read a source into a panel.
 
     A file is binned batch by batch, never held as a frame; a large Parquet file is memory-mapped.
+
+    Parameters
+    ----------
+    keep_unfinished:
+        See :meth:`Panel.from_frame`.
 
     Raises
     ------
@@ -22,21 +27,26 @@ def read_panel(source: MetricSource, frequency: Frequency) -> Panel:
         As ``source.fetch()`` and :meth:`Panel.from_frame`.
     """
     if isinstance(source, CsvSource):
-        if source.is_mapped():
+        if source.is_mapped() and not keep_unfinished:  # only whole bins are mapped
             return mapped_panel(source, frequency)
         try:
-            return Panel.from_batches(source.batches(), frequency)
+            return Panel.from_batches(source.batches(), frequency, keep_unfinished=keep_unfinished)
         except (OSError, pa.ArrowException):
             pass  # fetch() below reads the file as a whole: it succeeds, or explains the problem
-    return Panel.from_frame(source.fetch(), frequency)
+    return Panel.from_frame(source.fetch(), frequency, keep_unfinished=keep_unfinished)
 
 
-def panel_of(frame: pd.DataFrame, frequency: Frequency) -> Panel:
+def panel_of(frame: pd.DataFrame, frequency: Frequency, *, keep_unfinished: bool = False) -> Panel:
     """Check a user's frame and bin it into a panel.
+
+    Parameters
+    ----------
+    keep_unfinished:
+        See :meth:`Panel.from_frame`.
 
     Raises
     ------
     DataError
         As :meth:`FrameSource.fetch` and :meth:`Panel.from_frame`.
     """
-    return read_panel(FrameSource(frame), frequency)
+    return read_panel(FrameSource(frame), frequency, keep_unfinished=keep_unfinished)
