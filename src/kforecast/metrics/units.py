@@ -13,6 +13,8 @@ EXPECTED = "unix seconds are expected"
 _MOST = 0.9
 # Numbers of ten digits are seconds, or dates up to the hour: only as many different dates are no coincidence.
 _FEWEST_DATES = 3
+# Fewer rows are no evidence of lost digits; this share of repeated moments is.
+_FEWEST_ROWS, _REPEATED = 10, 0.1
 _DATE_WIDTHS = (4, 2, 2, 2, 2, 2, 3)
 _DATE_WORDS = "YYYYMMDDhhmmssfff"
 
@@ -41,9 +43,12 @@ class Unit:
     epoch: float = 0.0
     digits: int = 0
 
-    def words(self, example: float) -> str:
-        """The finding, with one of the timestamps as an example."""
-        return f"timestamps like {number_text(example)} look like {self.name}; {self.remedy} ({EXPECTED})"
+    def words(self, example: float, row: int | None = None) -> str:
+        """The finding, with one of the timestamps as an example, and its row."""
+        where = "" if row is None else f"; first in row {row}"
+        return (
+            f"timestamps like {number_text(example)} look like {self.name}; {self.remedy} ({EXPECTED}{where})"
+        )
 
     def seconds(self, numbers: np.ndarray) -> np.ndarray:
         """Unix seconds of numbers in this unit, float64; NaN for digits that are no date."""
@@ -108,6 +113,55 @@ def guess_unit(timestamps: np.ndarray) -> Unit | None:
     return next((unit for unit in _UNITS if _plausible(unit.seconds(numbers))), None)
 
 
+def lost_digits(timestamps: np.ndarray, repeated: float) -> str | None:
+    """Recognize timestamps that were rounded to a few digits, as by a spreadsheet (1.70407E+09) or float32.
+
+    Rounded timestamps are all multiples of one power of ten, or of two, and their steps are irregular, or
+    many rows have the same moment. A history that really has a row every 100 s is regular.
+
+    Parameters
+    ----------
+    timestamps:
+        Numbers ``[rows]`` of at least some series.
+    repeated:
+        Share of the rows whose series has another row with the same timestamp.
+
+    Returns
+    -------
+    The finding in words, or None.
+    """
+    numbers = np.asarray(timestamps, np.float64)
+    moments = np.unique(numbers[np.isfinite(numbers)])
+    if len(numbers) < _FEWEST_ROWS or not len(moments) or not 1e8 <= moments[0] <= moments[-1] < 9e18:
+        return None
+    if (moments % 1).any():
+        return None
+    unit = guess_unit(moments)
+    second = 1 if unit is None else round(1 / unit.length) if 0 < unit.length < 1 else 0
+    whole = moments.astype(np.int64)
+    steps, counts = np.unique(np.diff(whole), return_counts=True)
+    common = int(np.gcd.reduce(whole)) if not len(steps) else int(np.gcd.reduce(steps))
+    usual = int(steps[counts.argmax()]) if len(steps) else common
+    irregular = (usual != common and len(moments) >= _FEWEST_ROWS) or repeated >= _REPEATED
+    for base, least, enough in ((10, 100, 10_000), (2, 128, np.inf)):
+        rounded = 1
+        while np.gcd(int(whole[0]), common) % (rounded * base) == 0:
+            rounded *= base
+        alone = not len(steps) and repeated >= 0.5 and rounded >= enough * second
+        if alone or (
+            second
+            and len(steps)
+            and rounded == common >= least * second
+            and (irregular or rounded >= enough * second)
+        ):
+            return (
+                f"timestamps like {number_text(moments[0])} are all multiples of {rounded:,}, so their last "
+                "digits are lost (float32, or 1.70407E+09 in a spreadsheet); export whole numbers, as int64 "
+                "or float64"
+            )
+    return None
+
+
 def _plausible(seconds: np.ndarray) -> bool:
     return float(np.mean((seconds >= EARLIEST) & (seconds < LATEST))) >= _MOST
 
@@ -115,13 +169,11 @@ def _plausible(seconds: np.ndarray) -> bool:
 def _seconds_of_dates(numbers: np.ndarray, digits: int) -> np.ndarray:
     rest = np.asarray(numbers, np.int64)
     fields = []
-    for width, end in zip(_DATE_WIDTHS, np.cumsum(_DATE_WIDTHS).tolist(), strict=True):
-        if end > digits:
-            break
-        field, rest = np.divmod(rest, 10 ** (digits - end))
-        fields.append(field)
-    year, month, day, hour, minute, second, _ = [*fields, *[None] * 7][:7]
-    return seconds_of_fields(year, month, day, hour, minute, second)
+    for end in np.cumsum(_DATE_WIDTHS).tolist():
+        if end <= digits:
+            field, rest = np.divmod(rest, 10 ** (digits - end))
+            fields.append(field)
+    return seconds_of_fields(*fields[:6])
 
 
 def seconds_of_fields(
