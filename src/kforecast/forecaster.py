@@ -24,12 +24,13 @@ from kforecast.data.freshness import (
     parse_moment,
     stale_words,
 )
-from kforecast.data.reading import panel_of
+from kforecast.data.reading import read_panel
 from kforecast.errors import ArtifactError, ConfigError, DataError, few
 from kforecast.files.directory import check_writable
 from kforecast.files.lock import sole_writer
 from kforecast.intervals import check_levels, column
 from kforecast.metrics.frame import FrameSource
+from kforecast.metrics.source import MetricSource
 from kforecast.metrics.timerange import utc
 from kforecast.predictor import Predictor
 
@@ -86,6 +87,7 @@ class Forecaster(Predictor):
         at: str | float | datetime | None = None,
         max_age: str | None = None,
         on_stale: OnStale = "warn",
+        any_time: bool = False,
     ) -> pd.DataFrame:
         """Forecast all series from one origin: the bin after the newest complete one of the history.
 
@@ -112,6 +114,8 @@ class Forecaster(Predictor):
             for the horizon, or the context if that is longer.
         on_stale:
             ``"warn"``, or ``"error"`` to refuse stale series.
+        any_time:
+            Whether moments before 2000 and after 2100 are right.
 
         Returns
         -------
@@ -139,7 +143,7 @@ class Forecaster(Predictor):
             moment = parse_moment(at)
         except ValueError as error:
             raise ConfigError(f"at: {error}") from error
-        origins = self.origins(history, moment, as_consumed=as_consumed)
+        origins = self.origins(FrameSource(history, any_time=any_time), moment, as_consumed=as_consumed)
         unknown = self.unknown(origins.panel.series)
         if unknown:
             names = few([" ".join(pair) for pair in unknown])
@@ -147,19 +151,20 @@ class Forecaster(Predictor):
         stale = checked_origins(origins, self.window, self.net.lookback, rule)
         return self.forecast_from(origins, stale, levels, as_consumed=as_consumed)
 
-    def origins(self, history: pd.DataFrame, at: int | None = None, *, as_consumed: bool = False) -> Origins:
+    def origins(self, source: MetricSource, at: int | None = None, *, as_consumed: bool = False) -> Origins:
         """The origins of the next forecasts of a history; arguments and errors are those of :meth:`forecast`.
 
         ``at`` is in unix seconds.
         """
         if not as_consumed:
-            return next_origins(panel_of(history, self.window.frequency), at)
+            return next_origins(read_panel(source, self.window.frequency), at)
         if at is not None:
-            history = FrameSource(history).fetch()
+            history = source.fetch()
             history = history[history["timestamp"] <= at]
             if history.empty:
                 raise DataError(f"no value is known at {utc(at)} UTC: the history begins later")
-        return consumer_origins(panel_of(history, self.window.frequency), at)
+            source = FrameSource(history, any_time=True)
+        return consumer_origins(read_panel(source, self.window.frequency, keep_unfinished=True), at)
 
     def forecast_from(
         self, origins: Origins, stale: np.ndarray, levels: Sequence[float] = (), *, as_consumed: bool = False
@@ -197,6 +202,7 @@ class Forecaster(Predictor):
         quantiles: Sequence[float] | None = None,
         capacity: Mapping[str, Any] | None = None,
         seed: int = 42,
+        any_time: bool = False,
     ) -> "Evaluation":
         """Judge the forecasts of a span of history against five baselines, as kforecast-evaluate does.
 
@@ -218,6 +224,8 @@ class Forecaster(Predictor):
             Settings of ``conf/capacity/default.yaml`` to change, like ``{"lead_time": 60}``.
         seed:
             Seed of the bootstrap that gives the skill its interval.
+        any_time:
+            See :meth:`forecast`.
 
         Raises
         ------
@@ -227,7 +235,7 @@ class Forecaster(Predictor):
             When one of the other arguments is wrong.
         """
         # Imported lazily: evaluation loads matplotlib, which forecasting does not need.
-        from kforecast.evaluation.evaluation import EvaluationSettings, evaluate_frame
+        from kforecast.evaluation.evaluation import EvaluationSettings, evaluate_source
 
         settings = EvaluationSettings.checked(
             start=start,
@@ -238,4 +246,4 @@ class Forecaster(Predictor):
             capacity=capacity,
             seed=seed,
         )
-        return evaluate_frame(self, history, settings)
+        return evaluate_source(self, FrameSource(history, any_time=any_time), settings)

@@ -53,6 +53,7 @@ def forecast(cfg: DictConfig) -> None:
 
     from kforecast.data.freshness import StaleRule, parse_moment
     from kforecast.forecaster import Forecaster
+    from kforecast.metrics.frame import FrameSource
 
     forecaster = Forecaster.load(artifact_dir)
     if chosen.quantiles and forecaster.intervals is None:
@@ -60,7 +61,9 @@ def forecast(cfg: DictConfig) -> None:
     check_step(source, forecaster.window)
     if history is None:
         history = source.fetch()
-    origins = forecaster.origins(history, parse_moment(chosen.at), as_consumed=chosen.as_consumed)
+    origins = forecaster.origins(
+        FrameSource(history, any_time=True), parse_moment(chosen.at), as_consumed=chosen.as_consumed
+    )
     rule = StaleRule(chosen.max_age, chosen.on_stale)
     stale = rule.stale(origins, forecaster.window)
     refused = stale & (rule.on_stale == "error")

@@ -1,12 +1,10 @@
 """From a source to a panel, in the way that needs the least memory."""
 
-import pandas as pd
 import pyarrow as pa
 
 from kforecast.data.mapped import mapped_panel
 from kforecast.data.panel import Panel
 from kforecast.metrics.csv import CsvSource
-from kforecast.metrics.frame import FrameSource
 from kforecast.metrics.source import MetricSource
 from kforecast.window import Frequency
 
@@ -34,19 +32,3 @@ def read_panel(source: MetricSource, frequency: Frequency, *, keep_unfinished: b
         except (OSError, pa.ArrowException):
             pass  # fetch() below reads the file as a whole: it succeeds, or explains the problem
     return Panel.from_frame(source.fetch(), frequency, keep_unfinished=keep_unfinished)
-
-
-def panel_of(frame: pd.DataFrame, frequency: Frequency, *, keep_unfinished: bool = False) -> Panel:
-    """Check a user's frame and bin it into a panel.
-
-    Parameters
-    ----------
-    keep_unfinished:
-        See :meth:`Panel.from_frame`.
-
-    Raises
-    ------
-    DataError
-        As :meth:`FrameSource.fetch` and :meth:`Panel.from_frame`.
-    """
-    return read_panel(FrameSource(frame), frequency, keep_unfinished=keep_unfinished)

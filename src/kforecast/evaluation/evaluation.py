@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from pydantic import ValidationError
 
 from kforecast.data.panel import Panel
-from kforecast.data.reading import panel_of
+from kforecast.data.reading import read_panel
 from kforecast.errors import ConfigError, DataError, few
 from kforecast.evaluation.backtest import BacktestSettings, Span
 from kforecast.evaluation.capacity import Capacity
@@ -22,6 +22,7 @@ from kforecast.evaluation.scoreboard import QUANTILES, Scoreboard, judge
 from kforecast.evaluation.scores import ALL_STEPS
 from kforecast.evaluation.skill import Skill
 from kforecast.intervals import check_levels
+from kforecast.metrics.source import MetricSource
 from kforecast.metrics.timerange import utc
 from kforecast.predictor import Predictor
 from kforecast.validation import list_problems, problems_of
@@ -181,9 +182,10 @@ class EvaluationSettings:
         return cls(moments[0], moments[1], backtest, rules, seed)
 
 
-def evaluate_frame(predictor: Predictor, history: pd.DataFrame, settings: EvaluationSettings) -> Evaluation:
-    """Judge a model on a frame of history, see :meth:`kforecast.forecaster.Forecaster.evaluate`."""
-    return evaluate_panel(predictor, panel_of(history, predictor.window.frequency), settings, "a frame")
+def evaluate_source(predictor: Predictor, source: MetricSource, settings: EvaluationSettings) -> Evaluation:
+    """Judge a model on the history of a source, see :meth:`kforecast.forecaster.Forecaster.evaluate`."""
+    panel = read_panel(source, predictor.window.frequency)
+    return evaluate_panel(predictor, panel, settings, str(source))
 
 
 def evaluate_panel(

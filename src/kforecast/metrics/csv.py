@@ -17,16 +17,24 @@ import pyarrow.parquet
 
 from kforecast.errors import ConfigError, DataError
 from kforecast.metrics.decompression import LONGEST_LINE, Decompressed, check_parquet, is_compressed
+from kforecast.metrics.moments import (
+    NotAMoment,
+    check_zone,
+    is_number,
+    is_text,
+    read_arrow,
+    shown,
+)
 from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, check_frame
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _TYPES = {"timestamp": pa.float64(), "value": pa.float64(), "workload": _NAME, "metric": _NAME}
 # Spellings of a missing value in exported metrics; any other text that is not a number is an error.
 _MISSING = ["", "NaN", "nan", "NA", "N/A", "null", "NULL", "None"]
-_SCHEMA = pa.schema([(name, _TYPES[name]) for name in COLUMNS])
 _CONVERT = pa.csv.ConvertOptions(
     column_types=_TYPES, include_columns=list(COLUMNS), null_values=_MISSING, strings_can_be_null=False
 )
+_NO_ZONE = "give the zone of its clock, like source.timezone=Europe/Berlin or UTC"
 # Parquet: bytes of a column read at once, and rows decoded at once.
 _BUFFER = 4 << 20
 _BATCH_ROWS = 1 << 19
@@ -49,6 +57,11 @@ class CsvSource:
         which maps Parquet files of more than 50 million rows.
     cache_dir:
         Folder of the mapped panels.
+    timezone:
+        The IANA name of the zone of timestamps that are datetimes or text without a zone. Datetimes of
+        Parquet without a zone are UTC by default; text must say its zone, or this must.
+    any_time:
+        Whether moments before 2000 and after 2100 are right.
 
     Raises
     ------
@@ -59,7 +72,12 @@ class CsvSource:
     repeatable: ClassVar[bool] = True
 
     def __init__(
-        self, path: str | Path, memory_map: bool | str = "auto", cache_dir: str | Path = "outputs/cache"
+        self,
+        path: str | Path,
+        memory_map: bool | str = "auto",
+        cache_dir: str | Path = "outputs/cache",
+        timezone: str | None = None,
+        any_time: bool = False,
     ) -> None:
         if not isinstance(path, str | Path) or not str(path):
             raise ConfigError(f"source.path: {path!r} is not the name of a file")
@@ -73,7 +91,13 @@ class CsvSource:
             )
         if not isinstance(cache_dir, str | Path) or not str(cache_dir):
             raise ConfigError(f"source.cache_dir: {cache_dir!r} is not a folder")
-        self._memory_map = memory_map
+        if not isinstance(any_time, bool):
+            raise ConfigError(f"source.any_time: {any_time!r} is neither true nor false")
+        try:
+            self._timezone = check_zone(timezone, "source.timezone")
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        self._memory_map, self.any_time = memory_map, any_time
         self.cache_dir = Path(cache_dir)
 
     def __str__(self) -> str:
@@ -87,7 +111,17 @@ class CsvSource:
         DataError
             When it is missing, unreadable, or violates contract 3.
         """
-        return check_frame(self.read(), str(self.path), first_row=self._first_row)
+        return self.checked(self.read())
+
+    def checked(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Check the frame that :meth:`read` has returned, and return it.
+
+        Raises
+        ------
+        DataError
+            When its rows violate contract 3.
+        """
+        return check_frame(frame, str(self.path), self._first_row, self.any_time)
 
     def batches(self) -> Iterator[RowBatch]:
         """Read the file batch by batch, in little memory.
@@ -103,13 +137,13 @@ class CsvSource:
             When a batch cannot be read; :meth:`fetch` raises a more precise error.
         """
         self.check()
-        check = RowCheck(str(self.path), self._first_row)
+        if self._is_parquet and self._reads_whole():
+            raise pa.ArrowInvalid("the order of all rows tells their moments")
+        check = RowCheck(str(self.path), self._first_row, self.any_time)
         for table in self._parquet_batches() if self._is_parquet else self._csv_batches():
             for piece in table.to_batches():
                 batch = _rows_of(piece)
-                empty = {"workload": _empty(batch.workload), "metric": _empty(batch.metric)}
-                found = ((column, rows) for column, rows in empty.items() if rows is not None)
-                check.add(batch.timestamp, batch.value, *found)
+                check.add(batch)
                 if check.good:
                     yield batch
         check.finish()
@@ -120,7 +154,7 @@ class CsvSource:
             return bool(self._memory_map)
         try:
             is_parquet = self._is_parquet and self.path.is_file()
-            return is_parquet and self.num_rows() > _MOST_ROWS_IN_MEMORY
+            return is_parquet and self.num_rows() > _MOST_ROWS_IN_MEMORY and not self._reads_whole()
         except (OSError, pa.ArrowException):
             return False
 
@@ -149,6 +183,11 @@ class CsvSource:
     def names(self) -> Iterator[tuple[Names, Names]]:
         """Read workload and metric of all rows of a Parquet file, in batches; raises as :meth:`batches`."""
         self.check()
+        if self._reads_whole():
+            raise DataError(
+                f"{self.path}: timestamps that are text, or of a local clock, cannot be mapped; convert them "
+                f"with kforecast-fetch --dataset-file={self.path} output=FILE.parquet"
+            )
         for table in self._parquet_batches("workload", "metric"):
             for piece in table.to_batches():
                 yield _names_of(piece, "workload"), _names_of(piece, "metric")
@@ -239,33 +278,50 @@ class CsvSource:
                 raise
             if "invalid UTF8" in str(error):
                 raise DataError(f"{self.path}: a name is not UTF-8 text; save the file as UTF-8") from error
-            raise DataError(f"{self.path}: {self._first_text()}") from error
+        return self._read_csv_texts()
 
-    def _first_text(self) -> str:
-        """Describe the first cell that should be a number but is not; slow, for error messages only."""
-        convert = pa.csv.ConvertOptions(
-            column_types=dict.fromkeys(COLUMNS, pa.string()), include_columns=["timestamp", "value"]
-        )
-        with _opened(self.path) as stream:
-            text = pa.csv.read_csv(stream, convert_options=convert).to_pandas()
-        for column in ("timestamp", "value"):
-            cells = text[column].str.strip()
-            wrong = pd.to_numeric(cells, errors="coerce").isna() & ~cells.isin(_MISSING)
-            if wrong.any():
-                row = int(wrong.to_numpy().argmax())
-                cell = str(text[column].iloc[row])
-                message = f"{column} in row {row + 2} is {cell!r}, not a number"
-                if column == "timestamp" and not pd.isna(pd.to_datetime(cell, errors="coerce")):
-                    message = (
-                        f"timestamp in row {row + 2} is the date {cell!r}; unix seconds (UTC) are expected"
+    def _read_csv_texts(self) -> pa.Table:
+        """Read a file whose timestamps are text, or whose values are."""
+        as_text = pa.dictionary(pa.int32(), pa.string())
+
+        def table(convert: pa.csv.ConvertOptions) -> pa.Table:
+            with _opened(self.path) as stream:
+                return pa.csv.read_csv(stream, convert_options=convert)
+
+        try:
+            return self._in_seconds(
+                table(
+                    pa.csv.ConvertOptions(
+                        column_types=_TYPES | {"timestamp": as_text},
+                        include_columns=list(COLUMNS),
+                        null_values=_MISSING,
+                        strings_can_be_null=False,
                     )
-                return message
-        return "a cell that should be a number is not"
+                ).unify_dictionaries()
+            )
+        except pa.ArrowInvalid as error:
+            if "conversion error" not in str(error):
+                raise
+        convert = pa.csv.ConvertOptions(column_types={"value": pa.string()}, include_columns=["value"])
+        cells = table(convert).to_pandas()["value"].str.strip()
+        wrong = pd.to_numeric(cells, errors="coerce").isna() & ~cells.isin(_MISSING)
+        row = int(wrong.to_numpy().argmax())
+        raise DataError(f"{self.path}: value in row {row + 2} is {str(cells.iloc[row])!r}, not a number")
 
     def _read_parquet(self) -> pa.Table:
-        self._check_schema()
+        schema = self._check_schema()
         names = ["workload", "metric"]  # as dictionaries: each name is held once, however long it is
-        return _typed(pa.parquet.read_table(self.path, columns=list(COLUMNS), read_dictionary=names))
+        if pa.types.is_string(schema.field("timestamp").type):
+            names.append("timestamp")
+        table = pa.parquet.read_table(self.path, columns=list(COLUMNS), read_dictionary=names)
+        return self._in_seconds(_typed(table).unify_dictionaries())
+
+    def _reads_whole(self) -> bool:
+        """Whether the moments of a Parquet file need all rows: text, and the hour that clocks show twice."""
+        kind = pa.parquet.read_schema(self.path).field("timestamp").type
+        if self._timezone is None:
+            return is_text(kind)
+        return not is_number(kind) and getattr(kind, "tz", None) is None
 
     def _parquet_batches(self, *columns: str) -> Iterator[pa.Table]:
         self._check_schema()
@@ -275,29 +331,47 @@ class CsvSource:
             chosen = columns or COLUMNS
             # A few row groups at a time: an iteration over all of them would keep the buffers of each.
             groups: list[int] = []
-            rows = 0
+            rows = done = 0
             for group in range(file.num_row_groups):
                 groups.append(group)
                 rows += file.metadata.row_group(group).num_rows
                 if rows < _BATCH_ROWS and group + 1 < file.num_row_groups:
                     continue
                 for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(chosen)):
-                    yield _typed(pa.Table.from_batches([batch]).select(list(chosen)))
+                    table = _typed(pa.Table.from_batches([batch]).select(list(chosen)))
+                    yield self._in_seconds(table, done)
+                    done += batch.num_rows
                 groups, rows = [], 0
 
-    def _check_schema(self) -> None:
+    def _in_seconds(self, table: pa.Table, rows_before: int = 0) -> pa.Table:
+        """The table with timestamps in unix seconds, if it has them, as float64."""
+        place = table.schema.get_field_index("timestamp")
+        if place < 0 or table.schema.field(place).type == pa.float64():
+            return table
+        try:
+            moments = read_arrow(table.column(place), table.schema.field(place))
+            series = None if moments.local is None else _series_of(table)
+            seconds = moments.in_utc(self._timezone, series, _NO_ZONE)
+        except NotAMoment as error:
+            raise DataError(f"{self.path}: {error.words(self._first_row + rows_before)}") from error
+        return table.set_column(place, "timestamp", pa.array(seconds))
+
+    def _check_schema(self) -> pa.Schema:
         check_parquet(self.path, COLUMNS)
         schema = pa.parquet.read_schema(self.path)
         self._check_columns(schema.names)
-        for column in ("timestamp", "value"):
-            kind = schema.field(column).type
-            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-                hint = "unix seconds (UTC) as numbers" if column == "timestamp" else "numbers"
-                raise DataError(f"{self.path}: {column} has the type {kind}; {hint} are expected")
+        timestamp, value = schema.field("timestamp"), schema.field("value").type
+        try:
+            read_arrow(pa.array([], timestamp.type), timestamp)
+        except NotAMoment as error:
+            raise DataError(f"{self.path}: {error.words(0)}") from error
+        if not is_number(value.value_type if pa.types.is_dictionary(value) else value):
+            raise DataError(f"{self.path}: value has the type {shown(value, str)}; numbers are expected")
         for column in ("workload", "metric"):
             kind = schema.field(column).type
             if pa.types.is_nested(kind) or pa.types.is_primitive(kind):
-                raise DataError(f"{self.path}: {column} has the type {kind}; text is expected")
+                raise DataError(f"{self.path}: {column} has the type {shown(kind, str)}; text is expected")
+        return schema
 
     def _likely_reason(self, header: str) -> str:
         """The probable reason why a file lacks our columns."""
@@ -330,14 +404,25 @@ def _opened(path: Path) -> Any:
 
 
 def _typed(table: pa.Table) -> pa.Table:
-    """Cast the columns of a Parquet file to our types."""
-    schema = pa.schema([_SCHEMA.field(name) for name in table.column_names])
-    columns = [
-        # Integers that lose precision, such as nanoseconds, are refused later with a better message.
-        column.cast(field.type, safe=not pa.types.is_integer(column.type))
-        for column, field in zip(table.columns, schema, strict=True)
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    """Cast values and names of a Parquet file to our types."""
+    for place, field in enumerate(table.schema):
+        if field.name != "timestamp" and field.type != _TYPES[field.name]:
+            column = table.column(place)
+            if pa.types.is_dictionary(field.type) and field.name == "value":
+                column = column.cast(field.type.value_type)
+            safe = field.name != "value"
+            table = table.set_column(place, field.name, column.cast(_TYPES[field.name], safe=safe))
+    return table
+
+
+def _series_of(table: pa.Table) -> np.ndarray:
+    """Numbers of the series of all rows of a table with unified dictionaries, int64 ``[rows]``."""
+    numbers = np.zeros(table.num_rows, np.int64)
+    for name in ("workload", "metric"):
+        column = table.column(name).combine_chunks()
+        width = len(column.dictionary) + 1
+        numbers = numbers * width + column.indices.fill_null(width - 1).to_numpy(zero_copy_only=False)
+    return numbers
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -372,12 +457,6 @@ def _names_of(batch: pa.RecordBatch, column: str) -> Names:
     if not encoded.null_count:
         return Names(encoded.indices.to_numpy(), names)
     return Names(encoded.indices.fill_null(len(names)).to_numpy(), np.append(names, [None]))
-
-
-def _empty(column: Names) -> np.ndarray | None:
-    """Which rows have no name, bool ``[rows]``; None when all have one (the dictionary suffices to tell)."""
-    nameless = np.flatnonzero([name is None or name == "" for name in column.names])
-    return np.isin(column.codes, nameless) if len(nameless) else None
 
 
 def _first_line(error: BaseException) -> str:
