@@ -290,7 +290,11 @@ class PrometheusBackend:
                 promql = self.promql(query)
                 by_labels: dict[tuple[tuple[str, str], ...], list[Series]] = {}
                 for chunk in asked.chunks(MOST_POINTS):
-                    for series in await ask_promql(promql, chunk):
+                    try:
+                        answer = await ask_promql(promql, chunk)
+                    except PassingError as error:
+                        raise PassingError(f"{error}{self.source.way}") from error
+                    for series in answer:
                         by_labels.setdefault(tuple(sorted(series.labels.items())), []).append(series)
                 return [
                     Series(
