@@ -1064,8 +1064,8 @@ def test_the_folder_of_an_earlier_run_is_left_as_it_was(
 
 def test_a_folder_that_others_use_stays(tmp_path: Path) -> None:
     ours, theirs = (RunFolder(tmp_path / "outputs" / "run") for _ in range(2))
-    ours.make()
-    theirs.make()
+    ours.share()
+    theirs.share()
     (ours.path / "train.log").touch()
     ours.remove({"train.log"})
     assert ours.path.is_dir()
@@ -1076,7 +1076,7 @@ def test_a_folder_that_others_use_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name, stays", [("train.log", False), ("history.parquet", True)])
 def test_a_folder_with_something_of_worth_stays(name: str, stays: bool, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "outputs" / "run")
-    folder.make()
+    assert folder.take(new=True)
     (folder.path / name).touch()
     folder.remove({"train.log"})
     assert (tmp_path / "outputs").exists() == stays

@@ -108,6 +108,8 @@ def run(
     finally:
         if code == BAD_INPUT:
             command.leave_nothing()
+        if command.folder is not None:
+            command.folder.release()
     return code
 
 
@@ -255,7 +257,8 @@ def _for_one_of_many(arguments: list[str], process: Process) -> list[str]:
     if process.first:
         return arguments
     # The folder "." exists already, and a log configuration without handlers opens no file.
-    return append(arguments, ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none"])
+    folder = ["hydra.run.dir=.", "hydra.callbacks.check_first.own_folder=false", "hydra.output_subdir=null"]
+    return append(arguments, [*folder, "hydra/job_logging=none"])
 
 
 def _mark_console_lines() -> None:

@@ -131,6 +131,11 @@ class FetchSettings(BaseModel):
     on_empty: Literal["error", "skip"] = "error"
     """How to treat an answer without any value."""
 
+    @property
+    def way(self) -> str:
+        """The end of a message about a failure: the proxy on the way to the server; empty without one."""
+        return ""
+
 
 def fetch(
     name: str, questions: Sequence[Question[Query]], connect: Connect[Query], settings: FetchSettings
@@ -259,8 +264,8 @@ class _Fetch(Generic[Query]):
         except TimeoutError as error:
             raise SourceError(
                 f"{self.name}: after source.timeout={self.settings.timeout:g} s only {self.answered:,} of "
-                f"{len(self.questions):,} metrics were fetched; give it more time, or more requests at once "
-                f"(source.concurrency={self.settings.concurrency})"
+                f"{len(self.questions):,} metrics were fetched{self.settings.way}; give it more time, or "
+                f"more requests at once (source.concurrency={self.settings.concurrency})"
             ) from error
         except BaseExceptionGroup as group:
             raise _first(group) from None
@@ -316,7 +321,9 @@ class _Fetch(Generic[Query]):
                         raise PassingError(f"no answer within {self.settings.deadline:g} s") from error
         except PassingError as error:
             times = f"{self.settings.attempts} attempts" if self.settings.attempts > 1 else "one attempt"
-            raise SourceError(f"{self.name}: {error} ({times}); asked for {question}") from error
+            raise SourceError(
+                f"{self.name}: {error} ({times}){self.settings.way}; asked for {question}"
+            ) from error
         raise AssertionError("the loop above returns or raises")
 
     def _log_progress(self, question: Question[Query], partial: _Partial) -> None:
