@@ -94,6 +94,9 @@ class Scoreboard:
         The name of the judged span; may be empty.
     comparison:
         Comparison with the champion; None without one.
+    doubts:
+        Defects of the history that make every score doubtful, each as a clause of a sentence; the verdict
+        names them and the gate refuses the model.
     """
 
     backtest: Backtest
@@ -105,6 +108,7 @@ class Scoreboard:
     as_consumed: bool
     part: str
     comparison: Comparison | None = None
+    doubts: tuple[str, ...] = ()
 
     @property
     def model(self) -> dict[str, float]:

@@ -54,6 +54,8 @@ _FEWEST_ORIGINS = 24
 _LONGEST_NAME = 64
 # The y axis ends at this multiple of the errors that matter: one bad forecast must not flatten all others.
 _CUT = 4.0
+# Baselines other than the best one are told apart by these dashes, in two colours.
+_DASHES: tuple[tuple[float, ...], ...] = ((), (4.0, 2.0), (1.2, 1.5), (6.0, 1.5, 1.2, 1.5))
 
 
 class Drawn(NamedTuple):
@@ -399,7 +401,7 @@ def _age(board: Scoreboard) -> Figure | None:
 def _strokes(board: Scoreboard) -> dict[str, Stroke]:
     """The line of each model and baseline."""
     found, best = board.backtest, board.skill.best_baseline
-    left = iter([(OTHER, ()), (MUTED, ()), (OTHER, (4.0, 2.0)), (MUTED, (4.0, 2.0)), (OTHER, (1.2, 1.5))])
+    left = iter([(colour, dashes) for dashes in _DASHES for colour in (OTHER, MUTED)])
     strokes = {}
     for number, name in enumerate(found.forecasts):
         if number < found.models:
@@ -407,7 +409,7 @@ def _strokes(board: Scoreboard) -> dict[str, Stroke]:
         elif name == best:
             strokes[name] = Stroke(BASELINE, 1.6)
         else:
-            colour, dashes = next(left, (MUTED, (1.0, 1.0)))
+            colour, dashes = next(left)
             strokes[name] = Stroke(colour, 1.2, dashes)
     return strokes
 
