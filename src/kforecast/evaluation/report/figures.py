@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kforecast.evaluation.capacity import Simulation
-from kforecast.evaluation.scoreboard import HEADROOMS, ORDER_LEVELS, Scoreboard, quantile_policy
+from kforecast.evaluation.scoreboard import HEADROOMS, ORDER_LEVELS, Scoreboard
 from kforecast.evaluation.scores import mean_of_known, overall, ratio
 from kforecast.evaluation.skill import aged_at
 from kforecast.intervals import LEVELS
@@ -118,12 +118,6 @@ def middle(board: Scoreboard) -> Drawn:
     return found[len(found) // 2]
 
 
-def model_policy(board: Scoreboard) -> str:
-    """The policy of the judged model: it orders for a quantile if it has intervals, else for the forecast."""
-    named = quantile_policy(board.backtest.model, board.orders.settings)
-    return named if named in board.orders.simulation.replicas else board.backtest.model
-
-
 def short_name(board: Scoreboard, row: int) -> str:
     """A series' name on one line; a long one is shortened in the middle."""
     name = " ".join(board.backtest.panel.series[row])
@@ -225,7 +219,7 @@ def _replicas(board: Scoreboard) -> Figure | None:
     series = middle(board)
     first, stop = _shown(board, series.row)
     inside = slice(first - found.begin, stop - found.begin)
-    policy = model_policy(board)
+    policy = board.orders.policy
     load = orders.timeline.load[series.row, inside] / orders.timeline.per_replica[series.row]
     count = {
         name: _counts(orders.simulation, name, series.row)[inside] for name in ("perfect", "reactive", policy)
@@ -291,12 +285,17 @@ def _cost(board: Scoreboard) -> Figure | None:
 def _cost_by_level(figure: Figure, axis: Axes, board: Scoreboard, lines: int) -> None:
     orders = board.orders
     cheapest, newsvendor = orders.best_level, orders.settings.best_quantile
-    lowest = float(orders.by_quantile.min())
+    lowest = orders.best_level_cost if cheapest is not None else float(orders.by_quantile.min())
     # Evenly spaced, because the levels between 0.9 and 0.99 matter most.
     at = np.arange(len(ORDER_LEVELS), dtype=np.float64)
-    label = f"{board.backtest.model}: cheapest at {cheapest:g}, {lowest:,.0f}"
+    label = f"{board.backtest.model}: " + (
+        "all exceed twice the largest value"
+        if cheapest is None
+        else f"cheapest at {cheapest:g}, {lowest:,.0f}"
+    )
     line(axis, at, orders.by_quantile, label, Stroke(MODEL, 1.8))
-    axis.plot(int(np.argmin(orders.by_quantile)), lowest, "o", color=MODEL, ms=5.5, zorder=4)
+    if cheapest is not None:
+        axis.plot(ORDER_LEVELS.index(cheapest), lowest, "o", color=MODEL, ms=5.5, zorder=4)
     if ORDER_LEVELS[0] <= newsvendor <= ORDER_LEVELS[-1]:
         place = float(np.interp(newsvendor, ORDER_LEVELS, at))
         label = f"best by the costs alone (newsvendor): {newsvendor:.3g}"
