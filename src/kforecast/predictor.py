@@ -21,7 +21,7 @@ from kforecast.files.untrusted import shortened
 from kforecast.intervals import OWN_WINDOWS, Intervals, calibrate, missing
 from kforecast.models import Fcnet, Network
 from kforecast.models.combination import Combination, fitted
-from kforecast.models.naive import baselines
+from kforecast.models.naive import naive_forecasts
 from kforecast.window import Window
 
 log = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ class Predictor:
 
     def _naive(self, panel: Panel, cells: np.ndarray) -> dict[str, np.ndarray]:
         """The naive forecasts of windows, given as flat cells of the panel."""
-        return baselines(panel, cells, self.window, int((cells % panel.num_bins).min()))
+        return naive_forecasts(panel, cells, self.window, int((cells % panel.num_bins).min()))
 
     def combined(self, panel: Panel, begin: int, stop: int) -> Self:
         """This predictor with the combination weights that are best on the bins ``[begin, stop)``.

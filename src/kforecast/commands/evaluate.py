@@ -51,7 +51,7 @@ def evaluate(cfg: DictConfig) -> None:
     from kforecast.artifact import Artifact, save_intervals
     from kforecast.evaluation.backtest import BacktestSettings
     from kforecast.evaluation.evaluation import EvaluationSettings, evaluate_panel
-    from kforecast.evaluation.report.words import shortfall
+    from kforecast.evaluation.verdict import shortfall
     from kforecast.forecaster import Forecaster
     from kforecast.metrics.timerange import utc
 

@@ -17,10 +17,11 @@ from kforecast.evaluation.backtest import BacktestSettings, Span
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.report.figures import figures
 from kforecast.evaluation.report.files import forecasts_frame, publish
-from kforecast.evaluation.report.words import summary, verdict
+from kforecast.evaluation.report.words import summary
 from kforecast.evaluation.scoreboard import QUANTILES, Scoreboard, judge
 from kforecast.evaluation.scores import ALL_STEPS
 from kforecast.evaluation.skill import Skill
+from kforecast.evaluation.verdict import verdict
 from kforecast.intervals import check_levels
 from kforecast.metrics.source import MetricSource
 from kforecast.metrics.timerange import utc
@@ -65,7 +66,7 @@ class Evaluation:
     @property
     def verdict(self) -> str:
         """Whether the model is good enough to scale production, in one sentence."""
-        return verdict(self.board)[1]
+        return verdict(self.board).words
 
     @property
     def skill(self) -> Skill:

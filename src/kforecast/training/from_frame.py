@@ -27,7 +27,8 @@ from kforecast.config.compose import composed
 from kforecast.config.conf_dir import CONF_DIR
 from kforecast.config.explain import explain
 from kforecast.errors import ConfigError, ours
-from kforecast.evaluation.report.words import span_words, verdict
+from kforecast.evaluation.report.words import span_words
+from kforecast.evaluation.verdict import verdict
 from kforecast.forecaster import Forecaster
 from kforecast.metrics.frame import FrameSource
 from kforecast.training.distributed.processes import this_process
@@ -163,7 +164,7 @@ def _words(judged: JudgedFit) -> str:
     best = f"best epoch {fit.best_epoch} of {fit.epochs}"
     if board is None:
         return f"{best}; nothing was held out to judge it on"
-    return f"{best}; WAPE {board.model['wape']:.2%} on {span_words(board)}. {verdict(board)[1]}"
+    return f"{best}; WAPE {board.model['wape']:.2%} on {span_words(board)}. {verdict(board).words}"
 
 
 def _composed(
