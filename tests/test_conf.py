@@ -43,7 +43,7 @@ NEEDED = {
     "source/prometheus.yaml": ["source.url=http://localhost:9090"],
     "source/synthetic.yaml": [],
     "data/kapacity.yaml": ["source.path=traffic.csv", "monitor=train/loss"],
-}
+} | {f"window/{freq}.yaml": ["source.path=traffic.csv", "model=auto"] for freq in ("5min", "15min", "30min")}
 
 
 @cache

@@ -147,7 +147,9 @@ class WindowDataset(Dataset[WindowBatch]):
             if self.mask_gaps:
                 observed = known[:, context_length:]
         fields = len(self.window.frequency.calendar_fields)
-        calendar = _rows(self._calendar, horizon * fields, fields)[cell_B - series * self.num_bins]
+        calendar = self._calendar.new_empty((len(cell_B), 0))
+        if fields:
+            calendar = _rows(self._calendar, horizon * fields, fields)[cell_B - series * self.num_bins]
         return WindowBatch(
             context=values[:, :context_length],
             calendar=calendar.view(-1, horizon, fields),
