@@ -16,6 +16,8 @@ Tone = Literal["good", "unsure", "bad"]
 _LEAST_SHARE = 0.5
 # A share that rounds to 0 %.
 _NOTHING = 0.005
+# A forecast of zero has a WAPE of 1.
+_AS_BAD_AS_ZERO = 0.99
 _REMEDIES = "More history, more epochs or a longer context may help"
 
 
@@ -28,7 +30,7 @@ class Verdict:
     tone, words:
         The verdict; ``good`` if the model passes the gate ``require_skill=0``, and only then.
     unfit:
-        Why the model must not serve at all, whatever its error; None if nothing is known.
+        Why the model must not serve, even where nothing else does; None if it may.
     """
 
     tone: Tone
@@ -83,9 +85,16 @@ def champion_shortfall(board: Scoreboard | None, required: float) -> str | None:
     )
 
 
-def unfit(board: Scoreboard) -> str | None:
-    """Why a model must not serve at all, whatever its error: no traffic forecast, or a doubtful history."""
+def useless(board: Scoreboard) -> str | None:
+    """Why no order can be derived from a model: too little traffic forecast, or a doubtful history."""
     objection = _bias(board) or _doubts(board)
+    return None if objection is None else objection.reason
+
+
+def unfit(board: Scoreboard) -> str | None:
+    """Why a model must not serve, even where nothing else does: as bad as zero, or a doubtful history."""
+    objection = _bias(board) if board.model["wape"] > _AS_BAD_AS_ZERO else None
+    objection = objection or _doubts(board)
     return None if objection is None else objection.reason
 
 
@@ -139,14 +148,15 @@ def _bias(board: Scoreboard) -> _Objection | None:
         return None
     share = 1 + float(np.mean(low))
     amount = "no traffic at all" if share < _NOTHING else f"only {share:.0%} of the traffic"
-    of = "" if len(low) == len(known) else f" of {len(low):,} of {len(known):,} series"
+    of = "" if len(low) == len(known) else f" for {len(low):,} of {len(known):,} series"
     reason = f"it forecasts {amount}{of} (bias {share - 1:+.1%})"
     if board.orders.any:
         unserved = board.orders.simulation.outcomes["unserved_share"]
         own, reactive = float(unserved[board.backtest.model]), float(unserved[REACTIVE])
+        than = "as well" if reactive > 0.9 * own else "better"
         reason += (
-            f", and orders for it leave {own:.1%} of the load unserved; a reactive scaler does "
-            f"{'as well' if reactive <= own else 'without a forecast'} ({reactive:.1%})"
+            f", and orders for it leave {own:.1%} of the load unserved (a reactive scaler"
+            f"{f' does {than}' if reactive <= own else ''}: {reactive:.1%})"
         )
     return _Objection("bad", f"Do not scale on it: {reason}.", reason)
 
@@ -196,7 +206,7 @@ def _doubts(board: Scoreboard) -> _Objection | None:
     """Defects of the history."""
     if not board.doubts:
         return None
-    reason = "; ".join(board.doubts)
+    reason = ", and ".join(board.doubts)
     return _Objection("unsure", f"Not proven: {reason}.", reason)
 
 

@@ -12,7 +12,7 @@ from kforecast.evaluation.champion import comparison_words
 from kforecast.evaluation.scoreboard import HEADROOMS, Scoreboard
 from kforecast.evaluation.scores import overall
 from kforecast.evaluation.skill import aged_at
-from kforecast.evaluation.verdict import caveats, origins_words, unfit, verdict
+from kforecast.evaluation.verdict import caveats, origins_words, useless, verdict
 from kforecast.models.naive import LAST_VALUE
 
 # Names in the table that differ from the names of baselines and policies.
@@ -125,7 +125,7 @@ def best_words(board: Scoreboard) -> str:
 
 def words_against(board: Scoreboard) -> str:
     """Why no headroom and no quantile can be advised; empty if one can."""
-    if unfit(board) is not None:
+    if useless(board) is not None:
         return "No headroom and no quantile of it can be advised: see the verdict."
     orders = board.orders
     cheapest = np.fmin(orders.by_headroom[board.backtest.model].min(), orders.best_level_cost)
