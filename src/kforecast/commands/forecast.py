@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from kforecast.commands.run import run
+from kforecast.commands.streams import data_output
 from kforecast.config.checks import check_step, plain, source_of
 from kforecast.errors import ConfigError, DataError, few
 from kforecast.files.output import check_output, write_frame
@@ -74,7 +75,7 @@ def forecast(cfg: DictConfig) -> None:
         chosen = history[pd.MultiIndex.from_frame(names).isin(served)]
         forecasts = forecaster.forecast(chosen, quantiles=levels, as_consumed=as_consumed)
         if output is None:
-            forecasts.to_csv(sys.stdout, index=False)
+            forecasts.to_csv(data_output(), index=False)
         else:
             write_frame(forecasts, output)
     if problems:
