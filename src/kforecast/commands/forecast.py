@@ -10,6 +10,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from kforecast.commands.run import run
+from kforecast.commands.streams import data_output
 from kforecast.config.checks import check_forecast_settings, check_step, source_of
 from kforecast.errors import ConfigError, DataError, StaleError, few
 from kforecast.files.output import check_output, write_frame
@@ -74,7 +75,7 @@ def forecast(cfg: DictConfig) -> None:
             origins.rows(served), stale[served], chosen.quantiles, as_consumed=chosen.as_consumed
         )
         if output is None:
-            forecasts.to_csv(sys.stdout, index=False)
+            forecasts.to_csv(data_output(), index=False)
         else:
             write_frame(forecasts, output)
     if problems:
