@@ -159,7 +159,7 @@ class Forecaster(Predictor):
             history = history[history["timestamp"] <= at]
             if history.empty:
                 raise DataError(f"no value is known at {utc(at)} UTC: the history begins later")
-        return consumer_origins(panel_of(history, self.window.frequency), at)
+        return consumer_origins(panel_of(history, self.window.frequency, keep_unfinished=True), at)
 
     def forecast_from(
         self, origins: Origins, stale: np.ndarray, levels: Sequence[float] = (), *, as_consumed: bool = False
@@ -177,7 +177,9 @@ class Forecaster(Predictor):
         guessed = origins.guessed(self.window) & ~stale
         if guessed.any():
             log.warning("%s", guess_words(origins, guessed, self.window))
-        made = self.forecast_windows(panel, series, origins.bins, as_consumed=as_consumed)
+        made = self.forecast_windows(
+            panel, series, origins.bins, as_consumed=as_consumed, hold_newest=not as_consumed
+        )
         frame = forecast_frame(origins, made.values)
         if levels:
             found = self.quantiles(panel, series, made, levels)

@@ -120,7 +120,13 @@ class Predictor:
 
     @torch.inference_mode()
     def forecast_windows(
-        self, panel: Panel, series: np.ndarray, origin: np.ndarray, *, as_consumed: bool = False
+        self,
+        panel: Panel,
+        series: np.ndarray,
+        origin: np.ndarray,
+        *,
+        as_consumed: bool = False,
+        hold_newest: bool = False,
     ) -> WindowForecasts:
         """Forecast from many origins of a panel at once, each from the bins before it.
 
@@ -133,6 +139,9 @@ class Predictor:
             panel's last bin, and its context may start before the first bin.
         as_consumed:
             Forecast as Kapacity's job does (contract 5): every series with id 0, missing bins filled with 0.
+        hold_newest:
+            Fill a context that ends before the origin with its newest value, whatever the artifact's policy:
+            zeros there would be forecast as the end of the traffic.
 
         Raises
         ------
@@ -156,6 +165,7 @@ class Predictor:
             _CONSUMER_FILL if as_consumed else self.fill,
             lookback=self.net.lookback,
             calendar=self.calendar,
+            hold_newest=hold_newest,
         )
         other = self.net.unknown_series()
         ids = torch.tensor(
