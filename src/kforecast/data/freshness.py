@@ -76,7 +76,7 @@ class Origins:
         panel, origin = self.panel, int(self.bins[row])
         known = np.flatnonzero(panel.observed[row, :origin])
         # From the newest value before the context on; the history before a first value is no gap.
-        begin = max(np.searchsorted(known, origin - window.context_length) - 1, 0)
+        begin = max(int(np.searchsorted(known, origin - window.context_length)) - 1, 0)
         begins, ends = known[begin:] + 1, np.append(known[begin + 1 :], origin)
         return int((panel.seconds(ends) - panel.seconds(begins)).max())
 
@@ -165,7 +165,7 @@ class StaleRule:
     on_stale: OnStale = "warn"
 
     @classmethod
-    def checked(cls, max_age: str | None, on_stale: str) -> Self:
+    def checked(cls, max_age: str | None, on_stale: OnStale) -> Self:
         """The rule of arguments that come from Python.
 
         Raises

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,8 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import ValidationError
 
+from kforecast.data.edges import edge_values
+from kforecast.data.freshness import StaleRule, next_origins
 from kforecast.data.panel import Panel
-from kforecast.data.reading import panel_of
 from kforecast.errors import ConfigError, DataError, few
 from kforecast.evaluation.backtest import BacktestSettings, Span
 from kforecast.evaluation.capacity import Capacity
@@ -22,6 +23,7 @@ from kforecast.evaluation.scoreboard import QUANTILES, Scoreboard, judge
 from kforecast.evaluation.scores import ALL_STEPS
 from kforecast.evaluation.skill import Skill
 from kforecast.intervals import check_levels
+from kforecast.metrics.frame import FrameSource
 from kforecast.metrics.timerange import utc
 from kforecast.predictor import Predictor
 from kforecast.validation import list_problems, problems_of
@@ -183,11 +185,18 @@ class EvaluationSettings:
 
 def evaluate_frame(predictor: Predictor, history: pd.DataFrame, settings: EvaluationSettings) -> Evaluation:
     """Judge a model on a frame of history, see :meth:`kforecast.forecaster.Forecaster.evaluate`."""
-    return evaluate_panel(predictor, panel_of(history, predictor.window.frequency), settings, "a frame")
+    rows = FrameSource(history).fetch()
+    panel = Panel.from_frame(rows, predictor.window.frequency)
+    return evaluate_panel(predictor, panel, settings, "a frame", rows=rows)
 
 
 def evaluate_panel(
-    predictor: Predictor, panel: Panel, settings: EvaluationSettings, source: str, calibrate: bool = False
+    predictor: Predictor,
+    panel: Panel,
+    settings: EvaluationSettings,
+    source: str,
+    calibrate: bool = False,
+    rows: pd.DataFrame | None = None,
 ) -> Evaluation:
     """Judge a model on the series that it knows; caveats are also logged as warnings.
 
@@ -197,6 +206,8 @@ def evaluate_panel(
         Name of the history in the report.
     calibrate:
         Calibrate intervals on the history before the span, even if the predictor already has intervals.
+    rows:
+        The rows of the panel. With them, ``as_consumed`` judges a job that starts at the beginning of a bin.
 
     Raises
     ------
@@ -208,15 +219,17 @@ def evaluate_panel(
     if predictor.artifact is not None:
         trained_until, used_until = predictor.artifact.training_span
     begin, stop = _judged_bins(panel, predictor.window.prediction_length, settings, used_until)
-    warnings = _training_warnings(panel, begin, used_until)
+    warnings = _training_warnings(panel, begin, used_until) + _silent_warnings(panel, begin, stop, predictor)
+    backtest = settings.backtest
+    if backtest.as_consumed and rows is not None:
+        backtest = replace(backtest, edge=edge_values(rows, panel))
     if predictor.intervals is None or calibrate:
-        as_consumed = settings.backtest.as_consumed
-        predictor, more = _calibrated(predictor, panel, begin, used_until, as_consumed)
+        predictor, more = _calibrated(predictor, panel, begin, used_until, backtest)
         warnings += more
     for warning in warnings:
         log.warning(warning)
     span = Span(begin, stop, trained_until=trained_until)
-    board = judge(predictor, panel, span, settings.backtest, settings.capacity, settings.seed)
+    board = judge(predictor, panel, span, backtest, settings.capacity, settings.seed)
     return Evaluation(board, source, settings.seed, tuple(warnings))
 
 
@@ -232,12 +245,24 @@ def _training_warnings(panel: Panel, begin: int, used_until: int | None) -> list
     return []
 
 
+def _silent_warnings(panel: Panel, begin: int, stop: int, predictor: Predictor) -> list[str]:
+    """A warning that names the series that ended before the span or within it."""
+    origins = next_origins(panel, panel.seconds(stop))
+    stale = StaleRule().stale(origins, predictor.window)
+    if not stale.any():
+        return []
+    early = int((stale & (origins.newest < begin)).sum())
+    ended = f", {early:,} of them before it begins" if early else ""
+    return [f"Series that end before the end of the span{ended}: {origins.names(stale)}."]
+
+
 def _calibrated(
-    predictor: Predictor, panel: Panel, begin: int, used_until: int | None, as_consumed: bool
+    predictor: Predictor, panel: Panel, begin: int, used_until: int | None, backtest: BacktestSettings
 ) -> tuple[Predictor, list[str]]:
     """The predictor with intervals calibrated on the history before the span, and warnings about them."""
     before = max(0, begin - round(_SHARE * panel.num_bins))
-    predictor = predictor.calibrated(panel, before, begin, as_consumed=as_consumed)
+    as_consumed, edge = backtest.as_consumed, backtest.edge
+    predictor = predictor.calibrated(panel, before, begin, as_consumed=as_consumed, edge=edge)
     if predictor.intervals is None:
         return predictor, ["No intervals: the history before the span is too short to calibrate them on."]
     if used_until is not None and panel.seconds(before) < used_until:

@@ -11,9 +11,10 @@ from kforecast.data.split import running_sum
 from kforecast.window import Window
 
 LAST_VALUE = "last value"
+MOVING_AVERAGE = "moving average"
 NAIVE = (
     LAST_VALUE,
-    "moving average",
+    MOVING_AVERAGE,
     "same time yesterday",
     "same time last week",
     "mean by time of week",
