@@ -262,7 +262,7 @@ def test_what_is_no_window_and_what_is_no_frame_is_said() -> None:
 def test_it_forecasts_from_datetimes_and_knows_its_quantiles(made: SimpleNamespace) -> None:
     history = traffic()
     forecast = made.forecaster.forecast(history, quantiles=[0.1, 0.9])
-    assert list(forecast) == ["timestamp", "workload", "metric", "value", "q0.1", "q0.9"]
+    assert list(forecast) == ["timestamp", "workload", "metric", "value", "q0.1", "q0.9", "age"]
     assert len(forecast) == 6
     assert (forecast["q0.1"] < forecast["q0.9"]).all()
     moments = history.assign(timestamp=pd.to_datetime(history["timestamp"], unit="s", utc=True))

@@ -138,8 +138,8 @@ def inputs(about, history, start, workload):
 def fill(history, seen, policy):
     """Return the history without gaps."""
     at, known = np.arange(len(history)), np.flatnonzero(seen)
-    if policy == "zero":
-        return np.where(seen, history, 0)
+    if policy == "zero":  # but the newest value lasts until the forecast begins
+        return np.where(at > known[-1], history[known[-1]], np.where(seen, history, 0))
     if policy == "interpolate":
         return np.interp(at, known, history[known])
     return history[known[np.maximum(np.searchsorted(known, at, side="right") - 1, 0)]]

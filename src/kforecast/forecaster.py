@@ -182,7 +182,9 @@ class Forecaster(Predictor):
         guessed = origins.guessed(self.window) & ~stale
         if guessed.any():
             log.warning("%s", guess_words(origins, guessed, self.window))
-        made = self.forecast_windows(panel, series, origins.bins, as_consumed=as_consumed)
+        made = self.forecast_windows(
+            panel, series, origins.bins, as_consumed=as_consumed, hold_newest=not as_consumed
+        )
         frame = forecast_frame(origins, made.values)
         if levels:
             found = self.quantiles(panel, series, made, levels)

@@ -120,7 +120,14 @@ class Predictor:
 
     @torch.inference_mode()
     def forecast_windows(
-        self, panel: Panel, series: np.ndarray, origin: np.ndarray, *, as_consumed: bool = False
+        self,
+        panel: Panel,
+        series: np.ndarray,
+        origin: np.ndarray,
+        *,
+        as_consumed: bool = False,
+        hold_newest: bool = False,
+        newest: np.ndarray | None = None,
     ) -> WindowForecasts:
         """Forecast from many origins of a panel at once, each from the bins before it.
 
@@ -133,6 +140,11 @@ class Predictor:
             panel's last bin, and its context may start before the first bin.
         as_consumed:
             Forecast as Kapacity's job does (contract 5): every series with id 0, missing bins filled with 0.
+        hold_newest:
+            Fill a context that ends before the origin with its newest value, whatever the artifact's policy:
+            zeros there would be forecast as the end of the traffic.
+        newest:
+            Values that replace the newest bin of each context, float32 ``[windows]``; None keeps the panel's.
 
         Raises
         ------
@@ -156,6 +168,7 @@ class Predictor:
             _CONSUMER_FILL if as_consumed else self.fill,
             lookback=self.net.lookback,
             calendar=self.calendar,
+            hold_newest=hold_newest,
         )
         other = self.net.unknown_series()
         ids = torch.tensor(
@@ -164,8 +177,11 @@ class Predictor:
         device = next(self.net.parameters()).device
         cells = torch.from_numpy(series * padded.num_bins + origin + before)
         values, levels, parts = [], [], []
-        for chosen in torch.split(cells, windows.evaluation_windows):
+        for number, chosen in enumerate(torch.split(cells, windows.evaluation_windows)):
             batch = windows[chosen]
+            if newest is not None:
+                first = number * windows.evaluation_windows
+                batch.context[:, -1] = torch.from_numpy(newest[first : first + len(chosen)])
             made = self.net.forecast(batch._replace(series=ids[batch.series]).to(device))
             values.append(made.values.cpu())
             levels.append(made.spread.cpu())
@@ -238,18 +254,29 @@ class Predictor:
         clipped: np.ndarray = np.maximum(found, lowest[:, None, None])
         return clipped
 
-    def calibrated(self, panel: Panel, begin: int, stop: int, *, as_consumed: bool = False) -> Self:
+    def calibrated(
+        self,
+        panel: Panel,
+        begin: int,
+        stop: int,
+        *,
+        as_consumed: bool = False,
+        edge: np.ndarray | None = None,
+    ) -> Self:
         """This predictor with intervals calibrated on its errors in the bins ``[begin, stop)``.
 
         The network should not have been fitted to these bins. With too few windows in them, the predictor is
         returned without intervals; if there are more windows than needed, they are subsampled evenly.
+        ``edge`` has the values of a bin as the newest of a context, float32 ``[series, time]``; None
+        uses the panel's.
         """
         horizon = self.window.prediction_length
         stride = self._stride(panel, begin, stop)
         series, origin = np.divmod(cells_between(panel, self.window, begin, stop, stride), panel.num_bins)
         if not len(series):
             return replace(self, intervals=None)
-        made = self.forecast_windows(panel, series, origin, as_consumed=as_consumed)
+        newest = None if edge is None else edge[series, origin - 1]
+        made = self.forecast_windows(panel, series, origin, as_consumed=as_consumed, newest=newest)
         at = (series[:, None], origin[:, None] + np.arange(horizon))
         error = np.where(panel.observed[at], panel.values[at] - made.values, np.nan)
         if (stop - begin) // stride < OWN_WINDOWS <= stop - begin:

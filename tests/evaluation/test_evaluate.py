@@ -482,7 +482,7 @@ def test_intervals_are_kept_beside_a_trio_on_request(elsewhere: SimpleNamespace,
     assert kept == elsewhere.before
     served = run_command("kforecast-forecast", *asked, cwd=tmp_path)
     assert served.returncode == 0, served.stderr
-    assert served.stdout.splitlines()[0].endswith(",value,q0.1,q0.9")
+    assert served.stdout.splitlines()[0].endswith(",value,q0.1,q0.9,age")
 
 
 def test_intervals_that_cannot_be_made_are_an_error_behind_the_report(

@@ -52,7 +52,7 @@ def forecast(cfg: DictConfig) -> None:
     # A file is read at once; a server is asked only after everything else has been checked.
     history = source.fetch() if source.repeatable else None
 
-    from kforecast.data.freshness import StaleRule, parse_moment
+    from kforecast.data.freshness import StaleRule, parse_moment, unseen_words
     from kforecast.forecaster import Forecaster
     from kforecast.metrics.frame import FrameSource
 
@@ -68,8 +68,9 @@ def forecast(cfg: DictConfig) -> None:
     rule = StaleRule(chosen.max_age, chosen.on_stale)
     stale = rule.stale(origins, forecaster.window)
     refused = stale & (rule.on_stale == "error")
-    problems = _problems(forecaster, origins, refused)
-    served = np.array([row for row in range(origins.panel.num_series) if row not in problems], dtype=int)
+    unseen = origins.unseen(forecaster.window, forecaster.net.lookback) & (origins.newest >= 0) & ~refused
+    problems = _problems(forecaster, origins, refused, unseen)
+    served = np.array([row for row in range(len(stale)) if row not in problems], dtype=np.int64)
     if len(served):
         forecasts = forecaster.forecast_from(
             origins.rows(served), stale[served], chosen.quantiles, as_consumed=chosen.as_consumed
@@ -79,30 +80,27 @@ def forecast(cfg: DictConfig) -> None:
         else:
             write_frame(forecasts, output)
     if problems:
-        error = StaleError if refused.any() else DataError
-        raise error(
-            f"{len(problems)} of {origins.panel.num_series} series cannot be forecast: "
-            f"{few(list(problems.values()))}" + ("; the others are" if len(served) else "")
-        )
+        message = f"{len(problems)} of {len(stale)} series cannot be forecast: {few(list(problems.values()))}"
+        message += "; the others are" if len(served) else ""
+        if unseen.any():
+            message += f". {unseen_words(forecaster.window, forecaster.net.lookback)}"
+        raise (StaleError if refused.any() else DataError)(message)
 
 
-def _problems(forecaster: Forecaster, origins: Origins, refused: np.ndarray) -> dict[int, str]:
+def _problems(
+    forecaster: Forecaster, origins: Origins, refused: np.ndarray, unseen: np.ndarray
+) -> dict[int, str]:
     """The rows of series that cannot be forecast, each with name and reason."""
-    from kforecast.data.freshness import age_words, unseen_words
+    from kforecast.data.freshness import age_words
 
-    window, lookback, age = forecaster.window, forecaster.net.lookback, origins.age
-    unknown, unseen = set(forecaster.unknown(origins.panel.series)), origins.unseen(window, lookback)
-    problems = {}
+    unknown, age, problems = set(forecaster.unknown(origins.panel.series)), origins.age, {}
     for row, pair in enumerate(origins.panel.series):
-        old = f"newest value {age_words(age[row])} old"
         if pair in unknown:
             reason = "not in the artifact: train it on this series first"
         elif origins.newest[row] < 0:
             reason = "no value is known"
-        elif refused[row]:
-            reason = f"stale: {old}"
-        elif unseen[row]:
-            reason = f"{old}: {unseen_words(window, lookback)}"
+        elif refused[row] or unseen[row]:
+            reason = f"{'stale' if refused[row] else 'too old'}: newest value {age_words(age[row])} old"
         else:
             continue
         problems[row] = f"{' '.join(pair)} ({reason})"

@@ -22,7 +22,7 @@ def _moment(value: object) -> int | Literal["now"] | None:
     try:
         return "now" if value == "now" else _instant(value)
     except ValueError as error:
-        raise ValueError(f"{error}; or now") from error
+        raise ValueError(f"{error} (or now)") from error
 
 
 def _duration(value: object) -> int | None:

@@ -204,7 +204,7 @@ class ForecastDataModule(pl.LightningDataModule):
         stale = checked_origins(origins, self.window, self.lookback, StaleRule())
         if stale.any():
             log.warning("%s", stale_words(origins, stale))
-        return self._padded_loader(np.arange(self.panel.num_series), origins.bins)
+        return self._padded_loader(np.arange(self.panel.num_series), origins.bins, hold_newest=True)
 
     @cached_property
     def test_cells(self) -> np.ndarray:
@@ -215,14 +215,21 @@ class ForecastDataModule(pl.LightningDataModule):
         """Turn the result of ``trainer.predict`` into a frame ``timestamp, workload, metric, value, age``."""
         return forecast_frame(next_origins(self.panel), torch.cat(predictions).numpy())
 
-    def _padded_loader(self, series: np.ndarray, origin: np.ndarray) -> DataLoader[WindowBatch]:
+    def _padded_loader(
+        self, series: np.ndarray, origin: np.ndarray, hold_newest: bool = False
+    ) -> DataLoader[WindowBatch]:
         """Windows that may reach beyond the panel, as Predictor cuts them; unobserved targets never count."""
         context, horizon = self.window.context_length, self.window.prediction_length
         reaches_out = origin.min() < context or origin.max() + horizon > self.panel.num_bins
         before, after = (context, horizon) if reaches_out else (0, 0)
         padded = self.panel.padded(before, after) if reaches_out else self.panel
         windows = WindowDataset(
-            padded, self.window, self.fill, lookback=self.lookback, calendar=self.calendar
+            padded,
+            self.window,
+            self.fill,
+            lookback=self.lookback,
+            calendar=self.calendar,
+            hold_newest=hold_newest,
         )
         order = BatchOrder(series * padded.num_bins + origin + before, windows.evaluation_windows)
         return window_loader(windows, order, self.num_workers)

@@ -76,7 +76,7 @@ class Origins:
         panel, origin = self.panel, int(self.bins[row])
         known = np.flatnonzero(panel.observed[row, :origin])
         # From the newest value before the context on; the history before a first value is no gap.
-        begin = max(np.searchsorted(known, origin - window.context_length) - 1, 0)
+        begin = max(int(np.searchsorted(known, origin - window.context_length)) - 1, 0)
         begins, ends = known[begin:] + 1, np.append(known[begin + 1 :], origin)
         return int((panel.seconds(ends) - panel.seconds(begins)).max())
 
@@ -136,7 +136,7 @@ def _before(panel: Panel, end: int, at: int | None) -> Panel:
     if end >= panel.num_bins:
         return panel
     if end <= 0:
-        raise DataError(f"no value is known before {utc(at or 0)} UTC: the history begins {utc(panel.start)}")
+        raise DataError(f"no value is known before {utc(at or 0)}: the history begins {utc(panel.start)} UTC")
     return replace(panel, values=panel.values[:, :end], observed=panel.observed[:, :end])
 
 
@@ -165,7 +165,7 @@ class StaleRule:
     on_stale: OnStale = "warn"
 
     @classmethod
-    def checked(cls, max_age: str | None, on_stale: str) -> Self:
+    def checked(cls, max_age: str | None, on_stale: OnStale) -> Self:
         """The rule of arguments that come from Python.
 
         Raises
@@ -218,17 +218,17 @@ def checked_origins(
         )
     unseen = origins.unseen(window, lookback)
     if unseen.any():
-        raise DataError(
-            f"too old to forecast: {origins.names(unseen)}: {unseen_words(window, lookback)}; leave these "
-            "series out, or set at=... to a moment within their history"
-        )
+        raise DataError(f"too old to forecast: {origins.names(unseen)}. {unseen_words(window, lookback)}")
     return stale
 
 
 def unseen_words(window: Window, lookback: Lookback | None) -> str:
-    """Why a series without a value in the bins that a network reads is not forecast."""
+    """Why a series without a value in the bins that a network reads is not forecast, and the remedy."""
     length = window.history_length(lookback) * window.frequency.step
-    return f"no value in the bins that the model reads, at most {age_words(length)} back"
+    return (
+        f"The model reads at most {age_words(length)} back: give newer values, or an earlier moment "
+        "(at=...), or leave these series out"
+    )
 
 
 def stale_words(origins: Origins, stale: np.ndarray) -> str:

@@ -87,6 +87,8 @@ class WindowDataset(Dataset[WindowBatch]):
         History before the context that a network reads; None for none.
     calendar:
         Local time of the series, for the lookback.
+    hold_newest:
+        See :class:`kforecast.data.gaps.Gaps`.
 
     Attributes
     ----------
@@ -102,6 +104,7 @@ class WindowDataset(Dataset[WindowBatch]):
         mask_gaps: bool = True,
         lookback: Lookback | None = None,
         calendar: Calendar | None = None,
+        hold_newest: bool = False,
     ) -> None:
         self.window, self.lookback = window, lookback
         self.num_bins = panel.num_bins
@@ -111,7 +114,7 @@ class WindowDataset(Dataset[WindowBatch]):
         self.evaluation_windows = min(_EVALUATION_WINDOWS, most)
         self._clock = None if lookback is None else _Clock(panel, calendar or Calendar(), lookback)
         self.mask_gaps = mask_gaps
-        self._gaps = Gaps(panel.observed, fill)
+        self._gaps = Gaps(panel.observed, fill, hold_newest)
         self._values = torch.from_numpy(panel.values).flatten()
         # Without gaps there is no mask to read.
         self._observed = torch.from_numpy(panel.observed).flatten() if len(self._gaps) else None

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,6 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import ValidationError
 
+from kforecast.data.edges import edge_values
+from kforecast.data.freshness import StaleRule, next_origins
 from kforecast.data.panel import Panel
 from kforecast.data.reading import read_panel
 from kforecast.errors import ConfigError, DataError, few
@@ -185,12 +187,20 @@ class EvaluationSettings:
 
 def evaluate_source(predictor: Predictor, source: MetricSource, settings: EvaluationSettings) -> Evaluation:
     """Judge a model on the history of a source, see :meth:`kforecast.forecaster.Forecaster.evaluate`."""
-    panel = read_panel(source, predictor.window.frequency)
-    return evaluate_panel(predictor, panel, settings, str(source))
+    frequency = predictor.window.frequency
+    # Kapacity's job sees the rows of a bin that has just begun.
+    rows = source.fetch() if settings.backtest.as_consumed else None
+    panel = read_panel(source, frequency) if rows is None else Panel.from_frame(rows, frequency)
+    return evaluate_panel(predictor, panel, settings, str(source), rows=rows)
 
 
 def evaluate_panel(
-    predictor: Predictor, panel: Panel, settings: EvaluationSettings, source: str, calibrate: bool = False
+    predictor: Predictor,
+    panel: Panel,
+    settings: EvaluationSettings,
+    source: str,
+    calibrate: bool = False,
+    rows: pd.DataFrame | None = None,
 ) -> Evaluation:
     """Judge a model on the series that it knows; caveats are also logged as warnings.
 
@@ -200,6 +210,8 @@ def evaluate_panel(
         Name of the history in the report.
     calibrate:
         Calibrate intervals on the history before the span, even if the predictor already has intervals.
+    rows:
+        The rows of the panel. With them, ``as_consumed`` judges a job that starts at the beginning of a bin.
 
     Raises
     ------
@@ -211,15 +223,17 @@ def evaluate_panel(
     if predictor.artifact is not None:
         trained_until, used_until = predictor.artifact.training_span
     begin, stop = _judged_bins(panel, predictor.window.prediction_length, settings, used_until)
-    warnings = _training_warnings(panel, begin, used_until)
+    warnings = _training_warnings(panel, begin, used_until) + _silent_warnings(panel, begin, stop, predictor)
+    backtest = settings.backtest
+    if backtest.as_consumed and rows is not None:
+        backtest = replace(backtest, edge=edge_values(rows, panel))
     if predictor.intervals is None or calibrate:
-        as_consumed = settings.backtest.as_consumed
-        predictor, more = _calibrated(predictor, panel, begin, used_until, as_consumed)
+        predictor, more = _calibrated(predictor, panel, begin, used_until, backtest)
         warnings += more
     for warning in warnings:
         log.warning(warning)
     span = Span(begin, stop, trained_until=trained_until)
-    board = judge(predictor, panel, span, settings.backtest, settings.capacity, settings.seed)
+    board = judge(predictor, panel, span, backtest, settings.capacity, settings.seed)
     return Evaluation(board, source, settings.seed, tuple(warnings))
 
 
@@ -235,12 +249,24 @@ def _training_warnings(panel: Panel, begin: int, used_until: int | None) -> list
     return []
 
 
+def _silent_warnings(panel: Panel, begin: int, stop: int, predictor: Predictor) -> list[str]:
+    """A warning that names the series that ended before the span or within it."""
+    origins = next_origins(panel, panel.seconds(stop))
+    stale = StaleRule().stale(origins, predictor.window)
+    if not stale.any():
+        return []
+    early = int((stale & (origins.newest < begin)).sum())
+    ended = f", {early:,} of them before it begins" if early else ""
+    return [f"Series that end before the end of the span{ended}: {origins.names(stale)}."]
+
+
 def _calibrated(
-    predictor: Predictor, panel: Panel, begin: int, used_until: int | None, as_consumed: bool
+    predictor: Predictor, panel: Panel, begin: int, used_until: int | None, backtest: BacktestSettings
 ) -> tuple[Predictor, list[str]]:
     """The predictor with intervals calibrated on the history before the span, and warnings about them."""
     before = max(0, begin - round(_SHARE * panel.num_bins))
-    predictor = predictor.calibrated(panel, before, begin, as_consumed=as_consumed)
+    as_consumed, edge = backtest.as_consumed, backtest.edge
+    predictor = predictor.calibrated(panel, before, begin, as_consumed=as_consumed, edge=edge)
     if predictor.intervals is None:
         return predictor, ["No intervals: the history before the span is too short to calibrate them on."]
     if used_until is not None and panel.seconds(before) < used_until:

@@ -11,10 +11,11 @@ from kforecast.data.split import running_sum
 from kforecast.window import Window
 
 LAST_VALUE = "last value"
+MOVING_AVERAGE = "moving average"
 # A combination may give these weights; artifacts refer to them by name.
 NAIVE = (
     LAST_VALUE,
-    "moving average",
+    MOVING_AVERAGE,
     "same time yesterday",
     "same time last week",
     "mean by time of week",

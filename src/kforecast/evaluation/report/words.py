@@ -36,6 +36,8 @@ def span_words(board: Scoreboard) -> str:
     series = f"{scored:,} series" if scored == total else f"{scored:,} of {total:,} series"
     every = f", every {found.stride} bins" if found.stride > 1 else ""
     served = ", as Kapacity's job serves it" if board.as_consumed else ""
+    if served:
+        served += " when a bin has just begun" if found.at_edge else ", from complete bins"
     span = board.part or "the span"
     return f"{span}: {series}, {origins_words(board)}{every}, {first} to {last} UTC{served}"
 
