@@ -152,7 +152,7 @@ class WindowDataset(Dataset[WindowBatch]):
             calendar = _rows(self._calendar, horizon * fields, fields)[cell_B - series * self.num_bins]
         return WindowBatch(
             context=values[:, :context_length],
-            calendar=calendar.view(-1, horizon, fields),
+            calendar=calendar.view(len(cell_B), horizon, fields),
             series=series,
             target=values[:, context_length:],
             observed=observed,
