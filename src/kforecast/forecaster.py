@@ -96,7 +96,7 @@ class Forecaster(Predictor):
             When a quantile is not between 0.005 and 0.995.
         """
         levels = check_levels(quantiles)
-        panel = panel_of(history, self.window.frequency)
+        panel = panel_of(history, self.window.frequency, self.bin_calendar)
         unknown = self.unknown(panel.series)
         if unknown:
             names = few([" ".join(pair) for pair in unknown])

@@ -58,7 +58,7 @@ def evaluate(cfg: DictConfig) -> None:
     artifact = Artifact.load(artifact_dir)
     forecaster = Forecaster.of(artifact, str(artifact_dir))
     check_step(source, forecaster.window)
-    panel = read_history(source, forecaster.window.frequency, run_dir)
+    panel = read_history(source, forecaster.window.frequency, run_dir, forecaster.bin_calendar)
     backtest = BacktestSettings(chosen.stride, chosen.as_consumed, levels=chosen.quantiles)
     judging = EvaluationSettings(chosen.start, chosen.end, backtest, capacity, settings.seed)
     found = evaluate_panel(forecaster, panel, judging, str(source), calibrate=chosen.save_intervals)

@@ -183,7 +183,8 @@ class EvaluationSettings:
 
 def evaluate_frame(predictor: Predictor, history: pd.DataFrame, settings: EvaluationSettings) -> Evaluation:
     """Judge a model on a frame of history, see :meth:`kforecast.forecaster.Forecaster.evaluate`."""
-    return evaluate_panel(predictor, panel_of(history, predictor.window.frequency), settings, "a frame")
+    panel = panel_of(history, predictor.window.frequency, predictor.bin_calendar)
+    return evaluate_panel(predictor, panel, settings, "a frame")
 
 
 def evaluate_panel(
