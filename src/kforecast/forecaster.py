@@ -156,15 +156,16 @@ class Forecaster(Predictor):
 
         ``at`` is in unix seconds.
         """
+        frequency, calendar = self.window.frequency, self.bin_calendar
         if not as_consumed:
-            return next_origins(read_panel(source, self.window.frequency), at)
+            return next_origins(read_panel(source, frequency, calendar), at)
         if at is not None:
             history = source.fetch()
             history = history[history["timestamp"] <= at]
             if history.empty:
                 raise DataError(f"no value is known at {utc(at)} UTC: the history begins later")
             source = FrameSource(history, any_time=True)
-        return consumer_origins(read_panel(source, self.window.frequency, keep_unfinished=True), at)
+        return consumer_origins(read_panel(source, frequency, calendar, keep_unfinished=True), at)
 
     def forecast_from(
         self, origins: Origins, stale: np.ndarray, levels: Sequence[float] = (), *, as_consumed: bool = False

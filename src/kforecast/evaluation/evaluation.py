@@ -187,10 +187,13 @@ class EvaluationSettings:
 
 def evaluate_source(predictor: Predictor, source: MetricSource, settings: EvaluationSettings) -> Evaluation:
     """Judge a model on the history of a source, see :meth:`kforecast.forecaster.Forecaster.evaluate`."""
-    frequency = predictor.window.frequency
-    # Kapacity's job sees the rows of a bin that has just begun.
-    rows = source.fetch() if settings.backtest.as_consumed else None
-    panel = read_panel(source, frequency) if rows is None else Panel.from_frame(rows, frequency)
+    frequency, calendar = predictor.window.frequency, predictor.bin_calendar
+    rows = None
+    if settings.backtest.as_consumed:  # Kapacity's job sees the rows of a bin that has just begun
+        rows = source.fetch()
+        panel = Panel.from_frame(rows, frequency, calendar)
+    else:
+        panel = read_panel(source, frequency, calendar)
     return evaluate_panel(predictor, panel, settings, str(source), rows=rows)
 
 
