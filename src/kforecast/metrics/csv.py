@@ -1,10 +1,9 @@
-"""``source=csv``: history from a CSV, a compressed CSV or a Parquet file (contract 3)."""
+"""``source=csv``: history from a file: CSV and Parquet (contract 3), and the exports of other tools."""
 
-import csv
+import logging
 import os
-import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,21 +11,26 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
 from kforecast.errors import ConfigError, DataError
-from kforecast.metrics.decompression import LONGEST_LINE, Decompressed, check_parquet, is_compressed
+from kforecast.metrics.decompression import LONGEST_LINE, check_parquet
+from kforecast.metrics.formats.forms import Form, recognise
+from kforecast.metrics.formats.names import Naming, Shape, shape_of, wide_names
+from kforecast.metrics.formats.numbers import MISSING
+from kforecast.metrics.formats.parts import is_parquet, parts_of
+from kforecast.metrics.formats.series import constant, rows_of
+from kforecast.metrics.formats.tables import TextTable
+from kforecast.metrics.formats.text import opened
 from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, check_frame
+
+log = logging.getLogger(__name__)
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _TYPES = {"timestamp": pa.float64(), "value": pa.float64(), "workload": _NAME, "metric": _NAME}
-# Spellings of a missing value in exported metrics; any other text that is not a number is an error.
-_MISSING = ["", "NaN", "nan", "NA", "N/A", "null", "NULL", "None"]
 _SCHEMA = pa.schema([(name, _TYPES[name]) for name in COLUMNS])
-_CONVERT = pa.csv.ConvertOptions(
-    column_types=_TYPES, include_columns=list(COLUMNS), null_values=_MISSING, strings_can_be_null=False
-)
 # Parquet: bytes of a column read at once, and rows decoded at once.
 _BUFFER = 4 << 20
 _BATCH_ROWS = 1 << 19
@@ -38,12 +42,19 @@ _THREADS = min(pa.cpu_count(), 4)
 
 
 class CsvSource:
-    """History in a CSV or Parquet file.
+    """History in a file: CSV, Parquet, a folder of Parquet files, or an export that :mod:`formats` knows.
 
     Parameters
     ----------
     path:
-        ``.csv``, ``.csv.gz`` (or any other compression that pyarrow knows by its suffix) or ``.parquet``.
+        The file, compressed or not, whatever its suffix; or the folder.
+    columns:
+        Names of the columns of contract 3 in the file: ``{timestamp: ts, value: rps, workload: service}``.
+        Of workload and metric, a list names several columns, whose values are joined by a slash.
+    workload, metric:
+        The name for all series of the file, for a file without such a column.
+    decimal:
+        The decimal mark of a table of text, where the file leaves it open.
     memory_map:
         Whether to map the file's panel from disk instead of holding it in memory: true, false, or ``auto``,
         which maps Parquet files of more than 50 million rows.
@@ -53,23 +64,36 @@ class CsvSource:
     Raises
     ------
     ConfigError
-        When a setting is invalid, or ``memory_map`` is true for a file that is not Parquet.
+        When a setting is invalid, or ``memory_map`` is true for a file that is not one Parquet file of the
+        four columns.
     """
 
     repeatable: ClassVar[bool] = True
 
     def __init__(
-        self, path: str | Path, memory_map: bool | str = "auto", cache_dir: str | Path = "outputs/cache"
+        self,
+        path: str | Path,
+        memory_map: bool | str = "auto",
+        cache_dir: str | Path = "outputs/cache",
+        *,
+        columns: Mapping[str, Any] | None = None,
+        workload: str | None = None,
+        metric: str | None = None,
+        decimal: str | None = None,
     ) -> None:
         if not isinstance(path, str | Path) or not str(path):
             raise ConfigError(f"source.path: {path!r} is not the name of a file")
         self.path = Path(path)
+        self._naming = Naming.checked(columns, workload, metric, decimal)
+        self._first_row = 1
+        self._said: Sequence[str] = ()
         if not isinstance(memory_map, bool) and memory_map != "auto":
             raise ConfigError(f"source.memory_map: {memory_map!r} is wrong; use auto, true or false")
-        if memory_map is True and not self._is_parquet:
+        if memory_map is True and (not self._is_parquet or self._naming != Naming()):
             raise ConfigError(
-                f"source.memory_map: {self.path} is not a Parquet file, the only kind that can be mapped; "
-                f"convert it with kforecast-fetch --dataset-file={self.path} output=FILE.parquet"
+                f"source.memory_map: {self.path} is not a Parquet file of the columns {', '.join(COLUMNS)}, "
+                "the only kind that can be mapped; convert it with "
+                f"kforecast-fetch --dataset-file={self.path} output=FILE.parquet"
             )
         if not isinstance(cache_dir, str | Path) or not str(cache_dir):
             raise ConfigError(f"source.cache_dir: {cache_dir!r} is not a folder")
@@ -87,7 +111,8 @@ class CsvSource:
         DataError
             When it is missing, unreadable, or violates contract 3.
         """
-        return check_frame(self.read(), str(self.path), first_row=self._first_row)
+        frame = self.read()
+        return check_frame(frame, str(self.path), first_row=self._first_row)
 
     def batches(self) -> Iterator[RowBatch]:
         """Read the file batch by batch, in little memory.
@@ -103,8 +128,9 @@ class CsvSource:
             When a batch cannot be read; :meth:`fetch` raises a more precise error.
         """
         self.check()
+        tables = self._tables()
         check = RowCheck(str(self.path), self._first_row)
-        for table in self._parquet_batches() if self._is_parquet else self._csv_batches():
+        for table in tables:
             for piece in table.to_batches():
                 batch = _rows_of(piece)
                 empty = {"workload": _empty(batch.workload), "metric": _empty(batch.metric)}
@@ -119,8 +145,8 @@ class CsvSource:
         if self._memory_map != "auto":
             return bool(self._memory_map)
         try:
-            is_parquet = self._is_parquet and self.path.is_file()
-            return is_parquet and self.num_rows() > _MOST_ROWS_IN_MEMORY
+            mappable = self._is_parquet and self.path.is_file() and self._naming == Naming()
+            return mappable and self.num_rows() > _MOST_ROWS_IN_MEMORY
         except (OSError, pa.ArrowException):
             return False
 
@@ -165,18 +191,49 @@ class CsvSource:
         try:
             table = self._read_parquet() if self._is_parquet else self._read_csv()
             frame: pd.DataFrame = table.to_pandas()
-        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        except (OSError, UnicodeError, pa.ArrowException) as error:
             raise self.unreadable(error) from error
         return frame
 
     @property
     def _is_parquet(self) -> bool:
-        return self.path.suffix == ".parquet"
+        return is_parquet(self.path) or self.path.is_dir()
 
-    @property
-    def _first_row(self) -> int:
+    def _parts(self) -> list[tuple[Path, dict[str, str]]]:
+        """The Parquet files, each with the columns that its folders say."""
+        return (parts_of(self.path) or []) if self.path.is_dir() else [(self.path, {})]
+
+    def _tables(self) -> Iterator[pa.Table]:
+        """The rows in pieces; sets the number of the first row."""
+        self._first_row = 1
+        if self._is_parquet:
+            return self._parquet_batches()
+        form = self._recognised()
+        if form.table is not None and form.table.plain:
+            return self._csv_batches(form.table)
+        return iter([self._read_form(form)])
+
+    def _recognised(self) -> Form:
+        form = recognise(self.path, self._naming)
         # Row numbers as in an editor: the header of a CSV is line 1.
-        return 1 if self._is_parquet else 2
+        self._first_row = form.table.first_row if form.table is not None else 1
+        if form.table is not None and form.table.plain and (renamed := form.table.renamed):
+            self._say(["a table", *renamed])
+        return form
+
+    def _read_form(self, form: Form) -> pa.Table:
+        try:
+            table, notes = form.read(lambda moments, row: _unix_seconds(moments, row, self.path))
+        except UnicodeError as error:
+            raise self.unreadable(error) from error
+        self._say(notes)
+        return table
+
+    def _say(self, notes: Sequence[str]) -> None:
+        """Log how the file is read, once."""
+        if notes and notes != self._said:
+            self._said = notes
+            log.info("%s is read as %s", self.path, "; ".join(notes))
 
     def check(self) -> None:
         """Check the file without reading it.
@@ -190,7 +247,11 @@ class CsvSource:
             if not self.path.exists():
                 raise DataError(f"{self.path}: no such file")
             if self.path.is_dir():
-                raise DataError(f"{self.path}: is a directory, not a CSV or Parquet file")
+                if parts_of(self.path) is None:
+                    raise DataError(
+                        f"{self.path}: is a directory, not a CSV or Parquet file, and holds no Parquet file"
+                    )
+                return
             if not self.path.is_file():  # a pipe cannot be read twice, and a device may never end
                 raise DataError(f"{self.path}: is a pipe or a device; write the rows into a file first")
             if self.path.stat().st_size == 0:
@@ -202,16 +263,19 @@ class CsvSource:
         """The DataError for an error raised while reading the file."""
         return DataError(f"{self.path}: cannot be read: {_first_line(error)}")
 
-    def _csv_batches(self) -> Iterator[pa.Table]:
+    def _csv_batches(self, layout: TextTable) -> Iterator[pa.Table]:
         """Parse the file in parallel: pyarrow's own streaming reader uses only one core."""
-        header = self._header()
-        self._check_columns(header)
+        convert = _conversion(layout)
 
         def table(piece: bytes, first: bool) -> pa.Table:
             # Only the first piece contains the header.
-            names = None if first else header
-            read = pa.csv.ReadOptions(use_threads=False, block_size=max(len(piece), 1), column_names=names)
-            return pa.csv.read_csv(pa.BufferReader(piece), read_options=read, convert_options=_CONVERT)
+            read = pa.csv.ReadOptions(
+                use_threads=False,
+                block_size=max(len(piece), 1),
+                column_names=None if first else list(layout.header),
+            )
+            parsed = pa.csv.read_csv(pa.BufferReader(piece), read_options=read, convert_options=convert)
+            return _renamed(parsed, layout.shape, layout.header)
 
         with ThreadPoolExecutor(_THREADS) as pool:
             waiting: deque[Future[pa.Table]] = deque()
@@ -222,57 +286,37 @@ class CsvSource:
             while waiting:
                 yield waiting.popleft().result()
 
-    def _header(self) -> list[str]:
-        with _opened(self.path) as stream:
-            head = stream.read(1 << 16).decode("utf-8-sig", errors="replace")
-        return next(csv.reader(head.splitlines()[:1]), [])
-
     def _read_csv(self) -> pa.Table:
-        self._check_columns(self._header())
-        try:
-            with _opened(self.path) as stream:
-                return pa.csv.read_csv(stream, convert_options=_CONVERT)
-        except pa.ArrowInvalid as error:
-            if "Empty CSV file" in str(error):  # a header without a line break
-                raise DataError(f"{self.path}: no rows") from error
-            if "conversion error" not in str(error):
-                raise
-            if "invalid UTF8" in str(error):
-                raise DataError(f"{self.path}: a name is not UTF-8 text; save the file as UTF-8") from error
-            raise DataError(f"{self.path}: {self._first_text()}") from error
-
-    def _first_text(self) -> str:
-        """Describe the first cell that should be a number but is not; slow, for error messages only."""
-        convert = pa.csv.ConvertOptions(
-            column_types=dict.fromkeys(COLUMNS, pa.string()), include_columns=["timestamp", "value"]
-        )
-        with _opened(self.path) as stream:
-            text = pa.csv.read_csv(stream, convert_options=convert).to_pandas()
-        for column in ("timestamp", "value"):
-            cells = text[column].str.strip()
-            wrong = pd.to_numeric(cells, errors="coerce").isna() & ~cells.isin(_MISSING)
-            if wrong.any():
-                row = int(wrong.to_numpy().argmax())
-                cell = str(text[column].iloc[row])
-                message = f"{column} in row {row + 2} is {cell!r}, not a number"
-                if column == "timestamp" and not pd.isna(pd.to_datetime(cell, errors="coerce")):
-                    message = (
-                        f"timestamp in row {row + 2} is the date {cell!r}; unix seconds (UTC) are expected"
-                    )
-                return message
-        return "a cell that should be a number is not"
+        form = self._recognised()
+        if form.table is not None and form.table.plain:
+            try:
+                with opened(self.path) as stream:
+                    table = pa.csv.read_csv(stream, convert_options=_conversion(form.table))
+                return _renamed(table, form.table.shape, form.table.header)
+            except pa.ArrowInvalid as error:
+                if "Empty CSV file" in str(error):  # a header without a line break
+                    raise DataError(f"{self.path}: no rows") from error
+                if "conversion error" not in str(error):
+                    raise
+                # A cell is no plain number: it is read as text below, or refused by what it is.
+        return self._read_form(form)
 
     def _read_parquet(self) -> pa.Table:
-        self._check_schema()
-        names = ["workload", "metric"]  # as dictionaries: each name is held once, however long it is
-        return _typed(pa.parquet.read_table(self.path, columns=list(COLUMNS), read_dictionary=names))
+        tables = [*self._parquet_batches()]
+        if not tables:
+            raise DataError(f"{self.path}: no rows")
+        return pa.concat_tables(tables).unify_dictionaries()
 
     def _parquet_batches(self, *columns: str) -> Iterator[pa.Table]:
-        self._check_schema()
-        with pa.parquet.ParquetFile(
-            self.path, read_dictionary=["workload", "metric"], buffer_size=_BUFFER
-        ) as file:
-            chosen = columns or COLUMNS
+        for path, said in self._parts():
+            yield from self._part_batches(path, said, columns or COLUMNS)
+
+    def _part_batches(self, path: Path, said: dict[str, str], columns: tuple[str, ...]) -> Iterator[pa.Table]:
+        shape, header = self._check_schema(path, said)
+        chosen = [header[at] for at in _positions(shape, columns) if at < len(header) - len(said)]
+        names = [header[at] for many in shape.names.values() for at in many if header[at] not in said]
+        rows_at_once = max(_BATCH_ROWS // max(len(shape.series), 1), 1)
+        with pa.parquet.ParquetFile(path, read_dictionary=names, buffer_size=_BUFFER) as file:
             # A few row groups at a time: an iteration over all of them would keep the buffers of each.
             groups: list[int] = []
             rows = 0
@@ -281,52 +325,124 @@ class CsvSource:
                 rows += file.metadata.row_group(group).num_rows
                 if rows < _BATCH_ROWS and group + 1 < file.num_row_groups:
                     continue
-                for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(chosen)):
-                    yield _typed(pa.Table.from_batches([batch]).select(list(chosen)))
+                for batch in file.iter_batches(rows_at_once, row_groups=groups, columns=chosen):
+                    table = pa.Table.from_batches([batch])
+                    for column, name in said.items():
+                        table = table.append_column(column, constant(name, len(table)))
+                    if shape.value is None:
+                        yield _typed(_molten(table, shape, header, self._naming, path).select(list(columns)))
+                    else:
+                        yield _typed(_renamed(table, shape, header, columns))
                 groups, rows = [], 0
 
-    def _check_schema(self) -> None:
-        check_parquet(self.path, COLUMNS)
-        schema = pa.parquet.read_schema(self.path)
-        self._check_columns(schema.names)
-        for column in ("timestamp", "value"):
-            kind = schema.field(column).type
-            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-                hint = "unix seconds (UTC) as numbers" if column == "timestamp" else "numbers"
-                raise DataError(f"{self.path}: {column} has the type {kind}; {hint} are expected")
-        for column in ("workload", "metric"):
-            kind = schema.field(column).type
-            if pa.types.is_nested(kind) or pa.types.is_primitive(kind):
-                raise DataError(f"{self.path}: {column} has the type {kind}; text is expected")
-
-    def _likely_reason(self, header: str) -> str:
-        """The probable reason why a file lacks our columns."""
-        with self.path.open("rb") as file:
-            begin = file.read(4)
-        if begin[:2] == b"\x1f\x8b" and self.path.suffix != ".gz":
-            return "; it is compressed: let its name end in .csv.gz"
-        if begin == b"PAR1" and not self._is_parquet:
-            return "; it is a Parquet file: let its name end in .parquet"
-        if begin[:2] in (b"\xff\xfe", b"\xfe\xff") or "\0" in header:
-            return "; it is not UTF-8 text: save it as UTF-8"
-        words = header.replace("\t", ";").replace(" ", ";").lower()
-        if all(name in words for name in COLUMNS):
-            return "; separate the columns by commas, without spaces, and write their names in lower case"
-        return "; the first line must name the columns" if re.match(r"[\d.]+\s*(,|$)", header) else ""
-
-    def _check_columns(self, names: list[str]) -> None:
-        missing = [name for name in COLUMNS if name not in names]
-        if missing:
-            found = ", ".join(names) or "nothing"
-            said = (found if len(found) <= 200 else found[:200] + " ...") + self._likely_reason(found)
-            raise DataError(f"{self.path}: no column {', '.join(missing)}; the file has: {said}")
-        if twice := [name for name in COLUMNS if names.count(name) > 1]:
-            raise DataError(f"{self.path}: the column {', '.join(twice)} appears twice")
+    def _check_schema(self, path: Path, said: dict[str, str]) -> tuple[Shape, list[str]]:
+        """Find the columns of a Parquet file and check their types; also returns the names of all columns."""
+        schema = pa.parquet.read_schema(path)
+        if both := {*schema.names} & {*said}:
+            raise DataError(f"{path}: the column {min(both)} is in the file, and in the names of its folders")
+        header = [*schema.names, *said]
+        # An index that pandas kept is no series.
+        shown = ["" if name.startswith("__index_level_") else name for name in header]
+        shape = shape_of(shown, self._naming, path)
+        check_parquet(path, tuple(header[at] for at in shape.used))
+        values = shape.series if shape.value is None else (shape.value,)
+        for column, places in (("timestamp", (shape.timestamp,)), ("value", values)):
+            for at in places:
+                kind = schema.field(at).type if at < len(schema) else pa.string()
+                if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+                    hint = "unix seconds (UTC) as numbers" if column == "timestamp" else "numbers"
+                    name = column if header[at] == column else f"{column}, the column {header[at]},"
+                    raise DataError(f"{path}: {name} has the type {kind}; {hint} are expected")
+        for column, places in shape.names.items():
+            for at in places:
+                kind = schema.field(at).type if at < len(schema) else pa.string()
+                if pa.types.is_nested(kind) or pa.types.is_primitive(kind):
+                    raise DataError(f"{path}: {column} has the type {kind}; text is expected")
+        return shape, header
 
 
-def _opened(path: Path) -> Any:
-    """Open a file for reading; decompress it when its suffix names a compression."""
-    return Decompressed(path) if is_compressed(path) else pa.input_stream(str(path))
+def _conversion(layout: TextTable) -> pa.csv.ConvertOptions:
+    """How pyarrow converts the columns of a plain CSV."""
+    places = _positions(layout.shape, COLUMNS)
+    columns = _columns_of(layout.shape)
+    return pa.csv.ConvertOptions(
+        column_types={layout.header[at]: _TYPES[columns[at]] for at in places},
+        include_columns=[layout.header[at] for at in places],
+        null_values=MISSING,
+        strings_can_be_null=False,
+    )
+
+
+def _columns_of(shape: Shape) -> dict[int, str]:
+    """The columns of contract 3 by their position."""
+    value = {} if shape.value is None else {shape.value: "value"}
+    return {shape.timestamp: "timestamp"} | value | {at: c for c, many in shape.names.items() for at in many}
+
+
+def _positions(shape: Shape, columns: tuple[str, ...]) -> list[int]:
+    """The positions to read for some columns of contract 3, in their order."""
+    places = {
+        "timestamp": (shape.timestamp,),
+        "value": shape.series if shape.value is None else (shape.value,),
+        **shape.names,
+    }
+    return [at for column in columns for at in places.get(column, ())]
+
+
+def _renamed(
+    table: pa.Table, shape: Shape, header: Sequence[str], columns: tuple[str, ...] = COLUMNS
+) -> pa.Table:
+    """Some columns of contract 3, of a table that has those of the file."""
+    found = {}
+    for column in columns:
+        if column in shape.constants:
+            found[column] = constant(shape.constants[column], table.num_rows)
+            continue
+        parts = [table.column(header[at]) for at in _positions(shape, (column,))]
+        if len(parts) > 1:
+            parts = [pc.binary_join_element_wise(*(part.cast(pa.string()) for part in parts), "/")]
+        found[column] = parts[0]
+    return pa.table(found)
+
+
+def _molten(table: pa.Table, shape: Shape, header: Sequence[str], naming: Naming, path: Path) -> pa.Table:
+    """The rows of a wide table; a missing value is no row."""
+    columns = [header[at] for at in shape.series]
+    values = [table.column(name).cast(pa.float64(), safe=False).to_numpy() for name in columns]
+    kept = [np.flatnonzero(~np.isnan(value)) for value in values]
+    moments = table.column(header[shape.timestamp]).combine_chunks()
+    return rows_of(
+        wide_names(columns, naming, path),
+        [len(rows) for rows in kept],
+        pc.take(moments, pa.array(np.concatenate(kept))),
+        np.concatenate([value[rows] for value, rows in zip(values, kept, strict=True)]),
+    )
+
+
+def _unix_seconds(moments: pa.Array, first_row: int, path: Path) -> pa.Array:
+    """Timestamps as unix seconds (float64); text is ISO 8601 with an offset.
+
+    Raises
+    ------
+    DataError
+        When a timestamp is no moment.
+    """
+    if not pa.types.is_string(moments.type):
+        return moments
+    text = moments.to_pandas()
+    found = pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
+    wrong = (found.isna() & text.notna()).to_numpy()
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise DataError(f"{path}: timestamp in row {first_row + at} is {text.iloc[at]!r}, not a number")
+    local = (text.notna() & ~text.fillna("").str.contains(r"(?:Z|[+-]\d\d:?\d\d)$")).to_numpy()
+    if local.any():
+        at = int(local.argmax())
+        raise DataError(
+            f"{path}: timestamp in row {first_row + at} is the date {text.iloc[at]!r}; "
+            "unix seconds (UTC) are expected"
+        )
+    return pa.array((found - pd.Timestamp(0, tz="UTC")).dt.total_seconds())
 
 
 def _typed(table: pa.Table) -> pa.Table:
@@ -343,7 +459,7 @@ def _typed(table: pa.Table) -> pa.Table:
 def _lines(path: Path) -> Iterator[bytes]:
     """Read a text file, compressed or not, in pieces of whole lines."""
     rest = b""
-    with _opened(path) as stream:
+    with opened(path) as stream:
         while block := stream.read(_PIECE):
             end = block.rfind(b"\n") + 1
             if end:
