@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from kforecast.errors import ConfigError, DataError
+from kforecast.errors import ConfigError, DataError, few
 from kforecast.metrics.decompression import LONGEST_LINE, check_parquet
 from kforecast.metrics.formats.forms import Form, recognise
 from kforecast.metrics.formats.names import Naming, Shape, shape_of, wide_names
@@ -308,11 +308,20 @@ class CsvSource:
         return pa.concat_tables(tables).unify_dictionaries()
 
     def _parquet_batches(self, *columns: str) -> Iterator[pa.Table]:
+        first: set[str] = set()
         for path, said in self._parts():
-            yield from self._part_batches(path, said, columns or COLUMNS)
+            shape, header = self._check_schema(path, said)
+            used = {header[at] for at in shape.used}
+            first = first or used
+            if used != first:
+                raise DataError(
+                    f"{path}: other columns than in the parts before it: {few(sorted(used ^ first))}"
+                )
+            yield from self._part_batches(path, said, shape, header, columns or COLUMNS)
 
-    def _part_batches(self, path: Path, said: dict[str, str], columns: tuple[str, ...]) -> Iterator[pa.Table]:
-        shape, header = self._check_schema(path, said)
+    def _part_batches(
+        self, path: Path, said: dict[str, str], shape: Shape, header: list[str], columns: tuple[str, ...]
+    ) -> Iterator[pa.Table]:
         chosen = [header[at] for at in _positions(shape, columns) if at < len(header) - len(said)]
         names = [header[at] for many in shape.names.values() for at in many if header[at] not in said]
         rows_at_once = max(_BATCH_ROWS // max(len(shape.series), 1), 1)

@@ -43,18 +43,18 @@ def read_json(
         answer = _lines(content, path, naming) if b'"timestamps"' in content[: 1 << 16] else None
         if answer is None:
             answer = _answer(parse_json(content, _MOST_VALUES), path, naming)
+        if not answer.names:
+            raise DataError(f"{path}: {answer.tool} without any series; does the query match something?")
+        values = np.concatenate([_floats(one) for one in answer.values])
+        if any(isinstance(one[0], str) for one in answer.moments if len(one)):
+            moments = pa.array([str(moment) for one in answer.moments for moment in one], pa.string())
+        else:
+            moments = pa.array(np.concatenate([_floats(one) for one in answer.moments]))
     except DataError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: is damaged or unknown JSON: {shortened(error, 100)}") from error
-    if not answer.names:
-        raise DataError(f"{path}: {answer.tool} without any series; does the query match something?")
     lengths = [len(one) for one in answer.moments]
-    values = np.concatenate([_floats(one) for one in answer.values])
-    if any(isinstance(one[0], str) for one in answer.moments if len(one)):
-        moments = pa.array([str(moment) for one in answer.moments for moment in one], pa.string())
-    else:
-        moments = pa.array(np.concatenate([_floats(one) for one in answer.moments]))
     return answer.tool, rows_of(answer.names, lengths, seconds(moments, 1), values), answer.notes
 
 
