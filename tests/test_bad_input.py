@@ -324,7 +324,11 @@ OTHER_DATA = [
     in_data("torn UTF-16", GOOD.encode("utf-16")[:-1], "data.csv", "damaged UTF-16", "save it as UTF-8"),
     in_data("Latin-1", GOOD.replace("web", "wéb").encode("latin-1"), "data.csv", "save the file as UTF-8"),
     in_data("an unknown separator", GOOD.replace(",", "^"), "no column timestamp", "timestamp^value"),
-    in_data("another name", changed("value", "rps"), "no column value", "'source.columns={value: rps}'"),
+    in_data(
+        "other names",
+        changed("timestamp,value", "when,rps"),
+        "'source.columns={timestamp: COLUMN, value: rps}'",
+    ),
     in_data("no header", "\n".join(GOOD_ROWS), "the first line must name the columns"),
     in_data("a column twice", "timestamp,value,value,workload,metric\n1,1,1,a,b\n", "value", "twice"),
     in_data("a header alone without an end of line", HEADER, "data.csv: no rows"),

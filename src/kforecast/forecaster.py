@@ -65,7 +65,12 @@ class Forecaster(Predictor):
             replace(self.artifact, intervals=self.intervals).save(target)
 
     def forecast(
-        self, history: pd.DataFrame, *, quantiles: Sequence[float] = (), as_consumed: bool = False
+        self,
+        history: pd.DataFrame,
+        *,
+        quantiles: Sequence[float] = (),
+        as_consumed: bool = False,
+        any_time: bool = False,
     ) -> pd.DataFrame:
         """Forecast the bins after each series' newest one.
 
@@ -79,6 +84,8 @@ class Forecaster(Predictor):
             Levels between 0.005 and 0.995 to forecast as well: ``[0.1, 0.9]`` for an interval of 80 %.
         as_consumed:
             Forecast as Kapacity's job does (contract 5): every series with id 0, missing bins filled with 0.
+        any_time:
+            Whether moments before 2000 and after 2100 are right.
 
         Returns
         -------
@@ -96,7 +103,7 @@ class Forecaster(Predictor):
             When a quantile is not between 0.005 and 0.995.
         """
         levels = check_levels(quantiles)
-        panel = panel_of(history, self.window.frequency)
+        panel = panel_of(history, self.window.frequency, any_time)
         unknown = self.unknown(panel.series)
         if unknown:
             names = few([" ".join(pair) for pair in unknown])
@@ -125,6 +132,7 @@ class Forecaster(Predictor):
         quantiles: Sequence[float] | None = None,
         capacity: Mapping[str, Any] | None = None,
         seed: int = 42,
+        any_time: bool = False,
     ) -> "Evaluation":
         """Judge the forecasts of a span of history against five baselines, as kforecast-evaluate does.
 
@@ -146,6 +154,8 @@ class Forecaster(Predictor):
             Settings of ``conf/capacity/default.yaml`` to change, like ``{"lead_time": 60}``.
         seed:
             Seed of the bootstrap that gives the skill its interval.
+        any_time:
+            See :meth:`forecast`.
 
         Raises
         ------
@@ -166,7 +176,7 @@ class Forecaster(Predictor):
             capacity=capacity,
             seed=seed,
         )
-        return evaluate_frame(self, history, settings)
+        return evaluate_frame(self, history, settings, any_time)
 
     def _warn_of_guesses(self, panel: Panel, origin: np.ndarray) -> None:
         """Warn about series whose context is less than half observed; ``origin`` is int ``[series]``."""

@@ -73,9 +73,9 @@ def test_numbers_as_names_are_names() -> None:
         (rows(value=["1", "two", "3"]), "the frame: value in row 1 is 'two', not a number"),
         (
             rows(timestamp=["2024-01-01"] * 3),
-            "the frame: timestamp in row 0 is '2024-01-01', not a number; give unix seconds, or pandas.to_da",
+            "the frame: timestamp in row 0 is 2024-01-01 00:00:00, without a time zone; give datetimes with",
         ),
-        (rows(timestamp=1000 * (START + 3600 * np.arange(3))), "looks like milliseconds"),
+        (rows(timestamp=1000 * (START + 3600 * np.arange(3))), "look like milliseconds; divide by 1000"),
         (rows(timestamp=pd.to_datetime([START, None, START], unit="s")), "timestamp is missing in 1 rows"),
         (rows(value=[1.0, np.inf, 2.0]), "value is infinite in 1 rows, first in row 1"),
         (rows(workload=["a", None, "a"]), "workload is empty in 1 rows, first in row 1"),

@@ -72,7 +72,7 @@ def forecast(cfg: DictConfig) -> None:
             served.append(pair)
     if served:
         chosen = history[pd.MultiIndex.from_frame(names).isin(served)]
-        forecasts = forecaster.forecast(chosen, quantiles=levels, as_consumed=as_consumed)
+        forecasts = forecaster.forecast(chosen, quantiles=levels, as_consumed=as_consumed, any_time=True)
         if output is None:
             forecasts.to_csv(sys.stdout, index=False)
         else:

@@ -49,4 +49,4 @@ def kept_history(history: Path) -> CsvSource:
     """The history that an earlier run has kept, as a source."""
     from kforecast.metrics.csv import CsvSource
 
-    return CsvSource(history, memory_map=False)
+    return CsvSource(history, memory_map=False, any_time=True)

@@ -82,7 +82,8 @@ def _name(source: CsvSource, frequency: Frequency) -> str:
     except (OSError, pa.ArrowException) as error:
         raise source.unreadable(error) from error
     digest = hashlib.sha256(f"{_FORMAT} {frequency.name} {about.st_size} {about.st_mtime_ns} ".encode())
-    digest.update(footer)
+    # Other timestamps are refused while a file is converted.
+    digest.update(f"any_time={source.any_time}".encode() + footer)
     return digest.hexdigest()[:32]
 
 

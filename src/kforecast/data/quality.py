@@ -9,12 +9,10 @@ import pandas as pd
 
 from kforecast.console import table
 from kforecast.errors import few
+from kforecast.metrics.units import guess_unit
 from kforecast.window import Window
 
 _DAY = 86_400
-# As seconds, the first limits are beyond the year 5138 and the second ones before 1973.
-_FINER = ((1e17, 1e9, "nanoseconds"), (1e14, 1e6, "microseconds"), (1e11, 1e3, "milliseconds"))
-_COARSER = ((1e7, 1 / 60, "minutes"), (2e5, 1 / 3600, "hours"), (0, 1 / _DAY, "days"))
 _MOST_ROWS = 10
 # A value constant for this long, and for a tenth of the history, suggests a broken exporter.
 _STILL_SECONDS, _STILL_SHARE = _DAY, 0.1
@@ -90,8 +88,9 @@ class _Series:
         stamped = np.isfinite(timestamp)
         self.rows = len(value)
         timestamp, value = timestamp[stamped], value[stamped]
-        if factor := self._unit(timestamp):
-            timestamp = timestamp / factor
+        if unit := guess_unit(timestamp):
+            self.seen.append(("time_unit", unit.words(timestamp[0])))
+            timestamp = unit.seconds(timestamp)
         self.nan, self.infinite = int(np.isnan(value).sum()), int(np.isinf(value).sum())
         self.duplicates = len(timestamp) - len(np.unique(timestamp))
         known = np.isfinite(value)
@@ -105,24 +104,6 @@ class _Series:
         gaps = np.diff(self.timestamp)
         self.step = _most_frequent(gaps) if len(gaps) else 0.0
         self.gaps = gaps
-
-    def _unit(self, timestamp: np.ndarray) -> float:
-        """Guess the unit of the timestamps: units per second, or 0 when they seem to be seconds."""
-        middle = float(np.median(timestamp)) if len(timestamp) else 1e9
-        found = next(((f, unit) for above, f, unit in _FINER if middle > above), None)
-        if found is None and 0 < middle < 1e8:
-            found = next((f, unit) for above, f, unit in _COARSER if middle >= above)
-        if found is None:
-            return 0.0
-        factor, unit = found
-        what = f"divide by {factor:,.0f}" if factor > 1 else f"multiply by {1 / factor:,.0f}"
-        self.seen.append(
-            (
-                "time_unit",
-                f"timestamps like {timestamp[0]:.0f} look like {unit}; unix seconds are expected: {what}",
-            )
-        )
-        return factor
 
     def measures(self, window: Window) -> dict[str, Any]:
         """The row of the table."""

@@ -31,12 +31,12 @@ def read_panel(source: MetricSource, frequency: Frequency) -> Panel:
     return Panel.from_frame(source.fetch(), frequency)
 
 
-def panel_of(frame: pd.DataFrame, frequency: Frequency) -> Panel:
-    """Check a user's frame and bin it into a panel.
+def panel_of(frame: pd.DataFrame, frequency: Frequency, any_time: bool = False) -> Panel:
+    """Check a user's frame and bin it into a panel; ``any_time`` as of :class:`FrameSource`.
 
     Raises
     ------
     DataError
         As :meth:`FrameSource.fetch` and :meth:`Panel.from_frame`.
     """
-    return read_panel(FrameSource(frame), frequency)
+    return read_panel(FrameSource(frame, any_time=any_time), frequency)

@@ -3,8 +3,9 @@
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,16 +22,17 @@ from kforecast.metrics.formats.forms import Form, recognise
 from kforecast.metrics.formats.names import Naming, Shape, shape_of, wide_names
 from kforecast.metrics.formats.numbers import MISSING
 from kforecast.metrics.formats.parts import is_parquet, parts_of
-from kforecast.metrics.formats.series import constant, rows_of
+from kforecast.metrics.formats.series import constant, rows_of, series_of
 from kforecast.metrics.formats.tables import TextTable
 from kforecast.metrics.formats.text import opened
+from kforecast.metrics.moments import NotAMoment, check_zone, is_number, is_text, read_arrow, shown
 from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, check_frame
 
 log = logging.getLogger(__name__)
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _TYPES = {"timestamp": pa.float64(), "value": pa.float64(), "workload": _NAME, "metric": _NAME}
-_SCHEMA = pa.schema([(name, _TYPES[name]) for name in COLUMNS])
+_NO_ZONE = "give the zone of its clock, like source.timezone=Europe/Berlin or UTC"
 # Parquet: bytes of a column read at once, and rows decoded at once.
 _BUFFER = 4 << 20
 _BATCH_ROWS = 1 << 19
@@ -60,6 +62,11 @@ class CsvSource:
         which maps Parquet files of more than 50 million rows.
     cache_dir:
         Folder of the mapped panels.
+    timezone:
+        The IANA name of the zone of timestamps that are datetimes or text without a zone. Datetimes of
+        Parquet without a zone are UTC by default; text must say its zone, or this must.
+    any_time:
+        Whether moments before 2000 and after 2100 are right.
 
     Raises
     ------
@@ -75,6 +82,8 @@ class CsvSource:
         path: str | Path,
         memory_map: bool | str = "auto",
         cache_dir: str | Path = "outputs/cache",
+        timezone: str | None = None,
+        any_time: bool = False,
         *,
         columns: Mapping[str, Any] | None = None,
         workload: str | None = None,
@@ -97,7 +106,13 @@ class CsvSource:
             )
         if not isinstance(cache_dir, str | Path) or not str(cache_dir):
             raise ConfigError(f"source.cache_dir: {cache_dir!r} is not a folder")
-        self._memory_map = memory_map
+        if not isinstance(any_time, bool):
+            raise ConfigError(f"source.any_time: {any_time!r} is neither true nor false")
+        try:
+            self._timezone = check_zone(timezone, "source.timezone")
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        self._memory_map, self.any_time = memory_map, any_time
         self.cache_dir = Path(cache_dir)
 
     def __str__(self) -> str:
@@ -111,8 +126,17 @@ class CsvSource:
         DataError
             When it is missing, unreadable, or violates contract 3.
         """
-        frame = self.read()
-        return check_frame(frame, str(self.path), first_row=self._first_row)
+        return self.checked(self.read())
+
+    def checked(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Check the frame that :meth:`read` has returned, and return it.
+
+        Raises
+        ------
+        DataError
+            When its rows violate contract 3.
+        """
+        return check_frame(frame, str(self.path), self._first_row, self.any_time)
 
     def batches(self) -> Iterator[RowBatch]:
         """Read the file batch by batch, in little memory.
@@ -128,14 +152,14 @@ class CsvSource:
             When a batch cannot be read; :meth:`fetch` raises a more precise error.
         """
         self.check()
+        if self._is_parquet and self._reads_whole():
+            raise pa.ArrowInvalid("the order of all rows tells their moments")
         tables = self._tables()
-        check = RowCheck(str(self.path), self._first_row)
+        check = RowCheck(str(self.path), self._first_row, self.any_time)
         for table in tables:
             for piece in table.to_batches():
                 batch = _rows_of(piece)
-                empty = {"workload": _empty(batch.workload), "metric": _empty(batch.metric)}
-                found = ((column, rows) for column, rows in empty.items() if rows is not None)
-                check.add(batch.timestamp, batch.value, *found)
+                check.add(batch)
                 if check.good:
                     yield batch
         check.finish()
@@ -146,7 +170,7 @@ class CsvSource:
             return bool(self._memory_map)
         try:
             mappable = self._is_parquet and self.path.is_file() and self._naming == Naming()
-            return mappable and self.num_rows() > _MOST_ROWS_IN_MEMORY
+            return mappable and self.num_rows() > _MOST_ROWS_IN_MEMORY and not self._reads_whole()
         except (OSError, pa.ArrowException):
             return False
 
@@ -175,6 +199,11 @@ class CsvSource:
     def names(self) -> Iterator[tuple[Names, Names]]:
         """Read workload and metric of all rows of a Parquet file, in batches; raises as :meth:`batches`."""
         self.check()
+        if self._reads_whole():
+            raise DataError(
+                f"{self.path}: timestamps that are text, or of a local clock, cannot be mapped; convert them "
+                f"with kforecast-fetch --dataset-file={self.path} output=FILE.parquet"
+            )
         for table in self._parquet_batches("workload", "metric"):
             for piece in table.to_batches():
                 yield _names_of(piece, "workload"), _names_of(piece, "metric")
@@ -223,7 +252,7 @@ class CsvSource:
 
     def _read_form(self, form: Form) -> pa.Table:
         try:
-            table, notes = form.read(lambda moments, row: _unix_seconds(moments, row, self.path))
+            table, notes = form.read(self._seconds)
         except UnicodeError as error:
             raise self.unreadable(error) from error
         self._say(notes)
@@ -288,44 +317,169 @@ class CsvSource:
 
     def _read_csv(self) -> pa.Table:
         form = self._recognised()
-        if form.table is not None and form.table.plain:
+        if form.table is None or not form.table.plain:
+            return self._read_form(form)
+        for kind in (pa.float64(), _NAME):  # timestamps may be text
             try:
                 with opened(self.path) as stream:
-                    table = pa.csv.read_csv(stream, convert_options=_conversion(form.table))
-                return _renamed(table, form.table.shape, form.table.header)
+                    table = pa.csv.read_csv(stream, convert_options=_conversion(form.table, kind))
+                return self._in_seconds(
+                    _renamed(table, form.table.shape, form.table.header).unify_dictionaries()
+                )
             except pa.ArrowInvalid as error:
                 if "Empty CSV file" in str(error):  # a header without a line break
                     raise DataError(f"{self.path}: no rows") from error
                 if "conversion error" not in str(error):
                     raise
-                # A cell is no plain number: it is read as text below, or refused by what it is.
+        # A value is no plain number: it has a unit or separators, or is refused.
         return self._read_form(form)
 
     def _read_parquet(self) -> pa.Table:
-        tables = [*self._parquet_batches()]
+        tables = [table for table, _ in self._parquet_tables(COLUMNS)]
         if not tables:
             raise DataError(f"{self.path}: no rows")
-        return pa.concat_tables(tables).unify_dictionaries()
+        return self._in_seconds(pa.concat_tables(tables).unify_dictionaries())
 
     def _parquet_batches(self, *columns: str) -> Iterator[pa.Table]:
-        first: set[str] = set()
+        for table, rows_before in self._parquet_tables(columns or COLUMNS):
+            yield self._in_seconds(table, rows_before)
+
+    def _reads_whole(self) -> bool:
+        """Whether the moments of a Parquet file need all rows: text, and the hour that clocks show twice."""
         for path, said in self._parts():
-            shape, header = self._check_schema(path, said)
-            used = {header[at] for at in shape.used}
+            layout = self._layout(path, said)
+            kind = layout.schema.field(layout.shape.timestamp).type
+            whole = not is_number(kind) and getattr(kind, "tz", None) is None
+            if is_text(kind) if self._timezone is None else whole:
+                return True
+        return False
+
+    def _parquet_tables(self, columns: tuple[str, ...]) -> Iterator[tuple[pa.Table, int]]:
+        """The rows in batches, with timestamps as they are; each with the number of rows before it."""
+        first: set[str] = set()
+        done = 0
+        parts = self._parts()
+        for path, said in parts:
+            layout = self._layout(path, said)
+            used = {layout.header[at] for at in layout.shape.used}
             first = first or used
             if used != first:
                 raise DataError(
                     f"{path}: other columns than in the parts before it: {few(sorted(used ^ first))}"
                 )
-            yield from self._part_batches(path, said, shape, header, columns or COLUMNS)
+            if layout.shape.value is None:
+                if len(parts) > 1 and self._reads_whole():
+                    raise DataError(
+                        f"{path}: one of several wide tables with times of a local clock; use UTC"
+                    )
+                yield self._molten(layout).select(list(columns)), done
+                continue
+            for table in layout.batches(columns):
+                yield table, done
+                done += table.num_rows
 
-    def _part_batches(
-        self, path: Path, said: dict[str, str], shape: Shape, header: list[str], columns: tuple[str, ...]
-    ) -> Iterator[pa.Table]:
-        chosen = [header[at] for at in _positions(shape, columns) if at < len(header) - len(said)]
-        names = [header[at] for many in shape.names.values() for at in many if header[at] not in said]
-        rows_at_once = max(_BATCH_ROWS // max(len(shape.series), 1), 1)
-        with pa.parquet.ParquetFile(path, read_dictionary=names, buffer_size=_BUFFER) as file:
+    def _molten(self, layout: "_ParquetLayout") -> pa.Table:
+        """The rows of a wide Parquet file; a missing value is no row."""
+        table = layout.whole()
+        shape, header = layout.shape, layout.header
+        names = [header[at] for at in shape.series]
+        place = table.schema.get_field_index(header[shape.timestamp])
+        moments = self._seconds(table.column(place), 1, field=table.schema.field(place))
+        values = [table.column(name).cast(pa.float64(), safe=False).to_numpy() for name in names]
+        kept = [np.flatnonzero(~np.isnan(value)) for value in values]
+        return rows_of(
+            wide_names(names, self._naming, layout.path),
+            [len(rows) for rows in kept],
+            pc.take(moments, pa.array(np.concatenate(kept))),
+            np.concatenate([value[rows] for value, rows in zip(values, kept, strict=True)]),
+        )
+
+    def _in_seconds(self, table: pa.Table, rows_before: int = 0) -> pa.Table:
+        """The table with timestamps in unix seconds, if it has them, as float64."""
+        place = table.schema.get_field_index("timestamp")
+        if place < 0 or table.schema.field(place).type == pa.float64():
+            return table
+        seconds = self._seconds(
+            table.column(place),
+            self._first_row + rows_before,
+            lambda: series_of(table),
+            table.schema.field(place),
+        )
+        return table.set_column(place, "timestamp", seconds)
+
+    def _seconds(
+        self,
+        moments: pa.Array | pa.ChunkedArray,
+        first_row: int,
+        series: Callable[[], np.ndarray] | None = None,
+        field: pa.Field | None = None,
+    ) -> pa.Array:
+        """Timestamps of any representation as unix seconds; ``series`` gives the series of each row."""
+        try:
+            found = read_arrow(moments, field)
+            codes = series() if series is not None and found.local is not None else None
+            return pa.array(found.in_utc(self._timezone, codes, _NO_ZONE))
+        except NotAMoment as error:
+            raise DataError(f"{self.path}: {error.words(first_row)}") from error
+
+    def _layout(self, path: Path, said: dict[str, str]) -> "_ParquetLayout":
+        """Find the columns of a Parquet file, and check their types."""
+        schema = pa.parquet.read_schema(path)
+        if both := {*schema.names} & {*said}:
+            raise DataError(f"{path}: the column {min(both)} is in the file, and in the names of its folders")
+        for name, value in said.items():
+            schema = schema.append(pa.field(name, pa.string(), metadata={"value": value}))
+        # An index that pandas kept is no series, unless it is a time.
+        shown_names = [
+            "" if name.startswith("__index_level_") and is_number(schema.field(at).type) else name
+            for at, name in enumerate(schema.names)
+        ]
+        naming = self._naming
+        times = [field.name for field in schema if pa.types.is_temporal(field.type)]
+        if len(times) == 1 and "timestamp" not in naming.columns and "timestamp" not in schema.names:
+            naming = replace(naming, columns={**naming.columns, "timestamp": (times[0],)})
+        shape = shape_of(shown_names, naming, path)
+        header = tuple(schema.names)
+        check_parquet(path, tuple(header[at] for at in shape.used))
+        timestamp = schema.field(shape.timestamp)
+        try:
+            read_arrow(pa.array([], timestamp.type), timestamp)
+        except NotAMoment as error:
+            raise DataError(f"{path}: {error.words(0)}") from error
+        for at in shape.series if shape.value is None else (shape.value,):
+            kind = schema.field(at).type
+            if not is_number(kind.value_type if pa.types.is_dictionary(kind) else kind):
+                name = "value" if shape.value is not None else f"the column {header[at][:100]}"
+                raise DataError(f"{path}: {name} has the type {shown(kind, str)}; numbers are expected")
+        for column, places in shape.names.items():
+            for at in places:
+                kind = schema.field(at).type
+                if pa.types.is_nested(kind) or pa.types.is_primitive(kind):
+                    raise DataError(f"{path}: {column} has the type {shown(kind, str)}; text is expected")
+        return _ParquetLayout(path, schema, header, shape, said)
+
+
+@dataclass(frozen=True)
+class _ParquetLayout:
+    """A Parquet file and where its columns of contract 3 are."""
+
+    path: Path
+    schema: pa.Schema
+    """Of the file, and the columns that its folders say."""
+    header: tuple[str, ...]
+    shape: Shape
+    said: Mapping[str, str]
+
+    def batches(self, columns: tuple[str, ...]) -> Iterator[pa.Table]:
+        """Some columns of contract 3, a batch at a time."""
+        chosen = [self.header[at] for at in _positions(self.shape, columns)]
+        chosen = [name for name in chosen if name not in self.said]
+        # As dictionaries: each name is held once, however long it is.
+        names = [self.header[at] for many in self.shape.names.values() for at in many]
+        if pa.types.is_string(self.schema.field(self.shape.timestamp).type):
+            names.append(self.header[self.shape.timestamp])
+        names = [name for name in names if name not in self.said]
+        with pa.parquet.ParquetFile(self.path, read_dictionary=names, buffer_size=_BUFFER) as file:
             # A few row groups at a time: an iteration over all of them would keep the buffers of each.
             groups: list[int] = []
             rows = 0
@@ -334,48 +488,26 @@ class CsvSource:
                 rows += file.metadata.row_group(group).num_rows
                 if rows < _BATCH_ROWS and group + 1 < file.num_row_groups:
                     continue
-                for batch in file.iter_batches(rows_at_once, row_groups=groups, columns=chosen):
+                for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=chosen):
                     table = pa.Table.from_batches([batch])
-                    for column, name in said.items():
-                        table = table.append_column(column, constant(name, len(table)))
-                    if shape.value is None:
-                        yield _typed(_molten(table, shape, header, self._naming, path).select(list(columns)))
-                    else:
-                        yield _typed(_renamed(table, shape, header, columns))
+                    for column, name in self.said.items():
+                        table = table.append_column(column, constant(name, batch.num_rows))
+                    yield _typed(_renamed(table, self.shape, self.header, columns))
                 groups, rows = [], 0
 
-    def _check_schema(self, path: Path, said: dict[str, str]) -> tuple[Shape, list[str]]:
-        """Find the columns of a Parquet file and check their types; also returns the names of all columns."""
-        schema = pa.parquet.read_schema(path)
-        if both := {*schema.names} & {*said}:
-            raise DataError(f"{path}: the column {min(both)} is in the file, and in the names of its folders")
-        header = [*schema.names, *said]
-        # An index that pandas kept is no series.
-        shown = ["" if name.startswith("__index_level_") else name for name in header]
-        shape = shape_of(shown, self._naming, path)
-        check_parquet(path, tuple(header[at] for at in shape.used))
-        values = shape.series if shape.value is None else (shape.value,)
-        for column, places in (("timestamp", (shape.timestamp,)), ("value", values)):
-            for at in places:
-                kind = schema.field(at).type if at < len(schema) else pa.string()
-                if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-                    hint = "unix seconds (UTC) as numbers" if column == "timestamp" else "numbers"
-                    name = column if header[at] == column else f"{column}, the column {header[at]},"
-                    raise DataError(f"{path}: {name} has the type {kind}; {hint} are expected")
-        for column, places in shape.names.items():
-            for at in places:
-                kind = schema.field(at).type if at < len(schema) else pa.string()
-                if pa.types.is_nested(kind) or pa.types.is_primitive(kind):
-                    raise DataError(f"{path}: {column} has the type {kind}; text is expected")
-        return shape, header
+    def whole(self) -> pa.Table:
+        """All columns that are read."""
+        names = [self.header[at] for at in self.shape.used]
+        return pa.parquet.read_table(self.path, columns=names, partitioning=None)
 
 
-def _conversion(layout: TextTable) -> pa.csv.ConvertOptions:
-    """How pyarrow converts the columns of a plain CSV."""
+def _conversion(layout: TextTable, timestamp: pa.DataType = _TYPES["timestamp"]) -> pa.csv.ConvertOptions:
+    """How pyarrow converts the columns of a plain CSV; timestamps get the given type."""
+    types = _TYPES | {"timestamp": timestamp}
     places = _positions(layout.shape, COLUMNS)
     columns = _columns_of(layout.shape)
     return pa.csv.ConvertOptions(
-        column_types={layout.header[at]: _TYPES[columns[at]] for at in places},
+        column_types={layout.header[at]: types[columns[at]] for at in places},
         include_columns=[layout.header[at] for at in places],
         null_values=MISSING,
         strings_can_be_null=False,
@@ -402,67 +534,32 @@ def _renamed(
     table: pa.Table, shape: Shape, header: Sequence[str], columns: tuple[str, ...] = COLUMNS
 ) -> pa.Table:
     """Some columns of contract 3, of a table that has those of the file."""
-    found = {}
+    found, fields = [], []
     for column in columns:
+        places = [table.schema.get_field_index(header[at]) for at in _positions(shape, (column,))]
         if column in shape.constants:
-            found[column] = constant(shape.constants[column], table.num_rows)
-            continue
-        parts = [table.column(header[at]) for at in _positions(shape, (column,))]
-        if len(parts) > 1:
-            parts = [pc.binary_join_element_wise(*(part.cast(pa.string()) for part in parts), "/")]
-        found[column] = parts[0]
-    return pa.table(found)
-
-
-def _molten(table: pa.Table, shape: Shape, header: Sequence[str], naming: Naming, path: Path) -> pa.Table:
-    """The rows of a wide table; a missing value is no row."""
-    columns = [header[at] for at in shape.series]
-    values = [table.column(name).cast(pa.float64(), safe=False).to_numpy() for name in columns]
-    kept = [np.flatnonzero(~np.isnan(value)) for value in values]
-    moments = table.column(header[shape.timestamp]).combine_chunks()
-    return rows_of(
-        wide_names(columns, naming, path),
-        [len(rows) for rows in kept],
-        pc.take(moments, pa.array(np.concatenate(kept))),
-        np.concatenate([value[rows] for value, rows in zip(values, kept, strict=True)]),
-    )
-
-
-def _unix_seconds(moments: pa.Array, first_row: int, path: Path) -> pa.Array:
-    """Timestamps as unix seconds (float64); text is ISO 8601 with an offset.
-
-    Raises
-    ------
-    DataError
-        When a timestamp is no moment.
-    """
-    if not pa.types.is_string(moments.type):
-        return moments
-    text = moments.to_pandas()
-    found = pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
-    wrong = (found.isna() & text.notna()).to_numpy()
-    if wrong.any():
-        at = int(wrong.argmax())
-        raise DataError(f"{path}: timestamp in row {first_row + at} is {text.iloc[at]!r}, not a number")
-    local = (text.notna() & ~text.fillna("").str.contains(r"(?:Z|[+-]\d\d:?\d\d)$")).to_numpy()
-    if local.any():
-        at = int(local.argmax())
-        raise DataError(
-            f"{path}: timestamp in row {first_row + at} is the date {text.iloc[at]!r}; "
-            "unix seconds (UTC) are expected"
-        )
-    return pa.array((found - pd.Timestamp(0, tz="UTC")).dt.total_seconds())
+            found.append(constant(shape.constants[column], table.num_rows))
+            fields.append(pa.field(column, _NAME))
+        elif len(places) > 1:
+            parts = (table.column(place).cast(pa.string()) for place in places)
+            found.append(pc.binary_join_element_wise(*parts, "/").dictionary_encode())
+            fields.append(pa.field(column, _NAME))
+        else:
+            found.append(table.column(places[0]))
+            fields.append(table.schema.field(places[0]).with_name(column))
+    return pa.table(found, schema=pa.schema(fields))
 
 
 def _typed(table: pa.Table) -> pa.Table:
-    """Cast the columns of a Parquet file to our types."""
-    schema = pa.schema([_SCHEMA.field(name) for name in table.column_names])
-    columns = [
-        # Integers that lose precision, such as nanoseconds, are refused later with a better message.
-        column.cast(field.type, safe=not pa.types.is_integer(column.type))
-        for column, field in zip(table.columns, schema, strict=True)
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    """Cast values and names of a Parquet file to our types."""
+    for place, field in enumerate(table.schema):
+        if field.name != "timestamp" and field.type != _TYPES[field.name]:
+            column = table.column(place)
+            if pa.types.is_dictionary(field.type) and field.name == "value":
+                column = column.cast(field.type.value_type)
+            safe = field.name != "value"
+            table = table.set_column(place, field.name, column.cast(_TYPES[field.name], safe=safe))
+    return table
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -497,12 +594,6 @@ def _names_of(batch: pa.RecordBatch, column: str) -> Names:
     if not encoded.null_count:
         return Names(encoded.indices.to_numpy(), names)
     return Names(encoded.indices.fill_null(len(names)).to_numpy(), np.append(names, [None]))
-
-
-def _empty(column: Names) -> np.ndarray | None:
-    """Which rows have no name, bool ``[rows]``; None when all have one (the dictionary suffices to tell)."""
-    nameless = np.flatnonzero([name is None or name == "" for name in column.names])
-    return np.isin(column.codes, nameless) if len(nameless) else None
 
 
 def _first_line(error: BaseException) -> str:

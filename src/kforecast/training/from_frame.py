@@ -75,6 +75,7 @@ def train(
     timezone: str | Mapping[str, str] | None = None,
     holidays: str | None = None,
     seed: int = 42,
+    any_time: bool = False,
     overrides: Sequence[str] = (),
     verbose: bool = True,
 ) -> Forecaster:
@@ -106,6 +107,8 @@ def train(
         ``DE-BY``.
     seed:
         Seed of the weights, the order of windows and all other random numbers.
+    any_time:
+        Whether moments before 2000 and after 2100 are right; otherwise they are refused.
     overrides:
         Other settings, as on the command line: ``["data.fill=zero", "optimizer=adamw"]``. Arguments take
         precedence.
@@ -143,7 +146,7 @@ def train(
     given |= {"refit": refit, "timezone": timezone, "holidays": holidays}
     with tempfile.TemporaryDirectory(prefix="kforecast-") as folder, _process_state_restored():
         cfg = _composed(window, model, given, list(overrides), folder)
-        recipe = make_recipe_for_frame(cfg, FrameSource(frame), Path(folder))
+        recipe = make_recipe_for_frame(cfg, FrameSource(frame, any_time=any_time), Path(folder))
         if recipe.settings.trainer.processes > 1:
             raise ConfigError(
                 f"trainer.devices: {recipe.settings.trainer.processes} processes; train() works in one: use "

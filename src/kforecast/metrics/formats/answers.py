@@ -11,7 +11,7 @@ from kforecast.errors import DataError
 from kforecast.files.untrusted import inside, parse_json, shortened
 from kforecast.metrics.formats.names import Naming, series_names, wide_names
 from kforecast.metrics.formats.series import rows_of
-from kforecast.metrics.formats.tables import Seconds
+from kforecast.metrics.formats.tables import Seconds, in_seconds
 
 # About four million samples, which take a gigabyte while they are parsed.
 _MOST_VALUES = 12_000_000
@@ -55,7 +55,8 @@ def read_json(
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: is damaged or unknown JSON: {shortened(error, 100)}") from error
     lengths = [len(one) for one in answer.moments]
-    return answer.tool, rows_of(answer.names, lengths, seconds(moments, 1), values), answer.notes
+    rows = in_seconds(rows_of(answer.names, lengths, moments, values), seconds, 1)
+    return answer.tool, rows, answer.notes
 
 
 def _answer(content: Any, path: Path, naming: Naming) -> Answer:

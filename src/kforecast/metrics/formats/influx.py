@@ -15,7 +15,7 @@ from kforecast.errors import DataError
 from kforecast.metrics.formats.names import Naming, series_names, shortened_list
 from kforecast.metrics.formats.numbers import NotANumberError, numbers
 from kforecast.metrics.formats.series import coded, table_of
-from kforecast.metrics.formats.tables import Seconds, labelled, timestamps
+from kforecast.metrics.formats.tables import Seconds, in_seconds, labelled, timestamps
 
 _MOST_TABLES = 10_000
 _NO_LABELS = {"", "result", "table", "_start", "_stop", "_time", "_value"}
@@ -58,7 +58,7 @@ def read_influx(content: bytes, path: Path, naming: Naming, seconds: Seconds) ->
             f"{path}: _value in row {error.row + 1} of InfluxDB's CSV is {error.cell[:100]!r}, {error}"
         ) from error
     workload, metric = (coded(codes, [name[at] for name in names]) for at in (0, 1))
-    return table_of(seconds(moments, 1), value.values, workload, metric)
+    return in_seconds(table_of(moments, value.values, workload, metric), seconds, 1)
 
 
 def _tables(content: bytes, path: Path) -> list[bytes]:

@@ -46,3 +46,13 @@ def coded(codes: np.ndarray, names: Sequence[str]) -> pa.Array:
 def constant(name: str, rows: int) -> pa.Array:
     """A dictionary-encoded column of one name."""
     return coded(np.zeros(rows, np.int32), [name])
+
+
+def series_of(table: pa.Table) -> np.ndarray:
+    """Numbers of the series of all rows of a table with unified dictionaries, int64 ``[rows]``."""
+    numbers = np.zeros(table.num_rows, np.int64)
+    for name in ("workload", "metric"):
+        column = table.column(name).combine_chunks()
+        width = len(column.dictionary) + 1
+        numbers = numbers * width + column.indices.fill_null(width - 1).to_numpy(zero_copy_only=False)
+    return numbers

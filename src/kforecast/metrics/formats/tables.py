@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ import pyarrow.csv
 from kforecast.errors import DataError
 from kforecast.metrics.formats.names import UNNAMED, Naming, Shape, series_names, shape_of, wide_names
 from kforecast.metrics.formats.numbers import MISSING, NotANumberError, Numbers, numbers
-from kforecast.metrics.formats.series import coded, constant, rows_of, table_of
+from kforecast.metrics.formats.series import coded, constant, rows_of, series_of, table_of
 from kforecast.metrics.formats.text import whole_text
 
 MOST_COLUMNS = 20_000
@@ -24,8 +25,15 @@ _PLAIN_NUMBER = r"^[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$"
 # Numbers above it are milliseconds where a format is known to count seconds or milliseconds.
 _MILLISECONDS = 1e11
 
-Seconds = Callable[[pa.Array, int], pa.Array]
-"""Converts timestamps, of which the first is in the given row, to unix seconds as float64."""
+
+class Seconds(Protocol):
+    """Converts timestamps, of which the first is in the given row, to unix seconds as float64."""
+
+    def __call__(
+        self, moments: pa.Array, first_row: int, series: Callable[[], np.ndarray] | None = None
+    ) -> pa.Array:
+        """``series`` gives the series of each row; None when a moment has one row."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -87,16 +95,14 @@ class TextTable:
         def text(at: int) -> pa.Array:
             return cells.column(str(at)).combine_chunks()
 
-        timestamp = seconds(
-            timestamps(text(shape.timestamp), seconds_or_milliseconds=self.grafana), self.first_row
-        )
+        moments = timestamps(text(shape.timestamp), seconds_or_milliseconds=self.grafana)
         columns = shape.series if shape.value is None else (shape.value,)
         found = self._numbers([text(at) for at in columns], columns)
         units = sorted({one.unit for one in found} - {""})
         notes = ["Grafana's CSV" if self.grafana else "a table", *self.renamed]
         notes += [f"values in {', '.join(units)}"] if units else []
         if shape.value is None:
-            return self._melted(timestamp, found, notes)
+            return self._melted(seconds(moments, self.first_row), found, notes)
         rows = cells.num_rows
         named = {column: self._joined([text(at) for at in many]) for column, many in shape.names.items()}
         named |= {column: constant(name, rows) for column, name in shape.constants.items()}
@@ -106,7 +112,9 @@ class TextTable:
         elif "metric" not in named or "workload" not in named:
             ((workload, metric),) = series_names([{}], self.naming, self.path)
             named = {"workload": constant(workload, rows), "metric": constant(metric, rows)} | named
-        return table_of(timestamp, found[0].values, named["workload"], named["metric"]), notes
+        return in_seconds(
+            table_of(moments, found[0].values, named["workload"], named["metric"]), seconds, self.first_row
+        ), notes
 
     def _cells(self) -> pa.Table:
         """The used columns as text, named by their position."""
@@ -214,6 +222,12 @@ def timestamps(text: pa.Array, *, seconds_or_milliseconds: bool = False) -> pa.A
         lowest = pc.min(moments).as_py()
         return pc.divide(moments, 1000.0) if lowest > _MILLISECONDS else moments
     return moments
+
+
+def in_seconds(table: pa.Table, seconds: Seconds, first_row: int) -> pa.Table:
+    """The four columns with timestamps in unix seconds."""
+    moments = table.column("timestamp").combine_chunks()
+    return table.set_column(0, "timestamp", seconds(moments, first_row, lambda: series_of(table)))
 
 
 def labelled(labels: pd.DataFrame) -> tuple[np.ndarray, list[dict[str, str]]]:
