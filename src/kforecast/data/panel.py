@@ -25,11 +25,12 @@ class CleaningReport:
     duplicates: int = 0
     out_of_order: int = 0
     incomplete_bins: int = 0
+    summed: bool = False
 
     def __str__(self) -> str:
         said = [
             (self.missing_values, "without a value, dropped"),
-            (self.duplicates, "at a timestamp already seen, averaged"),
+            (self.duplicates, f"at a timestamp already seen, {'summed' if self.summed else 'averaged'}"),
             (self.out_of_order, "earlier than the row before, sorted"),
         ]
         parts = [f"{self.rows:,} rows"] + [f"{count:,} {what}" for count, what in said if count]
@@ -56,6 +57,8 @@ class Panel:
         ``(workload, metric)`` of each row, sorted by :func:`item_key`.
     report:
         What was cleaned while the panel was made.
+    measures:
+        :data:`~kforecast.data.measures.MEASURES` of each series' rows; None where the rows are unknown.
     """
 
     values: np.ndarray
@@ -64,6 +67,7 @@ class Panel:
     frequency: Frequency
     series: tuple[tuple[str, str], ...]
     report: CleaningReport = field(default_factory=CleaningReport)
+    measures: np.ndarray | None = field(default=None, repr=False, compare=False)
     # Set where it is known without reading the data; replace() does not copy it.
     _fingerprint: str | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -113,7 +117,14 @@ class Panel:
         """The panel of some series, given by ascending row numbers."""
         picked = list(chosen)
         series = tuple(self.series[row] for row in picked)
-        return replace(self, values=self.values[picked], observed=self.observed[picked], series=series)
+        measures = None if self.measures is None else self.measures[picked]
+        return replace(
+            self,
+            values=self.values[picked],
+            observed=self.observed[picked],
+            series=series,
+            measures=measures,
+        )
 
     def fingerprint(self) -> str:
         """SHA-256 over grid, names, mask and values: equal for equal data from any source."""
@@ -145,15 +156,27 @@ class Panel:
         return cls.from_batches(_batches_of(frame), frequency)
 
     @classmethod
-    def from_batches(cls, batches: Iterable[RowBatch], frequency: Frequency) -> "Panel":
-        """As :meth:`from_frame`, from rows in batches; raises the same errors."""
+    def from_batches(
+        cls, batches: Iterable[RowBatch], frequency: Frequency, *, on_multiple: str | None = None
+    ) -> "Panel":
+        """As :meth:`from_frame`, from rows in batches; raises the same errors.
+
+        Parameters
+        ----------
+        on_multiple:
+            ``sum`` adds the rows of a series at the same timestamp up; otherwise they are averaged.
+        """
         intake = Intake()
         store = RowsInMemory(intake.compact(batch) for batch in batches)
         series, row = in_key_order(intake.numbers.pairs)
         blocks = blocks_of(intake.counts, BLOCK_ROWS)
         grid = intake.grid(frequency, store, blocks)
         shape = (len(series), grid.num_bins)
-        values, observed, tally = np.empty(shape, np.float32), np.empty(shape, bool), Tally()
+        values, observed, tally = (
+            np.empty(shape, np.float32),
+            np.empty(shape, bool),
+            Tally(on_multiple, intake.measures()),
+        )
         last = 0
         for bins in bin_rows(store, blocks, grid, tally):
             chosen = row[bins.begin : bins.stop]
@@ -163,7 +186,8 @@ class Panel:
         # The grid ends with the newest observed bin.
         values, observed = _narrowed(values, last + 1), _narrowed(observed, last + 1)
         report = report_of(intake, tally)
-        return cls(values, observed, grid.first_bin * grid.step, frequency, series, report)
+        measures = in_rows(tally.measures, row)
+        return cls(values, observed, grid.first_bin * grid.step, frequency, series, report, measures)
 
 
 def fingerprint_head(frequency: Frequency, start: int, series: tuple[tuple[str, str], ...]) -> bytes:
@@ -174,8 +198,21 @@ def fingerprint_head(frequency: Frequency, start: int, series: tuple[tuple[str, 
 def report_of(intake: Intake, tally: Tally) -> CleaningReport:
     """What was cleaned while rows were read and binned."""
     return CleaningReport(
-        intake.rows, intake.missing_values, tally.duplicates, tally.out_of_order, tally.incomplete_bins
+        intake.rows,
+        intake.missing_values,
+        tally.duplicates,
+        tally.out_of_order,
+        tally.incomplete_bins,
+        summed=tally.combine == "sum",
     )
+
+
+def in_rows(measures: np.ndarray | None, row: np.ndarray) -> np.ndarray:
+    """Measures by series number, ordered by the rows of the panel; ``row`` is int64 ``[series]``."""
+    assert measures is not None
+    found = np.empty_like(measures)
+    found[row] = measures
+    return found
 
 
 def _batches_of(frame: pd.DataFrame) -> Iterator[RowBatch]:

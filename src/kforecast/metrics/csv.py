@@ -17,7 +17,8 @@ import pyarrow.parquet
 
 from kforecast.errors import ConfigError, DataError
 from kforecast.metrics.decompression import LONGEST_LINE, Decompressed, check_parquet, is_compressed
-from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, check_frame
+from kforecast.metrics.multiple import check_on_multiple, one_row_a_moment
+from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, as_names, check_frame, trimmed
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _TYPES = {"timestamp": pa.float64(), "value": pa.float64(), "workload": _NAME, "metric": _NAME}
@@ -49,6 +50,9 @@ class CsvSource:
         which maps Parquet files of more than 50 million rows.
     cache_dir:
         Folder of the mapped panels.
+    on_multiple:
+        How to treat several rows of one series at one moment:
+        :func:`~kforecast.metrics.multiple.one_row_a_moment`.
 
     Raises
     ------
@@ -59,7 +63,11 @@ class CsvSource:
     repeatable: ClassVar[bool] = True
 
     def __init__(
-        self, path: str | Path, memory_map: bool | str = "auto", cache_dir: str | Path = "outputs/cache"
+        self,
+        path: str | Path,
+        memory_map: bool | str = "auto",
+        cache_dir: str | Path = "outputs/cache",
+        on_multiple: str | None = None,
     ) -> None:
         if not isinstance(path, str | Path) or not str(path):
             raise ConfigError(f"source.path: {path!r} is not the name of a file")
@@ -73,6 +81,7 @@ class CsvSource:
             )
         if not isinstance(cache_dir, str | Path) or not str(cache_dir):
             raise ConfigError(f"source.cache_dir: {cache_dir!r} is not a folder")
+        self.on_multiple = check_on_multiple(on_multiple, "source.on_multiple")
         self._memory_map = memory_map
         self.cache_dir = Path(cache_dir)
 
@@ -87,7 +96,19 @@ class CsvSource:
         DataError
             When it is missing, unreadable, or violates contract 3.
         """
-        return check_frame(self.read(), str(self.path), first_row=self._first_row)
+        return self.resolved(self.read())
+
+    def resolved(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Check rows of :meth:`read`, and treat several at one moment as ``on_multiple`` says.
+
+        Raises
+        ------
+        DataError
+            As :meth:`fetch`.
+        """
+        frame = check_frame(rows, str(self.path), first_row=self._first_row)
+        of_series = self.rows_of if self.other_columns() else None
+        return one_row_a_moment(frame, self.on_multiple, str(self.path), of_series)
 
     def batches(self) -> Iterator[RowBatch]:
         """Read the file batch by batch, in little memory.
@@ -165,9 +186,49 @@ class CsvSource:
         try:
             table = self._read_parquet() if self._is_parquet else self._read_csv()
             frame: pd.DataFrame = table.to_pandas()
+            for column in ("workload", "metric"):
+                frame[column] = as_names(frame[column])
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise self.unreadable(error) from error
         return frame
+
+    def other_columns(self) -> list[str]:
+        """Names of the columns that are not read."""
+        names = pa.parquet.read_schema(self.path).names if self._is_parquet else self._header()
+        return [name for name in names if name not in COLUMNS]
+
+    def rows_of(self, workload: str, metric: str) -> pd.DataFrame:
+        """Read the rows of a series with all columns, to see why it has several at one moment.
+
+        Raises
+        ------
+        DataError
+            When the file is unreadable.
+        """
+        frames = []
+        try:
+            for batch in self._whole_batches():
+                chosen = np.ones(batch.num_rows, bool)
+                for column, name in (("workload", workload), ("metric", metric)):
+                    codes, names = _names_of(batch, column)
+                    chosen &= np.isin(codes, np.flatnonzero(names == name))
+                chosen &= ~np.isnan(batch.column("value").to_numpy(zero_copy_only=False).astype(np.float64))
+                if chosen.any():
+                    frames.append(batch.filter(pa.array(chosen)).to_pandas())
+        except (OSError, pa.ArrowException) as error:
+            raise self.unreadable(error) from error
+        rows = pd.concat(frames, ignore_index=True)
+        return rows.assign(timestamp=np.floor(rows["timestamp"].astype(np.float64)))
+
+    def _whole_batches(self) -> Iterator[pa.RecordBatch]:
+        if self._is_parquet:
+            with pa.parquet.ParquetFile(self.path, read_dictionary=["workload", "metric"]) as file:
+                yield from file.iter_batches(_BATCH_ROWS)
+            return
+        types = dict.fromkeys(self._header(), pa.string()) | _TYPES
+        convert = pa.csv.ConvertOptions(column_types=types, null_values=_MISSING, strings_can_be_null=False)
+        with _opened(self.path) as stream:
+            yield from pa.csv.open_csv(stream, convert_options=convert)
 
     @property
     def _is_parquet(self) -> bool:
@@ -368,7 +429,11 @@ def _rows_of(batch: pa.RecordBatch) -> RowBatch:
 
 def _names_of(batch: pa.RecordBatch, column: str) -> Names:
     encoded = batch.column(column)
-    names = encoded.dictionary.to_numpy(zero_copy_only=False)
+    if not pa.types.is_dictionary(encoded.type):
+        encoded = encoded.dictionary_encode()
+    names = np.array(
+        [name if name is None else trimmed(name) for name in encoded.dictionary.to_pylist()], object
+    )
     if not encoded.null_count:
         return Names(encoded.indices.to_numpy(), names)
     return Names(encoded.indices.fill_null(len(names)).to_numpy(), np.append(names, [None]))

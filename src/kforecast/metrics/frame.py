@@ -5,11 +5,14 @@ from typing import ClassVar
 import pandas as pd
 
 from kforecast.errors import DataError, few
-from kforecast.metrics.source import COLUMNS, check_frame
+from kforecast.metrics.multiple import check_on_multiple, one_row_a_moment
+from kforecast.metrics.source import COLUMNS, as_names, check_frame
 
 
 class FrameSource:
-    """A long frame (contract 3) as a source; columns other than the four of the contract are ignored.
+    """A long frame (contract 3) as a source.
+
+    Columns other than the four of the contract only show whether rows of one moment are several series.
 
     Parameters
     ----------
@@ -18,12 +21,16 @@ class FrameSource:
         and ``metric`` as in a file.
     name:
         How messages name the frame.
+    on_multiple:
+        How to treat several rows of one series at one moment:
+        :func:`~kforecast.metrics.multiple.one_row_a_moment`.
     """
 
     repeatable: ClassVar[bool] = True
 
-    def __init__(self, frame: pd.DataFrame, name: str = "the frame") -> None:
+    def __init__(self, frame: pd.DataFrame, name: str = "the frame", on_multiple: str | None = None) -> None:
         self._frame, self._name = frame, name
+        self.on_multiple = check_on_multiple(on_multiple, "on_multiple")
 
     def __str__(self) -> str:
         return self._name
@@ -51,10 +58,18 @@ class FrameSource:
         columns = {
             "timestamp": self._numbers("timestamp", _seconds(rows["timestamp"])),
             "value": self._numbers("value", rows["value"]),
-            "workload": _names(rows["workload"]),
-            "metric": _names(rows["metric"]),
+            "workload": as_names(rows["workload"]),
+            "metric": as_names(rows["metric"]),
         }
-        return check_frame(pd.DataFrame(columns), self._name, first_row=0)
+        checked = check_frame(pd.DataFrame(columns), self._name, first_row=0)
+        others = [name for name in frame.columns if name not in COLUMNS]
+
+        def of_series(workload: str, metric: str) -> pd.DataFrame:
+            chosen = ((checked["workload"] == workload) & (checked["metric"] == metric)).to_numpy()
+            unread = frame.loc[chosen, others].reset_index(drop=True)
+            return pd.concat([checked[chosen].reset_index(drop=True), unread], axis=1)
+
+        return one_row_a_moment(checked, self.on_multiple, self._name, of_series if others else None)
 
     def _numbers(self, column: str, cells: pd.Series) -> pd.Series:
         if pd.api.types.is_numeric_dtype(cells.dtype):
@@ -75,11 +90,3 @@ def _seconds(moments: pd.Series) -> pd.Series:
     in_utc = moments.dt.tz_localize("UTC") if moments.dt.tz is None else moments.dt.tz_convert("UTC")
     seconds: pd.Series = (in_utc - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
     return seconds
-
-
-def _names(names: pd.Series) -> pd.Series:
-    """Names as a categorical column of text; missing names stay missing."""
-    found = names.astype("category")
-    if all(isinstance(name, str) for name in found.cat.categories):
-        return found
-    return names.map(str, na_action="ignore").astype("category")

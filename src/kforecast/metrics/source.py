@@ -40,10 +40,37 @@ class MetricSource(Protocol):
 
 
 class Names(NamedTuple):
-    """A dictionary-encoded column: ``codes`` (``[rows]``) index ``names``, where None is a missing name."""
+    """A dictionary-encoded column: ``codes`` (``[rows]``) index ``names``, where None is a missing name.
+
+    Names are trimmed; several codes may have the same name.
+    """
 
     codes: np.ndarray
     names: np.ndarray
+
+
+# Blanks of Unicode, and characters that take no room: spreadsheets and web pages leave both around names.
+_BLANKS = (
+    "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008"
+    "\u2009\u200a\u2028\u2029\u202f\u205f\u3000\u180e\u200b\u2060\ufeff"
+)
+
+
+def trimmed(name: str) -> str:
+    """A name without blanks at its ends; those inside stay."""
+    return name.strip(_BLANKS)
+
+
+def as_names(column: pd.Series) -> pd.Series:
+    """A column of names as a categorical column of trimmed text; missing names stay missing."""
+    found = column.astype("category")
+    names = found.cat.categories
+    text = [trimmed(str(name)) for name in names]
+    if all(isinstance(name, str) for name in names) and text == [*names]:
+        return found
+    number = {name: code for code, name in enumerate(sorted({*text}))}
+    code = np.array([*(number[name] for name in text), -1])[found.cat.codes]
+    return pd.Series(pd.Categorical.from_codes(code, [*number]), index=found.index, name=found.name)
 
 
 class RowBatch(NamedTuple):
