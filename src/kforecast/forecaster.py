@@ -13,6 +13,7 @@ import pandas as pd
 from kforecast.artifact import Artifact
 from kforecast.data.frames import forecast_frame, next_origins
 from kforecast.data.panel import Panel
+from kforecast.data.quality import SERIOUS, panel_findings, refuse_coarse, warnings_of
 from kforecast.data.reading import panel_of
 from kforecast.errors import ArtifactError, DataError, few
 from kforecast.files.directory import check_writable
@@ -97,6 +98,9 @@ class Forecaster(Predictor):
         """
         levels = check_levels(quantiles)
         panel = panel_of(history, self.window.frequency)
+        refuse_coarse(panel, self.name)
+        for warning in warnings_of(panel_findings(panel, self.window), SERIOUS):
+            log.warning("%s", warning)
         unknown = self.unknown(panel.series)
         if unknown:
             names = few([" ".join(pair) for pair in unknown])

@@ -139,7 +139,8 @@ class ForecastDataModule(pl.LightningDataModule):
         if not hasattr(self, "panel"):
             self.panel = self._read()
             refuse_coarse(self.panel)
-            self._report_findings()
+            if not isinstance(self._source, Panel):  # reported where it was read
+                self._report_findings()
             unknown = sorted({*self.calendar.zone_of} - {workload for workload, _ in self.panel.series})
             if unknown:
                 log.warning("data.timezone names workloads that the data does not have: %s", few(unknown))

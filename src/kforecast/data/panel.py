@@ -103,6 +103,12 @@ class Panel:
         """The id of each item key, as in the artifact's ``item2id.json`` (contract 5)."""
         return {item_key(*pair): number for number, pair in enumerate(self.series)}
 
+    @property
+    def counters(self) -> list[str]:
+        """The series that look like counters, as text; none where the rows are unknown."""
+        found = () if self.measures is None else np.flatnonzero(self.measures["counter"])
+        return [" ".join(self.series[row]) for row in found]
+
     def padded(self, before: int, after: int) -> "Panel":
         """The panel with additional unobserved bins at its ends."""
         width = ((0, 0), (before, after))

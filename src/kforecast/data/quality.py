@@ -25,8 +25,6 @@ _MOST_ROWS = 10
 # all for a long weekend does not.
 _STILL_SECONDS, _STILL_ZERO_SECONDS, _STILL_SHARE, _STILL_POINTS = _DAY, 4 * _DAY, 0.1, 10
 _NOISE_SHARE = 0.01
-# The data summary of a training has their numbers.
-_IN_SUMMARY = ("gaps", "missing_values")
 # With more messages of one kind, a training shows the first ones.
 _MOST_MESSAGES = 3
 # Bin widths that have a window of their own; the others are given by window.freq.
@@ -58,6 +56,15 @@ class Finding:
     message: str
 
 
+# The findings that a training warns of; its summary has the gaps and the missing values.
+TOLD = (
+    *("empty", "counter", "negative", "constant", "duplicates", "rows_per_moment", "coarse_step"),
+    *("too_short", "stale", "misaligned", "names"),
+)
+# The findings that make scores and forecasts wrong.
+SERIOUS = ("counter", "negative", "rows_per_moment")
+
+
 def findings_of(measures: np.ndarray, series: Sequence[tuple[str, str]], window: Window) -> list[Finding]:
     """Find the problems of a history.
 
@@ -86,11 +93,12 @@ def panel_findings(panel: Panel, window: Window) -> list[Finding]:
     return [] if panel.measures is None else findings_of(panel.measures, panel.series, window)
 
 
-def warnings_of(findings: Sequence[Finding]) -> list[str]:
-    """The findings as warnings of a training, one for each kind and message: those not in its summary."""
+def warnings_of(findings: Sequence[Finding], kinds: Sequence[str] = TOLD) -> list[str]:
+    """The findings of some kinds as warnings, one for each kind and message."""
     lines = []
-    for kind in _KINDS:
-        groups = [group for group in _grouped(findings) if group[0] == kind and kind not in _IN_SUMMARY]
+    by_message = _grouped(findings)
+    for kind in kinds:
+        groups = [group for group in by_message if group[0] == kind]
         lines += [f"{kind}: {few(names)}: {message}" for _, message, names in groups[:_MOST_MESSAGES]]
         others = [name for *_, names in groups[_MOST_MESSAGES:] for name in names]
         if others:
@@ -161,11 +169,12 @@ def examine(
     for row, count in _counted(number[np.isinf(value)]):
         raw.append((row, "infinite", f"{count:,} rows are infinite; does a query divide by zero?"))
     known = np.isfinite(value)
+    combined = on_multiple in ("sum", "mean")
     tally = Tally(on_multiple)
     rows, repeats = merged(Rows(number[known], np.floor(second[known]).astype(np.int64), value[known]), tally)
     measures = np.zeros(len(series), MEASURES)
     places, measured = measure(
-        rows.series, rows.second, rows.value, repeats if on_multiple is None else None, window.frequency.step
+        rows.series, rows.second, rows.value, None if combined else repeats, window.frequency.step
     )
     measures[places] = measured
     measures["nan"] = np.bincount(number[np.isnan(value)], minlength=len(series))

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from pydantic import ValidationError
 
 from kforecast.data.panel import Panel
+from kforecast.data.quality import SERIOUS, panel_findings, refuse_coarse, warnings_of
 from kforecast.data.reading import panel_of
 from kforecast.errors import ConfigError, DataError, few
 from kforecast.evaluation.backtest import BacktestSettings, Span
@@ -203,12 +204,14 @@ def evaluate_panel(
     DataError
         When there is nothing to judge.
     """
+    refuse_coarse(panel, predictor.name)
     panel = _known_series(panel, predictor)
     trained_until, used_until = (None, None)
     if predictor.artifact is not None:
         trained_until, used_until = predictor.artifact.training_span
     begin, stop = _judged_bins(panel, predictor.window.prediction_length, settings, used_until)
-    warnings = _training_warnings(panel, begin, used_until)
+    warnings = warnings_of(panel_findings(panel, predictor.window), SERIOUS)
+    warnings += _training_warnings(panel, begin, used_until)
     if predictor.intervals is None or calibrate:
         as_consumed = settings.backtest.as_consumed
         predictor, more = _calibrated(predictor, panel, begin, used_until, as_consumed)

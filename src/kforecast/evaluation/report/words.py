@@ -7,6 +7,7 @@ from typing import Literal
 import pandas as pd
 
 from kforecast.console import table
+from kforecast.errors import few
 from kforecast.evaluation.capacity import timing
 from kforecast.evaluation.champion import comparison_words
 from kforecast.evaluation.scoreboard import HEADROOMS, Orders, Scoreboard
@@ -21,6 +22,8 @@ _LABELS = {LAST_VALUE: "last value (reactive)", "perfect": "perfect knowledge"}
 
 def verdict(board: Scoreboard) -> tuple[Tone, str]:
     """Tone and words of the verdict: whether the model is good enough to scale production."""
+    if doubt := _doubt(board):
+        return "bad", f"Do not scale on it: {doubt}."
     skill, best = board.skill, board.skill.best_baseline
     if math.isnan(skill.value):
         if overall(board.scores, best)["wape"] == 0:
@@ -49,6 +52,8 @@ def shortfall(board: Scoreboard | None, required: float) -> str | None:
     """Why a model does not pass the gate ``require_skill``; None if it passes."""
     if board is None:
         return "nothing to judge the model on"
+    if doubt := _doubt(board):
+        return doubt
     skill = board.skill
     if skill.above(required):
         return None
@@ -67,6 +72,8 @@ def champion_shortfall(board: Scoreboard | None, required: float) -> str | None:
     """Why a candidate does not replace the champion; None if it does."""
     if board is None or board.comparison is None:
         return "nothing to compare the candidate and the champion on"
+    if doubt := _doubt(board):
+        return doubt
     over = board.comparison.skill
     if over.above(required):
         return None
@@ -201,6 +208,16 @@ def age_words(board: Scoreboard) -> str:
     return (
         f"Age: WAPE {first['wape']:.2%} at {age_text(first['age'])} and {last['wape']:.2%} at "
         f"{age_text(last['age'])} {since}; {grown}."
+    )
+
+
+def _doubt(board: Scoreboard) -> str:
+    """Why the scores mean nothing; empty if they do: a counter is easy to forecast, and no load."""
+    counters = board.backtest.panel.counters
+    if not counters:
+        return ""
+    return (
+        f"{few(counters)}: a counter, no load, as it only grows; train on its rate: rate(...[5m]) in PromQL"
     )
 
 
