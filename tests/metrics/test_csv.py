@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from kforecast.errors import DataError
 from kforecast.metrics.csv import CsvSource
-from kforecast.metrics.source import COLUMNS, check_frame, trimmed
+from kforecast.metrics.names import trimmed
+from kforecast.metrics.source import COLUMNS, check_frame
 
 HEADER = "timestamp,value,workload,metric\n"
 ROW = "1700000000,1.5,shop/cart,qps\n"

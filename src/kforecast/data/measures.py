@@ -37,8 +37,9 @@ _ROWS_AT_ONCE = 1 << 16
 _FEWEST_ROWS, _FEWEST_RISES = 20, 10
 _RARE, _RARE_FULL = 0.1, 0.2
 _RESET_RISES = 3.0
-# The steps of a trend with independent noise have an autocorrelation of -0.5; those of traffic are above 0.
-_NOISE_CORRELATION = -0.3
+# See _are_noisy: 1.5 for a trend with noise, 1 for independent requests, less for traffic with cycles.
+# The fewer rows, the nearer to 1 a ratio has to be that is not due to chance.
+_NOISE_EXCESS, _NOISE_ROWS = 0.25, 300
 _FEWEST_STEPS = 3
 _JITTER = 0.05
 
@@ -174,7 +175,9 @@ def _coarse(
     near = 3 * some.total(np.abs(distance - usual) <= 0.1 * usual) >= some.length
     multiple = some.total(distance % some.spread(mode) == 0) >= 0.9 * some.length
     multiple &= mode > bin_width
-    found[maybe] = np.where(apart & multiple, mode, np.where(apart & near, median, 0))
+    # In spite of jitter the step is a number of minutes.
+    rounded = np.where(median >= 600, np.rint(median / 60).astype(np.int64) * 60, median)
+    found[maybe] = np.where(apart & multiple, mode, np.where(apart & near, rounded, 0))
     return found
 
 
@@ -193,10 +196,10 @@ def _measure_values(found: np.ndarray, second: np.ndarray, value: np.ndarray, gr
     found["still_begin"] = second[begin[longest]]
     found["still_seconds"] = second[begin[longest] + length[longest] - 1] - found["still_begin"]
     found["still_value"] = value[begin[longest]]
-    found["counter"] = _counters(value, found["least"], groups)
+    found["counter"] = _counters(second, value, found["least"], groups)
 
 
-def _counters(value: np.ndarray, least: np.ndarray, groups: _Groups) -> np.ndarray:
+def _counters(second: np.ndarray, value: np.ndarray, least: np.ndarray, groups: _Groups) -> np.ndarray:
     """Which series only grow, but for resets; bool ``[series]``.
 
     Resets are rare and large: all of a counter, or the share of a pod in a sum. Falls of a gauge that grows
@@ -215,27 +218,37 @@ def _counters(value: np.ndarray, least: np.ndarray, groups: _Groups) -> np.ndarr
         return counter
     some, chosen = groups.only(counter)
     change, before = change[chosen], value[chosen] - change[chosen]
+    duration = np.r_[1, np.diff(second[chosen])]
     rises, falls = rises[counter], falls[counter]
     mean_rise = some.total(np.maximum(change, 0.0)) / rises
     resets = some.total(-change >= some.spread(_RESET_RISES * mean_rise))
     full = some.total((change < 0) & (-change >= 0.5 * before))
     rare = (falls <= _RARE * (rises + falls)) | (full >= 0.9 * falls)
-    counter[counter] = rare & (resets >= 2 / 3 * falls) & (_correlation(change, some) > _NOISE_CORRELATION)
+    counter[counter] = rare & (resets >= 2 / 3 * falls) & ~_are_noisy(change, duration, some)
     return counter
 
 
-def _correlation(change: np.ndarray, groups: _Groups) -> np.ndarray:
-    """Correlation of each step of growth with the one before it, ``[series]``; 0 for constant growth."""
+def _are_noisy(change: np.ndarray, duration: np.ndarray, groups: _Groups) -> np.ndarray:
+    """Whether growth alternates, as noise on top of a trend makes it; bool ``[series]``.
+
+    The growth rates of a gauge ``trend + noise`` differ by 6 variances of the noise from the one before, but
+    only by 4 from the second one before. Those of a counter are traffic, which differs less from the nearer.
+    """
     valid = change >= 0
     valid[groups.begin] = False  # no step leads to the first row
-    mean = groups.total(np.where(valid, change, 0.0)) / np.maximum(groups.total(valid), 1)
-    off = np.where(valid, change - groups.spread(mean), 0.0)
-    both = np.r_[False, valid[1:] & valid[:-1]]
-    product = np.where(both, off * np.r_[0.0, off[:-1]], 0.0)
-    variance = groups.total(off * off) / np.maximum(groups.total(valid), 1)
-    covariance = groups.total(product) / np.maximum(groups.total(both), 1)
-    varies = variance > (1e-6 * mean) ** 2
-    return np.divide(covariance, variance, out=np.zeros_like(variance), where=varies)
+    rate = np.divide(change, duration, out=np.zeros_like(change), where=valid)
+    squares = []
+    for lag in (1, 2):
+        both = np.r_[np.zeros(lag, bool), valid[lag:] & valid[:-lag]]
+        if lag == 2:  # not across a reset, or the first row of a series
+            both[lag:] &= valid[1:-1]
+        difference = np.where(both, rate - np.r_[np.zeros(lag), rate[:-lag]], 0.0)
+        squares.append(groups.total(difference**2) / np.maximum(groups.total(both), 1))
+    level = groups.total(rate) / groups.length
+    limit = 1 + _NOISE_EXCESS * np.sqrt(np.minimum(1, groups.length / _NOISE_ROWS))
+    # Constant growth differs by rounding only.
+    noisy: np.ndarray = (squares[0] > limit * squares[1]) & (squares[0] > (1e-6 * level) ** 2)
+    return noisy
 
 
 def _measure_repeats(found: np.ndarray, place: np.ndarray, repeats: Repeats) -> None:

@@ -29,7 +29,6 @@ _NOISE_SHARE = 0.01
 _MOST_MESSAGES = 3
 # Bin widths that have a window of their own; the others are given by window.freq.
 _WINDOWS = {60: "1min", 300: "5min", 600: "10min", 900: "15min", 1800: "30min", 3600: "1h", _DAY: "1d"}
-_JITTER = 0.05
 
 Place = tuple[int, str]
 """Row of a series, and the message of its finding."""
@@ -128,8 +127,8 @@ def refuse_coarse(panel: Panel, model: str | None = None) -> None:
     if model is None:
         raise DataError(_coarse_words(usual, frequency))
     raise DataError(
-        f"a row every {_span(usual)}, but {model} has bins of {frequency.name}: give rows no further apart, "
-        f"or train with {_window_for(usual)}"
+        f"a row every {_span(usual)}, but the bins of {model} are {frequency.name}: give it rows no further "
+        f"apart; for a model of these rows, {_remedy(usual)}"
     )
 
 
@@ -426,18 +425,17 @@ def _missing(measures: np.ndarray) -> np.ndarray:
 
 
 def _coarse_words(step: int, frequency: Frequency) -> str:
-    return (
-        f"a row every {_span(step)}, but bins of {frequency.name}: give {_window_for(step)}; most bins would "
-        "stay empty"
-    )
+    return f"a row every {_span(step)}, but bins of {frequency.name}: {_remedy(step)}"
 
 
-def _window_for(step: int) -> str:
-    """The setting for bins that are no finer than a step in seconds."""
-    exact = next((width for width in _WINDOWS if abs(step - width) <= _JITTER * width), None)
-    if exact is None and (_DAY % step or step % 60):
-        exact = next((width for width in _WINDOWS if width > step), _DAY)
-    return f"window.freq={step // 60}min" if exact is None else f"window={_WINDOWS[exact]}"
+def _remedy(step: int) -> str:
+    """The window whose bins are no finer than a step in seconds."""
+    if step > _DAY:
+        return "bins are a day at most; fetch or export more rows"
+    if step not in _WINDOWS and not _DAY % step and not step % 60:
+        hours, rest = divmod(step, 3600)
+        return f"give window.freq={step // 60}min" if rest else f"give window.freq={hours}h"
+    return f"give window={next(name for width, name in _WINDOWS.items() if width >= step)}"
 
 
 def _bins(rows: Rows, window: Window) -> "pd.Series[float]":

@@ -18,7 +18,8 @@ import pyarrow.parquet
 from kforecast.errors import ConfigError, DataError
 from kforecast.metrics.decompression import LONGEST_LINE, Decompressed, check_parquet, is_compressed
 from kforecast.metrics.multiple import check_on_multiple, one_row_a_moment
-from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, as_names, check_frame, trimmed
+from kforecast.metrics.names import trimmed
+from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, as_names, check_frame
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _TYPES = {"timestamp": pa.float64(), "value": pa.float64(), "workload": _NAME, "metric": _NAME}
