@@ -66,7 +66,12 @@ class Forecaster(Predictor):
             replace(self.artifact, intervals=self.intervals).save(target)
 
     def forecast(
-        self, history: pd.DataFrame, *, quantiles: Sequence[float] = (), as_consumed: bool = False
+        self,
+        history: pd.DataFrame,
+        *,
+        quantiles: Sequence[float] = (),
+        as_consumed: bool = False,
+        on_multiple: str | None = None,
     ) -> pd.DataFrame:
         """Forecast the bins after each series' newest one.
 
@@ -80,6 +85,9 @@ class Forecaster(Predictor):
             Levels between 0.005 and 0.995 to forecast as well: ``[0.1, 0.9]`` for an interval of 80 %.
         as_consumed:
             Forecast as Kapacity's job does (contract 5): every series with id 0, missing bins filled with 0.
+        on_multiple:
+            How to treat several rows of one series at one moment: ``sum``, ``mean`` or ``error``. With None
+            they are averaged, unless another column tells them apart (``pod``), which is an error.
 
         Returns
         -------
@@ -97,7 +105,7 @@ class Forecaster(Predictor):
             When a quantile is not between 0.005 and 0.995.
         """
         levels = check_levels(quantiles)
-        panel = panel_of(history, self.window.frequency)
+        panel = panel_of(history, self.window.frequency, on_multiple=on_multiple)
         refuse_coarse(panel, self.name)
         for warning in warnings_of(panel_findings(panel, self.window), SERIOUS):
             log.warning("%s", warning)
@@ -129,6 +137,7 @@ class Forecaster(Predictor):
         quantiles: Sequence[float] | None = None,
         capacity: Mapping[str, Any] | None = None,
         seed: int = 42,
+        on_multiple: str | None = None,
     ) -> "Evaluation":
         """Judge the forecasts of a span of history against five baselines, as kforecast-evaluate does.
 
@@ -150,6 +159,8 @@ class Forecaster(Predictor):
             Settings of ``conf/capacity/default.yaml`` to change, like ``{"lead_time": 60}``.
         seed:
             Seed of the bootstrap that gives the skill its interval.
+        on_multiple:
+            See :meth:`forecast`.
 
         Raises
         ------
@@ -170,7 +181,7 @@ class Forecaster(Predictor):
             capacity=capacity,
             seed=seed,
         )
-        return evaluate_frame(self, history, settings)
+        return evaluate_frame(self, history, settings, on_multiple)
 
     def _warn_of_guesses(self, panel: Panel, origin: np.ndarray) -> None:
         """Warn about series whose context is less than half observed; ``origin`` is int ``[series]``."""

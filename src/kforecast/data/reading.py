@@ -54,12 +54,12 @@ def _check_repeats(panel: Panel, source: CsvSource) -> None:
     check_multiple(multiple, source.on_multiple, str(source), source.rows_of if told_apart else None)
 
 
-def panel_of(frame: pd.DataFrame, frequency: Frequency) -> Panel:
-    """Check a user's frame and bin it into a panel.
+def panel_of(frame: pd.DataFrame, frequency: Frequency, *, on_multiple: str | None = None) -> Panel:
+    """Check a user's frame and bin it into a panel; ``on_multiple`` as in :class:`FrameSource`.
 
     Raises
     ------
-    DataError
-        As :meth:`FrameSource.fetch` and :meth:`Panel.from_frame`.
+    ConfigError, DataError
+        As :class:`FrameSource`, :meth:`FrameSource.fetch` and :meth:`Panel.from_frame`.
     """
-    return read_panel(FrameSource(frame), frequency)
+    return read_panel(FrameSource(frame, on_multiple=on_multiple), frequency)

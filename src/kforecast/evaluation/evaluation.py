@@ -182,9 +182,12 @@ class EvaluationSettings:
         return cls(moments[0], moments[1], backtest, rules, seed)
 
 
-def evaluate_frame(predictor: Predictor, history: pd.DataFrame, settings: EvaluationSettings) -> Evaluation:
+def evaluate_frame(
+    predictor: Predictor, history: pd.DataFrame, settings: EvaluationSettings, on_multiple: str | None = None
+) -> Evaluation:
     """Judge a model on a frame of history, see :meth:`kforecast.forecaster.Forecaster.evaluate`."""
-    return evaluate_panel(predictor, panel_of(history, predictor.window.frequency), settings, "a frame")
+    panel = panel_of(history, predictor.window.frequency, on_multiple=on_multiple)
+    return evaluate_panel(predictor, panel, settings, "a frame")
 
 
 def evaluate_panel(

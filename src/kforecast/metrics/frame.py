@@ -69,7 +69,9 @@ class FrameSource:
             unread = frame.loc[chosen, others].reset_index(drop=True)
             return pd.concat([checked[chosen].reset_index(drop=True), unread], axis=1)
 
-        return one_row_a_moment(checked, self.on_multiple, self._name, of_series if others else None)
+        return one_row_a_moment(
+            checked, self.on_multiple, self._name, of_series if others else None, "on_multiple"
+        )
 
     def _numbers(self, column: str, cells: pd.Series) -> pd.Series:
         if pd.api.types.is_numeric_dtype(cells.dtype):

@@ -11,6 +11,7 @@ from kforecast.metrics.source import COLUMNS
 from kforecast.metrics.timerange import utc
 
 ON_MULTIPLE = ("sum", "mean", "error")
+KEY = "source.on_multiple"
 _MOMENT = ["workload", "metric", "timestamp"]
 # Up to this many moments with several rows are an accident, unless they are half of all moments.
 _FEW_MOMENTS = 10
@@ -53,7 +54,7 @@ def are_many(moments: int, of: int) -> bool:
 
 
 def one_row_a_moment(
-    frame: pd.DataFrame, on_multiple: str | None, name: str, of_series: OfSeries | None
+    frame: pd.DataFrame, on_multiple: str | None, name: str, of_series: OfSeries | None, key: str = KEY
 ) -> pd.DataFrame:
     """Combine several rows of a series at one moment (a second) into one.
 
@@ -68,6 +69,8 @@ def one_row_a_moment(
         How messages name the source.
     of_series:
         Returns the rows of a series with all columns; None when there are no others.
+    key:
+        How messages name the setting.
 
     Raises
     ------
@@ -91,14 +94,13 @@ def one_row_a_moment(
     second = known.loc[(known["workload"] == workload) & (known["metric"] == metric), "timestamp"]
     at = float(second[second.duplicated()].iloc[0])
     multiple = Multiple(workload, metric, at, int((second == at).sum()))
-    check_multiple(
-        multiple, on_multiple, name, of_series if are_many(counts.max(), second.nunique()) else None
-    )
+    many = are_many(counts.max(), second.nunique())
+    check_multiple(multiple, on_multiple, name, of_series if many else None, key)
     return frame
 
 
 def check_multiple(
-    multiple: Multiple, on_multiple: str | None, name: str, of_series: OfSeries | None
+    multiple: Multiple, on_multiple: str | None, name: str, of_series: OfSeries | None, key: str = KEY
 ) -> None:
     """Refuse several rows at a moment with ``error``, or where an unread column tells them apart.
 
@@ -109,12 +111,12 @@ def check_multiple(
     """
     remedy = "sum adds them up (as the servers do), mean averages them"
     if on_multiple == "error":
-        raise DataError(f"{name}: {multiple}, and source.on_multiple=error allows one; {remedy}")
+        raise DataError(f"{name}: {multiple}, and {key}=error allows one; {remedy}")
     if of_series is None:
         return
     column = telling_column(of_series(multiple.workload, multiple.metric))
     if column is not None:
-        raise DataError(f"{name}: {multiple}: column {column} tells them apart; source.on_multiple={remedy}")
+        raise DataError(f"{name}: {multiple}: column {column} tells them apart; {key}={remedy}")
 
 
 def telling_column(series: pd.DataFrame) -> str | None:

@@ -75,6 +75,7 @@ def train(
     timezone: str | Mapping[str, str] | None = None,
     holidays: str | None = None,
     seed: int = 42,
+    on_multiple: str | None = None,
     overrides: Sequence[str] = (),
     verbose: bool = True,
 ) -> Forecaster:
@@ -106,6 +107,9 @@ def train(
         ``DE-BY``.
     seed:
         Seed of the weights, the order of windows and all other random numbers.
+    on_multiple:
+        How to treat several rows of one series at one moment: ``sum``, ``mean`` or ``error``. With None they
+        are averaged, unless another column tells them apart (``pod``), which is an error.
     overrides:
         Other settings, as on the command line: ``["data.fill=zero", "optimizer=adamw"]``. Arguments take
         precedence.
@@ -143,7 +147,7 @@ def train(
     given |= {"refit": refit, "timezone": timezone, "holidays": holidays}
     with tempfile.TemporaryDirectory(prefix="kforecast-") as folder, _process_state_restored():
         cfg = _composed(window, model, given, list(overrides), folder)
-        recipe = make_recipe_for_frame(cfg, FrameSource(frame), Path(folder))
+        recipe = make_recipe_for_frame(cfg, FrameSource(frame, on_multiple=on_multiple), Path(folder))
         if recipe.settings.trainer.processes > 1:
             raise ConfigError(
                 f"trainer.devices: {recipe.settings.trainer.processes} processes; train() works in one: use "
