@@ -124,7 +124,7 @@ def test_rows_per_pod_are_combined_or_not_written(tmp_path: Path) -> None:
     assert not (tmp_path / "history.csv").exists()
     done = run_command(*command, "source.on_multiple=sum", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Nothing to complain about." in done.stdout
+    assert "1 finding:\n  constant: shop/web qps: the value is 100" in done.stdout
     frame = pd.read_csv(tmp_path / "history.csv")
     assert [*frame.columns] == ["timestamp", "value", "workload", "metric"]
     assert (len(frame), set(frame["value"])) == (3000, {100.0})

@@ -235,7 +235,7 @@ def test_pods_are_told_apart(tmp_path: Path, order: str) -> None:
                 read()
             said = str(error.value)
             assert "2 rows of shop/web qps at 2024-01-01 00:00: column pod tells them apart" in said, name
-            assert "source.on_multiple=sum" in said
+            assert "on_multiple=sum" in said
 
 
 @pytest.mark.parametrize("how, least, most", [("sum", 100, 100), ("mean", 12.5, 50)])
@@ -253,7 +253,9 @@ def test_on_multiple_error_refuses_a_single_repeat(tmp_path: Path) -> None:
     frame = rows_of(traffic())
     frame = pd.concat([frame, frame.iloc[[5]]], ignore_index=True)
     for source in sources(frame, tmp_path, on_multiple="error").values():
-        with pytest.raises(DataError, match="2 rows of shop/web qps at 2024-01-01 00:50, and source"):
+        with pytest.raises(
+            DataError, match="2 rows of shop/web qps at 2024-01-01 00:50, and .*on_multiple=error"
+        ):
             read_panel(source, WINDOW.frequency)
 
 
