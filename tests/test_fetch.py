@@ -108,3 +108,23 @@ def test_help_shows_the_way_into_a_cluster(tmp_path: Path) -> None:
     done = run_process("kforecast-fetch", "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "port-forward service/kapacity-grpc-service 9090:9090" in done.stdout
+
+
+def test_rows_per_pod_are_combined_or_not_written(tmp_path: Path) -> None:
+    rows = [f"{START + 60 * i},50,shop/web,qps,pod-{pod}" for i in range(3000) for pod in range(2)]
+    (tmp_path / "pods.csv").write_text("timestamp,value,workload,metric,pod\n" + "\n".join(rows) + "\n")
+    command = ("kforecast-fetch", "--dataset-file=pods.csv", "output=history.csv")
+    done = run_command(*command, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "duplicates: shop/web qps: 3,000 rows at a moment already seen" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: pods.csv: 2 rows of shop/web qps at 2024-01-01 00:00: column pod tells them apart; "
+        "source.on_multiple=sum adds them up"
+    )
+    assert not (tmp_path / "history.csv").exists()
+    done = run_command(*command, "source.on_multiple=sum", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 finding:\n  constant: shop/web qps: the value is 100" in done.stdout
+    frame = pd.read_csv(tmp_path / "history.csv")
+    assert [*frame.columns] == ["timestamp", "value", "workload", "metric"]
+    assert (len(frame), set(frame["value"])) == (3000, {100.0})

@@ -24,12 +24,13 @@ from kforecast.data.freshness import (
     parse_moment,
     stale_words,
 )
+from kforecast.data.quality import SERIOUS, panel_findings, refuse_coarse, warnings_of
 from kforecast.data.reading import read_panel
 from kforecast.errors import ArtifactError, ConfigError, DataError, few
 from kforecast.files.directory import check_writable
 from kforecast.files.lock import sole_writer
 from kforecast.intervals import check_levels, column
-from kforecast.metrics.frame import FrameSource
+from kforecast.metrics.frame import FrameSource, source_of
 from kforecast.metrics.source import MetricSource
 from kforecast.metrics.timerange import utc
 from kforecast.predictor import Predictor
@@ -80,14 +81,13 @@ class Forecaster(Predictor):
 
     def forecast(
         self,
-        history: pd.DataFrame,
+        history: pd.DataFrame | MetricSource,
         *,
         quantiles: Sequence[float] = (),
         as_consumed: bool = False,
         at: str | float | datetime | None = None,
         max_age: str | None = None,
         on_stale: OnStale = "warn",
-        any_time: bool = False,
     ) -> pd.DataFrame:
         """Forecast all series from one origin: the bin after the newest complete one of the history.
 
@@ -114,8 +114,6 @@ class Forecaster(Predictor):
             for the horizon, or the context if that is longer.
         on_stale:
             ``"warn"``, or ``"error"`` to refuse stale series.
-        any_time:
-            Whether moments before 2000 and after 2100 are right.
 
         Returns
         -------
@@ -143,7 +141,7 @@ class Forecaster(Predictor):
             moment = parse_moment(at)
         except ValueError as error:
             raise ConfigError(f"at: {error}") from error
-        origins = self.origins(FrameSource(history, any_time=any_time), moment, as_consumed=as_consumed)
+        origins = self.origins(source_of(history), moment, as_consumed=as_consumed)
         unknown = self.unknown(origins.panel.series)
         if unknown:
             names = few([" ".join(pair) for pair in unknown])
@@ -156,16 +154,18 @@ class Forecaster(Predictor):
 
         ``at`` is in unix seconds.
         """
-        frequency, calendar = self.window.frequency, self.bin_calendar
-        if not as_consumed:
-            return next_origins(read_panel(source, frequency, calendar), at)
-        if at is not None:
+        if as_consumed and at is not None:
             history = source.fetch()
             history = history[history["timestamp"] <= at]
             if history.empty:
                 raise DataError(f"no value is known at {utc(at)} UTC: the history begins later")
             source = FrameSource(history, any_time=True)
-        return consumer_origins(read_panel(source, frequency, calendar, keep_unfinished=True), at)
+        frequency, calendar = self.window.frequency, self.bin_calendar
+        panel = read_panel(source, frequency, calendar, keep_unfinished=as_consumed)
+        refuse_coarse(panel, self.name)
+        for warning in warnings_of(panel_findings(panel, self.window), SERIOUS):
+            log.warning("%s", warning)
+        return consumer_origins(panel, at) if as_consumed else next_origins(panel, at)
 
     def forecast_from(
         self, origins: Origins, stale: np.ndarray, levels: Sequence[float] = (), *, as_consumed: bool = False
@@ -196,7 +196,7 @@ class Forecaster(Predictor):
 
     def evaluate(
         self,
-        history: pd.DataFrame,
+        history: pd.DataFrame | MetricSource,
         *,
         start: str | int | None = None,
         end: str | int | None = None,
@@ -205,7 +205,6 @@ class Forecaster(Predictor):
         quantiles: Sequence[float] | None = None,
         capacity: Mapping[str, Any] | None = None,
         seed: int = 42,
-        any_time: bool = False,
     ) -> "Evaluation":
         """Judge the forecasts of a span of history against five baselines, as kforecast-evaluate does.
 
@@ -227,7 +226,6 @@ class Forecaster(Predictor):
             Settings of ``conf/capacity/default.yaml`` to change, like ``{"lead_time": 60}``.
         seed:
             Seed of the bootstrap that gives the skill its interval.
-        any_time:
             See :meth:`forecast`.
 
         Raises
@@ -249,4 +247,4 @@ class Forecaster(Predictor):
             capacity=capacity,
             seed=seed,
         )
-        return evaluate_source(self, FrameSource(history, any_time=any_time), settings)
+        return evaluate_source(self, source_of(history), settings)

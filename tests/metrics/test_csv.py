@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from kforecast.errors import DataError
 from kforecast.metrics.csv import CsvSource
+from kforecast.metrics.names import trimmed
 from kforecast.metrics.source import COLUMNS, check_frame
 
 START = 1_700_000_000
@@ -100,15 +101,14 @@ def test_a_path_may_be_text_and_names_the_source(tmp_path):
     assert str(CsvSource(str(path))) == str(path)
 
 
-@pytest.mark.parametrize(
-    "name", ["007", "1e3", "NA", "null", "nan", "None", "true", "2024-01-01", "-", " a "]
-)
+@pytest.mark.parametrize("name", ["007", "1e3", "NA", "null", "nan", "None", "true", "2024-01-01", "-"])
 def test_names_stay_text(name, tmp_path):
     frame = CsvSource(_write(tmp_path / "a.csv", HEADER + f"{START},1,{name},{name}\n")).fetch()
     assert _records(frame) == [(START, 1.0, name, name)]
 
 
-NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
+_CHARACTERS = st.characters(exclude_categories=["Cs", "Cc"])
+NAMES = st.text(_CHARACTERS, min_size=1, max_size=12).filter(lambda name: trimmed(name) == name)
 
 
 @given(st.lists(st.tuples(NAMES, NAMES), min_size=1, max_size=6), st.permutations(COLUMNS), st.booleans())

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kforecast.data.panel import Panel
-from kforecast.data.reading import panel_of, read_panel
+from kforecast.data.reading import read_panel
 from kforecast.errors import ConfigError, DataError
 from kforecast.metrics.csv import CsvSource
 from kforecast.metrics.frame import FrameSource
@@ -133,7 +133,7 @@ LOCAL_TYPES = {
 def test_a_frame_says_the_same_with_any_timestamps(timestamp: pd.Series) -> None:
     frame = two_series(timestamp)
     kept = frame.copy()
-    assert same(panel_of(frame, TEN_MINUTES), two_series(pd.Series(SECONDS)))
+    assert same(read_panel(FrameSource(frame), TEN_MINUTES), two_series(pd.Series(SECONDS)))
     pd.testing.assert_frame_equal(frame, kept)
 
 
@@ -308,7 +308,7 @@ def test_any_time_takes_the_seconds_of_all_years(tmp_path: Path) -> None:
     frame = history(seconds)
     path = written(frame, tmp_path / "a.csv")
     assert same(read_panel(CsvSource(path, any_time=True), TEN_MINUTES), frame)
-    assert same(panel_of(frame, TEN_MINUTES, any_time=True), frame)
+    assert same(read_panel(FrameSource(frame, any_time=True), TEN_MINUTES), frame)
     assert "milliseconds" in refusal(FrameSource(history(SECONDS * 1000), any_time=True).fetch)
 
 
@@ -431,7 +431,7 @@ SAME_VALUES = {
 @pytest.mark.parametrize("value", SAME_VALUES.values(), ids=SAME_VALUES)
 def test_values_of_any_backend_say_the_same(value: pd.Series, tmp_path: Path) -> None:
     frame = history(value=value)
-    assert same(panel_of(frame, TEN_MINUTES), history(value=VALUES))
+    assert same(read_panel(FrameSource(frame), TEN_MINUTES), history(value=VALUES))
     path = written(frame, tmp_path / "a.parquet")
     if "text" in str(value.dtype) or pd.api.types.infer_dtype(value) == "string":
         assert "string; numbers are expected" in refusal(CsvSource(path).fetch)
@@ -472,7 +472,7 @@ def test_frames_of_any_backend_say_the_same(backend: str, tmp_path: Path) -> Non
     for names in ("object", "category", "string"):
         written(frame.astype({"workload": names, "metric": names}), tmp_path / "a.parquet")
         found = pd.read_parquet(tmp_path / "a.parquet", dtype_backend=backend)
-        assert same(panel_of(found, TEN_MINUTES), two_series(pd.Series(SECONDS)))
+        assert same(read_panel(FrameSource(found), TEN_MINUTES), two_series(pd.Series(SECONDS)))
 
 
 def test_settings_are_checked() -> None:

@@ -315,3 +315,43 @@ def test_numbers_come_as_text_and_lose_nothing() -> None:
     with Server(matrix(({}, lambda t: repr(math.pi * t)))).serve() as url:
         frame = source(url).fetch()
     assert frame["value"].tolist() == [math.pi * t for t in frame["timestamp"]]
+
+
+def result_of(kind: str, result: Any) -> Callable[[dict[str, str]], Reply]:
+    return lambda _: (200, {"status": "success", "data": {"resultType": kind, "result": result}})
+
+
+HISTOGRAM = {"count": "3", "sum": "6", "buckets": [[0, "1", "2", "3"]]}
+
+
+@pytest.mark.parametrize(
+    "kind, result, words",
+    [
+        ("scalar", [END, "7"], ["is a scalar, a number without a series", "sum(rate("]),
+        ("string", [END, "seven"], ["is a string, a text"]),
+        ("vector", [{"metric": {}, "value": [END, "7"]}], ["is a vector, the values of one moment"]),
+        (
+            "matrix",
+            [{"metric": {"__name__": "latency"}, "histograms": [[END, HISTOGRAM]]}],
+            ["is a native histogram", "histogram_count(rate(latency[5m]))", "histogram_quantile(0.95, "],
+        ),
+        (
+            "matrix",
+            [
+                {"metric": {"pod": "a"}, "values": [[END, "7"]]},
+                {"metric": {"pod": "b"}, "values": [[END, "7"]], "histograms": [[END, HISTOGRAM]]},
+            ],
+            ["holds numbers and native histograms", "histogram_count("],
+        ),
+    ],
+    ids=["scalar", "string", "vector", "histogram", "histogram among numbers"],
+)
+def test_answers_that_are_no_series_of_numbers_are_refused_by_name(
+    kind: str, result: Any, words: list[str]
+) -> None:
+    with Server(result_of(kind, result)).serve() as url, pytest.raises(SourceError) as error:
+        source(url).fetch()
+    said = str(error.value)
+    assert [word for word in words if word not in said] == []
+    assert "query: " in said
+    assert "\n" not in said

@@ -55,7 +55,7 @@ def fetch(cfg: DictConfig) -> None:
     log.info("Reading %s", source)
     # Unchecked: a file may hold anything, and the report describes it.
     rows = source.read() if hasattr(source, "read") else source.fetch()
-    measured, findings = examine(rows, window)
+    measured, findings = examine(rows, window, getattr(source, "on_multiple", None))
     if len(measured):
         print(quality_table(measured, window))
         print(findings_text(findings))
@@ -69,8 +69,8 @@ def fetch(cfg: DictConfig) -> None:
         }
         write_json(content, report)
         print(f"report: {short_path(Path(report).resolve())}")
-    if hasattr(source, "checked"):
-        source.checked(rows)
+    # Several rows at one moment are combined here: the column that tells them apart is not written.
+    rows = source.resolved(rows) if hasattr(source, "resolved") else rows
     if output is not None:
         write_frame(rows[["timestamp", "value", "workload", "metric"]], output)
         print(f"history: {short_path(output.resolve())} ({len(rows):,} rows)")

@@ -106,6 +106,7 @@ class DataSection(_Section):
     skip_newest_window: bool
     timezone: Annotated[str | dict[str, str], BeforeValidator(_timezone)]
     holidays: Annotated[str | None, BeforeValidator(_holidays)]
+    strict: bool = False  # recorded configurations of earlier versions lack it
 
     @property
     def split_arguments(self) -> dict[str, Any]:

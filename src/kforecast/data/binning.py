@@ -9,6 +9,7 @@ import pandas as pd
 
 from kforecast.data.calendar import Calendar
 from kforecast.data.grid import Grid, common_grid
+from kforecast.data.measures import MEASURES, Repeats, measure
 from kforecast.data.off_grid import OffGrid
 from kforecast.data.rows import Rows, medians_of, usual_steps
 from kforecast.errors import DataError
@@ -60,8 +61,12 @@ class RowStore(Protocol):
 
 @dataclass
 class Tally:
-    """Counts of what was cleaned during binning."""
+    """Counts of what was cleaned during binning, and how."""
 
+    combine: str | None = None
+    """What several rows of a series at one moment come to: ``sum``, or their mean."""
+    measures: np.ndarray | None = None
+    """Receives the measures of every series: :data:`~kforecast.data.measures.MEASURES` by number."""
     duplicates: int = 0
     out_of_order: int = 0
     unfinished_bins: int = 0
@@ -113,7 +118,7 @@ class Intake:
         self.numbers = SeriesNumbers()
         self.rows = 0
         self.missing_values = 0
-        self._counts = np.zeros(0, dtype=np.int64)
+        self._counts = self._missing = np.zeros(0, dtype=np.int64)
         self._span: tuple[int, int] | None = None
 
     @property
@@ -121,12 +126,19 @@ class Intake:
         """Number of rows with a value, by series number."""
         return np.pad(self._counts, (0, len(self.numbers) - len(self._counts)))
 
+    def measures(self) -> np.ndarray:
+        """A record of each series for its measures, with the number of rows without a value."""
+        found = np.zeros(len(self.numbers), MEASURES)
+        found["nan"][: len(self._missing)] = self._missing
+        return found
+
     def compact(self, batch: RowBatch) -> Rows:
         """The rows of a batch with a value, in compact types."""
         rows = Rows(self.numbers.of(batch.workload, batch.metric), batch.timestamp, batch.value)
         self.rows += len(rows.value)
         missing = np.isnan(rows.value)
         if missing.any():
+            self._missing = _added(self._missing, rows.series[missing])
             rows = rows.at(~missing)
             self.missing_values += len(missing) - len(rows.value)
         if not len(rows.value):
@@ -138,9 +150,7 @@ class Intake:
             second = np.floor(rows.second).astype(np.int64)
         first, last = self._span or (int(second[0]), int(second[0]))
         self._span = min(first, int(second.min())), max(last, int(second.max()))
-        counts = np.bincount(rows.series, minlength=len(self._counts))
-        counts[: len(self._counts)] += self._counts
-        self._counts = counts
+        self._counts = _added(self._counts, rows.series)
         return rows._replace(second=second)
 
     def bin_range(
@@ -170,7 +180,7 @@ class Intake:
         if self._too_empty(bins, 0):
             tally = Tally()
             for begin, stop in blocks:
-                _merged(store.block(begin, stop), tally)
+                merged(store.block(begin, stop), tally)
             self.check_range(bins, frequency, tally)
         return bins
 
@@ -234,12 +244,19 @@ def bin_rows(
 ) -> Iterator[Bins]:
     """Average rows into bins, block by block; add what is cleaned to ``tally``.
 
-    Rows of a series at the same second count once, with their mean. The newest bin of a series is dropped
-    when it is unfinished, because no row reaches its last step; ``keep_unfinished`` keeps it.
+    Rows of a series at the same second count once, with their mean or sum. The newest bin of a series is
+    dropped when it is unfinished, because no row reaches its last step; ``keep_unfinished`` keeps it.
     """
     width = max(1, _CELLS // bins.num_bins)
     for begin, stop in blocks:
-        rows = _merged(store.block(begin, stop), tally)
+        rows, repeats = merged(store.block(begin, stop), tally)
+        if tally.measures is not None:
+            chosen = tally.combine in ("sum", "mean")  # then repeats are as the user wants them
+            numbers, measured = measure(
+                rows.series, rows.second, rows.value, None if chosen else repeats, bins.grid.step
+            )
+            measured["nan"] = tally.measures["nan"][numbers]
+            tally.measures[numbers] = measured
         for low in range(begin, stop, width):
             high = min(low + width, stop)
             some = _between(rows, low, high)
@@ -253,6 +270,13 @@ def bin_rows(
                 values[cells], observed[cells] = 0.0, False
                 tally.unfinished_bins += len(series)
             yield Bins(low, high, values, observed)
+
+
+def _added(counts: np.ndarray, series: np.ndarray) -> np.ndarray:
+    """Counts by series number, with one more for each of these rows."""
+    found = np.bincount(series, minlength=len(counts))
+    found[: len(counts)] += counts
+    return found
 
 
 def _grouped(rows: Rows) -> Rows:
@@ -278,8 +302,8 @@ def _between(rows: Rows, begin: int, stop: int) -> Rows:
     return rows.at(inside)
 
 
-def _merged(rows: Rows, tally: Tally) -> Rows:
-    """Sort rows by series and time; merge rows at the same second into their mean."""
+def merged(rows: Rows, tally: Tally) -> tuple[Rows, Repeats | None]:
+    """Sort rows by series and time, merge rows at the same second; the seconds that had several, if any."""
     rows = _grouped(rows)
     same = rows.series[1:] == rows.series[:-1]
     # Rows that are earlier than the row before them in the same series.
@@ -290,11 +314,16 @@ def _merged(rows: Rows, tally: Tally) -> Rows:
     again = (rows.second[1:] == rows.second[:-1]) & same
     repeated = int(np.count_nonzero(again))
     if not repeated:
-        return rows
+        return rows, None
     tally.duplicates += repeated
     begin = np.flatnonzero(np.r_[True, ~again])
     length = np.diff(np.r_[begin, len(rows.value)])
-    return Rows(rows.series[begin], rows.second[begin], np.add.reduceat(rows.value, begin) / length)
+    total = np.add.reduceat(rows.value, begin)
+    value = total if tally.combine == "sum" else total / length
+    several = np.flatnonzero(length > 1)
+    differ = np.maximum.reduceat(rows.value, begin) != np.minimum.reduceat(rows.value, begin)
+    found = Rows(rows.series[begin], rows.second[begin], value)
+    return found, Repeats(found.series[several], found.second[several], length[several], differ[several])
 
 
 def _unfinished(

@@ -21,10 +21,11 @@ from kforecast.data.freshness import StaleRule, checked_origins, next_origins, s
 from kforecast.data.history import HISTORY, fetch_history, kept_history
 from kforecast.data.loader import BatchOrder, window_loader
 from kforecast.data.panel import Panel
+from kforecast.data.quality import panel_findings, refuse_coarse, warnings_of
 from kforecast.data.reading import read_panel
 from kforecast.data.split import Split, SplitSettings, cells_between, split_windows
 from kforecast.data.windows import WindowBatch, WindowDataset
-from kforecast.errors import ConfigError, few
+from kforecast.errors import ConfigError, DataError, few
 from kforecast.metrics.frame import FrameSource
 from kforecast.metrics.source import MetricSource
 from kforecast.window import CALENDAR_TABLE_SIZES, Lookback, Window
@@ -77,6 +78,8 @@ class ForecastDataModule(pl.LightningDataModule):
         History before the context that the network reads; a trainer's module overrides it.
     teacher:
         A model whose forecasts are mixed into the training targets.
+    strict:
+        Refuse a history with findings (:mod:`kforecast.data.quality`) instead of warning of them.
     """
 
     panel: Panel
@@ -105,12 +108,14 @@ class ForecastDataModule(pl.LightningDataModule):
         folder: Path | None = None,
         lookback: Lookback | None = None,
         teacher: Teaches | None = None,
+        strict: bool = False,
     ) -> None:
         super().__init__()
         _check(source, window, batch_size, fill, validation + test)
         # The history is fetched once per run, not once per machine: a second answer would be newer.
         self.prepare_data_per_node = False
         self.window, self.lookback, self.folder, self.teacher = window, lookback, folder, teacher
+        self.strict = strict
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.windows_per_epoch, self.validation_windows = windows_per_epoch, validation_windows
         self.fill, self.mask_gaps = fill, mask_gaps
@@ -134,10 +139,14 @@ class ForecastDataModule(pl.LightningDataModule):
         Raises
         ------
         DataError
-            When the source fails, or there is too little data.
+            When the source fails, there is too little data, its rows are coarser than the bins, or anything
+            was found that ``strict`` refuses.
         """
         if not hasattr(self, "panel"):
             self.panel = self._read()
+            refuse_coarse(self.panel)
+            if not isinstance(self._source, Panel):  # reported where it was read
+                self._report_findings()
             unknown = sorted({*self.calendar.zone_of} - {workload for workload, _ in self.panel.series})
             if unknown:
                 log.warning("data.timezone names workloads that the data does not have: %s", few(unknown))
@@ -163,6 +172,15 @@ class ForecastDataModule(pl.LightningDataModule):
             source = kept_history(self.folder / HISTORY)  # fetched by the first process
         log.info("Reading %s", source)
         return read_panel(source, frequency, self._bin_calendar)
+
+    def _report_findings(self) -> None:
+        lines = warnings_of(panel_findings(self.panel, self.window))
+        if lines and self.strict:
+            raise DataError(
+                "data.strict=true, but the history has findings:" + "".join(f"\n  {line}" for line in lines)
+            )
+        for line in lines:
+            log.warning("%s", line)
 
     @cached_property
     def windows(self) -> WindowDataset:

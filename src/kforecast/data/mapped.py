@@ -21,7 +21,8 @@ import pyarrow as pa
 from kforecast.console import short_path
 from kforecast.data.binning import Intake, Tally, bin_rows, blocks_of
 from kforecast.data.calendar import Calendar
-from kforecast.data.panel import CleaningReport, Panel, fingerprint_head, in_key_order, report_of
+from kforecast.data.measures import MEASURES
+from kforecast.data.panel import CleaningReport, Panel, fingerprint_head, in_key_order, in_rows, report_of
 from kforecast.data.rows import Rows
 from kforecast.errors import DataError
 from kforecast.files.directory import make_directories, remove_empty
@@ -30,8 +31,9 @@ from kforecast.window import Frequency
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 2
-_VALUES, _OBSERVED, _ABOUT = "values", "observed", "panel"
+_FORMAT = 3
+_VALUES, _OBSERVED, _MEASURES, _ABOUT = "values", "observed", "measures", "panel"
+_FILES = (_VALUES, _OBSERVED, _MEASURES)
 # Rows binned at once; the memory of a conversion is a small multiple of this.
 _BLOCK_ROWS = 4_000_000
 _PIECE = 16 << 20
@@ -85,7 +87,8 @@ def _name(source: CsvSource, frequency: Frequency, calendar: Calendar) -> str:
         raise source.unreadable(error) from error
     zones = calendar.as_dict()["timezone"]
     grid = frequency.name if zones == "UTC" else f"{frequency.name} {json.dumps(zones)}"
-    digest = hashlib.sha256(f"{_FORMAT} {grid} {about.st_size} {about.st_mtime_ns} ".encode())
+    state = f"{grid} {source.on_multiple} {about.st_size} {about.st_mtime_ns}"
+    digest = hashlib.sha256(f"{_FORMAT} {state} ".encode())
     # Other timestamps are refused while a file is converted.
     digest.update(f"any_time={source.any_time}".encode() + footer)
     return digest.hexdigest()[:32]
@@ -96,9 +99,7 @@ def _opened(folder: Path, frequency: Frequency) -> Panel | None:
     try:
         checksum, _, text = (folder / _ABOUT).read_text(encoding="utf-8").partition("\n")
         about = json.loads(text)
-        if checksum != _checksum(text) or about["files"] != {
-            name: _state(folder / name) for name in (_VALUES, _OBSERVED)
-        }:
+        if checksum != _checksum(text) or about["files"] != {name: _state(folder / name) for name in _FILES}:
             return None
         series = tuple((str(workload), str(metric)) for workload, metric in about["series"])
         shape = (len(series), about["num_bins"])
@@ -110,6 +111,7 @@ def _opened(folder: Path, frequency: Frequency) -> Panel | None:
             series,
             CleaningReport(**about["report"]),
             about["zone"],
+            np.fromfile(folder / _MEASURES, MEASURES),
         )
         return panel.known_as(about["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -194,7 +196,7 @@ def _convert(source: CsvSource, frequency: Frequency, calendar: Calendar | None,
             progress.add(len(batch.value))
         series, row = in_key_order(intake.numbers.pairs)
         span = intake.bin_range(frequency, calendar, store, blocks)
-        tally, last = Tally(), 0
+        tally, last = Tally(source.on_multiple, intake.measures()), 0
         with (staged / _VALUES).open("w+b") as values, (staged / _OBSERVED).open("w+b") as observed:
             for bins in bin_rows(store, blocks, span, tally):
                 for number in range(bins.begin, bins.stop):
@@ -209,6 +211,10 @@ def _convert(source: CsvSource, frequency: Frequency, calendar: Calendar | None,
                 _narrow(file, len(series), size * span.num_bins, size * (last + 1))
                 file.flush()
                 os.fsync(file.fileno())
+            with (staged / _MEASURES).open("wb") as written:
+                written.write(in_rows(tally.measures, row).data)
+                written.flush()
+                os.fsync(written.fileno())
             start, zone = span.grid.seconds(span.first_bin), span.grid.zone
             digest = hashlib.sha256(fingerprint_head(frequency, start, series, zone))
             # The mask as bits, 8 cells per byte across series, as in Panel.fingerprint().
@@ -225,7 +231,7 @@ def _convert(source: CsvSource, frequency: Frequency, calendar: Calendar | None,
         "num_bins": last + 1,
         "fingerprint": digest.hexdigest(),
         "report": asdict(report_of(intake, tally)),
-        "files": {name: _state(staged / name) for name in (_VALUES, _OBSERVED)},
+        "files": {name: _state(staged / name) for name in _FILES},
         "series": series,
     }
     text = json.dumps(about)

@@ -28,11 +28,12 @@ class CleaningReport:
     duplicates: int = 0
     out_of_order: int = 0
     unfinished_bins: int = 0
+    summed: bool = False
 
     def __str__(self) -> str:
         said = [
             (self.missing_values, "without a value, dropped"),
-            (self.duplicates, "at a timestamp already seen, averaged"),
+            (self.duplicates, f"at a timestamp already seen, {'summed' if self.summed else 'averaged'}"),
             (self.out_of_order, "earlier than the row before, sorted"),
         ]
         parts = [f"{self.rows:,} rows"] + [f"{count:,} {what}" for count, what in said if count]
@@ -63,6 +64,8 @@ class Panel:
         What was cleaned while the panel was made.
     zone:
         IANA name of the time zone whose local time the bins follow (:class:`kforecast.data.grid.Grid`).
+    measures:
+        :data:`~kforecast.data.measures.MEASURES` of each series' rows; None where the rows are unknown.
     """
 
     values: np.ndarray
@@ -72,6 +75,7 @@ class Panel:
     series: tuple[tuple[str, str], ...]
     report: CleaningReport = field(default_factory=CleaningReport)
     zone: str = "UTC"
+    measures: np.ndarray | None = field(default=None, repr=False, compare=False)
     # Set where it is known without reading the data; replace() does not copy it.
     _fingerprint: str | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -119,6 +123,12 @@ class Panel:
         """The id of each item key, as in the artifact's ``item2id.json`` (contract 5)."""
         return {item_key(*pair): number for number, pair in enumerate(self.series)}
 
+    @property
+    def counters(self) -> list[str]:
+        """The series that look like counters, as text; none where the rows are unknown."""
+        found = () if self.measures is None else np.flatnonzero(self.measures["counter"])
+        return [" ".join(self.series[row]) for row in found]
+
     def padded(self, before: int, after: int) -> "Panel":
         """The panel with additional unobserved bins at its ends."""
         width = ((0, 0), (before, after))
@@ -133,7 +143,14 @@ class Panel:
         """The panel of some series, given by ascending row numbers."""
         picked = list(chosen)
         series = tuple(self.series[row] for row in picked)
-        return replace(self, values=self.values[picked], observed=self.observed[picked], series=series)
+        measures = None if self.measures is None else self.measures[picked]
+        return replace(
+            self,
+            values=self.values[picked],
+            observed=self.observed[picked],
+            series=series,
+            measures=measures,
+        )
 
     def fingerprint(self) -> str:
         """SHA-256 over grid, names, mask and values: equal for equal data from any source."""
@@ -188,15 +205,23 @@ class Panel:
         calendar: Calendar | None = None,
         *,
         keep_unfinished: bool = False,
+        on_multiple: str | None = None,
     ) -> "Panel":
-        """As :meth:`from_frame`, from rows in batches; raises the same errors."""
+        """As :meth:`from_frame`, from rows in batches; raises the same errors.
+
+        Parameters
+        ----------
+        on_multiple:
+            ``sum`` adds the rows of a series at the same timestamp up; otherwise they are averaged.
+        """
         intake = Intake()
         store = RowsInMemory(intake.compact(batch) for batch in batches)
         series, row = in_key_order(intake.numbers.pairs)
         blocks = blocks_of(intake.counts, BLOCK_ROWS)
         span = intake.bin_range(frequency, calendar, store, blocks)
         grid, shape = span.grid, (len(series), span.num_bins)
-        values, observed, tally = np.empty(shape, np.float32), np.empty(shape, bool), Tally()
+        values, observed = np.empty(shape, np.float32), np.empty(shape, bool)
+        tally = Tally(on_multiple, intake.measures())
         last = 0
         for bins in bin_rows(store, blocks, span, tally, keep_unfinished):
             chosen = row[bins.begin : bins.stop]
@@ -207,7 +232,8 @@ class Panel:
         # The grid ends with the newest observed bin.
         values, observed = _narrowed(values, last + 1), _narrowed(observed, last + 1)
         start, report = grid.seconds(span.first_bin), report_of(intake, tally)
-        return cls(values, observed, start, frequency, series, report, grid.zone)
+        measures = in_rows(tally.measures, row)
+        return cls(values, observed, start, frequency, series, report, grid.zone, measures)
 
 
 def fingerprint_head(
@@ -221,8 +247,21 @@ def fingerprint_head(
 def report_of(intake: Intake, tally: Tally) -> CleaningReport:
     """What was cleaned while rows were read and binned."""
     return CleaningReport(
-        intake.rows, intake.missing_values, tally.duplicates, tally.out_of_order, tally.unfinished_bins
+        intake.rows,
+        intake.missing_values,
+        tally.duplicates,
+        tally.out_of_order,
+        tally.unfinished_bins,
+        summed=tally.combine == "sum",
     )
+
+
+def in_rows(measures: np.ndarray | None, row: np.ndarray) -> np.ndarray:
+    """Measures by series number, ordered by the rows of the panel; ``row`` is int64 ``[series]``."""
+    assert measures is not None
+    found = np.empty_like(measures)
+    found[row] = measures
+    return found
 
 
 def _batches_of(frame: pd.DataFrame) -> Iterator[RowBatch]:

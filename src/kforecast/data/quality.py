@@ -1,22 +1,36 @@
-"""Problems of a history, series by series: the report of ``kforecast-fetch``."""
+"""Problems of a history, series by series: what kforecast-fetch reports and kforecast-train warns of."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kforecast.console import table
-from kforecast.errors import few
+from kforecast.data.binning import Tally, merged
+from kforecast.data.measures import MEASURES, measure
+from kforecast.data.panel import Panel
+from kforecast.data.rows import Rows
+from kforecast.errors import DataError, few
+from kforecast.metrics.multiple import are_many
 from kforecast.metrics.units import guess_unit
-from kforecast.window import Window
+from kforecast.window import Frequency, Window
 
 _DAY = 86_400
 _MOST_ROWS = 10
-# A value constant for this long, and for a tenth of the history, suggests a broken exporter.
-_STILL_SECONDS, _STILL_SHARE = _DAY, 0.1
+# A value constant for this long, and for a tenth of the history, suggests a broken exporter. No traffic at
+# all for a long weekend does not.
+_STILL_SECONDS, _STILL_ZERO_SECONDS, _STILL_SHARE, _STILL_POINTS = _DAY, 4 * _DAY, 0.1, 10
 _NOISE_SHARE = 0.01
+# With more messages of one kind, a training shows the first ones.
+_MOST_MESSAGES = 3
+# Bin widths that have a window of their own; the others are given by window.freq.
+_WINDOWS = {60: "1min", 300: "5min", 600: "10min", 900: "15min", 1800: "30min", 3600: "1h", _DAY: "1d"}
+
+Place = tuple[int, str]
+"""Row of a series, and the message of its finding."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +42,8 @@ class Finding:
     workload, metric:
         The series.
     kind:
-        ``empty, time_unit, duplicates, gaps, missing_values, infinite, counter, negative, constant,
-        misaligned, coarse_step, too_short``.
+        ``empty, time_unit, infinite, missing_values, duplicates, rows_per_moment, gaps, counter, negative,
+        constant, coarse_step, too_short, stale, misaligned, names``.
     message:
         The observation and its remedy.
     """
@@ -40,13 +54,97 @@ class Finding:
     message: str
 
 
-def examine(frame: pd.DataFrame, window: Window) -> tuple[pd.DataFrame, list[Finding]]:
+# The findings that a training warns of; its summary has the gaps and the missing values.
+TOLD = (
+    *("empty", "counter", "negative", "constant", "duplicates", "rows_per_moment", "coarse_step"),
+    *("too_short", "stale", "misaligned", "names"),
+)
+# The findings that make scores and forecasts wrong.
+SERIOUS = ("counter", "negative", "rows_per_moment")
+
+
+def findings_of(measures: np.ndarray, series: Sequence[tuple[str, str]], window: Window) -> list[Finding]:
+    """Find the problems of a history.
+
+    Parameters
+    ----------
+    measures:
+        :data:`~kforecast.data.measures.MEASURES` of each series.
+    series:
+        ``(workload, metric)`` of each.
+
+    Returns
+    -------
+    In the order of the series.
+    """
+    found = [
+        (row, kind, message)
+        for kind, of_kind in _KINDS.items()
+        for row, message in of_kind(measures, series, window)
+    ]
+    found.sort(key=lambda place: place[0])  # stable: the kinds of a series keep their order
+    return [Finding(*series[row], kind, message) for row, kind, message in found]
+
+
+def panel_findings(panel: Panel, window: Window) -> list[Finding]:
+    """The findings of a panel's rows, as :func:`examine` has them; none where the rows are unknown."""
+    return [] if panel.measures is None else findings_of(panel.measures, panel.series, window)
+
+
+def warnings_of(findings: Sequence[Finding], kinds: Sequence[str] = TOLD) -> list[str]:
+    """The findings of some kinds as warnings, one for each kind and message."""
+    lines = []
+    by_message = _grouped(findings)
+    for kind in kinds:
+        groups = [group for group in by_message if group[0] == kind]
+        lines += [f"{kind}: {few(names)}: {message}" for _, message, names in groups[:_MOST_MESSAGES]]
+        others = [name for *_, names in groups[_MOST_MESSAGES:] for name in names]
+        if others:
+            lines.append(f"{kind}: {len(others):,} more series, with other numbers: {few(others)}")
+    return lines
+
+
+def refuse_coarse(panel: Panel, model: str | None = None) -> None:
+    """Refuse a history whose rows lie further apart than the bins, in all series.
+
+    Parameters
+    ----------
+    model:
+        The name of a trained model, whose bins cannot change; None before a training.
+
+    Raises
+    ------
+    DataError
+        Naming the window to give.
+    """
+    if panel.measures is None:
+        return
+    step = panel.measures["coarse"]
+    if not (step > 0).any() or ((step == 0) & (panel.measures["points"] > 0)).any():
+        return
+    usual, frequency = int(np.median(step)), panel.frequency
+    if model is None:
+        raise DataError(_coarse_words(usual, frequency))
+    raise DataError(
+        f"a row every {_span(usual)}, but the bins of {model} are {frequency.name}: give it rows no further "
+        f"apart; for a model of these rows, {_remedy(usual)}"
+    )
+
+
+def examine(
+    frame: pd.DataFrame, window: Window, on_multiple: str | None = None
+) -> tuple[pd.DataFrame, list[Finding]]:
     """Measure every series of a long frame (contract 3) that may fail any of its checks.
+
+    Parameters
+    ----------
+    on_multiple:
+        ``sum`` or ``mean`` combine several rows of a series at one moment, and then they are no finding.
 
     Returns
     -------
     table
-        One row per series: ``workload, metric, points`` (rows with a number), ``first, last`` (unix
+        One row per series: ``workload, metric, points`` (moments with a number), ``first, last`` (unix
         seconds), ``step`` (the most frequent, seconds), ``missing`` (share of the steps between first and
         last without a value), ``longest_gap`` (seconds between neighbours, 0 when none is missing),
         ``duplicates`` (rows at a repeated timestamp), ``nan, negative`` (rows), ``constant`` (points in the
@@ -56,232 +154,300 @@ def examine(frame: pd.DataFrame, window: Window) -> tuple[pd.DataFrame, list[Fin
     findings
         In the order of the table.
     """
-    rows, findings = [], []
     # Series with a missing name, or one that is not text, are reported, too.
     names = frame[["workload", "metric"]].astype(object).where(lambda cells: cells.notna(), "").astype(str)
-    grouped = frame[["timestamp", "value"]].groupby([names["workload"], names["metric"]], sort=True)
-    for pair, series in grouped:
-        workload, metric = map(str, pair)
-        one = _Series(series["timestamp"].to_numpy(float), series["value"].to_numpy(float))
-        rows.append({"workload": workload, "metric": metric} | one.measures(window))
-        findings += [Finding(workload, metric, kind, message) for kind, message in one.findings(window)]
-    measured = pd.DataFrame(rows)
-    if measured.empty:
-        return measured, findings
-    measured["offset"] = _offsets(measured)
-    for row in measured[measured["offset"] != 0].to_dict("records"):
+    grouped = names.groupby(["workload", "metric"], sort=True)
+    number = grouped.ngroup().to_numpy()
+    series = [(str(workload), str(metric)) for workload, metric in grouped.size().index]
+    second, value = frame["timestamp"].to_numpy(float), frame["value"].to_numpy(float)
+    stamped = np.isfinite(second)
+    number, second, value = number[stamped], second[stamped], value[stamped]
+    raw: list[tuple[int, str, str]] = []
+    second = _in_seconds(number, second, raw)
+    for row, count in _counted(number[np.isinf(value)]):
+        raw.append((row, "infinite", f"{count:,} rows are infinite; does a query divide by zero?"))
+    known = np.isfinite(value)
+    combined = on_multiple in ("sum", "mean")
+    tally = Tally(on_multiple)
+    rows, repeats = merged(Rows(number[known], np.floor(second[known]).astype(np.int64), value[known]), tally)
+    measures = np.zeros(len(series), MEASURES)
+    places, measured = measure(
+        rows.series, rows.second, rows.value, None if combined else repeats, window.frequency.step
+    )
+    measures[places] = measured
+    measures["nan"] = np.bincount(number[np.isnan(value)], minlength=len(series))
+    findings = [Finding(*series[row], kind, message) for row, kind, message in raw]
+    findings += findings_of(measures, series, window)
+    order = {pair: n for n, pair in enumerate(series)}
+    findings.sort(key=lambda finding: order[finding.workload, finding.metric])
+    return _table(series, measures, rows, window), findings
+
+
+def _table(
+    series: Sequence[tuple[str, str]], measures: np.ndarray, rows: Rows, window: Window
+) -> pd.DataFrame:
+    """The table of :func:`examine`; ``rows`` are sorted, with one row a moment."""
+    if not series:
+        return pd.DataFrame()
+    some = measures["points"] > 0
+    bounds = np.searchsorted(rows.series, np.arange(len(series) + 1))
+    bins = [_bins(rows.at(slice(begin, stop)), window) for begin, stop in pairwise(bounds)]
+    gap = measures["longest_gap"]
+    return pd.DataFrame(
+        {
+            "workload": [workload for workload, _ in series],
+            "metric": [metric for _, metric in series],
+            "points": measures["points"],
+            "first": np.where(some, measures["first"], np.nan),
+            "last": np.where(some, measures["last"], np.nan),
+            "step": measures["step"].astype(float),
+            "missing": _missing(measures),
+            "longest_gap": np.where(gap > 1.5 * measures["step"], gap, 0).astype(float),
+            "duplicates": measures["repeated"],
+            "nan": measures["nan"],
+            "negative": measures["negative"],
+            "constant": measures["still_points"],
+            "counter": measures["counter"],
+            "offset": _offsets(measures),
+            "bins": [int(one.notna().sum()) for one in bins],
+            "daily": [_strength(one, window.frequency.day) for one in bins],
+            "weekly": [_strength(one, window.frequency.week) for one in bins],
+        }
+    )
+
+
+def _in_seconds(number: np.ndarray, second: np.ndarray, found: list[tuple[int, str, str]]) -> np.ndarray:
+    """Convert timestamps that seem to have another unit; add a finding for each of these series."""
+    converted = second.copy()
+    for rows in pd.Series(np.arange(len(second))).groupby(number).indices.values():
+        unit = guess_unit(second[rows])
+        if unit is not None:
+            found.append((int(number[rows[0]]), "time_unit", unit.words(second[rows[0]])))
+            converted[rows] = unit.seconds(second[rows])
+    return converted
+
+
+def _counted(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
+    yield from zip(*(part.tolist() for part in np.unique(numbers, return_counts=True)), strict=True)
+
+
+def _rows(chosen: np.ndarray) -> list[int]:
+    """The rows where a condition holds; each gets a finding of its own."""
+    found: list[int] = np.flatnonzero(chosen).tolist()
+    return found
+
+
+def _empty(measures: np.ndarray, _: object, __: object) -> Iterator[Place]:
+    for row in _rows(measures["points"] == 0):
         message = (
-            f"its moments lie {row['offset']:+,} s off those of most series, so bins average different "
+            f"none of its {measures['nan'][row]:,} rows has a number; check the metric's name and selector, "
+            "and that something exports it"
+        )
+        yield row, message
+
+
+def _missing_values(measures: np.ndarray, _: object, __: object) -> Iterator[Place]:
+    nan, total = measures["nan"], measures["nan"] + measures["points"] + measures["repeated"]
+    for row in _rows((nan > _NOISE_SHARE * total) & (measures["points"] > 0)):
+        yield row, (f"{nan[row]:,} of {total[row]:,} rows have no number; they count as missing, never as 0")
+
+
+def _repeated(measures: np.ndarray) -> Iterator[tuple[int, bool]]:
+    """Series with more repeated rows than a handful, and whether their values differ."""
+    columns = ("repeated_moments", "differing_moments", "points")
+    for row in _rows(measures["repeated"] > 0):
+        moments, differing, points = (int(measures[column][row]) for column in columns)
+        if are_many(moments, points):
+            yield row, are_many(differing, points)
+
+
+def _duplicates(measures: np.ndarray, _: object, __: object) -> Iterator[Place]:
+    for row, differ in _repeated(measures):
+        if not differ:
+            message = (
+                f"{measures['repeated'][row]:,} rows at a moment already seen; their mean is taken: are two "
+                "sources, or two exports, in one file?"
+            )
+            yield row, message
+
+
+def _rows_per_moment(measures: np.ndarray, _: object, __: object) -> Iterator[Place]:
+    for row, differ in _repeated(measures):
+        if differ:
+            message = (
+                f"{measures['differing_moments'][row]:,} of {measures['points'][row]:,} moments have several "
+                f"rows with different values ({measures['repeated_rows'][row]:,} at "
+                f"{_utc(measures['repeated_at'][row])}), which are averaged; if they are parts of a whole, "
+                "like pods, source.on_multiple=sum adds them up, as the servers do"
+            )
+            yield row, message
+
+
+def _gaps(measures: np.ndarray, _: object, window: Window) -> Iterator[Place]:
+    gap, missing = measures["longest_gap"], _missing(measures)
+    long = gap > np.maximum(2 * measures["step"], window.frequency.step)
+    gap = np.where(gap > 1.5 * measures["step"], gap, 0)
+    for row in _rows((measures["points"] > 0) & ((long & (gap > 0)) | (missing > _NOISE_SHARE))):
+        message = (
+            f"nothing for {_span(gap[row])} from {_utc(measures['gap_begin'][row])} at the longest, "
+            f"{missing[row]:.1%} missing in all; gaps are never trained on as zeros, but was the exporter "
+            "down, or renamed?"
+        )
+        yield row, message
+
+
+def _counter(measures: np.ndarray, _: object, __: object) -> Iterator[Place]:
+    for row in _rows(measures["counter"]):
+        message = (
+            "it only grows, but for resets, like a counter; train on its rate: rate(...[5m]) in PromQL, or "
+            "differences divided by seconds"
+        )
+        yield row, message
+
+
+def _negative(measures: np.ndarray, _: object, __: object) -> Iterator[Place]:
+    for row in _rows(measures["negative"] > 0):
+        message = (
+            f"{measures['negative'][row]:,} values are below 0 (least {measures['least'][row]:g}); traffic "
+            "cannot be: is it a difference, or the wrong metric?"
+        )
+        yield row, message
+
+
+def _constant(measures: np.ndarray, _: object, __: object) -> Iterator[Place]:
+    points, lasted, value = measures["still_points"], measures["still_seconds"], measures["still_value"]
+    whole = (points == measures["points"]) & (points > 1)
+    least = np.where(value == 0, _STILL_ZERO_SECONDS, _STILL_SECONDS)
+    long = (lasted >= least) & (points >= np.maximum(_STILL_SHARE * measures["points"], _STILL_POINTS))
+    for row in _rows(whole | long):
+        where = f"for {_span(lasted[row])} from {_utc(measures['still_begin'][row])}; is the exporter stuck?"
+        if whole[row]:
+            where = "all the time; there is nothing to learn from it"
+        yield row, f"the value is {value[row]:g} {where}"
+
+
+def _coarse_step(measures: np.ndarray, _: object, window: Window) -> Iterator[Place]:
+    for row in _rows(measures["coarse"] > 0):
+        yield row, _coarse_words(int(measures["coarse"][row]), window.frequency)
+
+
+def _too_short(measures: np.ndarray, _: object, window: Window) -> Iterator[Place]:
+    width, some = window.frequency.step, measures["points"] > 0
+    bins = measures["last"] // width - measures["first"] // width + 1
+    cycle, name = (7 * _DAY, "weeks") if width >= _DAY else (_DAY, "days")
+    lasted = measures["last"] - measures["first"]
+    longer = "fetch a longer history (historyLength, source.history)"
+    for row in _rows(some & ((bins < window.length) | (lasted + measures["step"] < 2 * cycle))):
+        said = f"{_span(lasted[row])} is less than two {name}, so no cycle is seen twice"
+        if bins[row] < window.length:
+            said = (
+                f"{bins[row]:,} bins of {window.frequency.name}, but one window ({window}) needs "
+                f"{window.length:,}"
+            )
+        yield row, f"{said}; {longer}"
+
+
+def _stale(measures: np.ndarray, _: object, window: Window) -> Iterator[Place]:
+    some = measures["points"] > 0
+    if not some.any():
+        return
+    age = measures["last"].max(where=some, initial=0) - measures["last"]
+    most = max(window.context_length, window.prediction_length) * window.frequency.step
+    for row in _rows(some & (age > most)):
+        message = (
+            f"its newest value, of {_utc(measures['last'][row])}, is {_span(age[row])} older than the newest "
+            "of the history; was it renamed or removed, or has its exporter failed?"
+        )
+        yield row, message
+
+
+def _misaligned(measures: np.ndarray, _: object, __: object) -> Iterator[Place]:
+    offset = _offsets(measures)
+    for row in _rows(offset != 0):
+        message = (
+            f"its moments lie {offset[row]:+,} s off those of most series, so bins average different "
             "moments; fetch all series with one clock, as source=kapacity and source=prometheus do"
         )
-        findings.append(Finding(row["workload"], row["metric"], "misaligned", message))
-    order = {pair: n for n, pair in enumerate(zip(measured["workload"], measured["metric"], strict=True))}
-    findings.sort(key=lambda finding: order[finding.workload, finding.metric])
-    return measured.drop(columns="phase"), findings
+        yield row, message
 
 
-class _Series:
-    """One series: its rows with a value in time order, and the findings made while sorting them."""
-
-    def __init__(self, timestamp: np.ndarray, value: np.ndarray) -> None:
-        self.seen: list[tuple[str, str]] = []
-        stamped = np.isfinite(timestamp)
-        self.rows = len(value)
-        timestamp, value = timestamp[stamped], value[stamped]
-        if unit := guess_unit(timestamp):
-            self.seen.append(("time_unit", unit.words(timestamp[0])))
-            timestamp = unit.seconds(timestamp)
-        self.nan, self.infinite = int(np.isnan(value).sum()), int(np.isinf(value).sum())
-        self.duplicates = len(timestamp) - len(np.unique(timestamp))
-        known = np.isfinite(value)
-        timestamp, value = timestamp[known], value[known]
-        order = np.argsort(timestamp, kind="stable")
-        timestamp, value = timestamp[order], value[order]
-        # Of several rows at one timestamp, the first one counts.
-        first = np.r_[True, np.diff(timestamp) > 0] if len(timestamp) else np.zeros(0, bool)
-        self.points = len(value)
-        self.timestamp, self.value = timestamp[first], value[first]
-        gaps = np.diff(self.timestamp)
-        self.step = _most_frequent(gaps) if len(gaps) else 0.0
-        self.gaps = gaps
-
-    def measures(self, window: Window) -> dict[str, Any]:
-        """The row of the table."""
-        some = len(self.timestamp) > 0
-        first, last = self.timestamp[[0, -1]] if some else (np.nan, np.nan)
-        expected = round((last - first) / self.step) + 1 if self.step else max(self.points, 1)
-        bins = self._bins(window)
-        return {
-            "points": self.points,
-            "first": first,
-            "last": last,
-            "step": self.step,
-            "missing": max(0.0, 1 - len(self.timestamp) / expected),
-            "longest_gap": self._longest_gap()[0],
-            "duplicates": self.duplicates,
-            "nan": self.nan,
-            "negative": int((self.value < 0).sum()),
-            "constant": self._constant()[1],
-            "counter": self._is_counter(),
-            "phase": _most_frequent(self.timestamp % self.step) if self.step else np.nan,
-            "bins": int(bins.notna().sum()),
-            "daily": _strength(bins, _DAY // window.frequency.step),
-            "weekly": _strength(bins, 7 * _DAY // window.frequency.step),
-        }
-
-    def findings(self, window: Window) -> list[tuple[str, str]]:
-        """Kind and message of all findings."""
-        seen = list(self.seen)
-        if not self.points:
-            seen.append(
-                (
-                    "empty",
-                    f"none of its {self.rows:,} rows has a number; check the metric's name and selector, and "
-                    "that something exports it",
-                )
-            )
-            return seen
-        if self.infinite:
-            seen.append(("infinite", f"{self.infinite:,} rows are infinite; does a query divide by zero?"))
-        if self.nan > _NOISE_SHARE * self.rows:
-            seen.append(
-                (
-                    "missing_values",
-                    f"{self.nan:,} of {self.rows:,} rows have no number; they count as missing, never as 0",
-                )
-            )
-        if self.duplicates:
-            seen.append(
-                (
-                    "duplicates",
-                    f"{self.duplicates:,} rows at a moment already seen; their mean is taken: are two "
-                    "sources, or two exports, in one file?",
-                )
-            )
-        seen += self._gap_findings(window)
-        if self._is_counter():
-            seen.append(
-                (
-                    "counter",
-                    "it only grows, but for resets, like a counter; train on its rate: rate(...[5m]) in "
-                    "PromQL, or differences divided by seconds",
-                )
-            )
-        if negative := int((self.value < 0).sum()):
-            seen.append(
-                (
-                    "negative",
-                    f"{negative:,} values are below 0 (least {self.value.min():g}); traffic cannot be: is it "
-                    "a difference, or the wrong metric?",
-                )
-            )
-        seen += self._constant_findings()
-        if self.step > window.frequency.step:
-            seen.append(
-                (
-                    "coarse_step",
-                    f"a row every {_span(self.step)}, but bins of {window.frequency.name}: most bins stay "
-                    "empty; choose a coarser window or a finer step",
-                )
-            )
-        seen += self._length_findings(window)
-        return seen
-
-    def _gap_findings(self, window: Window) -> list[tuple[str, str]]:
-        gap, begin = self._longest_gap()
-        expected = round((self.timestamp[-1] - self.timestamp[0]) / self.step) + 1 if self.step else 1
-        missing = 1 - len(self.timestamp) / expected
-        if gap <= max(2 * self.step, window.frequency.step) and missing <= _NOISE_SHARE:
-            return []
-        return [
-            (
-                "gaps",
-                f"nothing for {_span(gap)} from {_utc(begin)} at the longest, {max(missing, 0):.1%} missing "
-                "in all; gaps are never trained on as zeros, but was the exporter down, or renamed?",
-            )
-        ]
-
-    def _constant_findings(self) -> list[tuple[str, str]]:
-        begin, length = self._constant()
-        stretch = self.timestamp[begin : begin + length]
-        lasted = float(stretch[-1] - stretch[0])
-        whole = length == len(self.value) > 1
-        if not whole and (lasted < _STILL_SECONDS or length < _STILL_SHARE * len(self.value)):
-            return []
-        where = "all the time" if whole else f"for {_span(lasted)} from {_utc(float(stretch[0]))}"
-        advice = "there is nothing to learn from it" if whole else "is the exporter stuck?"
-        return [("constant", f"the value is {self.value[begin]:g} {where}; {advice}")]
-
-    def _length_findings(self, window: Window) -> list[tuple[str, str]]:
-        bins = len(self._bins(window))
-        cycle, name = (7 * _DAY, "weeks") if window.frequency.step >= _DAY else (_DAY, "days")
-        lasted = float(self.timestamp[-1] - self.timestamp[0])
-        if bins < window.length:
-            said = (
-                f"{bins:,} bins of {window.frequency.name}, but one window ({window}) needs {window.length:,}"
-            )
-        elif lasted + self.step < 2 * cycle:
-            said = f"{_span(lasted)} is less than two {name}, so no cycle is seen twice"
-        else:
-            return []
-        return [("too_short", f"{said}; fetch a longer history (historyLength, source.history)")]
-
-    def _longest_gap(self) -> tuple[float, float]:
-        """Length and begin of the longest gap, seconds; zeros when no step is missing."""
-        if not len(self.gaps) or self.gaps.max() <= 1.5 * self.step:
-            return 0.0, 0.0
-        longest = int(self.gaps.argmax())
-        return float(self.gaps[longest]), float(self.timestamp[longest])
-
-    def _constant(self) -> tuple[int, int]:
-        """Index and length of the longest run of one value."""
-        if not len(self.value):
-            return 0, 0
-        begins = np.flatnonzero(np.r_[True, np.diff(self.value) != 0])
-        lengths = np.diff(np.r_[begins, len(self.value)])
-        longest = int(lengths.argmax())
-        return int(begins[longest]), int(lengths[longest])
-
-    def _is_counter(self) -> bool:
-        """Whether the value grows nearly always and falls only when it is reset."""
-        if len(self.value) < 10 or (self.value < 0).any():
-            return False
-        steps = np.diff(self.value)
-        down = np.flatnonzero(steps < 0)
-        resets = self.value[down + 1] <= 0.2 * self.value[down]
-        return bool(
-            resets.all() and len(down) <= 0.05 * len(steps) and (steps > 0).mean() >= 0.3 and steps.max() > 0
-        )
-
-    def _bins(self, window: Window) -> "pd.Series[float]":
-        """Mean of each bin from the first to the last one; NaN for bins without a row."""
-        step = window.frequency.step
-        label = (self.timestamp // step).astype(np.int64)
-        if not len(label):
-            return pd.Series(dtype=float)
-        label -= label[0]
-        # A wrong timestamp may be decades away; leave out the empty bins up to it.
-        label = label[label < 100 * len(label) + 1_000_000]
-        count = np.bincount(label)
-        total = np.bincount(label, weights=self.value[: len(label)])
-        return pd.Series(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0))
+def _names(_: object, series: Sequence[tuple[str, str]], __: object) -> Iterator[Place]:
+    spellings: dict[str, list[int]] = {}
+    for row, pair in enumerate(series):
+        spellings.setdefault("\0".join("".join(name.split()) for name in pair).casefold(), []).append(row)
+    for rows in spellings.values():
+        for row in rows if len(rows) > 1 else ():
+            others = [repr(" ".join(series[other])) for other in rows if other != row]
+            yield row, f"its name differs from {few(others)} in blanks or capitals only; are they one series?"
 
 
-def _most_frequent(numbers: np.ndarray) -> float:
-    values, counts = np.unique(numbers, return_counts=True)
-    return float(values[counts.argmax()])
+_KINDS: dict[str, Callable[[np.ndarray, Sequence[tuple[str, str]], Window], Iterator[Place]]] = {
+    "empty": _empty,
+    "missing_values": _missing_values,
+    "duplicates": _duplicates,
+    "rows_per_moment": _rows_per_moment,
+    "gaps": _gaps,
+    "counter": _counter,
+    "negative": _negative,
+    "constant": _constant,
+    "coarse_step": _coarse_step,
+    "too_short": _too_short,
+    "stale": _stale,
+    "misaligned": _misaligned,
+    "names": _names,
+}
 
 
-def _offsets(measured: pd.DataFrame) -> "pd.Series[int]":
-    """Seconds between the grid of each series and that of most series with the same step."""
-    offset = pd.Series(0, index=measured.index)
-    for step in measured.loc[measured["step"] > 0, "step"].unique():
-        group = measured[measured["step"] == step]
-        counts = group["phase"].value_counts()
+def _missing(measures: np.ndarray) -> np.ndarray:
+    """Share of the steps between first and last without a value, ``[series]``."""
+    step, points = measures["step"], measures["points"]
+    expected = np.rint((measures["last"] - measures["first"]) / np.maximum(step, 1)) + 1
+    found: np.ndarray = np.maximum(0.0, 1 - points / np.where(step > 0, expected, np.maximum(points, 1)))
+    return found
+
+
+def _coarse_words(step: int, frequency: Frequency) -> str:
+    return f"a row every {_span(step)}, but bins of {frequency.name}: {_remedy(step)}"
+
+
+def _remedy(step: int) -> str:
+    """The window whose bins are no finer than a step in seconds."""
+    if step > _DAY:
+        return "bins are a day at most; fetch or export more rows"
+    if step not in _WINDOWS and not _DAY % step and not step % 60:
+        hours, rest = divmod(step, 3600)
+        return f"give window.freq={step // 60}min" if rest else f"give window.freq={hours}h"
+    return f"give window={next(name for width, name in _WINDOWS.items() if width >= step)}"
+
+
+def _bins(rows: Rows, window: Window) -> "pd.Series[float]":
+    """Mean of each bin of a series from the first to the last one; NaN for bins without a row."""
+    label = rows.second // window.frequency.step
+    if not len(label):
+        return pd.Series(dtype=float)
+    label = label - label[0]
+    # A wrong timestamp may be decades away; leave out the empty bins up to it.
+    label = label[label < 100 * len(label) + 1_000_000]
+    count = np.bincount(label)
+    total = np.bincount(label, weights=rows.value[: len(label)])
+    return pd.Series(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0))
+
+
+def _offsets(measures: np.ndarray) -> np.ndarray:
+    """Seconds between the grid of each series and that of most series with the same step, int64 ``[series]``.
+
+    0 for a series without a grid of its own, and where less than half of the series share one.
+    """
+    offset = np.zeros(len(measures), np.int64)
+    gridded = (measures["step"] > 0) & (measures["phase"] >= 0)
+    for step in np.unique(measures["step"][gridded]).tolist():
+        group = np.flatnonzero(gridded & (measures["step"] == step))
+        phases, counts = np.unique(measures["phase"][group], return_counts=True)
+        if 2 * counts.max() < len(group):
+            continue
         # Of equally frequent offsets the smallest, which is usually the full minute.
-        usual = min(counts[counts == counts.max()].index)
-        late = (group["phase"] - usual) % step
-        offset[group.index] = late.where(late <= step / 2, late - step).round().astype(int)
+        late = (measures["phase"][group] - phases[counts.argmax()]) % step
+        offset[group] = np.where(late <= step / 2, late, late - step)
     return offset
 
 
@@ -340,16 +506,22 @@ def findings_text(findings: Sequence[Finding]) -> str:
     """The findings for the console, grouped by kind and message."""
     if not findings:
         return "Nothing to complain about."
+    lines = [f"{len(findings):,} {'finding' if len(findings) == 1 else 'findings'}:"]
+    groups = _grouped(findings)
+    shown = groups[: 2 * _MOST_ROWS]
+    lines += [f"  {kind}: {few(names)}: {message}" for kind, message, names in shown]
+    if len(groups) > len(shown):
+        lines.append(f"  ... and {len(groups) - len(shown):,} more")
+    return "\n".join(lines)
+
+
+def _grouped(findings: Sequence[Finding]) -> list[tuple[str, str, list[str]]]:
+    """Kind, message and the series of equal findings."""
     by_message: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
         names = by_message.setdefault((finding.kind, finding.message), [])
         names.append(f"{finding.workload} {finding.metric}")
-    lines = [f"{len(findings):,} {'finding' if len(findings) == 1 else 'findings'}:"]
-    shown = list(by_message.items())[: 2 * _MOST_ROWS]
-    lines += [f"  {kind}: {few(names)}: {message}" for (kind, message), names in shown]
-    if len(by_message) > len(shown):
-        lines.append(f"  ... and {len(by_message) - len(shown):,} more")
-    return "\n".join(lines)
+    return [(kind, message, names) for (kind, message), names in by_message.items()]
 
 
 def _utc(second: float) -> str:

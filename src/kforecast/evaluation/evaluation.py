@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from kforecast.data.edges import edge_values
 from kforecast.data.freshness import StaleRule, next_origins
 from kforecast.data.panel import Panel
+from kforecast.data.quality import SERIOUS, panel_findings, refuse_coarse, warnings_of
 from kforecast.data.reading import read_panel
 from kforecast.errors import ConfigError, DataError, few
 from kforecast.evaluation.backtest import BacktestSettings, Span
@@ -221,12 +222,14 @@ def evaluate_panel(
     DataError
         When there is nothing to judge.
     """
+    refuse_coarse(panel, predictor.name)
     panel = _known_series(panel, predictor)
     trained_until, used_until = (None, None)
     if predictor.artifact is not None:
         trained_until, used_until = predictor.artifact.training_span
     begin, stop = _judged_bins(panel, predictor.window.prediction_length, settings, used_until)
-    warnings = _training_warnings(panel, begin, used_until) + _silent_warnings(panel, begin, stop, predictor)
+    warnings = warnings_of(panel_findings(panel, predictor.window), SERIOUS)
+    warnings += _training_warnings(panel, begin, used_until) + _silent_warnings(panel, begin, stop, predictor)
     backtest = settings.backtest
     if backtest.as_consumed and rows is not None:
         backtest = replace(backtest, edge=edge_values(rows, panel))

@@ -296,6 +296,17 @@ def judge(
         as_consumed=settings.as_consumed,
         part=span.name,
         comparison=None if champion is None else compare(found, champion, over_best.best_baseline, seed),
+        doubts=_doubts(panel),
+    )
+
+
+def _doubts(panel: Panel) -> tuple[str, ...]:
+    """Defects of a history that make every score doubtful: a counter is easy to forecast, and no load."""
+    if not panel.counters:
+        return ()
+    names = few(panel.counters)
+    return (
+        f"{names} only grows like a counter, which is no load: train on its rate, rate(...[5m]) in PromQL",
     )
 
 

@@ -26,7 +26,9 @@ from kforecast.metrics.formats.series import constant, rows_of, series_of
 from kforecast.metrics.formats.tables import TextTable
 from kforecast.metrics.formats.text import opened
 from kforecast.metrics.moments import NotAMoment, check_zone, is_number, is_text, read_arrow, shown
-from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, check_frame
+from kforecast.metrics.multiple import check_on_multiple, one_row_a_moment
+from kforecast.metrics.names import trimmed
+from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, as_names, check_frame
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,9 @@ class CsvSource:
         Parquet without a zone are UTC by default; text must say its zone, or this must.
     any_time:
         Whether moments before 2000 and after 2100 are right.
+    on_multiple:
+        How to treat several rows of one series at one moment:
+        :func:`~kforecast.metrics.multiple.one_row_a_moment`.
 
     Raises
     ------
@@ -84,6 +89,7 @@ class CsvSource:
         cache_dir: str | Path = "outputs/cache",
         timezone: str | None = None,
         any_time: bool = False,
+        on_multiple: str | None = None,
         *,
         columns: Mapping[str, Any] | None = None,
         workload: str | None = None,
@@ -113,6 +119,7 @@ class CsvSource:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self._memory_map, self.any_time = memory_map, any_time
+        self.on_multiple = check_on_multiple(on_multiple, "source.on_multiple")
         self.cache_dir = Path(cache_dir)
 
     def __str__(self) -> str:
@@ -126,17 +133,19 @@ class CsvSource:
         DataError
             When it is missing, unreadable, or violates contract 3.
         """
-        return self.checked(self.read())
+        return self.resolved(self.read())
 
-    def checked(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Check the frame that :meth:`read` has returned, and return it.
+    def resolved(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Check rows of :meth:`read`, and treat several at one moment as ``on_multiple`` says.
 
         Raises
         ------
         DataError
-            When its rows violate contract 3.
+            As :meth:`fetch`.
         """
-        return check_frame(frame, str(self.path), self._first_row, self.any_time)
+        frame = check_frame(rows, str(self.path), self._first_row, self.any_time)
+        of_series = self.rows_of if self.other_columns() else None
+        return one_row_a_moment(frame, self.on_multiple, str(self.path), of_series)
 
     def batches(self) -> Iterator[RowBatch]:
         """Read the file batch by batch, in little memory.
@@ -221,9 +230,70 @@ class CsvSource:
             table = self._read_parquet() if self._is_parquet else self._read_csv()
             # Without the types that pandas had when it wrote a Parquet file.
             frame: pd.DataFrame = table.replace_schema_metadata().to_pandas()
+            for column in ("workload", "metric"):
+                frame[column] = as_names(frame[column])
         except (OSError, UnicodeError, pa.ArrowException) as error:
             raise self.unreadable(error) from error
         return frame
+
+    def other_columns(self) -> list[str]:
+        """Names of the columns that are not read, of a table with a row for each value."""
+        if self._is_parquet:
+            layouts = [self._layout(path, said) for path, said in self._parts()]
+            shapes = [(layout.header, layout.shape) for layout in layouts]
+        else:
+            table = recognise(self.path, self._naming).table
+            shapes = [] if table is None else [(table.header, table.shape)]
+        if any(shape.value is None for _, shape in shapes):
+            return []
+        found = [
+            {name for at, name in enumerate(header) if at not in shape.used and header.count(name) == 1}
+            for header, shape in shapes
+        ]
+        return sorted(set.intersection(*found)) if found else []
+
+    def rows_of(self, workload: str, metric: str) -> pd.DataFrame:
+        """Read the rows of a series with all columns, to see why it has several at one moment.
+
+        Raises
+        ------
+        DataError
+            When the file is unreadable.
+        """
+        rows = self.read()
+        try:
+            others = self._unread(self.other_columns())
+        except (OSError, UnicodeError, pa.ArrowException) as error:
+            raise self.unreadable(error) from error
+        chosen = (
+            (rows["workload"] == workload) & (rows["metric"] == metric) & rows["value"].notna()
+        ).to_numpy()
+        unread = others.filter(pa.array(chosen)).to_pandas()
+        found = pd.concat([rows[chosen].reset_index(drop=True), unread], axis=1)
+        return found.assign(timestamp=np.floor(found["timestamp"].astype(np.float64)))
+
+    def _unread(self, columns: list[str]) -> pa.Table:
+        """Columns that are not read otherwise, with the rows of :meth:`read` in their order."""
+        if not self._is_parquet:
+            form = recognise(self.path, self._naming)
+            assert form.table is not None
+            with opened(self.path) as stream:
+                return pa.csv.read_csv(
+                    stream,
+                    read_options=pa.csv.ReadOptions(skip_rows=form.table.skipped),
+                    parse_options=pa.csv.ParseOptions(delimiter=form.table.separator),
+                    convert_options=pa.csv.ConvertOptions(
+                        column_types=dict.fromkeys(columns, pa.string()), include_columns=columns
+                    ),
+                )
+        tables = []
+        for path, said in self._parts():
+            inside = [column for column in columns if column not in said]
+            table = pa.parquet.read_table(path, columns=inside, partitioning=None)
+            for column in set(columns) & {*said}:
+                table = table.append_column(column, constant(said[column], table.num_rows))
+            tables.append(table.select(columns))
+        return pa.concat_tables(tables, promote_options="permissive")
 
     @property
     def _is_parquet(self) -> bool:
@@ -591,7 +661,11 @@ def _rows_of(batch: pa.RecordBatch) -> RowBatch:
 
 def _names_of(batch: pa.RecordBatch, column: str) -> Names:
     encoded = batch.column(column)
-    names = encoded.dictionary.to_numpy(zero_copy_only=False)
+    if not pa.types.is_dictionary(encoded.type):
+        encoded = encoded.dictionary_encode()
+    names = np.array(
+        [name if name is None else trimmed(name) for name in encoded.dictionary.to_pylist()], object
+    )
     if not encoded.null_count:
         return Names(encoded.indices.to_numpy(), names)
     return Names(encoded.indices.fill_null(len(names)).to_numpy(), np.append(names, [None]))

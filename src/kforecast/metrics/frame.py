@@ -8,13 +8,17 @@ import pyarrow as pa
 
 from kforecast.errors import ConfigError, DataError, few
 from kforecast.metrics.moments import MISSING, NotAMoment, check_zone, is_number, is_plain, read_series, shown
-from kforecast.metrics.source import COLUMNS, check_frame
+from kforecast.metrics.multiple import check_on_multiple, one_row_a_moment
+from kforecast.metrics.source import COLUMNS, MetricSource, as_names, check_frame
 
 _NO_ZONE = "give datetimes with a zone, like pandas.to_datetime(..., utc=True)"
+_ANY_TIME = "kforecast.metrics.frame.FrameSource(frame, any_time=True)"
 
 
 class FrameSource:
-    """A long frame (contract 3) as a source; columns other than the four of the contract are ignored.
+    """A long frame (contract 3) as a source.
+
+    Columns other than the four of the contract only show whether rows of one moment are several series.
 
     Parameters
     ----------
@@ -27,11 +31,14 @@ class FrameSource:
         The IANA name of the zone of datetimes and text without one.
     any_time:
         Whether moments before 2000 and after 2100 are right.
+    on_multiple:
+        How to treat several rows of one series at one moment:
+        :func:`~kforecast.metrics.multiple.one_row_a_moment`.
 
     Raises
     ------
     ConfigError
-        When there is no such time zone.
+        When there is no such time zone, or ``on_multiple`` is unknown.
     """
 
     repeatable: ClassVar[bool] = True
@@ -43,12 +50,14 @@ class FrameSource:
         *,
         timezone: str | None = None,
         any_time: bool = False,
+        on_multiple: str | None = None,
     ) -> None:
         self._frame, self._name, self._any_time = frame, name, any_time
         try:
             self._timezone = check_zone(timezone, "timezone")
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        self.on_multiple = check_on_multiple(on_multiple, "on_multiple")
 
     def __str__(self) -> str:
         return self._name
@@ -86,8 +95,18 @@ class FrameSource:
         except NotAMoment as error:
             raise DataError(f"{self._name}: {error.words(first_row=0)}") from error
         columns = {"timestamp": seconds, "value": self._values(rows["value"])} | names
-        return check_frame(
-            pd.DataFrame(columns), self._name, first_row=0, any_time=self._any_time, remedy="any_time=True"
+        checked = check_frame(
+            pd.DataFrame(columns), self._name, first_row=0, any_time=self._any_time, remedy=_ANY_TIME
+        )
+        others = [name for name in frame.columns if name not in COLUMNS]
+
+        def of_series(workload: str, metric: str) -> pd.DataFrame:
+            chosen = ((checked["workload"] == workload) & (checked["metric"] == metric)).to_numpy()
+            unread = frame.loc[chosen, others].reset_index(drop=True)
+            return pd.concat([checked[chosen].reset_index(drop=True), unread], axis=1)
+
+        return one_row_a_moment(
+            checked, self.on_multiple, self._name, of_series if others else None, "on_multiple"
         )
 
     def _values(self, cells: pd.Series) -> np.ndarray:
@@ -118,11 +137,15 @@ class FrameSource:
         return numbers
 
     def _names(self, names: pd.Series) -> pd.Series:
-        """Names as a categorical column of text; missing names stay missing."""
+        """Names as a categorical column of trimmed text; missing names stay missing."""
         try:
-            found = names.astype("category")
+            return as_names(names)
         except (TypeError, NotImplementedError, pa.ArrowException) as error:  # cells like lists
             raise DataError(f"{self._name}: {names.name} holds cells that are not text") from error
-        if all(isinstance(name, str) for name in found.cat.categories):
-            return found
-        return names.astype(object).map(str, na_action="ignore").astype("category")
+
+
+def source_of(history: pd.DataFrame | MetricSource) -> MetricSource:
+    """A history given in Python as a source: a frame is checked, a source is taken as it is."""
+    if isinstance(history, pd.DataFrame) or not hasattr(history, "fetch"):
+        return FrameSource(history)  # refuses anything but a frame
+    return history

@@ -7,7 +7,7 @@ import base64
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
@@ -21,11 +21,17 @@ from kforecast.metrics.credentials import SecretFile, SecretVariable, is_loopbac
 from kforecast.metrics.fetching import Ask, PassingError, Question, Series, TooLargeError
 from kforecast.metrics.proxies import Proxy, check_proxy, from_environment, shown
 from kforecast.metrics.server_source import ServerSource
-from kforecast.metrics.spec import Duration, check_keys_differ
+from kforecast.metrics.spec import Duration, Name, check_keys_differ
 from kforecast.metrics.timerange import TimeRange
 from kforecast.metrics.units import guess_unit
 from kforecast.window import parse_duration
 
+# Results that have no values over time, and what to do.
+_NO_SERIES = {
+    "scalar": "a number without a series; query a series over time, like sum(rate(http_requests_total[5m]))",
+    "string": "a text; query a series over time, like sum(rate(http_requests_total[5m]))",
+    "vector": "the values of one moment; is source.url the API of a Prometheus, with query_range?",
+}
 # Only a wrong query has an answer of this size; a series of 11,000 points takes 300 KB.
 MOST_BYTES = 256 * 2**20
 # Messages quote at most this many characters of a server's text.
@@ -41,8 +47,8 @@ class PromQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    workload: Annotated[str, Field(min_length=1)]
-    metric: Annotated[str, Field(min_length=1)]
+    workload: Name
+    metric: Name
     query: Annotated[str, Field(min_length=1)]
 
 
@@ -327,12 +333,39 @@ def series_of(answer: dict[str, Any]) -> list[Series]:
     Raises
     ------
     ValueError
-        When it is not a matrix: https://prometheus.io/docs/prometheus/latest/querying/api/#range-vectors
+        When it is not a matrix of numbers:
+        https://prometheus.io/docs/prometheus/latest/querying/api/#expression-query-result-formats
     """
+    data = answer.get("data")
+    kind = data.get("resultType") if isinstance(data, dict) else None
+    if isinstance(kind, str) and kind in _NO_SERIES:
+        raise ValueError(f"the answer is a {kind}, {_NO_SERIES[kind]}")
+    with suppress(LookupError, TypeError, AttributeError):  # explained below
+        _refuse_histograms(answer["data"]["result"])
     try:
         return [_series(series) for series in answer["data"]["result"]]
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"the answer is not a list of series with their values ({error!r:.200})") from error
+
+
+def _refuse_histograms(result: list[dict[str, Any]]) -> None:
+    """Refuse native histograms, also among numbers: a histogram is no number that can be forecast.
+
+    Raises
+    ------
+    ValueError
+        With the queries to write instead.
+    """
+    found = next((series for series in result if series.get("histograms")), None)
+    if found is None:
+        return
+    name = found.get("metric", {}).get("__name__")
+    rate = f"rate({_printable(name)}[5m])" if isinstance(name, str) else "rate(METRIC[5m])"
+    among = "holds numbers and native histograms" if found.get("values") else "is a native histogram"
+    raise ValueError(
+        f"the answer {among}, not one number a moment; ask for its requests per second, "
+        f"histogram_count({rate}), or for a quantile, histogram_quantile(0.95, {rate})"
+    )
 
 
 def _series(series: dict[str, Any]) -> Series:

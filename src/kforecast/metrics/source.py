@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kforecast.errors import DataError
+from kforecast.metrics.names import trimmed
 from kforecast.metrics.units import EARLIEST, EXPECTED, LATEST, guess_unit, lost_digits, number_text
 
 COLUMNS = ("timestamp", "value", "workload", "metric")
@@ -37,10 +38,25 @@ class MetricSource(Protocol):
 
 
 class Names(NamedTuple):
-    """A dictionary-encoded column: ``codes`` (``[rows]``) index ``names``, where None is a missing name."""
+    """A dictionary-encoded column: ``codes`` (``[rows]``) index ``names``, where None is a missing name.
+
+    Names are trimmed; several codes may have the same name.
+    """
 
     codes: np.ndarray
     names: np.ndarray
+
+
+def as_names(column: pd.Series) -> pd.Series:
+    """A column of names as a categorical column of trimmed text; missing names stay missing."""
+    found = column.astype("category")
+    names = found.cat.categories
+    text = [trimmed(str(name)) for name in names]
+    if all(isinstance(name, str) for name in names) and text == [*names]:
+        return found
+    number = {name: code for code, name in enumerate(sorted({*text}))}
+    code = np.array([*(number[name] for name in text), -1])[found.cat.codes]
+    return pd.Series(pd.Categorical.from_codes(code, [*number]), index=found.index, name=found.name)
 
 
 class RowBatch(NamedTuple):

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from kforecast.metrics.names import trimmed
 from kforecast.window import parse_duration
 
 
@@ -13,7 +14,13 @@ def _check_duration(text: str) -> str:
     return text
 
 
-Name = Annotated[str, Field(min_length=1)]
+def _name(text: str) -> str:
+    if not (name := trimmed(text)):
+        raise ValueError(f"{text!r} is no name, but blanks")
+    return name
+
+
+Name = Annotated[str, Field(min_length=1), AfterValidator(_name)]
 Duration = Annotated[str, AfterValidator(_check_duration)]
 
 

@@ -30,7 +30,8 @@ from kforecast.errors import ConfigError, ours
 from kforecast.evaluation.report.words import span_words
 from kforecast.evaluation.verdict import verdict
 from kforecast.forecaster import Forecaster
-from kforecast.metrics.frame import FrameSource
+from kforecast.metrics.frame import source_of
+from kforecast.metrics.source import MetricSource
 from kforecast.training.distributed.processes import this_process
 from kforecast.training.holdout import JudgedFit
 from kforecast.training.plan import make_recipe_for_frame
@@ -62,7 +63,7 @@ _KEYS = {
 
 
 def train(
-    frame: pd.DataFrame,
+    frame: pd.DataFrame | MetricSource,
     window: Window,
     *,
     model: str = "fcnet",
@@ -76,7 +77,6 @@ def train(
     timezone: str | Mapping[str, str] | None = None,
     holidays: str | None = None,
     seed: int = 42,
-    any_time: bool = False,
     overrides: Sequence[str] = (),
     verbose: bool = True,
 ) -> Forecaster:
@@ -108,8 +108,6 @@ def train(
         ``DE-BY``.
     seed:
         Seed of the weights, the order of windows and all other random numbers.
-    any_time:
-        Whether moments before 2000 and after 2100 are right; otherwise they are refused.
     overrides:
         Other settings, as on the command line: ``["data.fill=zero", "optimizer=adamw"]``. Arguments take
         precedence.
@@ -147,7 +145,7 @@ def train(
     given |= {"refit": refit, "timezone": timezone, "holidays": holidays}
     with tempfile.TemporaryDirectory(prefix="kforecast-") as folder, _process_state_restored():
         cfg = _composed(window, model, given, list(overrides), folder)
-        recipe = make_recipe_for_frame(cfg, FrameSource(frame, any_time=any_time), Path(folder))
+        recipe = make_recipe_for_frame(cfg, source_of(frame), Path(folder))
         if recipe.settings.trainer.processes > 1:
             raise ConfigError(
                 f"trainer.devices: {recipe.settings.trainer.processes} processes; train() works in one: use "

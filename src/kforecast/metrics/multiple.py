@@ -1,0 +1,143 @@
+"""Several rows of one series at one moment: two copies of a row, or the parts of a whole, like its pods."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from kforecast.errors import ConfigError, DataError
+from kforecast.metrics.source import COLUMNS
+from kforecast.metrics.timerange import utc
+
+ON_MULTIPLE = ("sum", "mean", "error")
+KEY = "source.on_multiple"
+_MOMENT = ["workload", "metric", "timestamp"]
+# Up to this many moments with several rows are an accident, unless they are half of all moments.
+_FEW_MOMENTS = 10
+
+OfSeries = Callable[[str, str], pd.DataFrame]
+"""Returns the rows of a series, by workload and metric, with all columns of the source."""
+
+
+class Multiple(NamedTuple):
+    """The series with the most moments that have several rows."""
+
+    workload: str
+    metric: str
+    second: float
+    """The first of these moments, unix seconds."""
+    rows: int
+    """Rows at that moment."""
+
+    def __str__(self) -> str:
+        at = utc(self.second).removesuffix(":00")
+        return f"{self.rows:,} rows of {self.workload} {self.metric} at {at}"
+
+
+def check_on_multiple(value: object, key: str) -> str | None:
+    """Check the setting; None chooses by the data.
+
+    Raises
+    ------
+    ConfigError
+        When it is unknown; the message names ``key``.
+    """
+    if value is None or value in ON_MULTIPLE:
+        return value  # type: ignore[return-value]
+    raise ConfigError(f"{key}: {value!r} is wrong; use sum, mean or error, or null")
+
+
+def are_many(moments: int, of: int) -> bool:
+    """Whether so many moments with several rows, of all moments of a series, are no accident."""
+    return moments > _FEW_MOMENTS or (moments > 1 and 2 * moments >= of)
+
+
+def one_row_a_moment(
+    frame: pd.DataFrame, on_multiple: str | None, name: str, of_series: OfSeries | None, key: str = KEY
+) -> pd.DataFrame:
+    """Combine several rows of a series at one moment (a second) into one.
+
+    Parameters
+    ----------
+    frame:
+        The columns of contract 3, checked.
+    on_multiple:
+        ``sum``, ``mean`` or ``error``. With None the rows stay, to be averaged later, unless another column
+        tells them apart.
+    name:
+        How messages name the source.
+    of_series:
+        Returns the rows of a series with all columns; None when there are no others.
+    key:
+        How messages name the setting.
+
+    Raises
+    ------
+    DataError
+        For several rows with ``error``, or with None where another column tells them apart.
+    """
+    if on_multiple is None and of_series is None:
+        return frame
+    frame = frame.assign(timestamp=np.floor(frame["timestamp"]))
+    known = frame[frame["value"].notna()]
+    again = known.duplicated(_MOMENT)
+    if not again.any():
+        return frame
+    if on_multiple in ("sum", "mean"):
+        by_moment = frame.groupby(_MOMENT, observed=True, sort=False)["value"]
+        combined = by_moment.sum(min_count=1) if on_multiple == "sum" else by_moment.mean()
+        found: pd.DataFrame = combined.reset_index()[list(COLUMNS)]
+        return found
+    counts = known[again].groupby(["workload", "metric"], observed=True)["timestamp"].nunique()
+    workload, metric = counts.idxmax()
+    second = known.loc[(known["workload"] == workload) & (known["metric"] == metric), "timestamp"]
+    at = float(second[second.duplicated()].iloc[0])
+    multiple = Multiple(workload, metric, at, int((second == at).sum()))
+    many = are_many(counts.max(), second.nunique())
+    check_multiple(multiple, on_multiple, name, of_series if many else None, key)
+    return frame
+
+
+def check_multiple(
+    multiple: Multiple, on_multiple: str | None, name: str, of_series: OfSeries | None, key: str = KEY
+) -> None:
+    """Refuse several rows at a moment with ``error``, or where an unread column tells them apart.
+
+    Raises
+    ------
+    DataError
+        Naming the series, a moment and the column.
+    """
+    remedy = "sum adds them up (as the servers do), mean averages them"
+    if on_multiple == "error":
+        raise DataError(f"{name}: {multiple}, and {key}=error allows one; {remedy}")
+    if of_series is None:
+        return
+    column = telling_column(of_series(multiple.workload, multiple.metric))
+    if column is not None:
+        raise DataError(f"{name}: {multiple}: column {column} tells them apart; {key}={remedy}")
+
+
+def telling_column(series: pd.DataFrame) -> str | None:
+    """The column whose value differs among the rows of most moments that have several; None without one.
+
+    A column of numbers with a fraction is another measurement, and one that hardly repeats a value counts
+    rows.
+    """
+    several = series[series["timestamp"].duplicated(keep=False)]
+    moment = several["timestamp"]
+    sizes = moment.groupby(moment).size()
+    found: list[tuple[float, int, str]] = []
+    for place, column in enumerate(series.columns):
+        if column in COLUMNS:
+            continue
+        cells = series.iloc[:, place].astype(str)
+        distinct = cells.nunique()
+        number = pd.to_numeric(cells, errors="coerce")
+        if 2 * distinct > len(cells) or (number % 1 > 0).any():
+            continue
+        differs = cells[moment.index].groupby(moment).nunique()
+        if (differs > 1).mean() > 0.5:
+            found.append((-float((differs == sizes).mean()), distinct, str(column)))
+    return min(found)[2] if found else None
