@@ -364,7 +364,8 @@ def _saving(orders: Orders, block: int, seed: int) -> Skill:
         costs_over_time(orders.settings, orders.timeline, orders.simulation, policy)
         for policy in (orders.policy, REACTIVE)
     )
-    return saving(cost, reactive, orders.simulation.counted.any(axis=0), block, seed)
+    counted: np.ndarray = orders.simulation.counted.any(axis=0)
+    return saving(cost, reactive, counted, block, seed)
 
 
 def order_level(settings: Capacity) -> float:
