@@ -364,8 +364,7 @@ def _saving(orders: Orders, block: int, seed: int) -> Skill:
         costs_over_time(orders.settings, orders.timeline, orders.simulation, policy)
         for policy in (orders.policy, REACTIVE)
     )
-    counted: np.ndarray = orders.simulation.counted.any(axis=0)
-    return saving(cost, reactive, counted, block, seed)
+    return saving(cost, reactive, np.logical_or.reduce(orders.simulation.counted), block, seed)
 
 
 def order_level(settings: Capacity) -> float:
