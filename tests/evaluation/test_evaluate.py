@@ -114,7 +114,7 @@ def test_a_random_walk_does_not_and_the_earlier_artifact_stays(
 
 def bursts(seed: int, density: float) -> pd.DataFrame:
     """Two services that are scaled to zero between bursts at random moments."""
-    rng, count = np.random.default_rng(seed), 144 * DAYS
+    rng, count = np.random.default_rng(seed), 144 * 14
     rows = {"timestamp": START + STEP * np.arange(count), "metric": "qps"}
     values = np.where(rng.random((2, count)) < density, rng.exponential(50, (2, count)), 0.0)
     return pd.concat(

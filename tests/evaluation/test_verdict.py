@@ -1,9 +1,12 @@
 """The verdict and the gate, on forecasters made by hand for traffic of which everything is known."""
 
+import json
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +15,7 @@ from kforecast.data.panel import Panel
 from kforecast.evaluation.backtest import BacktestSettings, Span
 from kforecast.evaluation.capacity import REACTIVE, Capacity
 from kforecast.evaluation.champion import Champion
+from kforecast.evaluation.report.files import publish
 from kforecast.evaluation.report.words import summary
 from kforecast.evaluation.scoreboard import ORDER_LEVELS, QUANTILES, Scoreboard, judge
 from kforecast.evaluation.skill import Skill, saving
@@ -117,6 +121,20 @@ def test_a_forecast_of_no_traffic_is_blocked_and_called_so(density: float, inter
     assert unfit(board) in words
     assert unfit(board) == shortfall(board, 0.0) == shortfall(board, -9.0)
     assert "can be advised: see the verdict" in summary(board)
+
+
+def test_the_report_says_it_in_every_file(tmp_path: Path) -> None:
+    board = judged(bursts(0.05), np.zeros((1, 1)))
+    publish(board, tmp_path, artifact="model", source="a test", seed=0)
+    found = verdict(board)
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert document["verdict"] == {"tone": "bad", "words": found.words, "unfit": unfit(board)}
+    assert document["capacity"]["quantile"]["best"] == board.orders.best_level
+    page = (tmp_path / "report.html").read_text()
+    assert found.words in page
+    assert "No headroom and no quantile of it can be advised: see the verdict." in page
+    models = pd.read_csv(tmp_path / "scores.csv")["model"].unique().tolist()
+    assert models[-2:] == ["training mean", "always zero"]
 
 
 @pytest.mark.parametrize("density", DENSITIES)

@@ -374,7 +374,7 @@ def _saving(orders: Orders, block: int, seed: int) -> Skill:
         costs_over_time(orders.settings, orders.timeline, orders.simulation, policy)
         for policy in (orders.policy, REACTIVE)
     )
-    return saving(cost, reactive, orders.simulation.counted.any(axis=0), block, seed)
+    return saving(cost, reactive, np.logical_or.reduce(orders.simulation.counted), block, seed)
 
 
 def order_level(settings: Capacity) -> float:

@@ -10,6 +10,7 @@ from kforecast.errors import few
 from kforecast.evaluation.capacity import REACTIVE
 from kforecast.evaluation.scoreboard import Scoreboard
 from kforecast.evaluation.scores import overall
+from kforecast.files.untrusted import shortened
 
 Tone = Literal["good", "unsure", "bad"]
 # Forecasts that sum to less than this share of the traffic are useless for capacity.
@@ -214,7 +215,7 @@ def _too_low(board: Scoreboard) -> list[str]:
     """The series of which less than half of the traffic is forecast."""
     scores = board.series_scores()
     low = scores[scores["relative_bias"] < _LEAST_SHARE - 1]
-    return [f"{row['workload']} {row['metric']}" for row in low.to_dict("records")]
+    return [shortened(f"{row['workload']} {row['metric']}") for row in low.to_dict("records")]
 
 
 def _error(board: Scoreboard) -> str:
@@ -225,11 +226,12 @@ def _error(board: Scoreboard) -> str:
 
 
 def _interval(board: Scoreboard) -> str:
+    """The interval of the skill."""
     return f"95% interval of the skill {board.skill.low:.1%} to {board.skill.high:.1%}"
 
 
 def _cost(board: Scoreboard) -> str:
-    """The cost of the model's orders, against that of the reactive rule's."""
+    """The cost of the model's orders, against the reactive rule's."""
     saving, policy = board.saving, board.orders.policy
     ordered = policy.removeprefix(board.backtest.model).strip() or "for its forecast"
     off = f"{abs(saving.value):.1%} {'less' if saving.value > 0 else 'more'}"
