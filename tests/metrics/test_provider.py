@@ -1,7 +1,11 @@
 """The provider that serves a frame, and the one in front of a Prometheus."""
 
 import asyncio
+import copy
+from collections.abc import Callable
+from typing import Any
 
+import grpc
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,10 +14,11 @@ from hypothesis import strategies as st
 
 from kforecast.errors import ConfigError
 from kforecast.metrics.fetching import Series
-from kforecast.metrics.kapacity import query_of
+from kforecast.metrics.kapacity import KapacitySource, query_of
 from kforecast.metrics.prometheus import PrometheusSource
 from kforecast.metrics.proto import provider_pb2 as pb
-from kforecast.metrics.provider import FrameBackend, PrometheusBackend
+from kforecast.metrics.proto import provider_pb2_grpc as pb_grpc
+from kforecast.metrics.provider import FrameBackend, PrometheusBackend, ProviderService
 from kforecast.metrics.spec import Target
 from kforecast.metrics.timerange import TimeRange
 
@@ -150,3 +155,139 @@ def test_templates_that_are_missing_or_wrong() -> None:
         PrometheusBackend(PROMETHEUS, {"qps": 'x{a="<<nmae>>"}'})
     with pytest.raises(ValueError, match="no query template for the metric 'cpu'; known: qps"):
         PrometheusBackend(PROMETHEUS, {"qps": "x"}).promql(pods("web", "cpu"))
+
+
+def configured(name: str, metric: dict[str, Any], core: bool = False) -> Target:
+    """A target with one metric, of a Deployment or of a kind of the core group."""
+    ref = {"apiVersion": "v1" if core else "apps/v1", "kind": "Pod" if core else "Deployment", "name": name}
+    return Target.model_validate(
+        {"workloadNamespace": "shop", "workloadRef": ref, "historyLength": "1D", "metrics": [metric]}
+    )
+
+
+def metric_of(kind: str, name: str, selector: dict[str, str] | None = None) -> dict[str, Any]:
+    """A metric of any type, whose series is called ``qps``."""
+    identified = {"name": name} | ({} if selector is None else {"selector": {"matchLabels": selector}})
+    described = {"apiVersion": "v1", "kind": "Service", "name": "front"}
+    blocks: dict[str, dict[str, Any]] = {
+        "Object": {"object": {"metric": identified, "describedObject": described}},
+        "External": {"external": {"metric": identified}},
+        "Pods": {"pods": {"metric": identified}},
+        "Resource": {"resource": {"name": name}},
+        "ContainerResource": {"containerResource": {"name": name, "container": "main"}},
+    }
+    return {"name": "qps", "type": kind, **blocks[kind]}
+
+
+def as_the_job_sends(query: pb.Query) -> pb.Query:
+    """Kapacity's job sends no selector, and the core group as v1 (contract 7)."""
+    sent = copy.deepcopy(query)
+    content = getattr(sent, sent.WhichOneof("query"))
+    if hasattr(content, "group_kind") and not content.group_kind.group:
+        content.group_kind.group = "v1"
+    if hasattr(content, "metric"):
+        content.metric.ClearField("selector")
+    return sent
+
+
+def over_grpc(backend: FrameBackend | PrometheusBackend, work: Callable[[str], Any]) -> Any:
+    """Call ``work`` in a thread with the address of a real server."""
+
+    async def serve() -> Any:
+        server = grpc.aio.server()
+        async with backend.connect() as ask:
+            pb_grpc.add_ProviderServiceServicer_to_server(ProviderService(ask), server)
+            port = server.add_insecure_port("127.0.0.1:0")
+            await server.start()
+            try:
+                return await asyncio.to_thread(work, f"localhost:{port}")
+            finally:
+                await server.stop(None)
+
+    return asyncio.run(serve())
+
+
+def query_range(query: pb.Query) -> Callable[[str], Any]:
+    def work(address: str) -> Any:
+        request = pb.QueryRequest(query=query)
+        request.start.FromSeconds(START)
+        request.end.FromSeconds(START + 240)
+        request.step.FromSeconds(60)
+        with grpc.insecure_channel(address) as channel:
+            try:
+                return pb_grpc.ProviderServiceStub(channel).Query(request, timeout=60)
+            except grpc.RpcError as error:
+                return error
+
+    return work
+
+
+@pytest.mark.parametrize("core", [False, True])
+@pytest.mark.parametrize("kind", ["Object", "External", "Pods", "Resource", "ContainerResource"])
+def test_the_queries_of_kapacitys_job_are_answered(kind: str, core: bool) -> None:
+    selector = None if "Resource" in kind else {"host": "web.example.org"}
+    targets = [configured("web", metric_of(kind, "requests", selector), core)]
+    backend = FrameBackend(SHOP, targets)
+    query = query_of(targets[0], targets[0].metrics[0])
+    for sent in (query, as_the_job_sends(query)):
+        (series,) = over_grpc(backend, query_range(sent)).series
+        assert series.labels == {"namespace": "shop", "workload": "web", "metric": "qps"}
+        assert [point.value for point in series.points] == [0, 1, 2, 3, 4]
+    # Our own source asks the same server.
+    targets_of_source = [target.model_dump(exclude_none=True) for target in targets]
+    fetched = over_grpc(
+        backend,
+        lambda address: KapacitySource(address=address, targets=targets_of_source, end=START + 240).fetch(),
+    )
+    assert fetched["value"].dropna().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_query_without_its_selector_that_fits_two_series_names_both() -> None:
+    targets = [
+        configured("web", metric_of("External", "requests", {"host": "web"})),
+        configured("cart", metric_of("External", "requests", {"host": "cart"})),
+    ]
+    backend = FrameBackend(SHOP, targets)
+    query = query_of(targets[1], targets[1].metrics[0])
+    (series,) = over_grpc(backend, query_range(query)).series
+    assert series.labels["workload"] == "cart"
+    refused = over_grpc(backend, query_range(as_the_job_sends(query)))
+    assert refused.code() is grpc.StatusCode.UNKNOWN
+    assert refused.details() == (
+        "EXTERNAL namespace=shop metric=requests: 2 configured series fit this query: shop/web qps (selector "
+        "host=web), shop/cart qps (selector host=cart); ask with a selector"
+    )
+
+
+def test_a_metric_configured_without_a_selector_is_the_one_without() -> None:
+    targets = [
+        configured("web", metric_of("External", "requests", {"host": "web"})),
+        configured("cart", metric_of("External", "requests")),
+    ]
+    query = as_the_job_sends(query_of(targets[0], targets[0].metrics[0]))
+    assert FrameBackend(SHOP, targets).find(query) == [("shop/cart", "qps")]
+
+
+def test_two_series_with_the_same_query_are_refused() -> None:
+    targets = [configured(name, metric_of("External", "requests")) for name in ("web", "cart")]
+    with pytest.raises(ValueError, match=r"2 configured series fit .*shop/web qps.*shop/cart qps"):
+        FrameBackend(SHOP, targets).find(query_of(targets[0], targets[0].metrics[0]))
+
+
+def test_the_form_of_a_selector_does_not_matter() -> None:
+    targets = [configured("web", metric_of("External", "requests", {"a": "b", "c": "d"}))]
+    query = external("requests", "c == d , a in (b)")
+    assert FrameBackend(SHOP, targets).find(query) == [("shop/web", "qps")]
+
+
+def test_a_prometheus_is_asked_with_the_selector_that_a_query_lacks() -> None:
+    template = {"requests": "sum(requests{<<selector>>})"}
+    web = configured("web", metric_of("External", "requests", {"host": "web"}))
+    cart = configured("cart", metric_of("External", "requests", {"host": "cart"}))
+    query = as_the_job_sends(query_of(web, web.metrics[0]))
+    assert PrometheusBackend(PROMETHEUS, template).promql(query) == "sum(requests{})"
+    assert PrometheusBackend(PROMETHEUS, template, [web]).promql(query) == 'sum(requests{host="web"})'
+    with pytest.raises(ValueError, match="2 configured series fit"):
+        PrometheusBackend(PROMETHEUS, template, [web, cart]).promql(query)
+    other = external("requests", "host=other")
+    assert PrometheusBackend(PROMETHEUS, template, [web]).promql(other) == 'sum(requests{host="other"})'

@@ -29,18 +29,24 @@ def exit_code_of(work: Callable[[], object], process: Callable[[], Process] = Pr
     open_streams()
     try:
         code = _exit_code_of(work, process)
-    except SystemExit:
-        with suppress(KforecastError, OSError):
-            close_streams()
+    except SystemExit as ended:
+        if (failed := _close()) and not ended.code:
+            raise SystemExit(failed) from None
         raise
+    failed = _close()
+    return code or failed
+
+
+def _close() -> int:
+    """Close the streams; return the exit code of a failure, 0 without one."""
     try:
         close_streams()
-    except BrokenPipeError:
-        return code or KforecastError.exit_code
-    except KforecastError as error:
+    except BrokenPipeError:  # the reader of our output has gone
+        return KforecastError.exit_code
+    except OutputError as error:
         _say(f"error: {error}")
-        return code or exit_code(error)
-    return code
+        return error.exit_code
+    return 0
 
 
 def _exit_code_of(work: Callable[[], object], process: Callable[[], Process]) -> int:
@@ -48,7 +54,7 @@ def _exit_code_of(work: Callable[[], object], process: Callable[[], Process]) ->
     try:
         _check_names(sys.argv[1:])
         work()
-    except BrokenPipeError:  # the reader of our output has gone
+    except BrokenPipeError:
         return KforecastError.exit_code
     except (KforecastError, OSError) as error:
         if wants_traceback:

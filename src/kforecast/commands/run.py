@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kforecast.commands.check_first import Check, Command, running
 from kforecast.commands.ending import exit_code_of
+from kforecast.commands.streams import data_output
 from kforecast.config.conf_dir import CONF_DIR
 from kforecast.config.explain import config_groups, explain
 from kforecast.config.job import runs_beside_others
@@ -151,6 +152,8 @@ def _run(
             arguments = translate(arguments, flags, config_name)
         check_arguments(arguments)
         _check_flags(arguments, flags)
+        if any(argument.partition("=")[0] in ("--cfg", "-c") for argument in arguments):
+            data_output()
         if process.count > 1:
             arguments = _for_one_of_many(arguments, process)
         with running(command):

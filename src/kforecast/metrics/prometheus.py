@@ -218,14 +218,11 @@ class PrometheusSource(ServerSource):
             tls: Any = self.tls.context()
         else:
             tls = True
-        proxy = self.way_through()
-        through: dict[str, Any] = {}
-        if proxy is not None:
-            through = {"proxy": shown(proxy.url), "proxy_auth": _login(proxy.url)}
+        through = self._through_proxy()
         connector = aiohttp.TCPConnector(limit=self.concurrency, ssl=tls)
         timeout = aiohttp.ClientTimeout(total=self.deadline)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-            headers, method = self._headers(), "POST"
+            headers, method = self._headers() | through.pop("headers", {}), "POST"
 
             async def call(endpoint: str, parameters: dict[str, str]) -> dict[str, Any]:
                 nonlocal method
@@ -262,6 +259,20 @@ class PrometheusSource(ServerSource):
 
             yield call
 
+    def _through_proxy(self) -> dict[str, Any]:
+        """Arguments of a request through the proxy; its ``headers`` are meant for the proxy, too."""
+        proxy = self.way_through()
+        if proxy is None:
+            return {}
+        parts = urlsplit(proxy.url)
+        found: dict[str, Any] = {"proxy": shown(proxy.url)}
+        if parts.username is not None:
+            login = _basic(unquote(parts.username), unquote(parts.password or ""))
+            # The proxy reads a request in plain text itself; before one over TLS it is asked for a tunnel.
+            read_by_proxy = "headers" if self.url.startswith("http:") else "proxy_headers"
+            found[read_by_proxy] = {"Proxy-Authorization": login}
+        return found
+
     def _headers(self) -> dict[str, str]:
         headers = dict(self.headers or {})
         try:
@@ -272,8 +283,7 @@ class PrometheusSource(ServerSource):
         except ValueError as error:
             raise ConfigError(f"source: {error}") from error
         if self.username is not None:
-            pair = base64.b64encode(f"{self.username}:{password}".encode()).decode()
-            headers["Authorization"] = f"Basic {pair}"
+            headers["Authorization"] = _basic(self.username, password or "")
         elif token is not None:
             headers["Authorization"] = f"Bearer {token}"
         return headers
@@ -319,12 +329,9 @@ class PrometheusSource(ServerSource):
         return SourceError(f"{self.url}: {text}{self.way}")
 
 
-def _login(url: str) -> aiohttp.BasicAuth | None:
-    """The user and the password in the URL of a proxy."""
-    parts = urlsplit(url)
-    if parts.username is None:
-        return None
-    return aiohttp.BasicAuth(unquote(parts.username), unquote(parts.password or ""), "utf-8")
+def _basic(user: str, password: str) -> str:
+    """The header of basic authentication."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 def series_of(answer: dict[str, Any]) -> list[Series]:

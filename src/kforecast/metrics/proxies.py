@@ -84,9 +84,13 @@ def _holds(entry: str, host: str, port: int | None) -> bool:
     if name in ("", "*"):
         return name == "*"
     try:
-        return ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False)
-    except (ValueError, TypeError):  # a name, or an address of the other family
+        address = ipaddress.ip_address(host)
+    except ValueError:
         return host == name or host.endswith(f".{name}")
+    try:
+        return address in ipaddress.ip_network(name, strict=False)
+    except ValueError:
+        return False
 
 
 def check_proxy(url: str) -> str:
