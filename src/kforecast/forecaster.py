@@ -177,6 +177,9 @@ class Forecaster(Predictor):
         guessed = origins.guessed(self.window) & ~stale
         if guessed.any():
             log.warning("%s", guess_words(origins, guessed, self.window))
+        if as_consumed and (short := origins.short(self.window)).any():
+            names = few([" ".join(panel.series[row]) for row in np.flatnonzero(short).tolist()])
+            log.warning("Kapacity's job fails on a history shorter than the context: %s", names)
         made = self.forecast_windows(
             panel, series, origins.bins, as_consumed=as_consumed, hold_newest=not as_consumed
         )

@@ -64,6 +64,11 @@ class Origins:
         guessed: np.ndarray = 2 * self._context(window).sum(axis=1) < window.context_length
         return guessed
 
+    def short(self, window: Window) -> np.ndarray:
+        """Which series have fewer bins than a context from their first value to the origin, bool."""
+        short: np.ndarray = self.bins - self.panel.observed.argmax(axis=1) < window.context_length
+        return short
+
     def _context(self, window: Window) -> np.ndarray:
         """Which bins of each context are observed, bool ``[series, context]``."""
         position = self.bins[:, None] + np.arange(-window.context_length, 0)
