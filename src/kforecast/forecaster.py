@@ -177,6 +177,8 @@ class Forecaster(Predictor):
         guessed = origins.guessed(self.window) & ~stale
         if guessed.any():
             log.warning("%s", guess_words(origins, guessed, self.window))
+        if (beyond := origins.end - panel.num_bins) > 0:  # less than the history that the network reads
+            panel = panel.padded(0, beyond)
         if as_consumed and (short := origins.short(self.window)).any():
             names = few([" ".join(panel.series[row]) for row in np.flatnonzero(short).tolist()])
             log.warning("Kapacity's job fails on a history shorter than the context: %s", names)
