@@ -193,7 +193,7 @@ CONFIG_FILES = [
         "hyperParams.batchSize: [32]",
         "hyperParams.learningRate: false is a boolean",
     ),
-    in_file("freq", config(freq="5min"), "freq", "'5min'", "1min, 10min, 1H, 1D"),
+    in_file("freq", config(freq="7min"), "freq", "'7min'", "6min or 8min"),
     in_file(
         "historyLength",
         config(targets=[target(historyLength="two days")]),
@@ -488,7 +488,9 @@ OVERRIDES = [
     ),
     overrides("seed=lucky", "data.mask_gaps=3", "data.fill=guess", "optimizer.lr=inf", "artifact_dir=''"),
     override("seed=-1", "error: configuration: seed: -1 is wrong"),
-    override("window.freq=2H", "window.freq", "'2H'", "1min, 10min, 1H, 1D"),
+    override("window.freq=7min", "window.freq", "'7min'", "6min or 8min"),
+    override("window.freq=2H", "window.freq", "2H", "1min, 10min, 1H, 1D", "model=auto"),
+    override("window=5min", "window.freq", "5min", "model=seasonal_mlp"),
     Case(
         "override: nothing left to train on",
         ["--dataset-file=traffic.csv", "data.validation=0.6", "data.test=0.4"],

@@ -23,6 +23,9 @@ def main(model: str, dataset: str) -> int:
     if about["naive"]:
         print(f"error: naive forecasts take part in it: {', '.join(about['naive'])}", file=sys.stderr)
         return 2
+    if about["bin_zone"] != "UTC":
+        print(f"error: its bins follow the local time of {about['bin_zone']}, not UTC", file=sys.stderr)
+        return 2
     wanted = {argument.name: argument.type for argument in session.get_inputs()}
     step, horizon = about["step"], about["prediction_length"]
     series = {pair: average(rows, step) for pair, rows in read(dataset).items()}
@@ -58,7 +61,7 @@ NUMPY = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)":
 
 def read_metadata(session):
     text = session.get_modelmeta().custom_metadata_map
-    plain = ("kforecast", "torch", "checkpoint_sha256", "model", "freq", "fill")
+    plain = ("kforecast", "torch", "checkpoint_sha256", "model", "freq", "fill", "bin_zone")
     return {name: value if name in plain else json.loads(value) for name, value in text.items()}
 
 

@@ -153,7 +153,7 @@ class Forecaster(Predictor):
         ``at`` is in unix seconds.
         """
         if not as_consumed:
-            return next_origins(panel_of(history, self.window.frequency), at)
+            return next_origins(panel_of(history, self.window.frequency, self.bin_calendar), at)
         if at is not None:
             history = FrameSource(history).fetch()
             history = history[history["timestamp"] <= at]

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 
-from kforecast.artifact import METADATA, Artifact, calendar_of, combination_of, network_of
+from kforecast.artifact import METADATA, Artifact, bin_zone_of, calendar_of, combination_of, network_of
 from kforecast.data.calendar import Calendar
 from kforecast.data.fill import FILLS, Fill
 from kforecast.data.origins import blocks
@@ -66,6 +66,8 @@ class Predictor:
         Local time and holidays of the series, for a network that uses them.
     combination:
         Weights of the network's parts and of naive forecasts; None uses the network's forecast alone.
+    zone:
+        IANA name of the time zone whose local time the bins follow (:class:`kforecast.data.grid.Grid`).
     artifact:
         The artifact it was made from; None if there is none.
     """
@@ -78,6 +80,7 @@ class Predictor:
     name: str = "the artifact"
     calendar: Calendar = field(default_factory=Calendar)
     combination: Combination | None = None
+    zone: str = "UTC"
     artifact: Artifact | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
@@ -102,7 +105,13 @@ class Predictor:
         net = network_of(artifact, name)
         calendar, combination = calendar_of(artifact, name), combination_of(artifact, net, name)
         window, ids, intervals = artifact.config.window, dict(artifact.item_ids), artifact.intervals
-        return cls(window, ids, fill, net, intervals, name, calendar, combination, artifact)
+        zone = bin_zone_of(artifact, name)
+        return cls(window, ids, fill, net, intervals, name, calendar, combination, zone, artifact)
+
+    @property
+    def bin_calendar(self) -> Calendar:
+        """The local time that bins follow, to bin a history in the same way as in training."""
+        return Calendar((self.zone,))
 
     @property
     def history_length(self) -> int:

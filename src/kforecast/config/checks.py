@@ -24,7 +24,7 @@ from kforecast.config.settings import (
 )
 from kforecast.errors import ConfigError, ours
 from kforecast.validation import list_problems, problems_of, validate
-from kforecast.window import Frequency, Window
+from kforecast.window import FREQUENCIES, Frequency, Window
 
 NO_SOURCE = """no source of traffic is given; name one of:
   --dataset-file=FILE  or  source=csv source.path=FILE     a CSV, .csv.gz or Parquet file
@@ -76,6 +76,12 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
         problems.append(
             "artifact.per_series: true is for Kapacity's network, which serves one embedding per artifact; "
             "leave it out, or add model=fcnet"
+        )
+    frequency = Frequency.parse(settings.window.freq)
+    if settings.model.shared_embedding is not None and not frequency.calendar_fields:
+        problems.append(
+            f"window.freq: Kapacity's network knows bins of {', '.join(FREQUENCIES)} only; for "
+            f"{frequency.name} add model=auto or model=seasonal_mlp"
         )
     if settings.combine and settings.model.shared_embedding is not None:
         problems.append(

@@ -1,12 +1,16 @@
 """Averages rows into bins, by blocks of series: exact, with little memory besides the rows."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
+from kforecast.data.calendar import Calendar
+from kforecast.data.grid import Grid, common_grid
+from kforecast.data.off_grid import OffGrid
+from kforecast.data.rows import Rows, medians_of, usual_steps
 from kforecast.errors import DataError
 from kforecast.metrics.source import Names, RowBatch
 from kforecast.window import Frequency
@@ -19,32 +23,16 @@ _CELLS = 1_000_000
 BLOCK_ROWS = 1_000_000
 # A row may come up to half a step late.
 _JITTER = 1.5
-_MASK = (1 << 32) - 1
 # Up to this many combinations of workload and metric, a lookup table replaces hashing.
 _FEW_PAIRS = 1 << 16
 
 
-class Rows(NamedTuple):
-    """Rows with a value, each column ``[rows]``: number of the series, unix seconds, value (float64).
+class BinRange(NamedTuple):
+    """The bins ``first_bin`` to ``first_bin + num_bins - 1`` of a grid."""
 
-    Series and seconds have any integer type that is large enough.
-    """
-
-    series: np.ndarray
-    second: np.ndarray
-    value: np.ndarray
-
-    def at(self, chosen: np.ndarray | slice) -> "Rows":
-        """The chosen rows, in the order of ``chosen``."""
-        return Rows(self.series[chosen], self.second[chosen], self.value[chosen])
-
-
-class Grid(NamedTuple):
-    """Bins ``first_bin`` to ``first_bin + num_bins - 1`` of ``step`` seconds, numbered from 1970-01-01."""
-
+    grid: Grid
     first_bin: int
     num_bins: int
-    step: int
 
 
 class Bins(NamedTuple):
@@ -77,6 +65,7 @@ class Tally:
     duplicates: int = 0
     out_of_order: int = 0
     unfinished_bins: int = 0
+    off_grid: OffGrid = field(default_factory=OffGrid)
 
 
 class SeriesNumbers:
@@ -154,8 +143,19 @@ class Intake:
         self._counts = counts
         return rows._replace(second=second)
 
-    def grid(self, frequency: Frequency, store: RowStore, blocks: Sequence[tuple[int, int]]) -> Grid:
-        """The smallest grid that holds all rows.
+    def bin_range(
+        self,
+        frequency: Frequency,
+        calendar: Calendar | None,
+        store: RowStore,
+        blocks: Sequence[tuple[int, int]],
+    ) -> BinRange:
+        """The bins from the first row to the last one.
+
+        Parameters
+        ----------
+        calendar:
+            Local time of the series, which the bins follow; None for UTC.
 
         Raises
         ------
@@ -164,38 +164,39 @@ class Intake:
         """
         if self._span is None:
             raise DataError("no row has a value")
-        first_bin, last_bin = (second // frequency.step for second in self._span)
-        grid = Grid(first_bin, last_bin - first_bin + 1, frequency.step)
-        if self._too_empty(grid, 0):
+        grid = common_grid(calendar or Calendar(), self.numbers.pairs, frequency.step, self._span)
+        first_bin, last_bin = (grid.bin_at(second) for second in self._span)
+        bins = BinRange(grid, first_bin, last_bin - first_bin + 1)
+        if self._too_empty(bins, 0):
             tally = Tally()
             for begin, stop in blocks:
                 _merged(store.block(begin, stop), tally)
-            self.check_range(grid, frequency, tally)
-        return grid
+            self.check_range(bins, frequency, tally)
+        return bins
 
-    def check_range(self, grid: Grid, frequency: Frequency, tally: Tally) -> None:
-        """Refuse a grid that is nearly empty.
+    def check_range(self, bins: BinRange, frequency: Frequency, tally: Tally) -> None:
+        """Refuse a range that is nearly empty.
 
         Raises
         ------
         DataError
             When the range is implausible for so few rows; the message names it.
         """
-        if not self._too_empty(grid, tally.duplicates):
+        if not self._too_empty(bins, tally.duplicates):
             return
         start, end = (
-            pd.Timestamp(number * grid.step, unit="s")
-            for number in (grid.first_bin, grid.first_bin + grid.num_bins - 1)
+            pd.Timestamp(bins.grid.seconds(number), unit="s")
+            for number in (bins.first_bin, bins.first_bin + bins.num_bins - 1)
         )
         raise DataError(
-            f"the rows span {start:%Y-%m-%d} to {end:%Y-%m-%d}: {grid.num_bins:,} bins of {frequency.name} "
+            f"the rows span {start:%Y-%m-%d} to {end:%Y-%m-%d}: {bins.num_bins:,} bins of {frequency.name} "
             f"for {len(self.numbers):,} series are too many for "
             f"{int(self._counts.sum()) - tally.duplicates:,} rows; is a timestamp wrong?"
         )
 
-    def _too_empty(self, grid: Grid, duplicates: int) -> bool:
+    def _too_empty(self, bins: BinRange, duplicates: int) -> bool:
         moments = int(self._counts.sum()) - duplicates
-        return grid.num_bins * len(self.numbers) > max(_SMALL, _MOST_CELLS_PER_ROW * moments)
+        return bins.num_bins * len(self.numbers) > max(_SMALL, _MOST_CELLS_PER_ROW * moments)
 
 
 class RowsInMemory:
@@ -227,7 +228,7 @@ def blocks_of(counts: np.ndarray, most_rows: int) -> list[tuple[int, int]]:
 def bin_rows(
     store: RowStore,
     blocks: Iterable[tuple[int, int]],
-    grid: Grid,
+    bins: BinRange,
     tally: Tally,
     keep_unfinished: bool = False,
 ) -> Iterator[Bins]:
@@ -236,16 +237,19 @@ def bin_rows(
     Rows of a series at the same second count once, with their mean. The newest bin of a series is dropped
     when it is unfinished, because no row reaches its last step; ``keep_unfinished`` keeps it.
     """
-    width = max(1, _CELLS // grid.num_bins)
+    width = max(1, _CELLS // bins.num_bins)
     for begin, stop in blocks:
         rows = _merged(store.block(begin, stop), tally)
         for low in range(begin, stop, width):
             high = min(low + width, stop)
             some = _between(rows, low, high)
-            values, observed = _averaged(some, low, high - low, grid)
+            number = bins.grid.bins(some.second)
+            values, observed = _averaged(some, number, low, high - low, bins)
+            steps = usual_steps(some, low, high - low)
+            tally.off_grid.look_at(some, number, low, steps, bins.grid)
             if not keep_unfinished:
-                series, number = _unfinished(some, low, high - low, grid)
-                cells = (series, number - grid.first_bin)
+                series, newest = _unfinished(some, number, low, steps, bins.grid)
+                cells = (series, newest - bins.first_bin)
                 values[cells], observed[cells] = 0.0, False
                 tally.unfinished_bins += len(series)
             yield Bins(low, high, values, observed)
@@ -293,60 +297,23 @@ def _merged(rows: Rows, tally: Tally) -> Rows:
     return Rows(rows.series[begin], rows.second[begin], np.add.reduceat(rows.value, begin) / length)
 
 
-def usual_steps(rows: Rows, begin: int, num_series: int) -> np.ndarray:
-    """Usual seconds between two rows of each series: the upper median of the gaps, float64 ``[series]``.
-
-    Parameters
-    ----------
-    rows:
-        Rows of the series ``begin`` to ``begin + num_series - 1``, sorted by series and time, each second
-        of a series once.
-
-    Returns
-    -------
-    NaN for series with less than three rows.
-    """
-    inside = rows.series[1:] == rows.series[:-1]
-    gap = np.diff(rows.second.astype(np.int64))[inside]
-    return _medians(rows.series[1:][inside], gap, begin, num_series, fewest=2)
-
-
-def _medians(series: np.ndarray, number: np.ndarray, begin: int, num_series: int, fewest: int) -> np.ndarray:
-    """The upper median of the numbers (0 or more) of each series, float64; NaN for less than ``fewest``.
-
-    ``series`` is ascending, from ``begin`` on.
-    """
-    bounds = np.flatnonzero(np.r_[np.ones(len(series[:1]), bool), series[1:] != series[:-1]])
-    count = np.diff(np.r_[bounds, len(series)])
-    middle = np.minimum.reduceat(number, bounds) if len(bounds) else number
-    uneven = np.flatnonzero(middle != np.maximum.reduceat(number, bounds)) if len(bounds) else bounds
-    if len(uneven):
-        size = count[uneven]
-        inside = np.repeat(np.isin(np.arange(len(bounds)), uneven), count)
-        # One sort of whole numbers is much faster than one by two columns.
-        key = np.repeat(np.arange(len(uneven)) << 32, size) | np.minimum(number[inside], _MASK)
-        key.sort()
-        middle[uneven] = key[np.cumsum(size) - size + size // 2] & _MASK
-    found = np.full(num_series, np.nan)
-    found[series[bounds].astype(np.int64) - begin] = np.where(count >= fewest, middle, np.nan)
-    return found
-
-
-def _unfinished(rows: Rows, begin: int, num_series: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+def _unfinished(
+    rows: Rows, number: np.ndarray, begin: int, step: np.ndarray, grid: Grid
+) -> tuple[np.ndarray, np.ndarray]:
     """The series with an unfinished newest bin, counted from ``begin``, and the numbers of these bins.
+
+    ``number`` has the bin of each row, ``step`` the usual step of each series.
 
     A bin is finished if a row reaches its last step, or comes as late in it as is usual for the series, or
     if the series has about one row a bin. The only bin of a series is kept.
     """
-    number = (rows.second // grid.step).astype(np.int64)
     # The newest row of each bin, and the seconds from it to the end of the bin.
     other = rows.series[1:] != rows.series[:-1]
     last = np.flatnonzero(np.r_[other | (number[1:] != number[:-1]), np.ones(len(number[:1]), bool)])
     series, number = rows.series[last], number[last]
-    left = (number + 1) * grid.step - rows.second[last]
+    left = grid.seconds(number + 1) - rows.second[last]
     newest = np.r_[series[1:] != series[:-1], np.ones(len(series[:1]), bool)]
-    step = usual_steps(rows, begin, num_series)
-    usually_left = _medians(series[~newest], left[~newest], begin, num_series, fewest=1)
+    usually_left = medians_of(series[~newest], left[~newest], begin, len(step), fewest=1)
     most = np.maximum(_JITTER * step, usually_left + (_JITTER - 1) * step)
     most[np.isnan(most) | (step >= grid.step)] = np.inf
     series, number, left = series[newest].astype(np.int64) - begin, number[newest], left[newest]
@@ -354,16 +321,18 @@ def _unfinished(rows: Rows, begin: int, num_series: int, grid: Grid) -> tuple[np
     return series[unfinished], number[unfinished]
 
 
-def _averaged(rows: Rows, begin: int, num_series: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+def _averaged(
+    rows: Rows, number: np.ndarray, begin: int, num_series: int, bins: BinRange
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean of each bin (float32) and whether it is observed (bool), both ``[series, time]``."""
-    shape = (num_series, grid.num_bins)
+    shape = (num_series, bins.num_bins)
     cell = rows.series.astype(np.int64)
     cell -= begin
-    cell *= grid.num_bins
-    cell += (rows.second // grid.step).astype(np.int64)
-    cell -= grid.first_bin
-    count = np.bincount(cell, minlength=num_series * grid.num_bins).reshape(shape)
-    total = np.bincount(cell, weights=rows.value, minlength=num_series * grid.num_bins).reshape(shape)
+    cell *= bins.num_bins
+    cell += number
+    cell -= bins.first_bin
+    count = np.bincount(cell, minlength=num_series * bins.num_bins).reshape(shape)
+    total = np.bincount(cell, weights=rows.value, minlength=num_series * bins.num_bins).reshape(shape)
     observed = count > 0
     mean = np.divide(total, count, out=np.zeros(shape), where=observed)
     return mean.astype(np.float32), observed

@@ -65,6 +65,9 @@ class ForecastDataModule(pl.LightningDataModule):
         See :class:`kforecast.data.split.SplitSettings`.
     timezone, holidays:
         Local time of the series, for networks that use it (:meth:`kforecast.data.calendar.Calendar.of`).
+    local_bins:
+        Whether bins follow the local time of the series too (:func:`kforecast.data.grid.common_grid`); False
+        for UTC.
     seed:
         Seed of the order of the training windows.
     folder:
@@ -97,6 +100,7 @@ class ForecastDataModule(pl.LightningDataModule):
         skip_newest_window: bool = False,
         timezone: str | Mapping[str, str] = "UTC",
         holidays: str | None = None,
+        local_bins: bool = True,
         seed: int = 42,
         folder: Path | None = None,
         lookback: Lookback | None = None,
@@ -111,6 +115,7 @@ class ForecastDataModule(pl.LightningDataModule):
         self.windows_per_epoch, self.validation_windows = windows_per_epoch, validation_windows
         self.fill, self.mask_gaps = fill, mask_gaps
         self.calendar = Calendar.of(timezone, holidays)
+        self._bin_calendar = self.calendar if local_bins else None
         self.split_settings = SplitSettings(
             validation, test, max_missing, mask_gaps, skip_zero_context, skip_newest_window
         )
@@ -153,11 +158,11 @@ class ForecastDataModule(pl.LightningDataModule):
             return source
         if self._fetched is not None:
             frame, self._fetched = self._fetched, None
-            return Panel.from_frame(frame, frequency)
+            return Panel.from_frame(frame, frequency, self._bin_calendar)
         if not source.repeatable and self.folder is not None and (self.folder / HISTORY).is_file():
             source = kept_history(self.folder / HISTORY)  # fetched by the first process
         log.info("Reading %s", source)
-        return read_panel(source, frequency)
+        return read_panel(source, frequency, self._bin_calendar)
 
     @cached_property
     def windows(self) -> WindowDataset:

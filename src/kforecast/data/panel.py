@@ -1,14 +1,17 @@
-"""Panel: all series on one UTC grid, with a mask of the observed bins."""
+"""Panel: all series on one grid, with a mask of the observed bins."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import overload
 
 import numpy as np
 import pandas as pd
 
 from kforecast.data.binning import BLOCK_ROWS, Intake, RowsInMemory, Tally, bin_rows, blocks_of
+from kforecast.data.calendar import Calendar
+from kforecast.data.grid import Grid
 from kforecast.errors import DataError
 from kforecast.metrics.source import Names, RowBatch
 from kforecast.window import Frequency
@@ -42,7 +45,7 @@ class CleaningReport:
 
 @dataclass(frozen=True)
 class Panel:
-    """Series on one UTC grid; a bin is labelled by its start.
+    """Series on one grid; a bin is labelled by its start.
 
     Attributes
     ----------
@@ -58,6 +61,8 @@ class Panel:
         ``(workload, metric)`` of each row, sorted by :func:`item_key`.
     report:
         What was cleaned while the panel was made.
+    zone:
+        IANA name of the time zone whose local time the bins follow (:class:`kforecast.data.grid.Grid`).
     """
 
     values: np.ndarray
@@ -66,6 +71,7 @@ class Panel:
     frequency: Frequency
     series: tuple[tuple[str, str], ...]
     report: CleaningReport = field(default_factory=CleaningReport)
+    zone: str = "UTC"
     # Set where it is known without reading the data; replace() does not copy it.
     _fingerprint: str | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -90,11 +96,23 @@ class Panel:
     def seconds(self, bins: np.ndarray) -> np.ndarray: ...
     def seconds(self, bins: int | np.ndarray) -> int | np.ndarray:
         """Unix seconds at which bins begin, given their indices, which may lie outside the panel."""
-        return self.start + bins * self.frequency.step
+        if self.grid.is_uniform:
+            return self.start + bins * self.frequency.step
+        return self.grid.seconds(self.first_bin + bins)
 
     def bin_at(self, second: int) -> int:
         """The index of the bin that holds a moment (unix seconds); it may lie outside the panel."""
-        return (second - self.start) // self.frequency.step
+        return self.grid.bin_at(second) - self.first_bin
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The grid of the bins."""
+        return Grid(self.frequency.step, self.zone)
+
+    @cached_property
+    def first_bin(self) -> int:
+        """The number of the first bin on the grid."""
+        return self.grid.bin_at(self.start)
 
     @property
     def item_ids(self) -> dict[str, int]:
@@ -121,7 +139,7 @@ class Panel:
         """SHA-256 over grid, names, mask and values: equal for equal data from any source."""
         if self._fingerprint is not None:
             return self._fingerprint
-        digest = hashlib.sha256(fingerprint_head(self.frequency, self.start, self.series))
+        digest = hashlib.sha256(fingerprint_head(self.frequency, self.start, self.series, self.zone))
         digest.update(np.packbits(self.observed).data)
         digest.update(np.ascontiguousarray(self.values).reshape(-1).data)
         return digest.hexdigest()
@@ -134,7 +152,12 @@ class Panel:
 
     @classmethod
     def from_frame(
-        cls, frame: pd.DataFrame, frequency: Frequency, *, keep_unfinished: bool = False
+        cls,
+        frame: pd.DataFrame,
+        frequency: Frequency,
+        calendar: Calendar | None = None,
+        *,
+        keep_unfinished: bool = False,
     ) -> "Panel":
         """Average the rows of a long frame (contract 3) into bins.
 
@@ -143,43 +166,56 @@ class Panel:
 
         Parameters
         ----------
+        calendar:
+            Local time of the series, which the bins follow (:func:`kforecast.data.grid.common_grid`); None
+            for UTC.
         keep_unfinished:
             Keep unfinished bins, as Kapacity's job does: they hold the mean of the rows so far.
 
         Raises
         ------
         DataError
-            When nothing is observed, two series have the same item key, or the time range is implausible.
+            When nothing is observed, two series have the same item key, the time range is implausible, or the
+            rows are days or hours of another time zone.
         """
-        return cls.from_batches(_batches_of(frame), frequency, keep_unfinished=keep_unfinished)
+        return cls.from_batches(_batches_of(frame), frequency, calendar, keep_unfinished=keep_unfinished)
 
     @classmethod
     def from_batches(
-        cls, batches: Iterable[RowBatch], frequency: Frequency, *, keep_unfinished: bool = False
+        cls,
+        batches: Iterable[RowBatch],
+        frequency: Frequency,
+        calendar: Calendar | None = None,
+        *,
+        keep_unfinished: bool = False,
     ) -> "Panel":
         """As :meth:`from_frame`, from rows in batches; raises the same errors."""
         intake = Intake()
         store = RowsInMemory(intake.compact(batch) for batch in batches)
         series, row = in_key_order(intake.numbers.pairs)
         blocks = blocks_of(intake.counts, BLOCK_ROWS)
-        grid = intake.grid(frequency, store, blocks)
-        shape = (len(series), grid.num_bins)
+        span = intake.bin_range(frequency, calendar, store, blocks)
+        grid, shape = span.grid, (len(series), span.num_bins)
         values, observed, tally = np.empty(shape, np.float32), np.empty(shape, bool), Tally()
         last = 0
-        for bins in bin_rows(store, blocks, grid, tally, keep_unfinished):
+        for bins in bin_rows(store, blocks, span, tally, keep_unfinished):
             chosen = row[bins.begin : bins.stop]
             values[chosen], observed[chosen] = bins.values, bins.observed
             last = max(last, bins.last)
-        intake.check_range(grid, frequency, tally)
+        intake.check_range(span, frequency, tally)
+        tally.off_grid.report(intake.numbers.pairs, frequency, grid)
         # The grid ends with the newest observed bin.
         values, observed = _narrowed(values, last + 1), _narrowed(observed, last + 1)
-        report = report_of(intake, tally)
-        return cls(values, observed, grid.first_bin * grid.step, frequency, series, report)
+        start, report = grid.seconds(span.first_bin), report_of(intake, tally)
+        return cls(values, observed, start, frequency, series, report, grid.zone)
 
 
-def fingerprint_head(frequency: Frequency, start: int, series: tuple[tuple[str, str], ...]) -> bytes:
+def fingerprint_head(
+    frequency: Frequency, start: int, series: tuple[tuple[str, str], ...], zone: str
+) -> bytes:
     """What a fingerprint covers before the mask and the values."""
-    return f"{frequency.name} {start} {series!r}".encode()
+    grid = frequency.name if zone == "UTC" else f"{frequency.name} {zone}"
+    return f"{grid} {start} {series!r}".encode()
 
 
 def report_of(intake: Intake, tally: Tally) -> CleaningReport:

@@ -150,10 +150,12 @@ class WindowDataset(Dataset[WindowBatch]):
             if self.mask_gaps:
                 observed = known[:, context_length:]
         fields = len(self.window.frequency.calendar_fields)
-        calendar = _rows(self._calendar, horizon * fields, fields)[cell_B - series * self.num_bins]
+        calendar = self._calendar.new_empty((len(cell_B), 0))
+        if fields:
+            calendar = _rows(self._calendar, horizon * fields, fields)[cell_B - series * self.num_bins]
         return WindowBatch(
             context=values[:, :context_length],
-            calendar=calendar.view(-1, horizon, fields),
+            calendar=calendar.view(len(cell_B), horizon, fields),
             series=series,
             target=values[:, context_length:],
             observed=observed,
@@ -206,7 +208,8 @@ class _Clock:
         self._zone = torch.from_numpy(calendar.zone_numbers(panel.series))
         self._step = step
         self._ahead = torch.from_numpy(local.offset).flatten()
-        self._changes = bool((local.offset != local.offset[:, :1]).any())
+        # On a grid of local time, the same time a season ago is always the same number of bins ago.
+        self._changes = panel.grid.is_uniform and bool((local.offset != local.offset[:, :1]).any())
         # Where clocks are behind UTC, a bin of one day begins in the evening of the day before.
         date = calendar.local(begin + step // 2) if panel.frequency.day == 1 else local
         day_off = (date.day_of_week >= 5) | date.holiday

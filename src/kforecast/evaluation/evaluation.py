@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from kforecast.data.edges import edge_values
 from kforecast.data.freshness import StaleRule, next_origins
 from kforecast.data.panel import Panel
+from kforecast.data.reading import panel_of
 from kforecast.errors import ConfigError, DataError, few
 from kforecast.evaluation.backtest import BacktestSettings, Span
 from kforecast.evaluation.capacity import Capacity
@@ -185,8 +186,11 @@ class EvaluationSettings:
 
 def evaluate_frame(predictor: Predictor, history: pd.DataFrame, settings: EvaluationSettings) -> Evaluation:
     """Judge a model on a frame of history, see :meth:`kforecast.forecaster.Forecaster.evaluate`."""
+    if not settings.backtest.as_consumed:
+        panel = panel_of(history, predictor.window.frequency, predictor.bin_calendar)
+        return evaluate_panel(predictor, panel, settings, "a frame")
     rows = FrameSource(history).fetch()
-    panel = Panel.from_frame(rows, predictor.window.frequency)
+    panel = Panel.from_frame(rows, predictor.window.frequency)  # in UTC, as Kapacity's job
     return evaluate_panel(predictor, panel, settings, "a frame", rows=rows)
 
 

@@ -109,7 +109,7 @@ def time_of_week_mean(panel: Panel, cells: np.ndarray, prediction_length: int, s
     series, origin = np.divmod(cells, panel.num_bins)
     day, week = panel.frequency.day, panel.frequency.week
     # Bins are counted from 1970, so that a time of the week has the same number in every week.
-    first = panel.start // panel.frequency.step
+    first = panel.first_bin
     target = first + origin[:, None] + np.arange(prediction_length)
     width = ((0, 0), (first % week, -(first + stop) % week))
 
