@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,6 +18,7 @@ from kforecast.data.freshness import (
     OnStale,
     Origins,
     StaleRule,
+    age_words,
     checked_origins,
     consumer_origins,
     guess_words,
@@ -152,14 +154,22 @@ class Forecaster(Predictor):
 
         ``at`` is in unix seconds.
         """
-        if not as_consumed:
-            return next_origins(panel_of(history, self.window.frequency, self.bin_calendar), at)
-        if at is not None:
+        if as_consumed and at is not None:
             history = FrameSource(history).fetch()
             history = history[history["timestamp"] <= at]
             if history.empty:
                 raise DataError(f"no value is known at {utc(at)} UTC: the history begins later")
-        return consumer_origins(panel_of(history, self.window.frequency, keep_unfinished=True), at)
+        if as_consumed:
+            found = consumer_origins(panel_of(history, self.window.frequency, keep_unfinished=True), at)
+        else:
+            found = next_origins(panel_of(history, self.window.frequency, self.bin_calendar), at)
+        if at is None and (ahead := found.ahead(time.time())) > 0:
+            log.warning(
+                "the newest bin of the history begins %s after now: are clock and time zone right? at=now "
+                "leaves out later values",
+                age_words(ahead),
+            )
+        return found
 
     def forecast_from(
         self, origins: Origins, stale: np.ndarray, levels: Sequence[float] = (), *, as_consumed: bool = False

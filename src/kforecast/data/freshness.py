@@ -43,6 +43,10 @@ class Origins:
         age: np.ndarray = self.panel.seconds(self.end) - self.panel.seconds(self.newest + 1)
         return age
 
+    def ahead(self, now: float) -> float:
+        """Seconds from now to the beginning of the bin before ``end``; below zero if it has begun."""
+        return self.panel.seconds(self.end - 1) - now
+
     def rows(self, chosen: np.ndarray) -> "Origins":
         """The origins of some series, given by ascending row numbers."""
         if len(chosen) == self.panel.num_series:
