@@ -177,3 +177,11 @@ def test_an_evaluation_names_series_that_end_early(caplog: pytest.LogCaptureFixt
         "old)."
     )
     assert warning in caplog.text
+
+
+def test_a_history_that_the_job_would_fail_on_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    forecaster().forecast(traffic(5), as_consumed=True)
+    assert not caplog.records
+    found = forecaster().forecast(traffic(4), as_consumed=True)
+    assert np.isfinite(found["value"]).all()
+    assert "Kapacity's job fails on a history shorter than the context: ns/a qps, ns/b qps" in caplog.text

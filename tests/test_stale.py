@@ -204,6 +204,17 @@ def test_now_is_the_clock() -> None:
     )
 
 
+def test_values_of_the_future_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    now = int(datetime.now(UTC).timestamp()) // STEP * STEP
+    history = rows("a", range(20))
+    history["timestamp"] += now - history["timestamp"].max()
+    fcnet().forecast(history)
+    assert not caplog.records
+    history["timestamp"] += 5 * 86_400
+    fcnet().forecast(history)
+    assert "the newest bin of the history begins 5 d after now: are clock and time zone" in caplog.text
+
+
 @pytest.mark.parametrize(
     "at, words",
     [
@@ -335,3 +346,22 @@ def test_a_wrong_key_is_named(folder: Path, override: str, words: list[str]) -> 
     assert (done.returncode, done.stdout) == (2, "")
     assert all(word in done.stderr for word in words), done.stderr
     assert "Traceback" not in done.stderr
+
+
+# Local days
+
+
+def test_origin_and_age_follow_local_days() -> None:
+    window = Window("1D", 5, 2)
+    torch.manual_seed(0)
+    net = SeasonalMLP(window, 1, members=1, hidden=8, layers=1, dropout=0).eval()
+    london = Forecaster(window, {}, "interpolate", net, zone="Europe/London")
+    midnights = pd.date_range("2024-10-01", "2024-10-27", freq="D", tz="Europe/London")
+    one = pd.DataFrame({"timestamp": midnights, "value": 5.0, "workload": "a", "metric": "qps"})
+    late = one[:-1].assign(workload="late")  # clocks go back on the 27th: that day has 25 hours
+    made = london.forecast(pd.concat([one, late]))
+    expected = [pd.Timestamp(day, tz="Europe/London").timestamp() for day in ("2024-10-28", "2024-10-29")]
+    assert made["timestamp"].tolist() == expected * 2
+    assert made["age"].tolist() == [0, 0, 90_000, 90_000]
+    moment = pd.Timestamp("2024-10-28 23:30", tz="Europe/London")
+    assert london.forecast(one, at=moment)["timestamp"].tolist() == expected

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,6 +18,7 @@ from kforecast.data.freshness import (
     OnStale,
     Origins,
     StaleRule,
+    age_words,
     checked_origins,
     consumer_origins,
     guess_words,
@@ -160,12 +162,19 @@ class Forecaster(Predictor):
             if history.empty:
                 raise DataError(f"no value is known at {utc(at)} UTC: the history begins later")
             source = FrameSource(history, any_time=True)
-        frequency, calendar = self.window.frequency, self.bin_calendar
-        panel = read_panel(source, frequency, calendar, keep_unfinished=as_consumed)
+        calendar = None if as_consumed else self.bin_calendar
+        panel = read_panel(source, self.window.frequency, calendar, keep_unfinished=as_consumed)
         refuse_coarse(panel, self.name)
         for warning in warnings_of(panel_findings(panel, self.window), SERIOUS):
             log.warning("%s", warning)
-        return consumer_origins(panel, at) if as_consumed else next_origins(panel, at)
+        found = consumer_origins(panel, at) if as_consumed else next_origins(panel, at)
+        if at is None and (ahead := found.ahead(time.time())) > 0:
+            log.warning(
+                "the newest bin of the history begins %s after now: are clock and time zone right? at=now "
+                "leaves out later values",
+                age_words(ahead),
+            )
+        return found
 
     def forecast_from(
         self, origins: Origins, stale: np.ndarray, levels: Sequence[float] = (), *, as_consumed: bool = False
@@ -183,6 +192,11 @@ class Forecaster(Predictor):
         guessed = origins.guessed(self.window) & ~stale
         if guessed.any():
             log.warning("%s", guess_words(origins, guessed, self.window))
+        if (beyond := origins.end - panel.num_bins) > 0:  # less than the history that the network reads
+            panel = panel.padded(0, beyond)
+        if as_consumed and (short := origins.short(self.window)).any():
+            names = few([" ".join(panel.series[row]) for row in np.flatnonzero(short).tolist()])
+            log.warning("Kapacity's job fails on a history shorter than the context: %s", names)
         made = self.forecast_windows(
             panel, series, origins.bins, as_consumed=as_consumed, hold_newest=not as_consumed
         )

@@ -145,7 +145,7 @@ class Predictor:
         panel:
             At the predictor's frequency; every series in it is known.
         series, origin:
-            Panel row and index of the first forecast bin, int64 ``[windows]``. An origin may lie past the
+            Panel row and index of the first forecast bin, int64 ``[windows]``. An origin may be one past the
             panel's last bin, and its context may start before the first bin.
         as_consumed:
             Forecast as Kapacity's job does (contract 5): every series with id 0, missing bins filled with 0.
@@ -167,8 +167,7 @@ class Predictor:
             )
         context, horizon = self.window.context_length, self.window.prediction_length
         reaches_out = len(origin) and (origin.min() < context or origin.max() + horizon > panel.num_bins)
-        before = context if reaches_out else 0
-        after = max(horizon, int(origin.max()) + horizon - panel.num_bins) if reaches_out else 0
+        before, after = (context, horizon) if reaches_out else (0, 0)
         # Padding copies the panel, so it is avoided for panels that are mapped from a file.
         padded = panel.padded(before, after) if reaches_out else panel
         windows = WindowDataset(

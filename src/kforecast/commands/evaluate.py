@@ -60,9 +60,9 @@ def evaluate(cfg: DictConfig) -> None:
     forecaster = Forecaster.of(artifact, str(artifact_dir))
     check_step(source, forecaster.window)
     frequency, rows = forecaster.window.frequency, None
-    if chosen.as_consumed:  # Kapacity's job sees the rows of a bin that has just begun
+    if chosen.as_consumed:  # Kapacity's job sees the rows of a bin that has just begun, and days of UTC
         rows = source.fetch() if source.repeatable else fetch_history(source, run_dir)
-        panel = Panel.from_frame(rows, frequency, forecaster.bin_calendar)
+        panel = Panel.from_frame(rows, frequency)
     else:
         panel = read_history(source, frequency, run_dir, forecaster.bin_calendar)
     backtest = BacktestSettings(chosen.stride, chosen.as_consumed, levels=chosen.quantiles)

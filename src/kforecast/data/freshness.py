@@ -43,6 +43,10 @@ class Origins:
         age: np.ndarray = self.panel.seconds(self.end) - self.panel.seconds(self.newest + 1)
         return age
 
+    def ahead(self, now: float) -> float:
+        """Seconds from now to the beginning of the bin before ``end``; below zero if it has begun."""
+        return self.panel.seconds(self.end - 1) - now
+
     def rows(self, chosen: np.ndarray) -> "Origins":
         """The origins of some series, given by ascending row numbers."""
         if len(chosen) == self.panel.num_series:
@@ -63,6 +67,11 @@ class Origins:
         """Which series have less than half of their context observed, bool ``[series]``."""
         guessed: np.ndarray = 2 * self._context(window).sum(axis=1) < window.context_length
         return guessed
+
+    def short(self, window: Window) -> np.ndarray:
+        """Which series have fewer bins than a context from their first value to the origin, bool."""
+        short: np.ndarray = self.bins - self.panel.observed.argmax(axis=1) < window.context_length
+        return short
 
     def _context(self, window: Window) -> np.ndarray:
         """Which bins of each context are observed, bool ``[series, context]``."""

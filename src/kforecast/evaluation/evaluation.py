@@ -188,13 +188,12 @@ class EvaluationSettings:
 
 def evaluate_source(predictor: Predictor, source: MetricSource, settings: EvaluationSettings) -> Evaluation:
     """Judge a model on the history of a source, see :meth:`kforecast.forecaster.Forecaster.evaluate`."""
-    frequency, calendar = predictor.window.frequency, predictor.bin_calendar
-    rows = None
-    if settings.backtest.as_consumed:  # Kapacity's job sees the rows of a bin that has just begun
+    frequency, rows = predictor.window.frequency, None
+    if settings.backtest.as_consumed:  # Kapacity's job sees the rows of a bin that has just begun, and UTC
         rows = source.fetch()
-        panel = Panel.from_frame(rows, frequency, calendar)
+        panel = Panel.from_frame(rows, frequency)
     else:
-        panel = read_panel(source, frequency, calendar)
+        panel = read_panel(source, frequency, predictor.bin_calendar)
     return evaluate_panel(predictor, panel, settings, str(source), rows=rows)
 
 
