@@ -432,7 +432,7 @@ REFUSED: dict[str, tuple[str | bytes | Callable[[Path], object], list[str]]] = {
     ),
     "Prometheus, a value that is none": (
         RANGE % ("matrix", '[{"metric":{"app":"a"},"values":[[1,"many"]]}]'),
-        ["damaged or unknown JSON"],
+        ["cannot be read as JSON"],
     ),
     "Prometheus, truth": (
         RANGE % ("matrix", '[{"metric":{"app":"a"},"values":[[1,true]]}]'),

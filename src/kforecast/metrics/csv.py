@@ -171,7 +171,7 @@ class CsvSource:
         try:
             mappable = self._is_parquet and self.path.is_file() and self._naming == Naming()
             return mappable and self.num_rows() > _MOST_ROWS_IN_MEMORY and not self._reads_whole()
-        except (OSError, pa.ArrowException):
+        except (OSError, pa.ArrowException, DataError):
             return False
 
     def num_rows(self) -> int:
@@ -290,6 +290,8 @@ class CsvSource:
 
     def unreadable(self, error: Exception) -> DataError:
         """The DataError for an error raised while reading the file."""
+        if "straddling" in str(error):
+            return DataError(f"{self.path}: a line of very many bytes; is it a CSV file?")
         return DataError(f"{self.path}: cannot be read: {_first_line(error)}")
 
     def _csv_batches(self, layout: TextTable) -> Iterator[pa.Table]:
