@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +319,8 @@ PARQUET = parquet()
 IN_NANOSECONDS = pa.array([(START + 600 * i) * 10**9 for i in range(len(GOOD_ROWS))])
 GZ = gzip.compress(GOOD.encode())
 
+MINUTES = (f"timestamps like {START // 60} look like minutes; multiply by 60",)
+
 OTHER_DATA = [
     in_data("torn UTF-16", GOOD.encode("utf-16")[:-1], "data.csv", "damaged UTF-16", "save it as UTF-8"),
     in_data("Latin-1", GOOD.replace("web", "wéb").encode("latin-1"), "data.csv", "save the file as UTF-8"),
@@ -349,8 +350,18 @@ OTHER_DATA = [
     in_data(
         "half a second before 1970", lines("-0.5,1,a,b", *GOOD_ROWS), "timestamp -0.5 in row 2", "negative"
     ),
-    in_data("one row in 1970", lines("0,1,a,b", *GOOD_ROWS), "1970-01-01 to 2024-01-02", "timestamp wrong?"),
-    in_data("one row in 4821", lines("90000000000,1,a,b", *GOOD_ROWS), "4821", "timestamp wrong?"),
+    in_data(
+        "one row in 1970", lines("0,1,a,b", *GOOD_ROWS), "timestamp 0 in row 2", "before 2000", "any_time"
+    ),
+    in_data("one row in 4821", lines("90000000000,1,a,b", *GOOD_ROWS), "row 2 is 4821-12-27", "after 2100"),
+    in_data("minutes", lines(*(f"{START // 60 + i},1,a,b" for i in range(99))), *MINUTES),
+    in_data(
+        "Excel's dates", lines(*(f"{45292 + i / 96},1,a,b" for i in range(99))), "Excel", "subtract 25569"
+    ),
+    in_data("digits", lines(*(f"20240101{h:02}00,1,a,b" for h in range(24))), "YYYYMMDDhhmm", "ISO 8601"),
+    in_data("a few digits", lines(*(f"1.70407E+09,{i},a,b" for i in range(99))), "last digits are lost"),
+    in_data("day or month", lines("01/02/2024 10:00,1,a,b"), "row 2", "day or month first?"),
+    in_data("no time zone", lines("2024-01-31 10:00,1,a,b"), "without a time zone", "source.timezone="),
     in_data("a row without a time", lines(*GOOD_ROWS, ",1,a,b"), "timestamp is missing in 1 rows", "row 202"),
     in_data("a row without a metric", lines(*GOOD_ROWS, f"{START},1,a,"), "metric", "row 202"),
     in_data("too large for float32", lines(*GOOD_ROWS, f"{START},1e36,a,b"), "row 202", "too large"),
@@ -393,10 +404,10 @@ OTHER_DATA = [
             ("torn in the middle", PARQUET[:99] + b"\0" * 99 + PARQUET[198:], "cannot be read"),
             ("no rows", parquet(**{n: pa.array([], t) for n, t in EMPTY.items()}), "no rows"),
             ("a column missing", parquet(metric=None), "no column metric"),
-            ("dates", parquet(timestamp=pd.Timestamp("2024")), "timestamp has the type", "unix seconds"),
+            ("durations", parquet(timestamp=pd.Timedelta("1s")), "timestamp has the type dura", "datetimes"),
+            ("float32", parquet(timestamp=pa.array([float(START)] * 200, pa.float32())), "float", "128 s"),
             ("text in value", parquet(value="1"), "value has the type string"),
             ("truth values", parquet(value=True), "value has the type bool"),
-            ("decimals", parquet(value=Decimal("1.5")), "value has the type decimal"),
             ("numbers for names", parquet(workload=7), "workload has the type int64"),
             ("names that are no text", parquet(workload=b"\xff"), "cannot be read", "UTF8"),
             ("lists for names", parquet(metric=["qps"]), "metric has the type list"),
@@ -405,7 +416,7 @@ OTHER_DATA = [
                 parquet(timestamp=pa.array([None] * 200, pa.int64())),
                 "timestamp is missing in 200",
             ),
-            ("nanoseconds", parquet(timestamp=IN_NANOSECONDS), "row 200", "nanoseconds", "divide by"),
+            ("nanoseconds", parquet(timestamp=IN_NANOSECONDS), "row 1", "nanoseconds", "divide by"),
             ("the last time there is", parquet(timestamp=2**63 - 1), "row 1", "nanoseconds"),
             ("before 1970", parquet(timestamp=-5), "timestamp -5 in row 1", "negative"),
             ("infinite", parquet(value=float("inf")), "infinite in 200 rows"),
@@ -433,7 +444,7 @@ DATA = [
         "milliseconds", lines(f"{START * 1000},1,a,b"), "data.csv", "row 2", "milliseconds", "divide by 1000"
     ),
     in_data(
-        "dates", lines("2024-01-01 00:00:00,1,a,b"), "data.csv", "row 2", "'2024-01-01 00:00:00'", "seconds"
+        "no date", lines("2024-02-30T00:00Z,1,a,b"), "data.csv", "row 2", "'2024-02-30T00:00Z'", "not exist"
     ),
     in_data("a date in 1970 by mistake", lines("-5,1,a,b", *GOOD_ROWS), "data.csv", "row 2", "negative"),
     in_data("a row without a workload", lines(*GOOD_ROWS, f"{START},1,,qps"), "workload", "row 202"),

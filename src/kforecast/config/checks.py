@@ -155,6 +155,8 @@ def built(node: DictConfig, name: str, /, **arguments: Any) -> Any:
     """
     check_classes(node, name)
     try:
+        node, texts = _without_dollars(node)
+        arguments = texts | arguments
         # In two steps: instantiate() would turn dataclasses among the arguments into configs.
         return instantiate(node, _partial_=True)(**arguments)
     except OSError:
@@ -167,6 +169,24 @@ def built(node: DictConfig, name: str, /, **arguments: Any) -> Any:
             raise ConfigError(list_problems("configuration", problems_of(cause, name))) from error
         reason = without_secrets(" ".join(str(cause).split())) or type(cause).__name__
         raise ConfigError(f"{name}: {reason}") from error
+
+
+def _without_dollars(node: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
+    """Take the values that contain ``${`` out of a node: instantiate() would resolve them a second time."""
+    content = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(content, dict)
+    texts = {str(key): value for key, value in content.items() if _has_dollar(value)}
+    if not texts:
+        return node, {}
+    return OmegaConf.create({key: value for key, value in content.items() if key not in texts}), texts
+
+
+def _has_dollar(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" not in value and any(map(_has_dollar, value.values()))
+    return (
+        "${" in value if isinstance(value, str) else isinstance(value, list) and any(map(_has_dollar, value))
+    )
 
 
 def source_of(cfg: DictConfig) -> Any:

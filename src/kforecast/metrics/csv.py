@@ -219,7 +219,8 @@ class CsvSource:
         self.check()
         try:
             table = self._read_parquet() if self._is_parquet else self._read_csv()
-            frame: pd.DataFrame = table.to_pandas()
+            # Without the types that pandas had when it wrote a Parquet file.
+            frame: pd.DataFrame = table.replace_schema_metadata().to_pandas()
         except (OSError, UnicodeError, pa.ArrowException) as error:
             raise self.unreadable(error) from error
         return frame

@@ -22,6 +22,7 @@ from kforecast.metrics.fetching import Ask, PassingError, Question, Series, TooL
 from kforecast.metrics.server_source import ServerSource
 from kforecast.metrics.spec import Duration, check_keys_differ
 from kforecast.metrics.timerange import TimeRange
+from kforecast.metrics.units import guess_unit
 from kforecast.window import parse_duration
 
 # Only a wrong query has an answer of this size; a series of 11,000 points takes 300 KB.
@@ -273,7 +274,8 @@ def _series(series: dict[str, Any]) -> Series:
     # Values are text, which may be NaN, +Inf or -Inf.
     values = np.fromiter((float(pair[1]) for pair in pairs), np.float64, len(pairs))
     if not (np.abs(timestamps) < 1e12).all():  # also refuses NaN
-        raise ValueError("a timestamp is out of range")
+        unit = guess_unit(timestamps)
+        raise ValueError("a timestamp is out of range" if unit is None else unit.words(timestamps[0]))
     whole = not (timestamps % 1).any()
     return Series(labels, timestamps.astype(np.int64) if whole else timestamps, values)
 
