@@ -339,7 +339,7 @@ OTHER_DATA = [
     in_data("a row too long", changed(",qps", ",qps,x"), "Expected 4 columns, got 5"),
     in_data("a quote that is never closed", changed(",shop", ',"shop'), "data.csv: cannot be read"),
     in_data("a comma for the decimal point", lines(*GOOD_ROWS, f'{START},"1,5",a,b'), "row 202", "'1,5'"),
-    in_data("a unit", changed(",shop", "ms,shop"), "value in row 2", "ms', not a number"),
+    in_data("a unit", changed(",shop", "ms,shop"), "value in row 3", "in another unit than", "ms'"),
     in_data("hexadecimal", lines(*GOOD_ROWS, f"{START},0x10,a,b"), "value in row 202", "'0x10'"),
     in_data("a truth value", lines(*GOOD_ROWS, f"{START},true,a,b"), "value in row 202", "'true'"),
     in_data("microseconds", lines(f"{START}000000,1,a,b"), "microseconds", "divide by 1000000"),

@@ -56,7 +56,7 @@ class CsvSource:
     workload, metric:
         The name for all series of the file, for a file without such a column.
     decimal:
-        The decimal mark of a table of text, where the file leaves it open.
+        The decimal mark of a table of text, ``point`` or ``comma``, where the file leaves it open.
     memory_map:
         Whether to map the file's panel from disk instead of holding it in memory: true, false, or ``auto``,
         which maps Parquet files of more than 50 million rows.

@@ -52,6 +52,7 @@ _WORKLOADS = (
     *("service", "service_name", "job"),
 )
 _METRIC = "__name__"
+_MARKS = {"point": ".", "comma": ","}
 # The name of the metric where a file has none.
 UNNAMED = "value"
 _LABELLED = re.compile(r"^\s*([A-Za-z_:][\w:.]*)?\s*\{(.*)\}\s*$", re.DOTALL)
@@ -74,7 +75,7 @@ class Naming:
     metric: str | None = None
     """The name for all series of the file."""
     decimal: str | None = None
-    """The decimal mark."""
+    """The decimal mark, ``.`` or ``,``."""
 
     @classmethod
     def checked(cls, columns: Any, workload: Any, metric: Any, decimal: Any) -> "Naming":
@@ -104,10 +105,10 @@ class Naming:
                 raise ConfigError(f"source.{key}: {text!r} is not a name")
             if key in mapped:
                 raise ConfigError(f"source.{key}: source.columns.{key} is given, too; leave out one of them")
-        if decimal not in (None, ".", ","):
-            raise ConfigError(f"source.decimal: {decimal!r} is wrong; use '.' or ','")
+        if decimal not in (None, *_MARKS):
+            raise ConfigError(f"source.decimal: {decimal!r} is wrong; use point or comma")
         workload, metric = (None if text is None else str(text).strip() for text in (workload, metric))
-        return cls(mapped, workload, metric, decimal)
+        return cls(mapped, workload, metric, None if decimal is None else _MARKS[decimal])
 
     @property
     def constants(self) -> dict[str, str]:
