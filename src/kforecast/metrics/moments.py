@@ -239,7 +239,8 @@ def _period(field: pa.Field | None, kind: pa.DataType) -> str | None:
 def _of_periods(ordinals: "pd.Series[float]", freq: str) -> Moments:
     known = ordinals.notna().to_numpy()
     seconds = np.full(len(ordinals), np.nan)
-    begin = pd.PeriodIndex.from_ordinals(ordinals[known].astype("int64"), freq=freq).start_time
+    numbers = ordinals[known].astype("int64")
+    begin = pd.PeriodIndex.from_ordinals(numbers, freq=freq).start_time  # type: ignore[attr-defined]
     seconds[known] = begin.as_unit("s").asi8
     return Moments(seconds, known)
 
