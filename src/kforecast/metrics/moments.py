@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +25,7 @@ from kforecast.metrics.units import seconds_of_fields
 MISSING = ("", "NaN", "nan", "NA", "N/A", "null", "NULL", "None", "NaT")
 
 _DAY = 86_400
+_HUGE = 10**300
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _TIME = r"(?P<h>\d{1,2}):(?P<mi>\d{2})(?::(?P<s>\d{2})(?:[.,]\d+)?)?"
 # An offset may be followed by the abbreviation that Go prints: +0200 CEST.
@@ -174,7 +174,7 @@ def read_arrow(column: pa.ChunkedArray | pa.Array, field: pa.Field | None = None
     if pa.types.is_null(kind):
         return Moments(np.full(len(column), np.nan))
     if pa.types.is_float32(kind) or pa.types.is_float16(kind):
-        raise NotAMoment(_narrow(str(kind)))
+        raise NotAMoment(_narrow("float32" if pa.types.is_float32(kind) else "float16"))
     if is_number(kind):
         return Moments(_floats(column))
     if pa.types.is_timestamp(kind):
@@ -269,14 +269,14 @@ def _of_objects(column: pd.Series) -> Moments:
     if kind in ("datetime64", "datetime", "date", "period"):
         return _of_python_datetimes(column, kind)
     if kind in ("integer", "floating", "mixed-integer-float", "decimal", "empty"):
-        return Moments(_checked(column, column.map(_number, na_action="ignore")))
+        return Moments(_checked(column))
     if kind == "string":
         return _of_text(pa.array(column.astype(object).where(column.notna(), None), pa.large_string()))
     known = column.notna().to_numpy()
     plain = np.array([is_plain(cell) for cell in column], bool)
     if (known & ~plain).any():
         raise _not_a_moment(column, known & ~plain)
-    return Moments(_checked(column, pd.to_numeric(column, errors="coerce")))
+    return Moments(_checked(column))
 
 
 def is_plain(cell: object) -> bool:
@@ -284,18 +284,21 @@ def is_plain(cell: object) -> bool:
     return isinstance(cell, str | Real | Decimal) and not isinstance(cell, bool | np.bool_)
 
 
-def _number(cell: Any) -> float:
+def numbers_of(cells: pd.Series) -> np.ndarray:
+    """Python numbers, or text, as float64; NaN where a cell is no number."""
     try:
-        return float(cell)
+        return pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     except OverflowError:  # an integer beyond float64
-        return np.inf
+        huge = cells.map(lambda cell: isinstance(cell, int) and abs(cell) > _HUGE, na_action="ignore")
+        return numbers_of(cells.mask(huge == True, np.inf))  # noqa: E712
 
 
-def _checked(column: pd.Series, numbers: pd.Series) -> np.ndarray:
-    wrong = (numbers.isna() & column.notna()).to_numpy()
+def _checked(column: pd.Series) -> np.ndarray:
+    numbers = numbers_of(column)
+    wrong = np.isnan(numbers) & column.notna().to_numpy()
     if wrong.any():
         raise _not_a_moment(column, wrong)
-    return numbers.to_numpy(np.float64, na_value=np.nan)
+    return numbers
 
 
 def _not_a_moment(column: pd.Series, wrong: np.ndarray) -> NotAMoment:
