@@ -155,7 +155,7 @@ class CsvSource:
         try:
             is_parquet = self._is_parquet and self.path.is_file()
             return is_parquet and self.num_rows() > _MOST_ROWS_IN_MEMORY and not self._reads_whole()
-        except (OSError, pa.ArrowException):
+        except (OSError, ValueError, KeyError, pa.ArrowException):
             return False
 
     def num_rows(self) -> int:
@@ -235,7 +235,11 @@ class CsvSource:
                 raise DataError(f"{self.path}: is a pipe or a device; write the rows into a file first")
             if self.path.stat().st_size == 0:
                 raise DataError(f"{self.path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
-        except OSError as error:
+            if self._is_parquet:
+                pa.parquet.read_metadata(self.path)
+        except pa.ArrowException:
+            pass  # reading says more
+        except (OSError, ValueError, KeyError) as error:  # also damaged metadata of a type of pandas
             raise self.unreadable(error) from error
 
     def unreadable(self, error: Exception) -> DataError:
@@ -319,7 +323,11 @@ class CsvSource:
 
     def _reads_whole(self) -> bool:
         """Whether the moments of a Parquet file need all rows: text, and the hour that clocks show twice."""
-        kind = pa.parquet.read_schema(self.path).field("timestamp").type
+        schema = pa.parquet.read_schema(self.path)
+        place = schema.get_field_index("timestamp")
+        if place < 0:  # there is none, or several; both are refused later
+            return False
+        kind = schema.field(place).type
         if self._timezone is None:
             return is_text(kind)
         return not is_number(kind) and getattr(kind, "tz", None) is None

@@ -68,7 +68,7 @@ class NotAMoment(ValueError):  # noqa: N818
 
     def words(self, first_row: int) -> str:
         """The problem for a message, given the number of the first row."""
-        where = "" if self.row is None else f" in row {first_row + self.row:,}".replace(",", "")
+        where = "" if self.row is None else f" in row {first_row + self.row}"
         return f"timestamp{where} {self.reason}"
 
 
@@ -168,9 +168,8 @@ def read_arrow(column: pa.ChunkedArray | pa.Array, field: pa.Field | None = None
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
         kind = column.type
-    if (freq := _period(field, kind)) is not None:
-        storage = pd.Series(column.cast(pa.int64()).to_numpy(zero_copy_only=False), dtype="float64")
-        return _of_periods(storage, freq)
+    if _is_period(field, kind):
+        return _of_arrow_periods(column, field)
     if pa.types.is_null(kind):
         return Moments(np.full(len(column), np.nan))
     if pa.types.is_float32(kind) or pa.types.is_float16(kind):
@@ -199,7 +198,7 @@ def read_series(column: pd.Series) -> Moments:
         column = column.astype(kind.categories.dtype)
         kind = column.dtype
     if isinstance(kind, pd.PeriodDtype):
-        return _of_datetimes(column.dt.start_time)
+        return _of_periods(column)
     if pd.api.types.is_datetime64_any_dtype(kind) and not isinstance(kind, pd.ArrowDtype):
         return _of_datetimes(column)
     if isinstance(kind, pd.ArrowDtype):
@@ -226,23 +225,36 @@ def _floats(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return found
 
 
-def _period(field: pa.Field | None, kind: pa.DataType) -> str | None:
-    """The frequency of a pandas Period in a Parquet file."""
-    if isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "pandas.period":
-        return str(kind.freq)
+def _is_period(field: pa.Field | None, kind: pa.DataType) -> bool:
+    """Whether a column of Parquet is a pandas Period, which Arrow may take for an integer."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return bool(kind.extension_name == "pandas.period")
     about = (field.metadata or {}) if field is not None else {}
-    if about.get(b"ARROW:extension:name") == b"pandas.period":
-        return str(json.loads(about[b"ARROW:extension:metadata"])["freq"])
-    return None
+    return bool(about.get(b"ARROW:extension:name") == b"pandas.period")
 
 
-def _of_periods(ordinals: "pd.Series[float]", freq: str) -> Moments:
-    known = ordinals.notna().to_numpy()
-    seconds = np.full(len(ordinals), np.nan)
-    numbers = ordinals[known].astype("int64")
-    begin = pd.PeriodIndex.from_ordinals(numbers, freq=freq).start_time  # type: ignore[attr-defined]
-    seconds[known] = begin.as_unit("s").asi8
-    return Moments(seconds, known)
+def _of_arrow_periods(column: pa.ChunkedArray | pa.Array, field: pa.Field | None) -> Moments:
+    try:
+        kind = column.type
+        if isinstance(kind, pa.BaseExtensionType):
+            freq = str(kind.freq)
+        else:
+            assert field is not None
+            freq = str(json.loads(field.metadata[b"ARROW:extension:metadata"])["freq"])
+        missing = column.is_null().to_numpy(zero_copy_only=False)
+        numbers = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+        periods = pd.PeriodIndex.from_ordinals(numbers, freq=freq)  # type: ignore[attr-defined]
+        return _of_periods(pd.Series(periods).mask(missing))
+    except (ValueError, KeyError, TypeError) as error:
+        raise NotAMoment(_other_type(column.type)) from error
+
+
+def _of_periods(column: pd.Series) -> Moments:
+    """Periods of pandas count from their start."""
+    try:
+        return _of_datetimes(column.dt.start_time)
+    except pd.errors.OutOfBoundsDatetime as error:
+        raise NotAMoment(f"holds a period that is no moment: {error}") from error
 
 
 def _counted(column: pa.ChunkedArray | pa.Array, per_second: int, local: bool) -> Moments:
@@ -309,7 +321,7 @@ def _not_a_moment(column: pd.Series, wrong: np.ndarray) -> NotAMoment:
 def _of_python_datetimes(column: pd.Series, kind: str) -> Moments:
     try:
         if kind == "period":
-            return _of_datetimes(pd.Series(pd.PeriodIndex(column)).dt.start_time)
+            return _of_periods(pd.Series(pd.PeriodIndex(column)))
         return _of_datetimes(pd.to_datetime(column))
     except (ValueError, TypeError, OverflowError, pd.errors.OutOfBoundsDatetime):
         pass
