@@ -351,47 +351,40 @@ def _of_text(column: pa.ChunkedArray | pa.Array) -> Moments:
     encoded = column.dictionary_encode()
     texts = pc.utf8_trim_whitespace(encoded.dictionary.cast(pa.large_string()))
     codes = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
-    seconds, local, problems = _parsed(texts)
-    if problems:
-        bad = np.isin(codes, list(problems))
-        row = int(bad.argmax())
-        raise NotAMoment(problems[int(codes[row])], row)
+    seconds, local, reason = _parsed(texts)
+    wrong = np.append(reason != "", False)[codes]
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise NotAMoment(f"is {shown(texts[codes[row]].as_py())}, {reason[codes[row]]}", row)
     seconds, local = np.append(seconds, np.nan)[codes], np.append(local, False)[codes]
     return Moments(seconds, local if local.any() else None, is_text=True)
 
 
-def _parsed(texts: pa.Array) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Seconds and whether they are local, both ``[texts]``; and the problems by the number of a text."""
+def _parsed(texts: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seconds, whether they are local, and why a text is refused ("" where it is not), each ``[texts]``."""
     count = len(texts)
     seconds, local = np.full(count, np.nan), np.zeros(count, bool)
+    reason = np.full(count, "", dtype=object)
     missing = pc.is_in(texts, pa.array(MISSING, pa.large_string())).to_numpy(zero_copy_only=False)
     numbers = pd.to_numeric(pd.Series(texts.to_numpy(zero_copy_only=False)), errors="coerce").to_numpy(float)
     numeric = ~missing & ~np.isnan(numbers)
     seconds[numeric] = numbers[numeric]
     left = np.flatnonzero(~numeric & ~missing)
-    if not len(left):
-        return seconds, local, {}
-    found, zoned, reasons = _dates(texts.take(pa.array(left)))
-    problems = {
-        int(number): f"is {shown(texts[int(number)].as_py())}, {reason}"
-        for number, reason in zip(left[np.isnan(found)], reasons, strict=True)
-    }
-    if numeric.any() and not np.isnan(found).all():
-        problems |= {
-            int(number): f"is {texts[int(number)].as_py()!r}, a number among dates"
-            for number in np.flatnonzero(numeric)
-        }
-    seconds[left], local[left] = found, ~zoned & ~np.isnan(found)
-    return seconds, local, problems
+    if len(left):
+        found, zoned, reason[left] = _dates(texts.take(pa.array(left)))
+        if not np.isnan(found).all():
+            reason[numeric] = "a number among dates"
+        seconds[left], local[left] = found, ~zoned & ~np.isnan(found)
+    return seconds, local, reason
 
 
-def _dates(texts: pa.Array) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _dates(texts: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Parse dates as text.
 
     Returns
     -------
-    Seconds (NaN for a text that is no date) and whether a zone is given, ``[texts]``; and the reason for each
-    NaN.
+    Seconds (NaN for a text that is no date), whether a zone is given, and the reason for each NaN ("" for the
+    others), each ``[texts]``.
     """
     seconds, zoned = np.full(len(texts), np.nan), np.zeros(len(texts), bool)
     reason = np.full(len(texts), f"{_UNREADABLE}; {_WRITE_ISO}, or unix seconds", dtype=object)
@@ -418,7 +411,8 @@ def _dates(texts: pa.Array) -> tuple[np.ndarray, np.ndarray, list[str]]:
         reason[here] = f"a date that does not exist; {_WRITE_ISO}"
     if left.all():
         _read_month_names(texts, seconds, zoned)
-    return seconds, zoned, reason[np.isnan(seconds)].tolist()
+    reason[~np.isnan(seconds)] = ""
+    return seconds, zoned, reason
 
 
 def _day_and_month(parts: "_Parts") -> tuple[np.ndarray, np.ndarray] | None:
