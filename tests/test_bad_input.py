@@ -405,7 +405,7 @@ OTHER_DATA = [
             ("no rows", parquet(**{n: pa.array([], t) for n, t in EMPTY.items()}), "no rows"),
             ("a column missing", parquet(metric=None), "no column metric"),
             ("durations", parquet(timestamp=pd.Timedelta("1s")), "timestamp has the type dura", "datetimes"),
-            ("float32", parquet(timestamp=pa.array([float(START)] * 200, pa.float32())), "float", "128 s"),
+            ("float32", parquet(timestamp=pa.array([float(START)] * 200, pa.float32())), "float32", "128 s"),
             ("text in value", parquet(value="1"), "value has the type string"),
             ("truth values", parquet(value=True), "value has the type bool"),
             ("numbers for names", parquet(workload=7), "workload has the type int64"),

@@ -171,7 +171,7 @@ class CsvSource:
         try:
             mappable = self._is_parquet and self.path.is_file() and self._naming == Naming()
             return mappable and self.num_rows() > _MOST_ROWS_IN_MEMORY and not self._reads_whole()
-        except (OSError, pa.ArrowException, DataError):
+        except (OSError, ValueError, KeyError, pa.ArrowException, DataError):
             return False
 
     def num_rows(self) -> int:
@@ -281,12 +281,15 @@ class CsvSource:
                     raise DataError(
                         f"{self.path}: is a directory, not a CSV or Parquet file, and holds no Parquet file"
                     )
-                return
-            if not self.path.is_file():  # a pipe cannot be read twice, and a device may never end
+            elif not self.path.is_file():  # a pipe cannot be read twice, and a device may never end
                 raise DataError(f"{self.path}: is a pipe or a device; write the rows into a file first")
-            if self.path.stat().st_size == 0:
+            elif self.path.stat().st_size == 0:
                 raise DataError(f"{self.path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
-        except OSError as error:
+            for part, _ in self._parts() if self._is_parquet else []:
+                pa.parquet.read_metadata(part)
+        except pa.ArrowException:
+            pass  # reading says more
+        except (OSError, ValueError, KeyError) as error:  # also damaged metadata of a type of pandas
             raise self.unreadable(error) from error
 
     def unreadable(self, error: Exception) -> DataError:
