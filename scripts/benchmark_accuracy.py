@@ -183,6 +183,7 @@ class Bench:
             BIN / "kforecast-train",
             "source=csv",
             f"source.path={data / 'train.csv'}",
+            "source.any_time=true",  # the NASA log is of 1995
             *(f"window.{key}={task[key]}" for key in ("freq", "context_length", "prediction_length")),
             "data.test=0",  # the protocol keeps the test part; it is not in this file
             f"artifact_dir={folder / 'model'}",
@@ -195,6 +196,7 @@ class Bench:
             f"artifact_dir={folder / 'model'}",
             "source=csv",
             f"source.path={data / 'full.csv'}",
+            "source.any_time=true",  # the NASA log is of 1995
             f"evaluate.start={task['train_end']}",
             f"hydra.run.dir={folder / 'evaluation'}",
         ]

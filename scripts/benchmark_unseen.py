@@ -60,13 +60,15 @@ def main() -> None:
         window = [f"window.{key}={facts[key]}" for key in ("freq", "context_length", "prediction_length")]
         commands.run(
             BIN / "kforecast-train",
-            *("source=csv", f"source.path={run / 'train.csv'}", *window, "data.test=0", *threads, *overrides),
+            *("source=csv", f"source.path={run / 'train.csv'}", "source.any_time=true", *window),
+            *("data.test=0", *threads, *overrides),
             *(f"artifact_dir={run / 'model'}", f"hydra.run.dir={run / 'run'}", "logger=none"),
             env=environment,
         )
         commands.run(
             BIN / "kforecast-evaluate",
-            *("source=csv", f"source.path={run / 'full.csv'}", f"evaluate.start={facts['train_end']}"),
+            *("source=csv", f"source.path={run / 'full.csv'}", "source.any_time=true"),
+            f"evaluate.start={facts['train_end']}",
             *(f"artifact_dir={run / 'model'}", f"hydra.run.dir={run / 'evaluation'}"),
             env=environment,
         )

@@ -178,6 +178,7 @@ MANY_PARAMETERS = {
     "forecaster.Forecaster.evaluate",
     "data.datamodule.ForecastDataModule.__init__",
     "models.seasonal_mlp.SeasonalMLP.__init__",
+    "metrics.csv.CsvSource.__init__",
 }
 
 

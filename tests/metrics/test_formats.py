@@ -17,14 +17,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.orc
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import START
+from conftest import START, run_command
+from kforecast.data.panel import Panel
 from kforecast.data.reading import read_panel
 from kforecast.errors import ConfigError, DataError
+from kforecast.metrics import decompression
 from kforecast.metrics.csv import CsvSource
 from kforecast.metrics.formats.numbers import NotANumberError, numbers
 from kforecast.metrics.source import COLUMNS
@@ -32,6 +33,7 @@ from kforecast.window import Frequency
 
 Frame = pd.DataFrame
 METRIC = {"metric": "qps"}
+MINUTES = Frequency.parse("1min")
 
 
 def history() -> Frame:
@@ -170,7 +172,7 @@ TEXTS: dict[str, tuple[Callable[[Frame], str], dict[str, Any]]] = {
     ),
     "blanks before cells": (lambda f: text(f.assign(value=" " + f["value"].astype(str))), {}),
     "other names": (
-        lambda f: text(f.rename(columns={v: k for k, v in {}.items()} | MAPPED).drop(columns="metric")),
+        lambda f: text(f.rename(columns=MAPPED).drop(columns="metric")),
         {"columns": MAPPED, "metric": "qps"},
     ),
     "two columns for a workload": (
@@ -230,17 +232,10 @@ TEXTS: dict[str, tuple[Callable[[Frame], str], dict[str, Any]]] = {
 
 def rows_of(path: Path, **keys: Any) -> Frame:
     """Everything that a source reads of a file, in the order of series and time; by each way of reading."""
-    source = CsvSource(path, **keys)
-    frame = source.fetch()
-    panel = read_panel(CsvSource(path, **keys), Frequency.parse("1min"))
-    assert panel.fingerprint() == read_panel_of(frame).fingerprint()
+    frame = CsvSource(path, **keys).fetch()
+    panel = read_panel(CsvSource(path, **keys), MINUTES)
+    assert panel.fingerprint() == Panel.from_frame(frame, MINUTES).fingerprint()
     return ordered(frame)
-
-
-def read_panel_of(frame: Frame) -> Any:
-    from kforecast.data.panel import Panel
-
-    return Panel.from_frame(frame, Frequency.parse("1min"))
 
 
 def ordered(frame: Frame) -> Frame:
@@ -342,10 +337,6 @@ def test_parts_of_different_columns_are_refused(tmp_path: Path) -> None:
         CsvSource(tmp_path).fetch()
 
 
-def binary(write: Callable[[Path], object]) -> Callable[[Path], object]:
-    return write
-
-
 def sqlite(path: Path) -> None:
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE history (ts, value)")
@@ -432,7 +423,7 @@ REFUSED: dict[str, tuple[str | bytes | Callable[[Path], object], list[str]]] = {
     ),
     "Prometheus, a value that is none": (
         RANGE % ("matrix", '[{"metric":{"app":"a"},"values":[[1,"many"]]}]'),
-        ["damaged or unknown JSON"],
+        ["cannot be read as JSON"],
     ),
     "Prometheus, truth": (
         RANGE % ("matrix", '[{"metric":{"app":"a"},"values":[[1,true]]}]'),
@@ -494,7 +485,7 @@ REFUSED: dict[str, tuple[str | bytes | Callable[[Path], object], list[str]]] = {
     ),
     "thousands or decimals": (
         "timestamp;value;workload;metric\n1704067200;1,234;a;b\n",
-        ["row 2 is '1,234', which may mean thousands or decimals", "source.decimal"],
+        ["row 2 is '1,234', which may mean thousands or decimals", "source.decimal=point or comma"],
     ),
     "two decimal marks": (
         HEADER + '1704067200,"1,5",a,b\n1704067260,2.5,a,b\n',
@@ -512,7 +503,7 @@ def test_other_files_are_refused_by_name(form: str, tmp_path: Path) -> None:
         content(path)
     else:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    for read in (CsvSource.fetch, CsvSource.read, lambda one: read_panel(one, Frequency.parse("1min"))):
+    for read in (CsvSource.fetch, CsvSource.read, lambda one: read_panel(one, MINUTES)):
         with pytest.raises(DataError) as caught:
             read(CsvSource(path))
         message = str(caught.value)
@@ -525,8 +516,6 @@ def test_other_files_are_refused_by_name(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["xz", "zip", "zstd"])
 def test_bombs_are_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kforecast.metrics import decompression
-
     monkeypatch.setattr(decompression, "_SMALL", 8 << 20)
     (tmp_path / "bomb").write_bytes(COMPRESSIONS[kind](HEADER.encode() + b"1704067200,0,a,b\n" * (1 << 20)))
     with pytest.raises(DataError, match="holds more than 400 times its size"):
@@ -578,6 +567,12 @@ def test_keys_that_do_not_fit_the_file_are_refused(
     with pytest.raises(DataError) as caught:
         CsvSource(tmp_path / "a.csv", **keys).fetch()
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("decimal, value", [("point", 1234.0), ("comma", 1.234)])
+def test_the_decimal_mark_may_be_given(decimal: str, value: float, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"timestamp;value;workload;metric\n{START};1,234;a;b\n")
+    assert CsvSource(tmp_path / "a.csv", decimal=decimal).fetch()["value"].tolist() == [value]
 
 
 def test_a_single_series_gets_its_names(tmp_path: Path) -> None:
@@ -692,8 +687,6 @@ def test_any_text_is_read_or_refused(tmp_path_factory: Any, content: str, how: s
 
 
 def test_fetch_writes_the_four_columns(tmp_path: Path) -> None:
-    from conftest import run_command
-
     (tmp_path / "prometheus.json").write_text(prometheus(history()))
     done = run_command(
         "kforecast-fetch", "--dataset-file=prometheus.json", "output=history.csv", cwd=tmp_path
@@ -703,4 +696,3 @@ def test_fetch_writes_the_four_columns(tmp_path: Path) -> None:
     written = pd.read_csv(tmp_path / "history.csv")
     assert list(written.columns) == list(COLUMNS)
     pd.testing.assert_frame_equal(ordered(written), ordered(history()))
-    pq.write_table(pa.Table.from_pandas(written), tmp_path / "history.parquet")

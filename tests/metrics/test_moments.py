@@ -295,7 +295,7 @@ def test_other_units_are_named_with_the_remedy(numbers: object, words: str, tmp_
     assert words in refusal(FrameSource(frame).fetch)
     path = written(frame, tmp_path / "a.parquet")
     said = words.replace("row 0 ", "row 1 ").replace("row 299", "row 300").replace("row 150", "row 151")
-    assert said.replace("float32,", "float,") in refusal(lambda: read_panel(CsvSource(path), TEN_MINUTES))
+    assert said in refusal(lambda: read_panel(CsvSource(path), TEN_MINUTES))
     if "float32" in words or "datetimes" in words or "1970-01-01 00:00:01" in words:
         return
     path = written(frame, tmp_path / "a.csv")
@@ -403,8 +403,7 @@ NO_MOMENTS = {
 def test_what_is_no_moment_and_no_value_is_refused(cells: object, tmp_path: Path) -> None:
     for column in ("timestamp", "value"):
         frame = history(**{column: cells})
-        if column == "timestamp" or cells is not NO_MOMENTS["an integer beyond float64"]:
-            assert column in refusal(FrameSource(frame).fetch)
+        assert column in refusal(FrameSource(frame).fetch)
         if cells is NO_MOMENTS["datetimes with and without a zone"]:
             continue  # pandas writes them with one
         try:

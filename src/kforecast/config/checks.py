@@ -202,9 +202,9 @@ def _without_dollars(node: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
 def _has_dollar(value: Any) -> bool:
     if isinstance(value, dict):
         return "_target_" not in value and any(map(_has_dollar, value.values()))
-    return (
-        "${" in value if isinstance(value, str) else isinstance(value, list) and any(map(_has_dollar, value))
-    )
+    if isinstance(value, list):
+        return any(map(_has_dollar, value))
+    return isinstance(value, str) and "${" in value
 
 
 def source_of(cfg: DictConfig) -> Any:

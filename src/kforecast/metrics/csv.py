@@ -58,7 +58,7 @@ class CsvSource:
     workload, metric:
         The name for all series of the file, for a file without such a column.
     decimal:
-        The decimal mark of a table of text, where the file leaves it open.
+        The decimal mark of a table of text, ``point`` or ``comma``, where the file leaves it open.
     memory_map:
         Whether to map the file's panel from disk instead of holding it in memory: true, false, or ``auto``,
         which maps Parquet files of more than 50 million rows.
@@ -180,7 +180,7 @@ class CsvSource:
         try:
             mappable = self._is_parquet and self.path.is_file() and self._naming == Naming()
             return mappable and self.num_rows() > _MOST_ROWS_IN_MEMORY and not self._reads_whole()
-        except (OSError, pa.ArrowException):
+        except (OSError, ValueError, KeyError, pa.ArrowException, DataError):
             return False
 
     def num_rows(self) -> int:
@@ -351,16 +351,21 @@ class CsvSource:
                     raise DataError(
                         f"{self.path}: is a directory, not a CSV or Parquet file, and holds no Parquet file"
                     )
-                return
-            if not self.path.is_file():  # a pipe cannot be read twice, and a device may never end
+            elif not self.path.is_file():  # a pipe cannot be read twice, and a device may never end
                 raise DataError(f"{self.path}: is a pipe or a device; write the rows into a file first")
-            if self.path.stat().st_size == 0:
+            elif self.path.stat().st_size == 0:
                 raise DataError(f"{self.path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
-        except OSError as error:
+            for part, _ in self._parts() if self._is_parquet else []:
+                pa.parquet.read_metadata(part)
+        except pa.ArrowException:
+            pass  # reading says more
+        except (OSError, ValueError, KeyError) as error:  # also damaged metadata of a type of pandas
             raise self.unreadable(error) from error
 
     def unreadable(self, error: Exception) -> DataError:
         """The DataError for an error raised while reading the file."""
+        if "straddling" in str(error):
+            return DataError(f"{self.path}: a line of very many bytes; is it a CSV file?")
         return DataError(f"{self.path}: cannot be read: {_first_line(error)}")
 
     def _csv_batches(self, layout: TextTable) -> Iterator[pa.Table]:

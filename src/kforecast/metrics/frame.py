@@ -7,7 +7,16 @@ import pandas as pd
 import pyarrow as pa
 
 from kforecast.errors import ConfigError, DataError, few
-from kforecast.metrics.moments import MISSING, NotAMoment, check_zone, is_number, is_plain, read_series, shown
+from kforecast.metrics.moments import (
+    MISSING,
+    NotAMoment,
+    check_zone,
+    is_number,
+    is_plain,
+    numbers_of,
+    read_series,
+    shown,
+)
 from kforecast.metrics.multiple import check_on_multiple, one_row_a_moment
 from kforecast.metrics.source import COLUMNS, MetricSource, as_names, check_frame
 
@@ -129,7 +138,7 @@ class FrameSource:
         plain = np.array([is_plain(cell) for cell in cells], bool)
         text = np.array([isinstance(cell, str) and cell.strip() in MISSING for cell in cells], bool)
         known = known & ~text
-        numbers = pd.to_numeric(cells.where(plain & known, None), errors="coerce").to_numpy(np.float64)
+        numbers = numbers_of(cells.where(plain & known, None))
         wrong = known & np.isnan(numbers)
         if wrong.any():
             row = int(wrong.argmax())

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +25,7 @@ from kforecast.metrics.units import seconds_of_fields
 MISSING = ("", "NaN", "nan", "NA", "N/A", "null", "NULL", "None", "NaT")
 
 _DAY = 86_400
+_HUGE = 10**300
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _TIME = r"(?P<h>\d{1,2}):(?P<mi>\d{2})(?::(?P<s>\d{2})(?:[.,]\d+)?)?"
 # An offset may be followed by the abbreviation that Go prints: +0200 CEST.
@@ -68,7 +68,7 @@ class NotAMoment(ValueError):  # noqa: N818
 
     def words(self, first_row: int) -> str:
         """The problem for a message, given the number of the first row."""
-        where = "" if self.row is None else f" in row {first_row + self.row:,}".replace(",", "")
+        where = "" if self.row is None else f" in row {first_row + self.row}"
         return f"timestamp{where} {self.reason}"
 
 
@@ -168,13 +168,12 @@ def read_arrow(column: pa.ChunkedArray | pa.Array, field: pa.Field | None = None
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
         kind = column.type
-    if (freq := _period(field, kind)) is not None:
-        storage = pd.Series(column.cast(pa.int64()).to_numpy(zero_copy_only=False), dtype="float64")
-        return _of_periods(storage, freq)
+    if _is_period(field, kind):
+        return _of_arrow_periods(column, field)
     if pa.types.is_null(kind):
         return Moments(np.full(len(column), np.nan))
     if pa.types.is_float32(kind) or pa.types.is_float16(kind):
-        raise NotAMoment(_narrow(str(kind)))
+        raise NotAMoment(_narrow("float32" if pa.types.is_float32(kind) else "float16"))
     if is_number(kind):
         return Moments(_floats(column))
     if pa.types.is_timestamp(kind):
@@ -199,7 +198,7 @@ def read_series(column: pd.Series) -> Moments:
         column = column.astype(kind.categories.dtype)
         kind = column.dtype
     if isinstance(kind, pd.PeriodDtype):
-        return _of_datetimes(column.dt.start_time)
+        return _of_periods(column)
     if pd.api.types.is_datetime64_any_dtype(kind) and not isinstance(kind, pd.ArrowDtype):
         return _of_datetimes(column)
     if isinstance(kind, pd.ArrowDtype):
@@ -226,22 +225,36 @@ def _floats(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return found
 
 
-def _period(field: pa.Field | None, kind: pa.DataType) -> str | None:
-    """The frequency of a pandas Period in a Parquet file."""
-    if isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "pandas.period":
-        return str(kind.freq)
+def _is_period(field: pa.Field | None, kind: pa.DataType) -> bool:
+    """Whether a column of Parquet is a pandas Period, which Arrow may take for an integer."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return bool(kind.extension_name == "pandas.period")
     about = (field.metadata or {}) if field is not None else {}
-    if about.get(b"ARROW:extension:name") == b"pandas.period":
-        return str(json.loads(about[b"ARROW:extension:metadata"])["freq"])
-    return None
+    return bool(about.get(b"ARROW:extension:name") == b"pandas.period")
 
 
-def _of_periods(ordinals: "pd.Series[float]", freq: str) -> Moments:
-    known = ordinals.notna().to_numpy()
-    seconds = np.full(len(ordinals), np.nan)
-    begin = pd.PeriodIndex.from_ordinals(ordinals[known].astype("int64"), freq=freq).start_time
-    seconds[known] = begin.as_unit("s").asi8
-    return Moments(seconds, known)
+def _of_arrow_periods(column: pa.ChunkedArray | pa.Array, field: pa.Field | None) -> Moments:
+    try:
+        kind = column.type
+        if isinstance(kind, pa.BaseExtensionType):
+            freq = str(kind.freq)
+        else:
+            assert field is not None
+            freq = str(json.loads(field.metadata[b"ARROW:extension:metadata"])["freq"])
+        missing = column.is_null().to_numpy(zero_copy_only=False)
+        numbers = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+        periods = pd.PeriodIndex.from_ordinals(numbers, freq=freq)  # type: ignore[attr-defined]
+        return _of_periods(pd.Series(periods).mask(missing))
+    except (ValueError, KeyError, TypeError) as error:
+        raise NotAMoment(_other_type(column.type)) from error
+
+
+def _of_periods(column: pd.Series) -> Moments:
+    """Periods of pandas count from their start."""
+    try:
+        return _of_datetimes(column.dt.start_time)
+    except pd.errors.OutOfBoundsDatetime as error:
+        raise NotAMoment(f"holds a period that is no moment: {error}") from error
 
 
 def _counted(column: pa.ChunkedArray | pa.Array, per_second: int, local: bool) -> Moments:
@@ -268,14 +281,14 @@ def _of_objects(column: pd.Series) -> Moments:
     if kind in ("datetime64", "datetime", "date", "period"):
         return _of_python_datetimes(column, kind)
     if kind in ("integer", "floating", "mixed-integer-float", "decimal", "empty"):
-        return Moments(_checked(column, column.map(_number, na_action="ignore")))
+        return Moments(_checked(column))
     if kind == "string":
         return _of_text(pa.array(column.astype(object).where(column.notna(), None), pa.large_string()))
     known = column.notna().to_numpy()
     plain = np.array([is_plain(cell) for cell in column], bool)
     if (known & ~plain).any():
         raise _not_a_moment(column, known & ~plain)
-    return Moments(_checked(column, pd.to_numeric(column, errors="coerce")))
+    return Moments(_checked(column))
 
 
 def is_plain(cell: object) -> bool:
@@ -283,18 +296,21 @@ def is_plain(cell: object) -> bool:
     return isinstance(cell, str | Real | Decimal) and not isinstance(cell, bool | np.bool_)
 
 
-def _number(cell: Any) -> float:
+def numbers_of(cells: pd.Series) -> np.ndarray:
+    """Python numbers, or text, as float64; NaN where a cell is no number."""
     try:
-        return float(cell)
+        return pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     except OverflowError:  # an integer beyond float64
-        return np.inf
+        huge = cells.map(lambda cell: isinstance(cell, int) and abs(cell) > _HUGE, na_action="ignore")
+        return numbers_of(cells.mask(huge == True, np.inf))  # noqa: E712
 
 
-def _checked(column: pd.Series, numbers: pd.Series) -> np.ndarray:
-    wrong = (numbers.isna() & column.notna()).to_numpy()
+def _checked(column: pd.Series) -> np.ndarray:
+    numbers = numbers_of(column)
+    wrong = np.isnan(numbers) & column.notna().to_numpy()
     if wrong.any():
         raise _not_a_moment(column, wrong)
-    return numbers.to_numpy(np.float64, na_value=np.nan)
+    return numbers
 
 
 def _not_a_moment(column: pd.Series, wrong: np.ndarray) -> NotAMoment:
@@ -305,7 +321,7 @@ def _not_a_moment(column: pd.Series, wrong: np.ndarray) -> NotAMoment:
 def _of_python_datetimes(column: pd.Series, kind: str) -> Moments:
     try:
         if kind == "period":
-            return _of_datetimes(pd.Series(pd.PeriodIndex(column)).dt.start_time)
+            return _of_periods(pd.Series(pd.PeriodIndex(column)))
         return _of_datetimes(pd.to_datetime(column))
     except (ValueError, TypeError, OverflowError, pd.errors.OutOfBoundsDatetime):
         pass
@@ -335,47 +351,40 @@ def _of_text(column: pa.ChunkedArray | pa.Array) -> Moments:
     encoded = column.dictionary_encode()
     texts = pc.utf8_trim_whitespace(encoded.dictionary.cast(pa.large_string()))
     codes = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
-    seconds, local, problems = _parsed(texts)
-    if problems:
-        bad = np.isin(codes, list(problems))
-        row = int(bad.argmax())
-        raise NotAMoment(problems[int(codes[row])], row)
+    seconds, local, reason = _parsed(texts)
+    wrong = np.append(reason != "", False)[codes]
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise NotAMoment(f"is {shown(texts[codes[row]].as_py())}, {reason[codes[row]]}", row)
     seconds, local = np.append(seconds, np.nan)[codes], np.append(local, False)[codes]
     return Moments(seconds, local if local.any() else None, is_text=True)
 
 
-def _parsed(texts: pa.Array) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Seconds and whether they are local, both ``[texts]``; and the problems by the number of a text."""
+def _parsed(texts: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seconds, whether they are local, and why a text is refused ("" where it is not), each ``[texts]``."""
     count = len(texts)
     seconds, local = np.full(count, np.nan), np.zeros(count, bool)
+    reason = np.full(count, "", dtype=object)
     missing = pc.is_in(texts, pa.array(MISSING, pa.large_string())).to_numpy(zero_copy_only=False)
     numbers = pd.to_numeric(pd.Series(texts.to_numpy(zero_copy_only=False)), errors="coerce").to_numpy(float)
     numeric = ~missing & ~np.isnan(numbers)
     seconds[numeric] = numbers[numeric]
     left = np.flatnonzero(~numeric & ~missing)
-    if not len(left):
-        return seconds, local, {}
-    found, zoned, reasons = _dates(texts.take(pa.array(left)))
-    problems = {
-        int(number): f"is {shown(texts[int(number)].as_py())}, {reason}"
-        for number, reason in zip(left[np.isnan(found)], reasons, strict=True)
-    }
-    if numeric.any() and not np.isnan(found).all():
-        problems |= {
-            int(number): f"is {texts[int(number)].as_py()!r}, a number among dates"
-            for number in np.flatnonzero(numeric)
-        }
-    seconds[left], local[left] = found, ~zoned & ~np.isnan(found)
-    return seconds, local, problems
+    if len(left):
+        found, zoned, reason[left] = _dates(texts.take(pa.array(left)))
+        if not np.isnan(found).all():
+            reason[numeric] = "a number among dates"
+        seconds[left], local[left] = found, ~zoned & ~np.isnan(found)
+    return seconds, local, reason
 
 
-def _dates(texts: pa.Array) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _dates(texts: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Parse dates as text.
 
     Returns
     -------
-    Seconds (NaN for a text that is no date) and whether a zone is given, ``[texts]``; and the reason for each
-    NaN.
+    Seconds (NaN for a text that is no date), whether a zone is given, and the reason for each NaN ("" for the
+    others), each ``[texts]``.
     """
     seconds, zoned = np.full(len(texts), np.nan), np.zeros(len(texts), bool)
     reason = np.full(len(texts), f"{_UNREADABLE}; {_WRITE_ISO}, or unix seconds", dtype=object)
@@ -402,7 +411,8 @@ def _dates(texts: pa.Array) -> tuple[np.ndarray, np.ndarray, list[str]]:
         reason[here] = f"a date that does not exist; {_WRITE_ISO}"
     if left.all():
         _read_month_names(texts, seconds, zoned)
-    return seconds, zoned, reason[np.isnan(seconds)].tolist()
+    reason[~np.isnan(seconds)] = ""
+    return seconds, zoned, reason
 
 
 def _day_and_month(parts: "_Parts") -> tuple[np.ndarray, np.ndarray] | None:

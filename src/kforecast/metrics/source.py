@@ -183,7 +183,7 @@ class RowCheck:
         if "elsewhere" not in self._bad:
             # Dates of ten digits look like seconds.
             unit = guess_unit(sample)
-            return unit and unit.words(sample[0], self._first_row)
+            return None if unit is None else unit.words(sample[0], self._first_row)
         count, row, timestamp = self._bad["elsewhere"]
         said = f"timestamp {number_text(timestamp)} in row {row}"
         unit = guess_unit(np.concatenate(self._elsewhere))
@@ -233,8 +233,8 @@ def check_frame(
         When there are no rows, or any problem was found; one message has them all.
     """
     check = RowCheck(name, first_row, any_time, remedy)
-    numbers = (frame[column].to_numpy(dtype=float) for column in ("timestamp", "value"))
-    check.add(RowBatch(*numbers, *(_names_of(frame[column]) for column in ("workload", "metric"))))
+    timestamp, value = (frame[column].to_numpy(dtype=float) for column in ("timestamp", "value"))
+    check.add(RowBatch(timestamp, value, _names_of(frame["workload"]), _names_of(frame["metric"])))
     check.finish()
     return frame
 

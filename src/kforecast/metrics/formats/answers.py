@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from kforecast.errors import DataError
 from kforecast.files.untrusted import inside, parse_json, shortened
-from kforecast.metrics.formats.names import Naming, series_names, wide_names
+from kforecast.metrics.formats.names import Naming, rule_of, series_names, wide_names
 from kforecast.metrics.formats.series import rows_of
 from kforecast.metrics.formats.tables import Seconds, in_seconds
 
@@ -23,16 +23,16 @@ class Answer(NamedTuple):
 
     tool: str
     names: list[tuple[str, str]]
-    moments: list[Sequence[Any]]
+    rule: str
+    """How they are named."""
+    moments: Sequence[Any]
     """Of each series, in unix seconds or as text."""
-    values: list[Any]
+    values: Sequence[Any]
     notes: list[str]
 
 
-def read_json(
-    content: bytes, path: Path, naming: Naming, seconds: Seconds
-) -> tuple[str, pa.Table, list[str]]:
-    """Read a JSON file; returns what wrote it, the rows, and notes for the user.
+def read_json(content: bytes, path: Path, naming: Naming, seconds: Seconds) -> tuple[pa.Table, list[str]]:
+    """Read a JSON file; returns the rows, and notes for the user, of which the first says what wrote it.
 
     Raises
     ------
@@ -53,10 +53,12 @@ def read_json(
     except DataError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise DataError(f"{path}: is damaged or unknown JSON: {shortened(error, 100)}") from error
+        raise DataError(
+            f"{path}: cannot be read as JSON of a known shape: {shortened(error, 100)}"
+        ) from error
     lengths = [len(one) for one in answer.moments]
     rows = in_seconds(rows_of(answer.names, lengths, moments, values), seconds, 1)
-    return answer.tool, rows, answer.notes
+    return rows, [answer.tool, answer.rule, *answer.notes]
 
 
 def _answer(content: Any, path: Path, naming: Naming) -> Answer:
@@ -96,16 +98,9 @@ def _matrix(result: Any, notes: list[str], path: Path, naming: Naming) -> Answer
                 f"{path}: holds native histograms; ask for a number, with histogram_quantile(...) or "
                 "histogram_count(rate(...))"
             )
-    samples = [one["values"] for one in result]
-    if any(len(sample) != 2 for one in samples for sample in one):
-        raise ValueError("a sample is not a moment and a value")
-    return Answer(
-        "a range answer of Prometheus",
-        _names(result, path, naming),
-        [[moment for moment, _ in one] for one in samples],
-        [[value for _, value in one] for one in samples],
-        notes,
-    )
+    moments, values = _pairs([one["values"] for one in result])
+    labels = [_labels(one) for one in result]
+    return Answer("a range answer of Prometheus", *_named(labels, path, naming), moments, values, notes)
 
 
 def _lines(content: bytes, path: Path, naming: Naming) -> Answer | None:
@@ -134,10 +129,10 @@ def _lines(content: bytes, path: Path, naming: Naming) -> Answer | None:
     blocks: dict[tuple[tuple[str, str], ...], list[Any]] = {}
     for one in found:
         blocks.setdefault(tuple(sorted(_labels(one).items())), []).append(one)
-    names = series_names([dict(labels) for labels in blocks], naming, path)
+    names, rule = _named([dict(labels) for labels in blocks], path, naming)
     moments = [np.concatenate([_floats(b["timestamps"]) for b in block]) / 1000 for block in blocks.values()]
     values = [np.concatenate([_floats(b["values"]) for b in block]) for block in blocks.values()]
-    return Answer("an export of VictoriaMetrics", names, moments, values, [])
+    return Answer("an export of VictoriaMetrics", names, rule, moments, values, [])
 
 
 def _metric_data(content: Any, path: Path, naming: Naming) -> Answer:
@@ -150,6 +145,7 @@ def _metric_data(content: Any, path: Path, naming: Naming) -> Answer:
     return Answer(
         "an answer of CloudWatch",
         wide_names([str(one["Label"]) for one in results], naming, path) if results else [],
+        f"{len(results):,} series",
         [one["Timestamps"] for one in results],
         [one["Values"] for one in results],
         [],
@@ -173,7 +169,9 @@ def _statistics(content: Any, path: Path, naming: Naming) -> Answer:
         raise DataError(f"{path}: CloudWatch's answer does not name the workload; source.workload=NAME does")
     metric = naming.metric or str(content.get("Label") or chosen)
     moments, values = [one["Timestamp"] for one in points], [one[chosen] for one in points]
-    return Answer("an answer of CloudWatch", [(naming.workload, metric)], [moments], [values], [])
+    return Answer(
+        "an answer of CloudWatch", [(naming.workload, metric)], "one series", [moments], [values], []
+    )
 
 
 def _pointlists(series: Any, path: Path, naming: Naming) -> Answer:
@@ -182,34 +180,36 @@ def _pointlists(series: Any, path: Path, naming: Naming) -> Answer:
     for one in series:
         tags = one.get("tag_set") or [tag for tag in str(one.get("scope", "")).split(",") if ":" in tag]
         labels.append(_tags(tags) | ({"__name__": str(one["metric"])} if one.get("metric") else {}))
-    points = [one["pointlist"] for one in series]
-    return Answer(
-        "an answer of Datadog",
-        series_names(labels, naming, path) if labels else [],
-        [[moment / 1000 for moment, _ in one] for one in points],
-        [[value for _, value in one] for one in points],
-        [],
-    )
+    moments, values = _pairs([one["pointlist"] for one in series])
+    seconds = [one / 1000 for one in moments]
+    return Answer("an answer of Datadog", *_named(labels, path, naming), seconds, values, [])
 
 
 def _datadog(answer: Any, path: Path, naming: Naming) -> Answer:
     """Datadog, version 2: one list of moments in milliseconds for all series."""
-    moments = [moment / 1000 for moment in answer["times"]]
+    moments = _floats(answer["times"]) / 1000
     series, values = answer["series"], answer["values"]
     if len(series) != len(values) or any(len(one) != len(moments) for one in values):
         raise ValueError("series, times and values differ in length")
     labels = [_tags(one.get("group_tags") or []) for one in series]
-    return Answer(
-        "an answer of Datadog",
-        series_names(labels, naming, path) if labels else [],
-        [moments] * len(series),
-        values,
-        [],
-    )
+    return Answer("an answer of Datadog", *_named(labels, path, naming), [moments] * len(series), values, [])
 
 
-def _names(result: Any, path: Path, naming: Naming) -> list[tuple[str, str]]:
-    return series_names([_labels(one) for one in result], naming, path) if result else []
+def _named(labels: list[dict[str, str]], path: Path, naming: Naming) -> tuple[list[tuple[str, str]], str]:
+    """The names of series by their labels, and the rule."""
+    return (series_names(labels, naming, path), rule_of(labels, naming)) if labels else ([], "")
+
+
+def _pairs(series: Sequence[Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Moments and values of series of pairs."""
+    moments, values = [], []
+    for one in series:
+        pairs = np.empty((0, 2), object) if not one else np.array(one, dtype=object)
+        if pairs.ndim != 2 or pairs.shape[1] != 2:
+            raise ValueError("a sample is not a moment and a value")
+        moments.append(_floats(pairs[:, 0]))
+        values.append(_floats(pairs[:, 1]))
+    return moments, values
 
 
 def _labels(series: Any) -> dict[str, str]:
@@ -223,6 +223,6 @@ def _tags(tags: Any) -> dict[str, str]:
 
 def _floats(values: Any) -> np.ndarray:
     """Numbers, or their text, as float64; null is NaN."""
-    if any(isinstance(value, bool) for value in values):
+    if bool in set(map(type, values)):
         raise ValueError("a value is true or false, not a number")
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return np.asarray(values, dtype=object).astype(np.float64)

@@ -104,21 +104,12 @@ def recognise(path: Path, naming: Naming) -> Form:
     start = start_of(path)
     _refuse_binary(start, path)
     if start.lstrip()[:1] in (b"{", b"["):
-        return Form(lambda seconds: _read_json(path, naming, seconds))
+        return Form(lambda seconds: read_json(whole_text(path), path, naming, seconds))
     if is_influx(start):
-        return Form(lambda seconds: (_read_influx(path, naming, seconds), ["InfluxDB's CSV"]))
+        return Form(lambda seconds: read_influx(whole_text(path), path, naming, seconds))
     _refuse_text(start, path)
     table = text_table(start, path, naming)
     return Form(table.read, table)
-
-
-def _read_json(path: Path, naming: Naming, seconds: Seconds) -> tuple[pa.Table, list[str]]:
-    tool, rows, notes = read_json(whole_text(path), path, naming, seconds)
-    return rows, [tool, *notes]
-
-
-def _read_influx(path: Path, naming: Naming, seconds: Seconds) -> pa.Table:
-    return read_influx(whole_text(path), path, naming, seconds)
 
 
 def _refuse_binary(start: bytes, path: Path) -> None:

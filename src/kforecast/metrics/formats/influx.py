@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from kforecast.errors import DataError
-from kforecast.metrics.formats.names import Naming, series_names, shortened_list
+from kforecast.metrics.formats.names import Naming, rule_of, series_names, shortened_list
 from kforecast.metrics.formats.numbers import NotANumberError, numbers
 from kforecast.metrics.formats.series import coded, table_of
 from kforecast.metrics.formats.tables import Seconds, in_seconds, labelled, timestamps
@@ -27,8 +27,8 @@ def is_influx(start: bytes) -> bool:
     return bool(re.match(rb'"?#(group|datatype|default)\b|,"?result"?,"?table"?,', start))
 
 
-def read_influx(content: bytes, path: Path, naming: Naming, seconds: Seconds) -> pa.Table:
-    """Read InfluxDB's CSV.
+def read_influx(content: bytes, path: Path, naming: Naming, seconds: Seconds) -> tuple[pa.Table, list[str]]:
+    """Read InfluxDB's CSV; returns the rows, and notes for the user.
 
     The labels are the tags. ``__name__`` is measurement and field, joined by ``_`` (without a field that is
     called ``value``).
@@ -58,7 +58,8 @@ def read_influx(content: bytes, path: Path, naming: Naming, seconds: Seconds) ->
             f"{path}: _value in row {error.row + 1} of InfluxDB's CSV is {error.cell[:100]!r}, {error}"
         ) from error
     workload, metric = (coded(codes, [name[at] for name in names]) for at in (0, 1))
-    return in_seconds(table_of(moments, value.values, workload, metric), seconds, 1)
+    rows = in_seconds(table_of(moments, value.values, workload, metric), seconds, 1)
+    return rows, ["InfluxDB's CSV", rule_of(series, naming)]
 
 
 def _tables(content: bytes, path: Path) -> list[bytes]:

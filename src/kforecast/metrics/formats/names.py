@@ -52,6 +52,7 @@ _WORKLOADS = (
     *("service", "service_name", "job"),
 )
 _METRIC = "__name__"
+_MARKS = {"point": ".", "comma": ","}
 # The name of the metric where a file has none.
 UNNAMED = "value"
 _LABELLED = re.compile(r"^\s*([A-Za-z_:][\w:.]*)?\s*\{(.*)\}\s*$", re.DOTALL)
@@ -74,7 +75,7 @@ class Naming:
     metric: str | None = None
     """The name for all series of the file."""
     decimal: str | None = None
-    """The decimal mark."""
+    """The decimal mark, ``.`` or ``,``."""
 
     @classmethod
     def checked(cls, columns: Any, workload: Any, metric: Any, decimal: Any) -> "Naming":
@@ -104,10 +105,10 @@ class Naming:
                 raise ConfigError(f"source.{key}: {text!r} is not a name")
             if key in mapped:
                 raise ConfigError(f"source.{key}: source.columns.{key} is given, too; leave out one of them")
-        if decimal not in (None, ".", ","):
-            raise ConfigError(f"source.decimal: {decimal!r} is wrong; use '.' or ','")
-        names = (None if text is None else str(text) for text in (workload, metric))
-        return cls(mapped, *names, decimal)
+        if decimal not in (None, *_MARKS):
+            raise ConfigError(f"source.decimal: {decimal!r} is wrong; use point or comma")
+        workload, metric = (None if text is None else str(text).strip() for text in (workload, metric))
+        return cls(mapped, workload, metric, None if decimal is None else _MARKS[decimal])
 
     @property
     def constants(self) -> dict[str, str]:
@@ -162,8 +163,10 @@ def shape_of(header: Sequence[str], naming: Naming, path: object, *, grafana: bo
     found: dict[str, tuple[int, ...]] = {}
     for column, wanted in naming.columns.items():
         found[column] = tuple(_mapped(header, one, column, path) for one in wanted)
+    mapped = {at for many in found.values() for at in many}
     for column in COLUMNS:
-        if column not in found and (at := _position(header, column, path)) is not None:
+        at = None if column in found else _position(header, column, path)
+        if at is not None and at not in mapped:
             if column in naming.constants:
                 raise DataError(
                     f"{path}: source.{column} names all series, but the file has a column {column}; "
@@ -262,6 +265,12 @@ def series_names(labels: Sequence[Mapping[str, str]], naming: Naming, path: obje
                 )
             seen[name] = at
     return names
+
+
+def rule_of(labels: Sequence[Mapping[str, str]], naming: Naming) -> str:
+    """How :func:`series_names` names these series, for a note."""
+    used = [] if naming.workload is not None else _used(labels, naming)
+    return f"workload is the label {'/'.join(used)}" if used else f"{len(labels):,} series"
 
 
 def _workloads(labels: Sequence[Mapping[str, str]], naming: Naming, path: object) -> list[str]:

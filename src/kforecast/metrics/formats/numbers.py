@@ -175,7 +175,7 @@ def _decimal_mark(numbers: list[pa.Array], cells: list[pa.Array], decimal: str |
     if either is not None and (regional or plain_thousands):
         column, row, cell = either
         raise NotANumberError(
-            column, row, cell, "which may mean thousands or decimals; source.decimal='.' or ',' decides"
+            column, row, cell, "which may mean thousands or decimals; give source.decimal=point or comma"
         )
     return "."
 

@@ -14,7 +14,15 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from kforecast.errors import DataError
-from kforecast.metrics.formats.names import UNNAMED, Naming, Shape, series_names, shape_of, wide_names
+from kforecast.metrics.formats.names import (
+    UNNAMED,
+    Naming,
+    Shape,
+    rule_of,
+    series_names,
+    shape_of,
+    wide_names,
+)
 from kforecast.metrics.formats.numbers import MISSING, NotANumberError, Numbers, numbers
 from kforecast.metrics.formats.series import coded, constant, rows_of, series_of, table_of
 from kforecast.metrics.formats.text import whole_text
@@ -99,7 +107,7 @@ class TextTable:
         columns = shape.series if shape.value is None else (shape.value,)
         found = self._numbers([text(at) for at in columns], columns)
         units = sorted({one.unit for one in found} - {""})
-        notes = ["Grafana's CSV" if self.grafana else "a table", *self.renamed]
+        notes = ["Grafana's CSV"] if self.grafana else ["a table", *self.renamed]
         notes += [f"values in {', '.join(units)}"] if units else []
         if shape.value is None:
             return self._melted(seconds(moments, self.first_row), found, notes)
@@ -107,7 +115,8 @@ class TextTable:
         named = {column: self._joined([text(at) for at in many]) for column, many in shape.names.items()}
         named |= {column: constant(name, rows) for column, name in shape.constants.items()}
         if shape.labels:
-            workload, metric = self._from_labels(text)
+            workload, metric, rule = self._from_labels(text)
+            notes.append(rule)
             named = {"workload": workload, "metric": metric} | named
         elif "metric" not in named or "workload" not in named:
             ((workload, metric),) = series_names([{}], self.naming, self.path)
@@ -143,7 +152,9 @@ class TextTable:
 
     def _numbers(self, cells: list[pa.Array], columns: Sequence[int]) -> list[Numbers]:
         try:
-            return numbers(cells, decimal=self.naming.decimal, regional=self.separator != ",")
+            return numbers(
+                cells, decimal=self.naming.decimal, regional=self.separator != "," and not self.grafana
+            )
         except NotANumberError as error:
             long = self.shape.value is not None
             column = "value" if long else repr(self.header[columns[error.column]].strip()[:100])
@@ -169,16 +180,16 @@ class TextTable:
             kind = f"metrics of the workload {self.naming.workload}"
         return table, [*notes, f"its columns are {kind}"]
 
-    def _from_labels(self, text: Callable[[int], pa.Array]) -> tuple[pa.Array, pa.Array]:
+    def _from_labels(self, text: Callable[[int], pa.Array]) -> tuple[pa.Array, pa.Array, str]:
+        """Workload and metric of each row, and the rule that names them."""
         header = [self.header[at].strip() for at in self.shape.labels]
         frame = pd.DataFrame(
             {name: text(at).to_pandas() for name, at in zip(header, self.shape.labels, strict=True)}
         )
         codes, series = labelled(frame)
         names = series_names(series, self.naming, self.path)
-        return coded(codes, [workload for workload, _ in names]), coded(
-            codes, [metric for _, metric in names]
-        )
+        workload, metric = (coded(codes, [name[at] for name in names]) for at in (0, 1))
+        return workload, metric, rule_of(series, self.naming)
 
     @staticmethod
     def _joined(columns: list[pa.Array]) -> pa.Array:
@@ -205,7 +216,7 @@ def text_table(start: bytes, path: Path, naming: Naming) -> TextTable:
         separator = max(_SEPARATORS, key=lambda one: counts[one])  # the comma where all are equal
     header = tuple(_split(first, separator))
     if len(header) > MOST_COLUMNS:
-        raise DataError(f"{path}: {len(header):,} columns; {MOST_COLUMNS:,} are the most that are read")
+        raise DataError(f"{path}: more than {MOST_COLUMNS:,} columns; export fewer series at once")
     grafana = header[:1] == ("Time",) or bool(skipped) or header[:3] == ("Series", "Time", "Value")
     shape = shape_of(header, naming, path, grafana=grafana and len(header) > 1)
     return TextTable(path, separator, header, shape, naming, grafana and "metric" not in shape.names, skipped)

@@ -10,8 +10,10 @@ import pyarrow as pa
 from kforecast.errors import DataError
 from kforecast.metrics.decompression import Decompressed, codec_of
 
-# The longest accepted beginning, and the most text that is parsed as a whole.
-START = 1 << 16
+# The beginning that tells what a file is, and the most bytes of its first two lines.
+_START = 1 << 16
+_MOST_HEADER = 4 << 20
+# The most text that is parsed as a whole.
 _MOST_TEXT = 1 << 30
 _PIECE = 1 << 20
 _UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
@@ -36,10 +38,12 @@ def opened(path: Path) -> Any:
 
 
 def start_of(path: Path) -> bytes:
-    """The first 64 KiB of a text file, decompressed and in UTF-8; raises as :func:`opened`."""
+    """The first 64 KiB of a text file, and at least two lines, in UTF-8; raises as :func:`opened`."""
     with opened(path) as stream:
         content = b""
-        while len(content) < START and (piece := stream.read(START - len(content))):
+        while (len(content) < _START or (len(content) < _MOST_HEADER and content.count(b"\n") < 2)) and (
+            piece := stream.read(_START)
+        ):
             content += piece
     return content.removeprefix(codecs.BOM_UTF8)
 
