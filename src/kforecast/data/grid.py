@@ -63,8 +63,9 @@ class Grid:
         ends = np.array([seconds.min(), seconds.max()], np.int64)
         # Clocks that were set back show a time again: the bin is one later than its local time says.
         low, high = (ends + utc_offsets(self.zone, ends)) // self.step + [-1, 2 + _DAY // self.step]
-        found: np.ndarray = np.searchsorted(self.seconds(np.arange(low, high)), seconds, side="right")
-        return found + (low - 1)
+        begins = self.seconds(np.arange(low, high))
+        found: np.ndarray = np.searchsorted(begins, seconds, side="right") + (low - 1)
+        return found
 
     def bin_at(self, second: int) -> int:
         """The number of the bin that holds a moment (unix seconds)."""
