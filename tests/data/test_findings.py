@@ -254,7 +254,7 @@ def test_on_multiple_error_refuses_a_single_repeat(tmp_path: Path) -> None:
     frame = pd.concat([frame, frame.iloc[[5]]], ignore_index=True)
     for source in sources(frame, tmp_path, on_multiple="error").values():
         with pytest.raises(
-            DataError, match="2 rows of shop/web qps at 2024-01-01 00:50, and .*on_multiple=error"
+            DataError, match=r"2 rows of shop/web qps at 2024-01-01 00:50, and .*on_multiple=error"
         ):
             read_panel(source, WINDOW.frequency)
 
@@ -288,6 +288,21 @@ def test_different_values_without_a_column_are_averaged_and_said(tmp_path: Path)
 def test_a_short_history_of_pods_is_refused_too() -> None:
     with pytest.raises(DataError, match="column pod tells them apart"):
         panel_of(per_pod(5, step=600), WINDOW.frequency)
+
+
+@pytest.mark.parametrize("how", [None, "sum"])
+def test_pods_with_moments_of_their_own_are_refused(tmp_path: Path, how: str | None) -> None:
+    frame = per_pod(pods=(3, 3))
+    frame["timestamp"] += 7 * frame["pod"].str[-1].astype(int)
+    for source in sources(frame, tmp_path, on_multiple=how).values():
+        with pytest.raises(DataError, match="come in turn from several values of the column pod"):
+            read_panel(source, WINDOW.frequency)
+    for source in sources(frame, tmp_path, on_multiple="mean").values():
+        read_panel(source, WINDOW.frequency)
+    # A pod that replaces another one is no part of a whole.
+    one = rows_of(traffic()).assign(pod=np.where(np.arange(2016) < 1000, "pod-1", "pod-2"))
+    for source in sources(one, tmp_path, on_multiple=how).values():
+        read_panel(source, WINDOW.frequency)
 
 
 @pytest.mark.parametrize("value", ["max", 1, True])

@@ -223,16 +223,15 @@ def _in_seconds(number: np.ndarray, second: np.ndarray, found: list[tuple[int, s
         return second
     middle = pd.Series(second).groupby(number).median()
     factor = np.ones(int(number.max()) + 1)
-    for row, typical in middle.items():
+    for row, typical in zip(middle.index.astype(int).tolist(), middle.tolist(), strict=True):
         unit = _unit(typical)
         if unit is not None:
-            factor[row], name = unit
-            what = (
-                f"divide by {factor[row]:,.0f}" if factor[row] > 1 else f"multiply by {1 / factor[row]:,.0f}"
-            )
+            per_second, name = unit
+            what = f"divide by {per_second:,.0f}" if per_second > 1 else f"multiply by {1 / per_second:,.0f}"
             first = second[number == row][0]
             message = f"timestamps like {first:.0f} look like {name}; unix seconds are expected: {what}"
-            found.append((int(row), "time_unit", message))
+            found.append((row, "time_unit", message))
+            factor[row] = per_second
     converted: np.ndarray = second / factor[number]
     return converted
 

@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from kforecast.errors import ConfigError, DataError
 from kforecast.metrics.decompression import LONGEST_LINE, Decompressed, check_parquet, is_compressed
-from kforecast.metrics.multiple import check_on_multiple, one_row_a_moment
+from kforecast.metrics.multiple import check_on_multiple, check_turns, labels_of, one_row_a_moment
 from kforecast.metrics.names import trimmed
 from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, as_names, check_frame
 
@@ -108,7 +108,11 @@ class CsvSource:
             As :meth:`fetch`.
         """
         frame = check_frame(rows, str(self.path), first_row=self._first_row)
-        of_series = self.rows_of if self.other_columns() else None
+        others = self.other_columns()
+        if labels := labels_of(others):
+            longest = frame.groupby(["workload", "metric"], observed=True).size().idxmax()
+            check_turns(self.rows_of(*longest, labels), self.on_multiple, str(self.path))
+        of_series = self.rows_of if others else None
         return one_row_a_moment(frame, self.on_multiple, str(self.path), of_series)
 
     def batches(self) -> Iterator[RowBatch]:
@@ -198,8 +202,8 @@ class CsvSource:
         names = pa.parquet.read_schema(self.path).names if self._is_parquet else self._header()
         return [name for name in names if name not in COLUMNS]
 
-    def rows_of(self, workload: str, metric: str) -> pd.DataFrame:
-        """Read the rows of a series with all columns, to see why it has several at one moment.
+    def rows_of(self, workload: str, metric: str, others: list[str] | None = None) -> pd.DataFrame:
+        """Read the rows of a series with other columns, by default all, to see which one tells rows apart.
 
         Raises
         ------
@@ -208,7 +212,9 @@ class CsvSource:
         """
         frames = []
         try:
-            for batch in self._whole_batches():
+            for batch in self._whole_batches(
+                [*COLUMNS, *(self.other_columns() if others is None else others)]
+            ):
                 chosen = np.ones(batch.num_rows, bool)
                 for column, name in (("workload", workload), ("metric", metric)):
                     codes, names = _names_of(batch, column)
@@ -219,15 +225,18 @@ class CsvSource:
         except (OSError, pa.ArrowException) as error:
             raise self.unreadable(error) from error
         rows = pd.concat(frames, ignore_index=True)
-        return rows.assign(timestamp=np.floor(rows["timestamp"].astype(np.float64)))
+        rows["timestamp"] = np.floor(rows["timestamp"].astype(np.float64))
+        return rows
 
-    def _whole_batches(self) -> Iterator[pa.RecordBatch]:
+    def _whole_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         if self._is_parquet:
             with pa.parquet.ParquetFile(self.path, read_dictionary=["workload", "metric"]) as file:
-                yield from file.iter_batches(_BATCH_ROWS)
+                yield from file.iter_batches(_BATCH_ROWS, columns=columns)
             return
-        types = dict.fromkeys(self._header(), pa.string()) | _TYPES
-        convert = pa.csv.ConvertOptions(column_types=types, null_values=_MISSING, strings_can_be_null=False)
+        types = dict.fromkeys(columns, pa.string()) | _TYPES
+        convert = pa.csv.ConvertOptions(
+            column_types=types, include_columns=columns, null_values=_MISSING, strings_can_be_null=False
+        )
         with _opened(self.path) as stream:
             yield from pa.csv.open_csv(stream, convert_options=convert)
 

@@ -58,7 +58,7 @@ def as_names(column: pd.Series) -> pd.Series:
     if all(isinstance(name, str) for name in names) and text == [*names]:
         return found
     number = {name: code for code, name in enumerate(sorted({*text}))}
-    code = np.array([*(number[name] for name in text), -1])[found.cat.codes]
+    code = np.array([*(number[name] for name in text), -1], np.int64)[found.cat.codes]
     return pd.Series(pd.Categorical.from_codes(code, [*number]), index=found.index, name=found.name)
 
 
