@@ -17,7 +17,13 @@ import pyarrow.parquet
 
 from kforecast.errors import ConfigError, DataError
 from kforecast.metrics.decompression import LONGEST_LINE, Decompressed, check_parquet, is_compressed
-from kforecast.metrics.multiple import check_on_multiple, check_turns, labels_of, one_row_a_moment
+from kforecast.metrics.multiple import (
+    check_on_multiple,
+    check_turns,
+    labels_of,
+    longest_series,
+    one_row_a_moment,
+)
 from kforecast.metrics.names import trimmed
 from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, as_names, check_frame
 
@@ -110,8 +116,7 @@ class CsvSource:
         frame = check_frame(rows, str(self.path), first_row=self._first_row)
         others = self.other_columns()
         if labels := labels_of(others):
-            longest = frame.groupby(["workload", "metric"], observed=True).size().idxmax()
-            check_turns(self.rows_of(*longest, labels), self.on_multiple, str(self.path))
+            check_turns(self.rows_of(*longest_series(frame), labels), self.on_multiple, str(self.path))
         of_series = self.rows_of if others else None
         return one_row_a_moment(frame, self.on_multiple, str(self.path), of_series)
 
@@ -224,7 +229,7 @@ class CsvSource:
                     frames.append(batch.filter(pa.array(chosen)).to_pandas())
         except (OSError, pa.ArrowException) as error:
             raise self.unreadable(error) from error
-        rows = pd.concat(frames, ignore_index=True)
+        rows: pd.DataFrame = pd.concat(frames, ignore_index=True)
         rows["timestamp"] = np.floor(rows["timestamp"].astype(np.float64))
         return rows
 

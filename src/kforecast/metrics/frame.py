@@ -5,7 +5,13 @@ from typing import ClassVar
 import pandas as pd
 
 from kforecast.errors import DataError, few
-from kforecast.metrics.multiple import check_on_multiple, check_turns, labels_of, one_row_a_moment
+from kforecast.metrics.multiple import (
+    check_on_multiple,
+    check_turns,
+    labels_of,
+    longest_series,
+    one_row_a_moment,
+)
 from kforecast.metrics.source import COLUMNS, as_names, check_frame
 
 
@@ -70,8 +76,7 @@ class FrameSource:
             return pd.concat([checked[chosen].reset_index(drop=True), unread], axis=1)
 
         if labels_of(others):
-            longest = checked.groupby(["workload", "metric"], observed=True).size().idxmax()
-            check_turns(of_series(*longest), self.on_multiple, self._name, "on_multiple")
+            check_turns(of_series(*longest_series(checked)), self.on_multiple, self._name, "on_multiple")
         return one_row_a_moment(
             checked, self.on_multiple, self._name, of_series if others else None, "on_multiple"
         )

@@ -95,12 +95,13 @@ def one_row_a_moment(
         combined = by_moment.sum(min_count=1) if on_multiple == "sum" else by_moment.mean()
         found: pd.DataFrame = combined.reset_index()[list(COLUMNS)]
         return found
-    counts: pd.Series = known[again].groupby(["workload", "metric"], observed=True)["timestamp"].nunique()
-    workload, metric = counts.index[int(counts.to_numpy().argmax())]
+    moments = known[again].drop_duplicates(_MOMENT)
+    workload, metric = longest_series(moments)
+    count = int(((moments["workload"] == workload) & (moments["metric"] == metric)).sum())
     second = known.loc[(known["workload"] == workload) & (known["metric"] == metric), "timestamp"]
     at = float(second[second.duplicated()].iloc[0])
     multiple = Multiple(workload, metric, at, int((second == at).sum()))
-    many = are_many(counts.max(), second.nunique())
+    many = are_many(count, second.nunique())
     check_multiple(multiple, on_multiple, name, of_series if many else None, key)
     return frame
 
@@ -152,6 +153,13 @@ def check_turns(series: pd.DataFrame, on_multiple: str | None, name: str, key: s
                 f"{column}, each at moments of its own; add them up at common moments first (in PromQL: "
                 f"sum), or average them: {key}=mean"
             )
+
+
+def longest_series(frame: pd.DataFrame) -> tuple[str, str]:
+    """Workload and metric with the most rows."""
+    sizes = frame.groupby(["workload", "metric"], observed=True).size()
+    workload, metric = sizes.index[int(sizes.to_numpy().argmax())]
+    return str(workload), str(metric)
 
 
 def labels_of(columns: Iterable[object]) -> list[str]:

@@ -59,7 +59,8 @@ def as_names(column: pd.Series) -> pd.Series:
         return found
     number = {name: code for code, name in enumerate(sorted({*text}))}
     code = np.array([*(number[name] for name in text), -1], np.int64)[found.cat.codes]
-    return pd.Series(pd.Categorical.from_codes(code, [*number]), index=found.index, name=found.name)
+    made = pd.Categorical.from_codes(code, categories=pd.Index([*number], dtype=object))
+    return pd.Series(made, index=found.index, name=found.name)
 
 
 class RowBatch(NamedTuple):
