@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +192,7 @@ CONFIG_FILES = [
         "hyperParams.batchSize: [32]",
         "hyperParams.learningRate: false is a boolean",
     ),
-    in_file("freq", config(freq="5min"), "freq", "'5min'", "1min, 10min, 1H, 1D"),
+    in_file("freq", config(freq="7min"), "freq", "'7min'", "6min or 8min"),
     in_file(
         "historyLength",
         config(targets=[target(historyLength="two days")]),
@@ -320,13 +319,17 @@ PARQUET = parquet()
 IN_NANOSECONDS = pa.array([(START + 600 * i) * 10**9 for i in range(len(GOOD_ROWS))])
 GZ = gzip.compress(GOOD.encode())
 
+MINUTES = (f"timestamps like {START // 60} look like minutes; multiply by 60",)
+
 OTHER_DATA = [
-    in_data("UTF-16", GOOD.encode("utf-16"), "data.csv", "timestamp", "save it as UTF-8"),
+    in_data("torn UTF-16", GOOD.encode("utf-16")[:-1], "data.csv", "damaged UTF-16", "save it as UTF-8"),
     in_data("Latin-1", GOOD.replace("web", "wéb").encode("latin-1"), "data.csv", "save the file as UTF-8"),
-    in_data("semicolons", GOOD.replace(",", ";"), "timestamp;value;workload;metric", "by commas"),
-    in_data("tabs", GOOD.replace(",", "\t"), "no column timestamp", "by commas"),
-    in_data("spaces in the header", changed(",value", ", value"), "no column value", "without spaces"),
-    in_data("capitals in the header", changed("timestamp", "Timestamp"), "no column timestamp", "lower case"),
+    in_data("an unknown separator", GOOD.replace(",", "^"), "no column timestamp", "timestamp^value"),
+    in_data(
+        "other names",
+        changed("timestamp,value", "when,rps"),
+        "'source.columns={timestamp: COLUMN, value: rps}'",
+    ),
     in_data("no header", "\n".join(GOOD_ROWS), "the first line must name the columns"),
     in_data("a column twice", "timestamp,value,value,workload,metric\n1,1,1,a,b\n", "value", "twice"),
     in_data("a header alone without an end of line", HEADER, "data.csv: no rows"),
@@ -347,8 +350,18 @@ OTHER_DATA = [
     in_data(
         "half a second before 1970", lines("-0.5,1,a,b", *GOOD_ROWS), "timestamp -0.5 in row 2", "negative"
     ),
-    in_data("one row in 1970", lines("0,1,a,b", *GOOD_ROWS), "1970-01-01 to 2024-01-02", "timestamp wrong?"),
-    in_data("one row in 4821", lines("90000000000,1,a,b", *GOOD_ROWS), "4821", "timestamp wrong?"),
+    in_data(
+        "one row in 1970", lines("0,1,a,b", *GOOD_ROWS), "timestamp 0 in row 2", "before 2000", "any_time"
+    ),
+    in_data("one row in 4821", lines("90000000000,1,a,b", *GOOD_ROWS), "row 2 is 4821-12-27", "after 2100"),
+    in_data("minutes", lines(*(f"{START // 60 + i},1,a,b" for i in range(99))), *MINUTES),
+    in_data(
+        "Excel's dates", lines(*(f"{45292 + i / 96},1,a,b" for i in range(99))), "Excel", "subtract 25569"
+    ),
+    in_data("digits", lines(*(f"20240101{h:02}00,1,a,b" for h in range(24))), "YYYYMMDDhhmm", "ISO 8601"),
+    in_data("a few digits", lines(*(f"1.70407E+09,{i},a,b" for i in range(99))), "last digits are lost"),
+    in_data("day or month", lines("01/02/2024 10:00,1,a,b"), "row 2", "day or month first?"),
+    in_data("no time zone", lines("2024-01-31 10:00,1,a,b"), "without a time zone", "source.timezone="),
     in_data("a row without a time", lines(*GOOD_ROWS, ",1,a,b"), "timestamp is missing in 1 rows", "row 202"),
     in_data("a row without a metric", lines(*GOOD_ROWS, f"{START},1,a,"), "metric", "row 202"),
     in_data("too large for float32", lines(*GOOD_ROWS, f"{START},1e36,a,b"), "row 202", "too large"),
@@ -361,10 +374,8 @@ OTHER_DATA = [
     in_data("a huge header", "x" * 5_000_000 + "\n1\n", "no column timestamp", "xxx ..."),
     in_data("a huge name", lines(f"{START},1,{'a' * 5_000_000},b"), "no window to train on"),
     in_data("a name that commands a terminal", lines(f"{START},1,\x1b[31mred,b"), "\\x1b[31mred"),
-    in_data("a page of an error", "<html><body>404</body></html>", "no column timestamp", "<html>"),
-    in_data("JSON", '[{"timestamp": 1}]', "no column timestamp"),
-    in_data("gzip without its ending", GZ, "data.csv", "compressed", ".csv.gz"),
-    in_data("Parquet without its ending", PARQUET, "data.csv", "Parquet", ".parquet"),
+    in_data("a page of an error", "<html><body>404</body></html>", "a web page"),
+    in_data("JSON", '[{"timestamp": 1}]', "JSON of an unknown shape"),
     Case(
         "data: a pipe",
         ["--dataset-file=pipe.csv"],
@@ -378,13 +389,12 @@ OTHER_DATA = [
         ["link.csv", "no such file"],
         make=lambda d: (d / "link.csv").symlink_to("nowhere"),
     ),
-    in_named("data.csv.gz", "not compressed", GOOD.encode(), "cannot be read"),
     in_named("data.csv.gz", "torn", GZ[:-100], "cannot be read", "Truncated"),
     in_named("data.csv.gz", "nothing in it", gzip.compress(b""), "no column timestamp"),
     in_named(
         "data.csv.gz", "text in value", gzip.compress(lines("1,x,a,b").encode()), "value in row 2", "'x'"
     ),
-    in_named("data.csv.gz", "Parquet in it", gzip.compress(PARQUET), "no column timestamp"),
+    in_named("data.csv.gz", "Parquet in it", gzip.compress(PARQUET), "a compressed Parquet file"),
     *(
         in_named("data.parquet", f"{label}{mapped and ', mapped'}", content, *words, arguments=arguments)
         for mapped, arguments in (("", ()), ("mapped", ("source.memory_map=true",)))
@@ -394,10 +404,10 @@ OTHER_DATA = [
             ("torn in the middle", PARQUET[:99] + b"\0" * 99 + PARQUET[198:], "cannot be read"),
             ("no rows", parquet(**{n: pa.array([], t) for n, t in EMPTY.items()}), "no rows"),
             ("a column missing", parquet(metric=None), "no column metric"),
-            ("dates", parquet(timestamp=pd.Timestamp("2024")), "timestamp has the type", "unix seconds"),
+            ("durations", parquet(timestamp=pd.Timedelta("1s")), "timestamp has the type dura", "datetimes"),
+            ("float32", parquet(timestamp=pa.array([float(START)] * 200, pa.float32())), "float", "128 s"),
             ("text in value", parquet(value="1"), "value has the type string"),
             ("truth values", parquet(value=True), "value has the type bool"),
-            ("decimals", parquet(value=Decimal("1.5")), "value has the type decimal"),
             ("numbers for names", parquet(workload=7), "workload has the type int64"),
             ("names that are no text", parquet(workload=b"\xff"), "cannot be read", "UTF8"),
             ("lists for names", parquet(metric=["qps"]), "metric has the type list"),
@@ -406,7 +416,7 @@ OTHER_DATA = [
                 parquet(timestamp=pa.array([None] * 200, pa.int64())),
                 "timestamp is missing in 200",
             ),
-            ("nanoseconds", parquet(timestamp=IN_NANOSECONDS), "row 200", "nanoseconds", "divide by"),
+            ("nanoseconds", parquet(timestamp=IN_NANOSECONDS), "row 1", "nanoseconds", "divide by"),
             ("the last time there is", parquet(timestamp=2**63 - 1), "row 1", "nanoseconds"),
             ("before 1970", parquet(timestamp=-5), "timestamp -5 in row 1", "negative"),
             ("infinite", parquet(value=float("inf")), "infinite in 200 rows"),
@@ -434,7 +444,7 @@ DATA = [
         "milliseconds", lines(f"{START * 1000},1,a,b"), "data.csv", "row 2", "milliseconds", "divide by 1000"
     ),
     in_data(
-        "dates", lines("2024-01-01 00:00:00,1,a,b"), "data.csv", "row 2", "'2024-01-01 00:00:00'", "seconds"
+        "no date", lines("2024-02-30T00:00Z,1,a,b"), "data.csv", "row 2", "'2024-02-30T00:00Z'", "not exist"
     ),
     in_data("a date in 1970 by mistake", lines("-5,1,a,b", *GOOD_ROWS), "data.csv", "row 2", "negative"),
     in_data("a row without a workload", lines(*GOOD_ROWS, f"{START},1,,qps"), "workload", "row 202"),
@@ -488,7 +498,9 @@ OVERRIDES = [
     ),
     overrides("seed=lucky", "data.mask_gaps=3", "data.fill=guess", "optimizer.lr=inf", "artifact_dir=''"),
     override("seed=-1", "error: configuration: seed: -1 is wrong"),
-    override("window.freq=2H", "window.freq", "'2H'", "1min, 10min, 1H, 1D"),
+    override("window.freq=7min", "window.freq", "'7min'", "6min or 8min"),
+    override("window.freq=2H", "window.freq", "2H", "1min, 10min, 1H, 1D", "model=auto"),
+    override("window=5min", "window.freq", "5min", "model=seasonal_mlp"),
     Case(
         "override: nothing left to train on",
         ["--dataset-file=traffic.csv", "data.validation=0.6", "data.test=0.4"],
@@ -1064,8 +1076,8 @@ def test_the_folder_of_an_earlier_run_is_left_as_it_was(
 
 def test_a_folder_that_others_use_stays(tmp_path: Path) -> None:
     ours, theirs = (RunFolder(tmp_path / "outputs" / "run") for _ in range(2))
-    ours.make()
-    theirs.make()
+    ours.share()
+    theirs.share()
     (ours.path / "train.log").touch()
     ours.remove({"train.log"})
     assert ours.path.is_dir()
@@ -1076,7 +1088,7 @@ def test_a_folder_that_others_use_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name, stays", [("train.log", False), ("history.parquet", True)])
 def test_a_folder_with_something_of_worth_stays(name: str, stays: bool, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "outputs" / "run")
-    folder.make()
+    assert folder.take(new=True)
     (folder.path / name).touch()
     folder.remove({"train.log"})
     assert (tmp_path / "outputs").exists() == stays

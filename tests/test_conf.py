@@ -43,7 +43,7 @@ NEEDED = {
     "source/prometheus.yaml": ["source.url=http://localhost:9090"],
     "source/synthetic.yaml": [],
     "data/kapacity.yaml": ["source.path=traffic.csv", "monitor=train/loss"],
-}
+} | {f"window/{freq}.yaml": ["source.path=traffic.csv", "model=auto"] for freq in ("5min", "15min", "30min")}
 
 
 @cache
@@ -238,7 +238,7 @@ def test_info_shows_the_defaults_tree(tmp_path: Path) -> None:
     "line, expected",
     [
         ("wind", {"window=", "window."}),
-        ("window=", {"window=1min", "window=10min", "window=1h", "window=1d"}),
+        ("window=1", {"window=1min", "window=10min", "window=15min", "window=1h", "window=1d"}),
         ("experiment=k", {"experiment=kapacity"}),
         ("source=synthetic source.wo", {"source.workloads="}),
         ("--dataset-file=t.csv --model-save-path model optimizer.l", {"optimizer.lr="}),

@@ -28,6 +28,9 @@ def same_weights() -> None:
     torch.manual_seed(0)
 
 
+START = 1_704_067_200
+
+
 def saved(
     directory: Path, series: tuple[str, ...] = ("ns/aqps", "ns/bqps"), fill: str = "interpolate"
 ) -> Path:
@@ -38,7 +41,7 @@ def saved(
     return directory
 
 
-def history(values: list[float], workload: str = "ns/a", start: int = 0) -> pd.DataFrame:
+def history(values: list[float], workload: str = "ns/a", start: int = START) -> pd.DataFrame:
     rows = pd.DataFrame({"timestamp": start + 600 * np.arange(len(values)), "value": values})
     return rows.dropna().assign(workload=workload, metric="qps")
 
@@ -67,24 +70,27 @@ def test_missing_bins_are_filled_by_the_artifacts_policy(tmp_path: Path) -> None
 def test_a_short_history_is_extended_by_the_policy(tmp_path: Path) -> None:
     for fill, whole in (("interpolate", [5, 5, 5, 4]), ("zero", [0, 0, 5, 4])):
         forecaster = Forecaster.load(saved(tmp_path / fill, fill=fill))
-        short = forecaster.forecast(history([5, 4], start=1200))
+        short = forecaster.forecast(history([5, 4], start=START + 1200))
         pd.testing.assert_frame_equal(short, forecaster.forecast(history(whole)))
 
 
-def test_each_series_is_forecast_from_its_own_newest_bin(tmp_path: Path) -> None:
+def test_all_series_are_forecast_from_one_origin(tmp_path: Path) -> None:
     forecaster = Forecaster.load(saved(tmp_path / "model"))
-    late, early = history([1, 2, 3, 4], "ns/a", start=6000), history([5, 6, 7, 8], "ns/b")
+    late, early = history([1, 2, 3, 4], "ns/a", start=START + 1800), history([5, 6, 7, 8], "ns/b")
     both = forecaster.forecast(pd.concat([early, late]))
-    assert both["timestamp"].tolist() == [8400, 9000, 9600, 2400, 3000, 3600]
-    alone = forecaster.forecast(early)
-    np.testing.assert_allclose(both["value"][3:], alone["value"], rtol=1e-6)
+    assert (both["timestamp"] - START).tolist() == [4200, 4800, 5400] * 2
+    assert both["age"].tolist() == [0, 0, 0, 1800, 1800, 1800]
+    held = forecaster.forecast(history([8, 8, 8, 8], "ns/b", start=START + 1800))
+    np.testing.assert_allclose(both["value"][3:], held["value"], rtol=1e-6)
 
 
 def test_finer_rows_are_averaged_and_an_unfinished_bin_is_left_out(tmp_path: Path) -> None:
     forecaster = Forecaster.load(saved(tmp_path / "model"))
     coarse = history([4, 5, 6, 7])
     fine = pd.concat([coarse.assign(timestamp=coarse["timestamp"] + 60 * i) for i in range(10)])
-    unfinished = pd.DataFrame({"timestamp": [2400], "value": [999.0], "workload": "ns/a", "metric": "qps"})
+    unfinished = pd.DataFrame(
+        {"timestamp": [START + 2400], "value": 999.0, "workload": "ns/a", "metric": "qps"}
+    )
     pd.testing.assert_frame_equal(
         forecaster.forecast(pd.concat([fine, unfinished])), forecaster.forecast(coarse)
     )
@@ -153,7 +159,7 @@ def traffic(bins: int = 120, gaps: float = 0.2, seed: int = 3) -> Panel:
     observed = rng.random((2, bins)) >= gaps
     observed[:, [0, -1]] = True
     values = np.where(observed, rng.uniform(1, 9, (2, bins)), 0).astype(np.float32)
-    return Panel(values, observed, 0, Frequency.parse("10min"), (("ns/a", "qps"), ("ns/b", "qps")))
+    return Panel(values, observed, START, Frequency.parse("10min"), (("ns/a", "qps"), ("ns/b", "qps")))
 
 
 def until(panel: Panel, bins: int) -> Panel:
@@ -184,7 +190,7 @@ def test_a_window_may_reach_before_the_panel_and_start_behind_its_last_bin(
         assert made.values.shape == (len(row), 3)
         for number, one in enumerate(row):
             own = expected[expected["workload"] == panel.series[one][0]]
-            assert own["timestamp"].tolist() == [600 * (origin + step) for step in range(3)]
+            assert own["timestamp"].tolist() == [START + 600 * (origin + step) for step in range(3)]
             np.testing.assert_allclose(made.values[number], own["value"], rtol=1e-6, atol=1e-6)
 
 
@@ -227,9 +233,10 @@ def test_quantiles_are_columns_in_the_order_asked_for(tmp_path: Path) -> None:
     found = forecaster.forecast(frame, quantiles=[0.9, 0.1, 0.5, 0.025])
     assert list(found.columns) == [
         *("timestamp", "workload", "metric", "value"),
-        *("q0.9", "q0.1", "q0.5", "q0.025"),
+        *("q0.9", "q0.1", "q0.5", "q0.025", "age"),
     ]
-    pd.testing.assert_frame_equal(found.iloc[:, :4], forecaster.forecast(frame))
+    plain = forecaster.forecast(frame)
+    pd.testing.assert_frame_equal(found[plain.columns], plain)
     ordered = found[["q0.025", "q0.1", "q0.5", "q0.9"]].to_numpy()
     assert (np.diff(ordered, axis=1) >= 0).all()
     assert (ordered >= 0).all()

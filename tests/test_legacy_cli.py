@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from conftest import composed
-from kforecast.config.checks import CONF_DIR, check_train_settings
+from kforecast.config.checks import CONF_DIR, built, check_train_settings
 from kforecast.config.legacy_cli import FLAGS, flags_for_hydra, read_train_config, translate
 from kforecast.config.overrides import quote
 from kforecast.errors import ConfigError
@@ -438,3 +438,13 @@ def test_what_only_flags_can_say_is_found_again() -> None:
     typed = ["train.py", "--config-file", "a b.yaml", "seed=1", "-cd", "own", "--config-name=other", "-m"]
     assert flags_for_hydra(typed) == ["--config-file=a b.yaml", "--config-name=other", "--config-dir=own"]
     assert flags_for_hydra(["train.py", "seed=1"]) == []
+
+
+@given(st.text(st.sampled_from("a${}:.'\"\\ ,=[]#~()é-"), min_size=1, max_size=12))
+@example("a${b}.csv")
+@example("${oc.env:HOME}/${now:x}.csv")
+@example("a\\${b}.csv")
+@settings(deadline=None, max_examples=40)
+def test_the_source_reads_the_path_of_the_dataset_file_literally(path: str) -> None:
+    cfg = composed(f"--dataset-file={path}")
+    assert built(cfg.source, "source").path == Path(path)

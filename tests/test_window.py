@@ -1,5 +1,8 @@
 """Parsing of frequencies and durations."""
 
+import re
+from contextlib import suppress
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -18,6 +21,17 @@ SPELLINGS = {
     "D": "1D",
     "1d": "1D",
     "d": "1D",
+    "30s": "30s",
+    "60s": "1min",
+    "90s": "90s",
+    "5min": "5min",
+    "15min": "15min",
+    "60min": "1H",
+    "90min": "90min",
+    "2H": "2H",
+    "12h": "12H",
+    "24H": "1D",
+    "86400s": "1D",
 }
 UNITS = {"min": 60, "H": 3600, "h": 3600, "D": 86_400, "d": 86_400}
 
@@ -28,24 +42,61 @@ def test_a_frequency_is_read_in_every_spelling(text, name):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "5min", "1MIN", "Min", "2H", " 1H", "1H\n", "1", "hour", "1m", "10 min", "W"]
+    "text", ["", "5m", "1MIN", "Min", "02H", " 1H", "1H\n", "1", "hour", "1m", "10 min", "W", "1.5H", "-1H"]
 )
-def test_an_unknown_frequency_is_refused_with_the_known_ones(text):
+def test_an_unknown_frequency_is_refused_with_examples(text):
     with pytest.raises(ValueError, match="unknown frequency") as caught:
         Frequency.parse(text)
     assert repr(text) in str(caught.value)
-    for name in ("1min", "10min", "1H", "1D"):
+    for name in ("30s", "5min", "1H", "1D"):
         assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text, remedy",
+    [
+        ("7min", "bins of '7min' do not divide a day; use 6min or 8min"),
+        ("55s", "bins of '55s' do not divide a day; use 54s or 1min"),
+        ("5H", "bins of '5H' do not divide a day; use 4H or 6H"),
+        ("2D", "bins of '2D' do not divide a day; use 1D"),
+        ("36H", "bins of '36H' do not divide a day; use 1D"),
+        ("999999999D", "do not divide a day; use 1D"),
+        ("5s", "bins of '5s' are finer than 10 s; use 10s or 1min"),
+        ("s", "bins of 's' are finer than 10 s"),
+    ],
+)
+def test_a_width_that_makes_no_grid_is_refused_with_its_neighbours(text, remedy):
+    with pytest.raises(ValueError, match=re.escape(remedy)):
+        Frequency.parse(text)
+
+
+@given(st.integers(1, 200_000), st.sampled_from([("s", 1), ("min", 60), ("H", 3600), ("D", 86_400)]))
+@settings(deadline=None, max_examples=200)
+def test_the_widths_that_divide_a_day_and_no_others(number, unit):
+    name, seconds = unit
+    step = number * seconds
+    if step < 10 or 86_400 % step:
+        with pytest.raises(ValueError, match="; use "):
+            Frequency.parse(f"{number}{name}")
+        return
+    frequency = Frequency.parse(f"{number}{name}")
+    assert frequency.step == step
+    assert frequency.day * step == 86_400
+    assert Frequency.parse(frequency.name) == frequency
+    shorter = [f"{step // size}{unit}" for unit, size in UNITS.items() if step % size == 0]
+    assert all(len(frequency.name) <= len(spelling) for spelling in shorter)
 
 
 @given(st.text(max_size=6))
 @settings(deadline=None, max_examples=100)
 def test_any_text_is_a_frequency_or_a_value_error(text):
-    if text in SPELLINGS:
-        assert Frequency.parse(text).name == SPELLINGS[text]
-    else:
+    known = re.fullmatch("([1-9][0-9]*)?(s|min|[HhDd])", text)
+    if known is None:
         with pytest.raises(ValueError, match="unknown frequency"):
             Frequency.parse(text)
+    else:
+        with suppress(ValueError):
+            assert Frequency.parse(text).name in (text, SPELLINGS.get(text))
 
 
 @pytest.mark.parametrize(

@@ -23,28 +23,37 @@ def main(model: str, dataset: str) -> int:
     if about["naive"]:
         print(f"error: naive forecasts take part in it: {', '.join(about['naive'])}", file=sys.stderr)
         return 2
+    if about["bin_zone"] != "UTC":
+        print(f"error: its bins follow the local time of {about['bin_zone']}, not UTC", file=sys.stderr)
+        return 2
     wanted = {argument.name: argument.type for argument in session.get_inputs()}
     step, horizon = about["step"], about["prediction_length"]
     series = {pair: average(rows, step) for pair, rows in read(dataset).items()}
     ids = {pair: about["item2id"].get("".join(pair), about["unknown_series"]) for pair in series}
     known = sorted((pair for pair in series if ids[pair] is not None), key="".join)
-    # The history starts at the oldest bin of all series.
+    # The history starts at the oldest bin of all series, and ends at the newest.
+    end = max((bins.max() for bins, _ in series.values()), default=0) + 1
     start = min((series[pair][0].min() for pair in known), default=0) - about["context_length"]
+    fresh = [pair for pair in known if series[pair][0].max() >= end - about["history_length"]]
     print("timestamp,workload,metric,value")
-    for pair in known:
+    for pair in fresh:
         bins, values = series[pair]
-        history = np.full(bins.max() + 1 - start, np.nan, np.float32)  # ends at the newest bin
+        history = np.full(end - start, np.nan, np.float32)
         history[bins - start] = values
         made = inputs(about, history, int(start), pair[0]) | {"series": ids[pair]}
         made = {name: np.array(made[name])[None].astype(NUMPY[kind]) for name, kind in wanted.items()}
         (forecast,) = session.run(None, made)
         writer = csv.writer(sys.stdout, lineterminator="\n")
         for number, value in enumerate(forecast[0, :horizon]):
-            writer.writerow([(start + len(history) + number) * step, *pair, value])
-    strangers = [" ".join(pair) for pair in series if ids[pair] is None]
-    if strangers:
-        print(f"error: not in the model: {', '.join(strangers)}", file=sys.stderr)
-    return 2 if strangers else 0
+            writer.writerow([(end + number) * step, *pair, value])
+    problems = {
+        "not in the model": [" ".join(pair) for pair in series if ids[pair] is None],
+        "no value that the model reads": [" ".join(pair) for pair in known if pair not in fresh],
+    }
+    for problem, names in problems.items():
+        if names:
+            print(f"error: {problem}: {', '.join(names)}", file=sys.stderr)
+    return 2 if any(problems.values()) else 0
 
 
 NUMPY = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
@@ -52,7 +61,7 @@ NUMPY = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)":
 
 def read_metadata(session):
     text = session.get_modelmeta().custom_metadata_map
-    plain = ("kforecast", "torch", "checkpoint_sha256", "model", "freq", "fill")
+    plain = ("kforecast", "torch", "checkpoint_sha256", "model", "freq", "fill", "bin_zone")
     return {name: value if name in plain else json.loads(value) for name, value in text.items()}
 
 
@@ -73,9 +82,24 @@ def average(rows, step):
     value = np.bincount(place, rows[:, 1]) / np.bincount(place)  # rows of the same second count once
     bins, place = np.unique(second // step, return_inverse=True)
     count = np.bincount(place)
-    if len(bins) > 1 and count[-1] < np.median(count[:-1]):
-        bins = bins[:-1]  # the newest bin is unfinished
+    if unfinished(second, step):
+        bins = bins[:-1]
     return bins, (np.bincount(place, value) / count)[: len(bins)].astype(np.float32)
+
+
+def unfinished(second, step):
+    """Return whether the rows of the newest bin stop earlier than is usual."""
+    left = step - second % step  # seconds from each row to the end of its bin
+    newest = np.r_[np.diff(second // step) > 0, True]  # the newest row of each bin
+    if len(second) < 3 or newest.sum() < 2:
+        return False
+    usual = upper_median(np.diff(second))
+    late = upper_median(left[newest][:-1]) + usual / 2
+    return usual < step and left[-1] > max(1.5 * usual, late)
+
+
+def upper_median(numbers):
+    return np.sort(numbers)[len(numbers) // 2]
 
 
 def inputs(about, history, start, workload):
@@ -117,8 +141,8 @@ def inputs(about, history, start, workload):
 def fill(history, seen, policy):
     """Return the history without gaps."""
     at, known = np.arange(len(history)), np.flatnonzero(seen)
-    if policy == "zero":
-        return np.where(seen, history, 0)
+    if policy == "zero":  # but the newest value lasts until the forecast begins
+        return np.where(at > known[-1], history[known[-1]], np.where(seen, history, 0))
     if policy == "interpolate":
         return np.interp(at, known, history[known])
     return history[known[np.maximum(np.searchsorted(known, at, side="right") - 1, 0)]]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         DataError,
         KforecastError,
         OutputError,
+        StaleError,
         TrainingError,
     )
     from kforecast.evaluation.evaluation import Evaluation
@@ -33,6 +34,7 @@ __all__ = [
     "Forecaster",
     "KforecastError",
     "OutputError",
+    "StaleError",
     "TrainingError",
     "Window",
     "train",

@@ -27,6 +27,7 @@ from kforecast.files.output import replace_file
 from kforecast.files.torch_file import read_tensors
 from kforecast.files.untrusted import parse_json, parse_yaml, read_file, shortened
 from kforecast.intervals import Intervals
+from kforecast.localtime import check_time_zone
 from kforecast.models import NETWORKS, Network
 from kforecast.models.combination import Combination
 from kforecast.models.naive import NAIVE
@@ -60,7 +61,7 @@ _MOST_VALUES = {CONFIG: 200_000, ITEM_IDS: 8_000_000, METADATA: 2_000_000}
 
 # Keys of estimator_config.yaml that contract 5 requires, and keys of ours, written only if they are set.
 _REQUIRED = ("freq", "prediction_length", "context_length", "num_series")
-_OURS = ("network", "calendar", "combination", "history_length")
+_OURS = ("network", "calendar", "combination", "history_length", "bin_zone")
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ class EstimatorConfig:
     """``estimator_config.yaml``: one mapping with every key of contract 5.
 
     Networks other than Kapacity's need further keys: ``network`` (arguments of its class), ``calendar`` (time
-    zones and holidays), ``combination`` (weights of the network's parts and of naive forecasts) and
-    ``history_length`` (bins that a forecast can use).
+    zones and holidays), ``combination`` (weights of the network's parts and of naive forecasts),
+    ``history_length`` (bins that a forecast can use) and ``bin_zone`` (time zone whose local time the bins
+    follow, if that is not UTC).
     """
 
     freq: str
@@ -93,6 +95,7 @@ class EstimatorConfig:
     calendar: Mapping[str, Any] = field(default_factory=dict)
     combination: Mapping[str, Any] = field(default_factory=dict)
     history_length: int = 0
+    bin_zone: str = ""
 
     @property
     def window(self) -> Window:
@@ -129,7 +132,11 @@ class EstimatorConfig:
                 Frequency.parse(shortened(content["freq"]))
             except ValueError as error:
                 problems.append(f"freq: {error}")
-        for name, kind, what in (("model", str, "a name"), ("series_cols", list, "a list")):
+        for name, kind, what in (
+            ("model", str, "a name"),
+            ("bin_zone", str, "a name"),
+            ("series_cols", list, "a list"),
+        ):
             if not isinstance(content.get(name, kind()), kind):
                 problems.append(f"{name} is {shortened(content[name])}, not {what}")
         length = content.get("history_length", 0)
@@ -335,6 +342,20 @@ def calendar_of(artifact: Artifact, name: str) -> Calendar:
         return Calendar.from_dict(config.calendar) if config.calendar else Calendar()
     except ValueError as error:
         raise ArtifactError(f"{name}: calendar in estimator_config.yaml: {shortened(error)}") from error
+
+
+def bin_zone_of(artifact: Artifact, name: str) -> str:
+    """The time zone whose local time the bins follow.
+
+    Raises
+    ------
+    ArtifactError
+        When ``bin_zone`` in the config is no time zone.
+    """
+    try:
+        return check_time_zone(artifact.config.bin_zone or "UTC")
+    except ValueError as error:
+        raise ArtifactError(f"{name}: bin_zone in estimator_config.yaml: {shortened(error)}") from error
 
 
 def combination_of(artifact: Artifact, net: Network, name: str) -> Combination | None:

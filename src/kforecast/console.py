@@ -45,8 +45,8 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
         return textwrap.indent(harmless(super().format(record)), self.mark, lambda _: True)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Ignore that the reader has gone (``| head``): the work continues, the log file has all lines."""
-        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+        """Ignore that the console has gone (``| head``) or is full: the log file has all lines."""
+        if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
 

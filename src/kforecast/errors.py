@@ -36,6 +36,10 @@ class SourceError(KforecastError):
     """A metrics server cannot be reached, refuses the request, or returns nothing usable."""
 
 
+class StaleError(KforecastError):
+    """The newest value of a series is too old (``on_stale=error``)."""
+
+
 class TrainingError(KforecastError):
     """The training itself failed: a number that is not finite, a lost process."""
 

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,14 +12,27 @@ import numpy as np
 import pandas as pd
 
 from kforecast.artifact import Artifact
-from kforecast.data.frames import forecast_frame, next_origins
-from kforecast.data.panel import Panel
+from kforecast.data.frames import AGE, forecast_frame
+from kforecast.data.freshness import (
+    OnStale,
+    Origins,
+    StaleRule,
+    checked_origins,
+    consumer_origins,
+    guess_words,
+    next_origins,
+    parse_moment,
+    stale_words,
+)
 from kforecast.data.quality import SERIOUS, panel_findings, refuse_coarse, warnings_of
-from kforecast.data.reading import panel_of
-from kforecast.errors import ArtifactError, DataError, few
+from kforecast.data.reading import read_panel
+from kforecast.errors import ArtifactError, ConfigError, DataError, few
 from kforecast.files.directory import check_writable
 from kforecast.files.lock import sole_writer
 from kforecast.intervals import check_levels, column
+from kforecast.metrics.frame import FrameSource, source_of
+from kforecast.metrics.source import MetricSource
+from kforecast.metrics.timerange import utc
 from kforecast.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -67,13 +81,18 @@ class Forecaster(Predictor):
 
     def forecast(
         self,
-        history: pd.DataFrame,
+        history: pd.DataFrame | MetricSource,
         *,
         quantiles: Sequence[float] = (),
         as_consumed: bool = False,
-        on_multiple: str | None = None,
+        at: str | float | datetime | None = None,
+        max_age: str | None = None,
+        on_stale: OnStale = "warn",
     ) -> pd.DataFrame:
-        """Forecast the bins after each series' newest one.
+        """Forecast all series from one origin: the bin after the newest complete one of the history.
+
+        A series whose own newest value is older is forecast from what is known there. If it is stale, a
+        warning names it.
 
         Parameters
         ----------
@@ -84,51 +103,100 @@ class Forecaster(Predictor):
         quantiles:
             Levels between 0.005 and 0.995 to forecast as well: ``[0.1, 0.9]`` for an interval of 80 %.
         as_consumed:
-            Forecast as Kapacity's job does (contract 5): every series with id 0, missing bins filled with 0.
-        on_multiple:
-            How to treat several rows of one series at one moment: ``sum``, ``mean`` or ``error``. With None
-            they are averaged, unless another column tells them apart (``pod``), which is an error.
+            Forecast as Kapacity's job does (contracts 5 and 7): every series with id 0, missing bins filled
+            with 0, from the bin after the series' own newest one, which counts with the rows so far.
+        at:
+            ``"now"``, or a moment as unix seconds, ISO 8601 (UTC if no zone is given) or datetime. The
+            origin is then the bin that holds the moment, which is not complete yet; later values are not
+            used.
+        max_age:
+            A series is stale when its newest value is older, a duration like ``"6H"`` or ``"30min"``; None
+            for the horizon, or the context if that is longer.
+        on_stale:
+            ``"warn"``, or ``"error"`` to refuse stale series.
 
         Returns
         -------
-        DataFrame ``timestamp`` (unix seconds of the bin's start), ``workload, metric, value``, and a column
-        like ``q0.9`` for each quantile: one row per series and horizon step.
+        DataFrame ``timestamp`` (unix seconds of the bin's start), ``workload, metric, value``, a column like
+        ``q0.9`` for each quantile, and ``age``, the seconds from the end of the series' newest bin to the
+        origin (0 when up to date): one row per series and horizon step.
 
         Raises
         ------
         DataError
             When the frame is malformed, a series cannot be forecast (:meth:`unknown`), or a series has no
-            observed value.
+            observed value in the bins that the network reads.
+        StaleError
+            When ``on_stale`` is ``"error"`` and a series is stale.
+        ConfigError
+            When ``at``, ``max_age`` or ``on_stale`` is wrong.
         ArtifactError
             When quantiles are requested and the artifact has no intervals.
         ValueError
             When a quantile is not between 0.005 and 0.995.
         """
         levels = check_levels(quantiles)
-        panel = panel_of(history, self.window.frequency, on_multiple=on_multiple)
-        refuse_coarse(panel, self.name)
-        for warning in warnings_of(panel_findings(panel, self.window), SERIOUS):
-            log.warning("%s", warning)
-        unknown = self.unknown(panel.series)
+        rule = StaleRule.checked(max_age, on_stale)
+        try:
+            moment = parse_moment(at)
+        except ValueError as error:
+            raise ConfigError(f"at: {error}") from error
+        origins = self.origins(source_of(history), moment, as_consumed=as_consumed)
+        unknown = self.unknown(origins.panel.series)
         if unknown:
             names = few([" ".join(pair) for pair in unknown])
             raise DataError(f"not in the artifact: {names}; it knows {few(list(self.item_ids))}")
-        silent = [" ".join(panel.series[row]) for row in np.flatnonzero(~panel.observed.any(axis=1))]
-        if silent:
-            raise DataError(f"no value is known of {few(silent)}")
-        series, origin = np.arange(panel.num_series), next_origins(panel)
-        self._warn_of_guesses(panel, origin)
-        made = self.forecast_windows(panel, series, origin, as_consumed=as_consumed)
-        frame = forecast_frame(panel, origin, made.values)
+        stale = checked_origins(origins, self.window, self.net.lookback, rule)
+        return self.forecast_from(origins, stale, levels, as_consumed=as_consumed)
+
+    def origins(self, source: MetricSource, at: int | None = None, *, as_consumed: bool = False) -> Origins:
+        """The origins of the next forecasts of a history; arguments and errors are those of :meth:`forecast`.
+
+        ``at`` is in unix seconds.
+        """
+        if as_consumed and at is not None:
+            history = source.fetch()
+            history = history[history["timestamp"] <= at]
+            if history.empty:
+                raise DataError(f"no value is known at {utc(at)} UTC: the history begins later")
+            source = FrameSource(history, any_time=True)
+        frequency, calendar = self.window.frequency, self.bin_calendar
+        panel = read_panel(source, frequency, calendar, keep_unfinished=as_consumed)
+        refuse_coarse(panel, self.name)
+        for warning in warnings_of(panel_findings(panel, self.window), SERIOUS):
+            log.warning("%s", warning)
+        return consumer_origins(panel, at) if as_consumed else next_origins(panel, at)
+
+    def forecast_from(
+        self, origins: Origins, stale: np.ndarray, levels: Sequence[float] = (), *, as_consumed: bool = False
+    ) -> pd.DataFrame:
+        """Forecast series that can be forecast from their origins, see :meth:`forecast`.
+
+        Parameters
+        ----------
+        stale:
+            Which series a warning names as stale, bool ``[series]``.
+        """
+        panel, series = origins.panel, np.arange(origins.panel.num_series)
+        if stale.any():
+            log.warning("%s", stale_words(origins, stale))
+        guessed = origins.guessed(self.window) & ~stale
+        if guessed.any():
+            log.warning("%s", guess_words(origins, guessed, self.window))
+        made = self.forecast_windows(
+            panel, series, origins.bins, as_consumed=as_consumed, hold_newest=not as_consumed
+        )
+        frame = forecast_frame(origins, made.values)
         if levels:
             found = self.quantiles(panel, series, made, levels)
-            for number, level in enumerate(levels):
-                frame[column(level)] = found[..., number].reshape(-1)
+            columns = [column(level) for level in levels]
+            frame[columns] = found.reshape(len(frame), len(levels))
+            frame = frame[[name for name in frame.columns if name != AGE] + [AGE]]
         return frame
 
     def evaluate(
         self,
-        history: pd.DataFrame,
+        history: pd.DataFrame | MetricSource,
         *,
         start: str | int | None = None,
         end: str | int | None = None,
@@ -137,7 +205,6 @@ class Forecaster(Predictor):
         quantiles: Sequence[float] | None = None,
         capacity: Mapping[str, Any] | None = None,
         seed: int = 42,
-        on_multiple: str | None = None,
     ) -> "Evaluation":
         """Judge the forecasts of a span of history against five baselines, as kforecast-evaluate does.
 
@@ -159,7 +226,6 @@ class Forecaster(Predictor):
             Settings of ``conf/capacity/default.yaml`` to change, like ``{"lead_time": 60}``.
         seed:
             Seed of the bootstrap that gives the skill its interval.
-        on_multiple:
             See :meth:`forecast`.
 
         Raises
@@ -170,7 +236,7 @@ class Forecaster(Predictor):
             When one of the other arguments is wrong.
         """
         # Imported lazily: evaluation loads matplotlib, which forecasting does not need.
-        from kforecast.evaluation.evaluation import EvaluationSettings, evaluate_frame
+        from kforecast.evaluation.evaluation import EvaluationSettings, evaluate_source
 
         settings = EvaluationSettings.checked(
             start=start,
@@ -181,16 +247,4 @@ class Forecaster(Predictor):
             capacity=capacity,
             seed=seed,
         )
-        return evaluate_frame(self, history, settings, on_multiple)
-
-    def _warn_of_guesses(self, panel: Panel, origin: np.ndarray) -> None:
-        """Warn about series whose context is less than half observed; ``origin`` is int ``[series]``."""
-        length = self.window.context_length
-        position = origin[:, None] + np.arange(-length, 0)
-        known = np.take_along_axis(panel.observed, np.maximum(position, 0), axis=1) & (position >= 0)
-        guessed = [" ".join(panel.series[row]) for row in np.flatnonzero(2 * known.sum(axis=1) < length)]
-        if guessed:
-            log.warning(
-                "more than half of the context of %s is missing and filled: its forecast is a guess",
-                few(guessed),
-            )
+        return evaluate_source(self, source_of(history), settings)

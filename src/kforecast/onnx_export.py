@@ -160,6 +160,7 @@ def described(predictor: Predictor, directory: Path, network: OnnxNetwork) -> di
         "unknown_series": predictor.net.unknown_series(),
         "calendar_fields": window.frequency.calendar_fields,
         "calendar": predictor.calendar.as_dict(),
+        "bin_zone": predictor.zone,
         "lookback": None if look is None else asdict(look),
         "naive": network.naive,
     }

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 
-from kforecast.artifact import METADATA, Artifact, calendar_of, combination_of, network_of
+from kforecast.artifact import METADATA, Artifact, bin_zone_of, calendar_of, combination_of, network_of
 from kforecast.data.calendar import Calendar
 from kforecast.data.fill import FILLS, Fill
 from kforecast.data.origins import blocks
@@ -21,7 +21,7 @@ from kforecast.files.untrusted import shortened
 from kforecast.intervals import OWN_WINDOWS, Intervals, calibrate, missing
 from kforecast.models import Fcnet, Network
 from kforecast.models.combination import Combination, fitted
-from kforecast.models.naive import baselines
+from kforecast.models.naive import naive_forecasts
 from kforecast.window import Window
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,8 @@ class Predictor:
         Local time and holidays of the series, for a network that uses them.
     combination:
         Weights of the network's parts and of naive forecasts; None uses the network's forecast alone.
+    zone:
+        IANA name of the time zone whose local time the bins follow (:class:`kforecast.data.grid.Grid`).
     artifact:
         The artifact it was made from; None if there is none.
     """
@@ -78,6 +80,7 @@ class Predictor:
     name: str = "the artifact"
     calendar: Calendar = field(default_factory=Calendar)
     combination: Combination | None = None
+    zone: str = "UTC"
     artifact: Artifact | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
@@ -102,13 +105,18 @@ class Predictor:
         net = network_of(artifact, name)
         calendar, combination = calendar_of(artifact, name), combination_of(artifact, net, name)
         window, ids, intervals = artifact.config.window, dict(artifact.item_ids), artifact.intervals
-        return cls(window, ids, fill, net, intervals, name, calendar, combination, artifact)
+        zone = bin_zone_of(artifact, name)
+        return cls(window, ids, fill, net, intervals, name, calendar, combination, zone, artifact)
+
+    @property
+    def bin_calendar(self) -> Calendar:
+        """The local time that bins follow, to bin a history in the same way as in training."""
+        return Calendar((self.zone,))
 
     @property
     def history_length(self) -> int:
         """Bins before an origin that a forecast can use; fewer are possible."""
-        look = self.net.lookback
-        return max(self.window.context_length, look.length(self.window) if look is not None else 0)
+        return self.window.history_length(self.net.lookback)
 
     def unknown(self, series: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """The series, among those given, that cannot be forecast.
@@ -121,7 +129,14 @@ class Predictor:
 
     @torch.inference_mode()
     def forecast_windows(
-        self, panel: Panel, series: np.ndarray, origin: np.ndarray, *, as_consumed: bool = False
+        self,
+        panel: Panel,
+        series: np.ndarray,
+        origin: np.ndarray,
+        *,
+        as_consumed: bool = False,
+        hold_newest: bool = False,
+        newest: np.ndarray | None = None,
     ) -> WindowForecasts:
         """Forecast from many origins of a panel at once, each from the bins before it.
 
@@ -130,10 +145,15 @@ class Predictor:
         panel:
             At the predictor's frequency; every series in it is known.
         series, origin:
-            Panel row and index of the first forecast bin, int64 ``[windows]``. An origin may be one past the
+            Panel row and index of the first forecast bin, int64 ``[windows]``. An origin may lie past the
             panel's last bin, and its context may start before the first bin.
         as_consumed:
             Forecast as Kapacity's job does (contract 5): every series with id 0, missing bins filled with 0.
+        hold_newest:
+            Fill a context that ends before the origin with its newest value, whatever the artifact's policy:
+            zeros there would be forecast as the end of the traffic.
+        newest:
+            Values that replace the newest bin of each context, float32 ``[windows]``; None keeps the panel's.
 
         Raises
         ------
@@ -147,7 +167,8 @@ class Predictor:
             )
         context, horizon = self.window.context_length, self.window.prediction_length
         reaches_out = len(origin) and (origin.min() < context or origin.max() + horizon > panel.num_bins)
-        before, after = (context, horizon) if reaches_out else (0, 0)
+        before = context if reaches_out else 0
+        after = max(horizon, int(origin.max()) + horizon - panel.num_bins) if reaches_out else 0
         # Padding copies the panel, so it is avoided for panels that are mapped from a file.
         padded = panel.padded(before, after) if reaches_out else panel
         windows = WindowDataset(
@@ -156,6 +177,7 @@ class Predictor:
             _CONSUMER_FILL if as_consumed else self.fill,
             lookback=self.net.lookback,
             calendar=self.calendar,
+            hold_newest=hold_newest,
         )
         other = self.net.unknown_series()
         ids = torch.tensor(
@@ -164,8 +186,11 @@ class Predictor:
         device = next(self.net.parameters()).device
         cells = torch.from_numpy(series * padded.num_bins + origin + before)
         values, levels, parts = [], [], []
-        for chosen in torch.split(cells, windows.evaluation_windows):
+        for number, chosen in enumerate(torch.split(cells, windows.evaluation_windows)):
             batch = windows[chosen]
+            if newest is not None:
+                first = number * windows.evaluation_windows
+                batch.context[:, -1] = torch.from_numpy(newest[first : first + len(chosen)])
             made = self.net.forecast(batch._replace(series=ids[batch.series]).to(device))
             values.append(made.values.cpu())
             levels.append(made.spread.cpu())
@@ -179,7 +204,7 @@ class Predictor:
 
     def _naive(self, panel: Panel, cells: np.ndarray) -> dict[str, np.ndarray]:
         """The naive forecasts of windows, given as flat cells of the panel."""
-        return baselines(panel, cells, self.window, int((cells % panel.num_bins).min()))
+        return naive_forecasts(panel, cells, self.window, int((cells % panel.num_bins).min()))
 
     def combined(self, panel: Panel, begin: int, stop: int) -> Self:
         """This predictor with the combination weights that are best on the bins ``[begin, stop)``.
@@ -238,18 +263,29 @@ class Predictor:
         clipped: np.ndarray = np.maximum(found, lowest[:, None, None])
         return clipped
 
-    def calibrated(self, panel: Panel, begin: int, stop: int, *, as_consumed: bool = False) -> Self:
+    def calibrated(
+        self,
+        panel: Panel,
+        begin: int,
+        stop: int,
+        *,
+        as_consumed: bool = False,
+        edge: np.ndarray | None = None,
+    ) -> Self:
         """This predictor with intervals calibrated on its errors in the bins ``[begin, stop)``.
 
         The network should not have been fitted to these bins. With too few windows in them, the predictor is
         returned without intervals; if there are more windows than needed, they are subsampled evenly.
+        ``edge`` has the values of a bin as the newest of a context, float32 ``[series, time]``; None
+        uses the panel's.
         """
         horizon = self.window.prediction_length
         stride = self._stride(panel, begin, stop)
         series, origin = np.divmod(cells_between(panel, self.window, begin, stop, stride), panel.num_bins)
         if not len(series):
             return replace(self, intervals=None)
-        made = self.forecast_windows(panel, series, origin, as_consumed=as_consumed)
+        newest = None if edge is None else edge[series, origin - 1]
+        made = self.forecast_windows(panel, series, origin, as_consumed=as_consumed, newest=newest)
         at = (series[:, None], origin[:, None] + np.arange(horizon))
         error = np.where(panel.observed[at], panel.values[at] - made.values, np.nan)
         if (stop - begin) // stride < OWN_WINDOWS <= stop - begin:

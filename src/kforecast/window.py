@@ -2,6 +2,7 @@
 
 import math
 import re
+from bisect import bisect
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -9,6 +10,10 @@ from datetime import UTC, datetime
 CALENDAR_TABLE_SIZES = {"minute": 60, "hour": 24, "day_of_week": 8, "day_of_month": 32}
 
 _DAY = 86_400
+_UNITS = (("D", _DAY), ("H", 3600), ("min", 60), ("s", 1))
+_UNIT_SECONDS = {unit.lower(): seconds for unit, seconds in _UNITS}
+_BIN_WIDTH = re.compile(r"([1-9][0-9]{0,8})?(s|min|H|h|D|d)")
+_FINEST = 10
 
 
 @dataclass(frozen=True)
@@ -18,11 +23,12 @@ class Frequency:
     Attributes
     ----------
     name:
-        Canonical spelling, which artifacts store: ``1min``, ``10min``, ``1H`` or ``1D``.
+        Canonical spelling, which artifacts store, in the largest unit: ``30s``, ``5min``, ``1H``, ``1D``.
     step:
-        Bin width in seconds.
+        Bin width in seconds; it divides a day.
     calendar_fields:
-        The calendar fields that the network embeds, in the order of contract 5.
+        The calendar fields that Kapacity's network embeds, in the order of contract 5; none for a frequency
+        that it does not know.
     """
 
     name: str
@@ -46,19 +52,46 @@ class Frequency:
 
     @classmethod
     def parse(cls, text: str) -> "Frequency":
-        """Parse a frequency in any accepted spelling (contract 2).
+        """Parse a bin width that divides a day, such as ``30s``, ``5min``, ``1H`` or ``1D``.
+
+        Every spelling of contract 2 is accepted, and lower-case ``h`` and ``d``.
 
         Raises
         ------
         ValueError
-            When the spelling is unknown; the message lists the frequencies.
+            When the text is not a bin width, does not divide a day, or is finer than 10 seconds.
         """
-        name = _ALIASES.get(text, text)
-        if name not in FREQUENCIES:
-            raise ValueError(f"unknown frequency {text!r}; use one of {', '.join(FREQUENCIES)}")
-        return FREQUENCIES[name]
+        match = _BIN_WIDTH.fullmatch(text)
+        if match is None:
+            raise ValueError(
+                f"unknown frequency {text!r}; write a bin width that divides a day, like 30s, 1min, 5min, "
+                "10min, 1H or 1D"
+            )
+        unit = _UNIT_SECONDS[match[2].lower()]
+        step = int(match[1] or 1) * unit
+        if step < _FINEST:
+            raise ValueError(f"bins of {text!r} are finer than {_FINEST} s; use {_FINEST}s or 1min")
+        if _DAY % step:
+            near = " or ".join(_spelling(width) for width in _near_widths(step, unit))
+            raise ValueError(f"bins of {text!r} do not divide a day; use {near}")
+        name = _spelling(step)
+        return FREQUENCIES.get(name) or cls(name, step, ())
 
 
+def _spelling(step: int) -> str:
+    """The canonical spelling of a bin width: in the largest unit that divides it."""
+    unit, seconds = next((unit, size) for unit, size in _UNITS if step % size == 0)
+    return f"{step // seconds}{unit}"
+
+
+def _near_widths(step: int, unit: int) -> list[int]:
+    """The whole units that divide a day next below and above a width, in seconds; one if it exceeds a day."""
+    widths = [width for width in range(unit, _DAY + 1, unit) if _DAY % width == 0 and width >= _FINEST]
+    above = bisect(widths, step)
+    return widths[above - 1 : above + 1]
+
+
+# Those of contract 2, with the calendar fields of contract 5.
 FREQUENCIES = {
     frequency.name: frequency
     for frequency in (
@@ -68,7 +101,6 @@ FREQUENCIES = {
         Frequency("1D", _DAY, ("day_of_week", "day_of_month")),
     )
 }
-_ALIASES = {"min": "1min", "H": "1H", "1h": "1H", "h": "1H", "D": "1D", "1d": "1D", "d": "1D"}
 
 
 def canonical_frequency(text: str) -> str:
@@ -86,7 +118,7 @@ class Window:
     Parameters
     ----------
     freq:
-        Bin width: ``1min``, ``10min``, ``1H`` or ``1D`` in any spelling of :meth:`Frequency.parse`.
+        Bin width, such as ``30s``, ``5min``, ``1H`` or ``1D`` (:meth:`Frequency.parse`).
     context_length, prediction_length:
         Bins of the context and of the horizon.
 
@@ -113,6 +145,10 @@ class Window:
     def length(self) -> int:
         """Bins of context and horizon together."""
         return self.context_length + self.prediction_length
+
+    def history_length(self, lookback: "Lookback | None") -> int:
+        """Bins before an origin that a network with this lookback can use."""
+        return max(self.context_length, 0 if lookback is None else lookback.length(self))
 
     def __str__(self) -> str:
         return f"context {self.context_length} + horizon {self.prediction_length} at {self.frequency.name}"
@@ -152,7 +188,6 @@ class Lookback:
 
 
 _DURATION = re.compile(r"([1-9][0-9]{0,8})(min|H|h|D|d)")
-_UNIT_SECONDS = {"min": 60, "h": 3600, "d": _DAY}
 # Metrics older than 1970 do not exist; those older than 2000 are rare.
 _LONGEST = 20_000 * _DAY
 

@@ -13,7 +13,7 @@ from kforecast.data import mapped
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import Panel
 from kforecast.data.quality import TOLD, examine, panel_findings, refuse_coarse, warnings_of
-from kforecast.data.reading import panel_of, read_panel
+from kforecast.data.reading import read_panel
 from kforecast.errors import ConfigError, DataError
 from kforecast.metrics.csv import CsvSource
 from kforecast.metrics.frame import FrameSource
@@ -149,7 +149,7 @@ def test_training_finds_what_fetch_finds(tmp_path_factory: pytest.TempPathFactor
     read = CsvSource(folder / "history.csv")
     held = CsvSource(folder / "history.parquet", memory_map=True, cache_dir=folder / "cache")
     for _ in range(2):  # the second time from the cache
-        panels = [panel_of(frame, WINDOW.frequency), read_panel(read, WINDOW.frequency)]
+        panels = [read_panel(FrameSource(frame), WINDOW.frequency), read_panel(read, WINDOW.frequency)]
         panels.append(mapped.mapped_panel(held, WINDOW.frequency))
         for panel in panels:
             found = panel_findings(panel, WINDOW)
@@ -177,7 +177,7 @@ def test_strict_refuses_all_findings_at_once() -> None:
 
 def test_many_series_make_few_lines() -> None:
     parts = [rows_of(traffic(300, n) - 100, f"web-{n}") for n in range(60)]
-    panel = panel_of(pd.concat(parts, ignore_index=True), WINDOW.frequency)
+    panel = read_panel(FrameSource(pd.concat(parts, ignore_index=True)), WINDOW.frequency)
     lines = [line for line in warnings_of(panel_findings(panel, WINDOW)) if line.startswith("negative: ")]
     assert len(lines) == 4
     assert lines[-1].startswith("negative: 57 more series")
@@ -263,7 +263,7 @@ def test_copies_of_rows_are_harmless(tmp_path: Path) -> None:
     whole = rows_of(traffic()).assign(pod="pod-1", row=np.arange(2016), latency=0.5)
     twice = pd.concat([whole, whole.tail(1000)], ignore_index=True)
     twice["row"] = np.arange(len(twice))
-    expected = panel_of(whole, WINDOW.frequency)
+    expected = read_panel(FrameSource(whole), WINDOW.frequency)
     for source in sources(twice, tmp_path).values():
         panel = read_panel(source, WINDOW.frequency)
         np.testing.assert_array_equal(panel.values, expected.values)
@@ -282,12 +282,12 @@ def test_different_values_without_a_column_are_averaged_and_said(tmp_path: Path)
         assert line.startswith("rows_per_moment: shop/web qps: ")
         assert "source.on_multiple=sum" in line
     few = pd.concat([rows_of(traffic()), rows_of(traffic()).head(5).assign(value=1.0)], ignore_index=True)
-    assert warnings_of(panel_findings(panel_of(few, WINDOW.frequency), WINDOW)) == []
+    assert warnings_of(panel_findings(read_panel(FrameSource(few), WINDOW.frequency), WINDOW)) == []
 
 
 def test_a_short_history_of_pods_is_refused_too() -> None:
     with pytest.raises(DataError, match="column pod tells them apart"):
-        panel_of(per_pod(5, step=600), WINDOW.frequency)
+        read_panel(FrameSource(per_pod(5, step=600)), WINDOW.frequency)
 
 
 @pytest.mark.parametrize("how", [None, "sum"])
@@ -388,12 +388,12 @@ def test_coarse_rows_name_their_window(step: int, window: str, remedy: str, defe
 def test_rows_that_are_not_coarse(second: np.ndarray) -> None:
     frame = rows_of(traffic(len(second)), second=START + second)
     assert "coarse_step" not in kinds(frame)
-    refuse_coarse(panel_of(frame, WINDOW.frequency))
+    refuse_coarse(read_panel(FrameSource(frame), WINDOW.frequency))
 
 
 def test_some_coarse_series_are_a_finding() -> None:
     frame = pd.concat([rows_of(traffic()), rows_of(traffic(300), "slow", step=3600)], ignore_index=True)
-    panel = panel_of(frame, WINDOW.frequency)
+    panel = read_panel(FrameSource(frame), WINDOW.frequency)
     refuse_coarse(panel)
     found = [finding for finding in panel_findings(panel, WINDOW) if finding.kind == "coarse_step"]
     assert [finding.workload for finding in found] == ["shop/slow"]

@@ -1,5 +1,8 @@
 """Binning of long frames, compared with a slow reference in pandas."""
 
+from itertools import pairwise
+from statistics import median_high
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,10 +32,19 @@ def _reference(frame, frequency):
     bins = wide.resample(RULES[frequency.name]).mean()
     count = wide.resample(RULES[frequency.name]).count()
     for pair in wide.columns:
-        rows = count[pair][count[pair] > 0]
-        if len(rows) > 1 and rows.iloc[-1] < rows.iloc[:-1].median():
-            bins.loc[rows.index[-1], pair] = np.nan
+        newest = count[pair][count[pair] > 0].index[-1]
+        if _is_unfinished(wide[pair].dropna().index.as_unit("s").asi8.tolist(), frequency.step):
+            bins.loc[newest, pair] = np.nan
     return bins.loc[: bins.dropna(how="all").index[-1]]
+
+
+def _is_unfinished(seconds, step):
+    gaps = [late - early for early, late in pairwise(seconds)]
+    if len(gaps) < 2 or (usual := median_high(gaps)) >= step:
+        return False
+    newest = {second // step: second for second in seconds}  # of each bin
+    *earlier, left = ((number + 1) * step - second for number, second in newest.items())
+    return bool(earlier) and left > max(1.5 * usual, median_high(earlier) + usual / 2)
 
 
 @st.composite
@@ -86,21 +98,22 @@ def test_the_report_counts_what_was_mended():
         (0, 1.0, "a", "m"),
         (3600, 2.0, "a", "m"),
         (60, 2.0, "a", "m"),  # after a later row
+        (90, 2.0, "a", "m"),
         (120, None, "a", "m"),
-        (3600, 4.0, "a", "m"),  # a duplicate
+        (3600, 4.0, "a", "m"),  # a duplicate, in a bin that has only begun
         (0, 5.0, "b", "m"),  # of another series, so in order
         (0, 5.0, "b", "m"),
         (0, 5.0, "b", "m"),
     ]
     report = Panel.from_frame(_frame(rows), HOUR).report
-    assert report == CleaningReport(rows=8, missing_values=1, duplicates=3, out_of_order=1, incomplete_bins=1)
+    assert report == CleaningReport(rows=9, missing_values=1, duplicates=3, out_of_order=1, unfinished_bins=1)
     text = str(report)
     for words in (
-        "8 rows",
+        "9 rows",
         "1 without a value",
         "3 at a timestamp already seen",
         "1 earlier than the row before",
-        "1 incomplete",
+        "1 unfinished",
     ):
         assert words in text
 
@@ -124,7 +137,7 @@ def _minutes(count, workload="a", start=MIDNIGHT):
 def test_the_newest_bin_is_dropped_when_it_has_only_begun():
     panel = Panel.from_frame(_frame(_minutes(150)), HOUR)
     assert panel.observed.tolist() == [[True, True]]
-    assert panel.report.incomplete_bins == 1
+    assert panel.report.unfinished_bins == 1
 
 
 def test_the_grid_reaches_to_the_newest_bin_of_any_series():
@@ -137,7 +150,7 @@ def test_the_grid_reaches_to_the_newest_bin_of_any_series():
 def test_a_full_newest_bin_is_kept():
     panel = Panel.from_frame(_frame(_minutes(180)), HOUR)
     assert panel.observed.all()
-    assert panel.report.incomplete_bins == 0
+    assert panel.report.unfinished_bins == 0
 
 
 def test_the_newest_of_one_row_a_bin_is_kept():
@@ -148,6 +161,41 @@ def test_the_newest_of_one_row_a_bin_is_kept():
 def test_the_only_bin_of_a_series_is_kept():
     panel = Panel.from_frame(_frame(_minutes(5)), HOUR)
     assert panel.observed.tolist() == [[True]]
+
+
+def test_one_missing_minute_does_not_drop_the_newest_hour_or_day():
+    rows = _minutes(2880)
+    del rows[-30]
+    for name, bins in (("1H", 48), ("1D", 2)):
+        panel = Panel.from_frame(_frame(rows), Frequency.parse(name))
+        assert panel.observed.tolist() == [[True] * bins]
+
+
+@pytest.mark.parametrize(("late", "kept"), [(59, True), (58, False), (57, False), (0, False)])
+def test_a_bin_is_finished_when_a_row_reaches_its_last_step(late, kept):
+    rows = [row for row in _minutes(180) if row[0] <= MIDNIGHT + 7200 + 60 * late + 20]
+    # Rows come up to 22 s late.
+    rows = [(at + (17 * number) % 23, *rest) for number, (at, *rest) in enumerate(rows)]
+    assert Panel.from_frame(_frame(rows), HOUR).num_bins == (3 if kept else 2)
+
+
+def test_a_bin_whose_rows_stop_as_early_as_ever_is_finished():
+    # Office hours: rows from 8 to 18 only.
+    rows = [row for row in _minutes(3 * 1440) if 8 <= (row[0] - MIDNIGHT) // 3600 % 24 < 18]
+    day = Frequency.parse("1D")
+    assert Panel.from_frame(_frame(rows), day).num_bins == 3
+    assert Panel.from_frame(_frame(rows[:-120]), day).num_bins == 2
+    # Two rows a minute, one right after the other.
+    pairs = [(at + late, *rest) for at, *rest in _minutes(180) for late in (0, 1)]
+    assert Panel.from_frame(_frame(pairs), HOUR).num_bins == 3
+    assert Panel.from_frame(_frame(pairs[:-20]), HOUR).num_bins == 2
+
+
+def test_an_unfinished_bin_can_be_kept():
+    panel = Panel.from_frame(_frame(_minutes(150)), HOUR, keep_unfinished=True)
+    assert panel.observed.tolist() == [[True] * 3]
+    assert panel.values[0, 2] == pytest.approx(np.mean([1.0 + minute for minute in range(120, 150)]))
+    assert panel.report.unfinished_bins == 0
 
 
 def test_each_series_has_a_newest_bin_of_its_own():

@@ -29,6 +29,8 @@ BASELINES = (
     "same time yesterday",
     "same time last week",
     "mean by time of week",
+    "training mean",
+    "always zero",
 )
 
 

@@ -10,9 +10,10 @@ from test_scoreboard import _forecaster, _judge, _panel
 
 from kforecast.artifact import Artifact
 from kforecast.evaluation.champion import CHAMPION, Champion, Comparison, comparison_words
-from kforecast.evaluation.report.words import champion_shortfall, summary
+from kforecast.evaluation.report.words import summary
 from kforecast.evaluation.scores import overall
 from kforecast.evaluation.skill import Skill
+from kforecast.evaluation.verdict import champion_shortfall
 from kforecast.models.naive import LAST_VALUE
 from test_artifact import make_artifact
 

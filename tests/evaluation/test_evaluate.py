@@ -112,6 +112,32 @@ def test_a_random_walk_does_not_and_the_earlier_artifact_stays(
     assert Path(result["artifact_dir"]) == tmp_path / "run" / "candidate"
 
 
+def bursts(seed: int, density: float) -> pd.DataFrame:
+    """Two services that are scaled to zero between bursts at random moments."""
+    rng, count = np.random.default_rng(seed), 144 * DAYS
+    rows = {"timestamp": START + STEP * np.arange(count), "metric": "qps"}
+    values = np.where(rng.random((2, count)) < density, rng.exponential(50, (2, count)), 0.0)
+    return pd.concat(
+        [pd.DataFrame(rows | {"value": v, "workload": f"fn/{n}"}) for n, v in zip("ab", values, strict=True)]
+    )
+
+
+@pytest.mark.parametrize(
+    "density", [0.03, *(pytest.param(density, marks=pytest.mark.slow) for density in (0.01, 0.1, 0.3))]
+)
+def test_scale_to_zero_traffic_is_blocked_in_words_and_by_the_gate(density: float, tmp_path: Path) -> None:
+    gate = ["gate.require_skill=0.1", "artifact_dir=model", "hydra.run.dir=run"]
+    done = train(tmp_path, bursts(1, density), *QUICK, *gate)
+    assert done.returncode == 4, done.stdout + done.stderr
+    reason = json.loads((tmp_path / "run" / "evaluation" / "report.json").read_text())["verdict"]["unfit"]
+    assert "traffic" in reason
+    assert f"Do not scale on it: {reason}." in done.stdout
+    assert done.stderr.startswith(
+        f"error: gate not passed (gate.require_skill=0.1): {reason}; nothing is published"
+    )
+    assert not (tmp_path / "model").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_the_gate_tells_random_walks_from_seasonal_traffic(seed: int, tmp_path: Path) -> None:
@@ -456,7 +482,7 @@ def test_intervals_are_kept_beside_a_trio_on_request(elsewhere: SimpleNamespace,
     assert kept == elsewhere.before
     served = run_command("kforecast-forecast", *asked, cwd=tmp_path)
     assert served.returncode == 0, served.stderr
-    assert served.stdout.splitlines()[0].endswith(",value,q0.1,q0.9")
+    assert served.stdout.splitlines()[0].endswith(",value,q0.1,q0.9,age")
 
 
 def test_intervals_that_cannot_be_made_are_an_error_behind_the_report(

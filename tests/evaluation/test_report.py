@@ -26,7 +26,6 @@ from kforecast.evaluation.report.figures import (
     NAMES,
     figures,
     middle,
-    model_policy,
     notable,
     reached,
     short_name,
@@ -470,7 +469,7 @@ def test_steps_are_those_of_the_scores(board):
 
 def test_replicas_are_those_of_the_simulation(board):
     lines = _lines(figures(board)["replicas"].axes[0])
-    policy = model_policy(board)
+    policy = board.orders.policy
     assert policy == "kforecast at quantile 0.909"
     row = middle(board).row
     # Every bin has two edges.

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from kforecast.data.panel import Panel
-from kforecast.data.reading import panel_of
+from kforecast.data.reading import read_panel
 from kforecast.errors import DataError
 from kforecast.metrics.frame import FrameSource
 from kforecast.window import Frequency
@@ -21,7 +21,7 @@ def rows(**columns: object) -> pd.DataFrame:
 
 
 def panel(frame: pd.DataFrame) -> tuple[object, ...]:
-    found = panel_of(frame, HOUR)
+    found = read_panel(FrameSource(frame), HOUR)
     return found.series, found.start, found.observed.tolist(), np.nan_to_num(found.values).tolist()
 
 
@@ -59,7 +59,7 @@ def test_what_it_makes_of_a_frame_is_what_the_panel_makes_of_it() -> None:
 
 
 def test_numbers_as_names_are_names() -> None:
-    assert panel_of(rows(metric=7), HOUR).series == (("shop/cart", "7"),)
+    assert read_panel(FrameSource(rows(metric=7)), HOUR).series == (("shop/cart", "7"),)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_numbers_as_names_are_names() -> None:
         (rows(value=["1", "two", "3"]), "the frame: value in row 1 is 'two', not a number"),
         (
             rows(timestamp=["2024-01-01"] * 3),
-            "the frame: timestamp in row 0 is '2024-01-01', not a number; give unix seconds, or pandas.to_da",
+            "the frame: timestamp in row 0 is 2024-01-01 00:00:00, without a time zone; give datetimes with",
         ),
-        (rows(timestamp=1000 * (START + 3600 * np.arange(3))), "looks like milliseconds"),
+        (rows(timestamp=1000 * (START + 3600 * np.arange(3))), "look like milliseconds; divide by 1000"),
         (rows(timestamp=pd.to_datetime([START, None, START], unit="s")), "timestamp is missing in 1 rows"),
         (rows(value=[1.0, np.inf, 2.0]), "value is infinite in 1 rows, first in row 1"),
         (rows(workload=["a", None, "a"]), "workload is empty in 1 rows, first in row 1"),

@@ -12,9 +12,12 @@ from hypothesis.extra import numpy as npst
 from kforecast.data.panel import Panel
 from kforecast.models.naive import (
     LAST_VALUE,
+    NAIVE,
     baselines,
+    history_mean,
     last_value,
     moving_average,
+    naive_forecasts,
     seasonal_naive,
     time_of_week_mean,
 )
@@ -25,6 +28,8 @@ VALUES = st.floats(-1000, 1000, width=32)
 # Days of 4 and 2 bins, so that a short panel has several weeks.
 COARSE = [Frequency("6H", 6 * 3600, ("hour",)), Frequency("12H", 12 * 3600, ("hour",))]
 NAMES = ["last value", "moving average", "same time yesterday", "same time last week", "mean by time of week"]
+# Baselines that no combination may use.
+TIMELESS = ["training mean", "always zero"]
 
 
 def _panel(values, frequency=COARSE[0], start=0):
@@ -166,6 +171,8 @@ def test_all_of_them_at_the_frequencies_there_are(name, day, week, seen):
         "same time yesterday": lambda row, origin, step: _season_ago(row, origin, step, day),
         "same time last week": lambda row, origin, step: _season_ago(row, origin, step, week, day),
         "mean by time of week": lambda row, origin, step: _mean_at_that_time(row, origin, step, begin, panel),
+        "training mean": lambda row, origin, step: _mean_of_context(row[:begin], begin, begin),
+        "always zero": lambda row, origin, step: 0.0,
     }
     assert list(made) == list(loops)
     for baseline, step_of in loops.items():
@@ -187,7 +194,7 @@ def test_nothing_at_or_after_the_origin_is_looked_at(case, context, data):
     other = _panel(changed, panel.frequency, panel.start)
     window = Window(panel.frequency, context, horizon)
     before, after = (baselines(one, cell, window, begin) for one in (panel, other))
-    for name in NAMES:
+    for name in [*NAMES, *TIMELESS]:
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
 
 
@@ -213,7 +220,7 @@ def test_the_baselines_by_name_and_in_order():
     panel = _panel([np.arange(80.0)])
     cells = np.array([70, 71])
     made = baselines(panel, cells, Window(COARSE[0], 6, 3), 60)
-    assert list(made) == NAMES
+    assert list(made) == [*NAMES, *TIMELESS]
     assert NAMES[0] == LAST_VALUE
     assert made["last value"].tolist() == [[69] * 3, [70] * 3]
     assert made["moving average"].tolist() == [[66.5] * 3, [67.5] * 3]
@@ -221,6 +228,19 @@ def test_the_baselines_by_name_and_in_order():
     assert made["same time last week"].tolist() == [[70 - week, 71 - week, 72 - week], [43, 44, 45]]
     # Bins 14 and 42, 15 and 43, ...: only bins before bin 60 count.
     assert made["mean by time of week"].tolist() == [[28, 29, 30], [29, 30, 31]]
+    assert made["training mean"].tolist() == [[29.5] * 3] * 2
+    assert made["always zero"].tolist() == [[0] * 3] * 2
+
+
+def test_a_combination_uses_neither_the_training_mean_nor_zero():
+    panel = _panel([np.arange(80.0)])
+    made = naive_forecasts(panel, np.array([70]), Window(COARSE[0], 6, 3), 60)
+    assert list(made) == list(NAIVE) == NAMES
+
+
+def test_without_a_value_before_the_span_the_training_mean_is_the_last_value():
+    panel = _panel([[NAN, NAN, NAN, 5, 7, NAN], [1, NAN, 3, 90, 90, 90]])
+    assert history_mean(panel, np.array([4, 5, 10]), 2, 3).tolist() == [[5, 5], [7, 7], [2, 2]]
 
 
 def test_a_horizon_longer_than_a_season_repeats_the_last_whole_one():

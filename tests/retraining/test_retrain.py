@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import HANG, run_command, run_process
+from conftest import HANG, START, run_command, run_process
 from kforecast.artifact import Artifact
 from kforecast.metrics.synthetic import SyntheticSource
 
@@ -139,6 +139,23 @@ def test_a_first_candidate_that_does_not_pass_the_gate(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     done = retrain(tmp_path / "work", *QUICK, "gate.require_skill=0.99", code=4)
     assert done.stderr.startswith("error: there is no champion: gate not passed (gate.require_skill=0.99)")
+    models = tmp_path / "work" / "models"
+    assert not (models / "champion").exists()
+    assert Artifact.load(models / "candidate")
+    assert cycles(tmp_path / "work")[-1]["decision"] == "rejected"
+
+
+def test_a_first_candidate_that_forecasts_no_traffic(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    count = 144 * 6
+    rng = np.random.default_rng(1)
+    value = np.where(rng.random(count) < 0.03, rng.exponential(50, count), 0.0)
+    rows = pd.DataFrame({"timestamp": START + 600 * np.arange(count), "value": value})
+    rows.assign(workload="fn/a", metric="qps").to_csv(tmp_path / "work" / "traffic.csv", index=False)
+    quick = ["--dataset-file=traffic.csv", *QUICK[len(SOURCE) :], "trainer.max_epochs=8"]
+    done = retrain(tmp_path / "work", *quick, code=4)
+    assert done.stderr.startswith("error: there is no champion: it forecasts no traffic at all")
+    assert "No champion yet. It forecasts no traffic at all" in done.stdout
     models = tmp_path / "work" / "models"
     assert not (models / "champion").exists()
     assert Artifact.load(models / "candidate")

@@ -33,7 +33,8 @@ hyperParams: {learningRate: 0.002, epochs: 3, batchSize: 64}
 
 NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # so there is no report
 BASELINES = {
-    *("last value", "moving average", "same time yesterday", "same time last week", "mean by time of week")
+    *("last value", "moving average", "same time yesterday", "same time last week", "mean by time of week"),
+    *("training mean", "always zero"),
 }
 
 
@@ -200,7 +201,7 @@ def test_forecast_command_with_quantiles(run: SimpleNamespace) -> None:
         cwd=run.folder,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "timestamp,workload,metric,value,q0.9,q0.1"
+    assert done.stdout.splitlines()[0] == "timestamp,workload,metric,value,q0.9,q0.1,age"
 
 
 def test_data_summary_counts_what_is_there(run: SimpleNamespace) -> None:
@@ -240,7 +241,7 @@ def test_forecast_command(run: SimpleNamespace) -> None:
     )
     assert done.returncode == 0, done.stderr
     header, *rows = done.stdout.splitlines()
-    assert header == "timestamp,workload,metric,value"
+    assert header == "timestamp,workload,metric,value,age"
     expected = Forecaster.load(run.model).forecast(pd.read_csv(run.folder / "traffic.csv"))
     assert [row.split(",")[1] for row in rows] == expected["workload"].tolist()
     np.testing.assert_allclose([float(row.split(",")[3]) for row in rows], expected["value"], rtol=1e-6)

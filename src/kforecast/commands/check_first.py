@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, Literal, NoReturn, cast
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,7 +23,8 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from kforecast.config.compose import hydra_config_kept
-from kforecast.errors import KforecastError, exit_code, ours
+from kforecast.config.overrides import quote
+from kforecast.errors import KforecastError, OutputError, exit_code, ours
 from kforecast.files.run_folder import RunFolder
 
 Check = Callable[[DictConfig], object]
@@ -88,7 +89,17 @@ def running(command: Command) -> Iterator[None]:
 
 
 class CheckFirst(Callback):
-    """Hydra's callback (``hydra.callbacks`` of every verb) that checks before a folder is made."""
+    """Hydra's callback (``hydra.callbacks`` of every verb) that checks before a folder is made.
+
+    Parameters
+    ----------
+    own_folder:
+        Whether a run or a sweep needs a folder of its own. One whose name is the time gets a number behind
+        it when another command has started in the same second.
+    """
+
+    def __init__(self, own_folder: bool = False) -> None:
+        self._own_folder = own_folder
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         """Check, then make the run folder.
@@ -109,7 +120,10 @@ class CheckFirst(Callback):
             if config.hydra.output_subdir is not None:
                 preparations.add(str(config.hydra.output_subdir))
             command.preparations = frozenset(preparations)
-            folder.make()
+            if self._own_folder:
+                folder = _taken(config, "run")
+            else:
+                folder.share()
             command.folder = folder
         except Exception as error:
             command.refuse(error)
@@ -120,16 +134,22 @@ class CheckFirst(Callback):
         Raises
         ------
         SystemExit
-            When no job can start; :attr:`Command.refusal` is the error of the first.
+            When no job can start, or another sweep uses the folder; :attr:`Command.refusal` is the error.
         """
-        command = _running.get(Command())
-        if command.check is None:
-            return
-        problem: Exception | None = None
-        sweeper = str(config.hydra.sweeper._target_)
+        command, sweeper = _running.get(Command()), str(config.hydra.sweeper._target_)
         searches = sweeper.endswith("_search.Search")
-        if not searches and not sweeper.endswith(".BasicSweeper"):
-            return  # only the sweeper itself knows its jobs
+        # Only the sweeper itself knows the jobs of another plugin.
+        if command.check is not None and (searches or sweeper.endswith(".BasicSweeper")):
+            self._check_jobs(command, command.check, config, searches)
+        if self._own_folder and not searches:  # a search locks its folder itself
+            try:
+                command.folder = _taken(config, "sweep")
+            except Exception as error:
+                command.refuse(error)
+
+    @staticmethod
+    def _check_jobs(command: Command, check: Check, config: DictConfig, searches: bool) -> None:
+        problem: Exception | None = None
         try:
             jobs = _points(config) if searches else _jobs(config)
         except KforecastError as error:
@@ -137,7 +157,7 @@ class CheckFirst(Callback):
         for number, overrides in enumerate(islice(jobs, _MOST_JOBS)):
             try:
                 with hydra_config_kept():
-                    _check_job(command.check, config, number, overrides)
+                    _check_job(check, config, number, overrides)
             except Exception as error:
                 if ours(error) is None:
                     command.refuse(error)
@@ -156,6 +176,36 @@ def _check_job(check: Check, config: DictConfig, number: int, overrides: Sequenc
     _place(job, "hydra.sweep.dir", "hydra.sweep.subdir")
     if not job.hydra.job.chdir:
         _check(check, job)
+
+
+def _taken(config: DictConfig, kind: Literal["run", "sweep"]) -> RunFolder:
+    """Take the folder of ``hydra.run.dir`` or ``hydra.sweep.dir``, and make a new name known to Hydra.
+
+    Raises
+    ------
+    OutputError
+        When another run uses the folder.
+    """
+    key = f"hydra.{kind}.dir"
+    of_kind = cast(dict[str, Any], OmegaConf.to_container(config.hydra[kind], resolve=False))
+    by_clock = "${now:" in str(of_kind["dir"])
+    given = any(override.startswith(f"{key}=") for override in config.hydra.overrides.hydra)
+    named = str(OmegaConf.select(config, key))
+    for number in count(1):
+        place = named if number == 1 else f"{named.rstrip('/')}-{number}"
+        folder = RunFolder(Path(os.path.abspath(place)))  # noqa: PTH100
+        if folder.take(new=by_clock and not given):
+            break
+        if not by_clock:
+            raise OutputError(f"{key}: another run is using {place}; wait for it, or name another folder")
+    if place != named:
+        with read_write(config.hydra):
+            OmegaConf.update(config, key, place)
+            # Jobs of a sweep are composed again, from the overrides.
+            config.hydra.overrides.hydra.append(f"{key}={quote(place)}")
+        if kind == "run":
+            _place(config, key)
+    return folder
 
 
 def _place(config: DictConfig, *keys: str) -> Path:

@@ -2,9 +2,12 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
-from kforecast.errors import ConfigError, KforecastError, exit_code, ours
+from kforecast.commands.streams import close_streams, open_streams
+from kforecast.errors import ConfigError, KforecastError, OutputError, exit_code, ours
 from kforecast.training.distributed.processes import INTERRUPTED, Process
 
 # Characters of a line of an error message; a longer line quotes input that helps nobody.
@@ -23,25 +26,65 @@ def exit_code_of(work: Callable[[], object], process: Callable[[], Process] = Pr
     process:
         Returns this process of the run: only one on each machine prints errors.
     """
+    open_streams()
+    try:
+        code = _exit_code_of(work, process)
+    except SystemExit:
+        with suppress(KforecastError, OSError):
+            close_streams()
+        raise
+    try:
+        close_streams()
+    except BrokenPipeError:
+        return code or KforecastError.exit_code
+    except KforecastError as error:
+        _say(f"error: {error}")
+        return code or exit_code(error)
+    return code
+
+
+def _exit_code_of(work: Callable[[], object], process: Callable[[], Process]) -> int:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
+        _check_names(sys.argv[1:])
         work()
-    except BrokenPipeError:
-        # The reader of our output has gone; Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output has gone
         return KforecastError.exit_code
     except (KforecastError, OSError) as error:
         if wants_traceback:
             raise
         found = _known(process)
         if found.first or found.local == 0:
-            print(_printable(f"error: {ours(error) or error}"), file=sys.stderr)
+            _say(_printable(f"error: {ours(error) or error}"))
         return exit_code(error)
     except KeyboardInterrupt:
         if _known(process).first:
-            print("interrupted", file=sys.stderr)
+            _say("interrupted")
         return INTERRUPTED
     return 0
+
+
+def _check_names(arguments: Sequence[str]) -> None:
+    """Refuse names that Python cannot decode: most libraries could not open them."""
+    try:
+        folder = str(Path.cwd())
+    except FileNotFoundError as error:
+        raise OutputError("the working directory has been removed; change to another") from error
+    for name in (*arguments, folder):
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            encoding = sys.getfilesystemencoding()
+            remedy = "rename it" if encoding == "utf-8" else f"set LC_ALL=C.UTF-8 (it is {encoding} here)"
+            written = ascii(os.fsencode(name))[2:-1]
+            raise ConfigError(
+                f"{written}: the name is not text in the encoding of file names; {remedy}"
+            ) from error
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # its reader may have gone
+        print(line, file=sys.stderr, flush=True)
 
 
 def _known(process: Callable[[], Process]) -> Process:

@@ -14,7 +14,7 @@ from kforecast.commands.run import run
 from kforecast.config.checks import built, check_evaluate_settings, check_step, source_of
 from kforecast.config.settings import EvaluateSettings
 from kforecast.console import short_path
-from kforecast.data.history import read_history
+from kforecast.data.history import fetch_history, read_history
 from kforecast.errors import ConfigError, DataError, GateError
 from kforecast.files.directory import check_writable
 from kforecast.intervals import FEWEST_WINDOWS
@@ -49,19 +49,27 @@ def evaluate(cfg: DictConfig) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     from kforecast.artifact import Artifact, save_intervals
+    from kforecast.data.panel import Panel
     from kforecast.evaluation.backtest import BacktestSettings
     from kforecast.evaluation.evaluation import EvaluationSettings, evaluate_panel
-    from kforecast.evaluation.report.words import shortfall
+    from kforecast.evaluation.verdict import shortfall
     from kforecast.forecaster import Forecaster
     from kforecast.metrics.timerange import utc
 
     artifact = Artifact.load(artifact_dir)
     forecaster = Forecaster.of(artifact, str(artifact_dir))
     check_step(source, forecaster.window)
-    panel = read_history(source, forecaster.window.frequency, run_dir)
+    frequency, rows = forecaster.window.frequency, None
+    if chosen.as_consumed:  # Kapacity's job sees the rows of a bin that has just begun
+        rows = source.fetch() if source.repeatable else fetch_history(source, run_dir)
+        panel = Panel.from_frame(rows, frequency, forecaster.bin_calendar)
+    else:
+        panel = read_history(source, frequency, run_dir, forecaster.bin_calendar)
     backtest = BacktestSettings(chosen.stride, chosen.as_consumed, levels=chosen.quantiles)
     judging = EvaluationSettings(chosen.start, chosen.end, backtest, capacity, settings.seed)
-    found = evaluate_panel(forecaster, panel, judging, str(source), calibrate=chosen.save_intervals)
+    found = evaluate_panel(
+        forecaster, panel, judging, str(source), calibrate=chosen.save_intervals, rows=rows
+    )
     figures = found.publish(run_dir, short_path(artifact_dir))
     with SummaryWriter(str(run_dir / "tensorboard")) as events:
         for name, figure in figures.items():

@@ -51,7 +51,6 @@ def fetch(cfg: DictConfig) -> None:
     check_step(source, window)
 
     from kforecast.data.quality import examine, findings_text, quality_table
-    from kforecast.metrics.source import check_frame
 
     log.info("Reading %s", source)
     # Unchecked: a file may hold anything, and the report describes it.
@@ -71,7 +70,7 @@ def fetch(cfg: DictConfig) -> None:
         write_json(content, report)
         print(f"report: {short_path(Path(report).resolve())}")
     # Several rows at one moment are combined here: the column that tells them apart is not written.
-    rows = source.resolved(rows) if hasattr(source, "resolved") else check_frame(rows, str(source))
+    rows = source.resolved(rows) if hasattr(source, "resolved") else rows
     if output is not None:
         write_frame(rows[["timestamp", "value", "workload", "metric"]], output)
         print(f"history: {short_path(output.resolve())} ({len(rows):,} rows)")

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 from omegaconf import DictConfig
 
 from kforecast.commands.run import run
-from kforecast.config.checks import check_step, plain, source_of
-from kforecast.errors import ConfigError, DataError, few
+from kforecast.commands.streams import data_output
+from kforecast.config.checks import check_forecast_settings, check_step, source_of
+from kforecast.errors import ConfigError, DataError, StaleError, few
 from kforecast.files.output import check_output, write_frame
-from kforecast.intervals import check_levels, missing
+from kforecast.intervals import missing
+
+if TYPE_CHECKING:
+    from kforecast.data.freshness import Origins
+    from kforecast.forecaster import Forecaster
 
 _FORMATS = (".csv", ".json", ".parquet")
 
@@ -30,58 +37,74 @@ def forecast(cfg: DictConfig) -> None:
     ConfigError, ArtifactError
         When a setting is wrong, or the artifact cannot be used.
     DataError
-        When a series is not in the artifact or has no value; the others are forecast nevertheless.
+        When a series is not in the artifact or has no value that the model reads; the others are forecast
+        nevertheless.
+    StaleError
+        When ``forecast.on_stale=error`` refuses a series; the others are forecast nevertheless.
     """
-    settings = plain(cfg)
-    as_consumed = settings["forecast"]["as_consumed"]
-    if not isinstance(as_consumed, bool):
-        raise ConfigError(f"forecast.as_consumed: {as_consumed!r} is neither true nor false")
-    try:
-        levels = check_levels(settings["forecast"]["quantiles"])
-    except ValueError as error:
-        raise ConfigError(f"forecast.quantiles: {error}") from error
-    output = check_output(settings["output"], _FORMATS)
-    artifact_dir = Path(str(settings["artifact_dir"]))
+    settings = check_forecast_settings(cfg)
+    chosen = settings.forecast
+    output = check_output(settings.output, _FORMATS)
+    artifact_dir = Path(settings.artifact_dir)
     if not artifact_dir.is_dir():
         raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
     source = source_of(cfg)
     # A file is read at once; a server is asked only after everything else has been checked.
     history = source.fetch() if source.repeatable else None
 
-    import pandas as pd
-
+    from kforecast.data.freshness import StaleRule, parse_moment, unseen_words
     from kforecast.forecaster import Forecaster
+    from kforecast.metrics.frame import FrameSource
 
     forecaster = Forecaster.load(artifact_dir)
-    if levels and forecaster.intervals is None:
+    if chosen.quantiles and forecaster.intervals is None:
         raise missing(artifact_dir)
     check_step(source, forecaster.window)
     if history is None:
         history = source.fetch()
-    names = history[["workload", "metric"]].astype(str)
-    observed = set(names[history["value"].notna()].drop_duplicates().itertuples(index=False, name=None))
-    served, problems = [], []
-    pairs = list(names.drop_duplicates().itertuples(index=False, name=None))
-    unknown = set(forecaster.unknown(pairs))
-    for pair in pairs:
-        if pair in unknown:
-            problems.append(f"{' '.join(pair)} (not in the artifact: train it on this series first)")
-        elif pair not in observed:
-            problems.append(f"{' '.join(pair)} (no value is known)")
-        else:
-            served.append(pair)
-    if served:
-        chosen = history[pd.MultiIndex.from_frame(names).isin(served)]
-        forecasts = forecaster.forecast(chosen, quantiles=levels, as_consumed=as_consumed)
+    origins = forecaster.origins(
+        FrameSource(history, any_time=True), parse_moment(chosen.at), as_consumed=chosen.as_consumed
+    )
+    rule = StaleRule(chosen.max_age, chosen.on_stale)
+    stale = rule.stale(origins, forecaster.window)
+    refused = stale & (rule.on_stale == "error")
+    unseen = origins.unseen(forecaster.window, forecaster.net.lookback) & (origins.newest >= 0) & ~refused
+    problems = _problems(forecaster, origins, refused, unseen)
+    served = np.array([row for row in range(len(stale)) if row not in problems], dtype=np.int64)
+    if len(served):
+        forecasts = forecaster.forecast_from(
+            origins.rows(served), stale[served], chosen.quantiles, as_consumed=chosen.as_consumed
+        )
         if output is None:
-            forecasts.to_csv(sys.stdout, index=False)
+            forecasts.to_csv(data_output(), index=False)
         else:
             write_frame(forecasts, output)
     if problems:
-        raise DataError(
-            f"{len(problems)} of {len(pairs)} series cannot be forecast: {few(problems)}"
-            + ("; the others are" if served else "")
-        )
+        message = f"{len(problems)} of {len(stale)} series cannot be forecast: {few(list(problems.values()))}"
+        message += "; the others are" if len(served) else ""
+        if unseen.any():
+            message += f". {unseen_words(forecaster.window, forecaster.net.lookback)}"
+        raise (StaleError if refused.any() else DataError)(message)
+
+
+def _problems(
+    forecaster: Forecaster, origins: Origins, refused: np.ndarray, unseen: np.ndarray
+) -> dict[int, str]:
+    """The rows of series that cannot be forecast, each with name and reason."""
+    from kforecast.data.freshness import age_words
+
+    unknown, age, problems = set(forecaster.unknown(origins.panel.series)), origins.age, {}
+    for row, pair in enumerate(origins.panel.series):
+        if pair in unknown:
+            reason = "not in the artifact: train it on this series first"
+        elif origins.newest[row] < 0:
+            reason = "no value is known"
+        elif refused[row] or unseen[row]:
+            reason = f"{'stale' if refused[row] else 'too old'}: newest value {age_words(age[row])} old"
+        else:
+            continue
+        problems[row] = f"{' '.join(pair)} ({reason})"
+    return problems
 
 
 if __name__ == "__main__":

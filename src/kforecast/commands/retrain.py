@@ -9,7 +9,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
@@ -69,7 +69,7 @@ def retrain(cfg: DictConfig) -> None:
     ConfigError, DataError, ArtifactError
         When the settings, the history or the champion cannot be used.
     GateError
-        When the candidate does not pass the gate and there is no champion yet.
+        When there is no champion yet, and the candidate does not pass the gate or is not fit to serve.
     """
     settings = _settings(cfg)
     holder = f"the run in {short_path(Path(HydraConfig.get().runtime.output_dir))} (process {os.getpid()})"
@@ -99,33 +99,35 @@ def _run_cycle(cfg: DictConfig, settings: _Settings, store: Store) -> None:
     from kforecast.artifact import Artifact
 
     result, number = read_result(run_dir), store.state.newest + 1
-    refused: str | None = result["rejected"]
+    report = _report(run_dir)
+    # The rest names the place of the model, which becomes a version of the store here.
+    refused = None if result["rejected"] is None else result["rejected"].partition("; ")[0]
+    if refused is None and before is None and report is not None:
+        # With a champion, the gate has looked at this already.
+        refused = report["verdict"]["unfit"]
     Artifact.load(Path(result["artifact_dir"])).save(store.version(number))
-    decision, reason = _decide(before, refused)
-    promoted = refused is None
+    decision, promoted = _decision(before, refused), refused is None
     former = store.state.former
     cycle = Cycle(
         time=_now(),
         decision=decision,
         champion=number if promoted else before,
         candidate=number,
-        reason=reason,
+        reason=refused or "",
         seconds=round(time.perf_counter() - begun, 1),
         run=short_path(run_dir),
-        **facts_of(_report(run_dir)),
+        **facts_of(report),
     )
     store.decide(cycle, (*former, before) if promoted and before is not None else former, settings.keep)
     _close(store)
     if decision == "rejected":
-        raise GateError(f"there is no champion: {reason}")
+        raise GateError(f"there is no champion: {refused}")
 
 
-def _decide(before: int | None, refused: str | None) -> tuple[Decision, str]:
+def _decision(before: int | None, refused: str | None) -> Decision:
     if refused is None:
-        return "first" if before is None else "promoted", ""
-    # The rest names the place of the model, which becomes a version of the store here.
-    reason = refused.partition("; ")[0]
-    return "rejected" if before is None else "kept", reason
+        return "first" if before is None else "promoted"
+    return "rejected" if before is None else "kept"
 
 
 def _roll_back(store: Store, settings: _Settings) -> None:
@@ -175,7 +177,7 @@ def _for_training(cfg: DictConfig, settings: _Settings, store: Store, run_dir: P
     return found
 
 
-def _report(run_dir: Path) -> dict[str, object] | None:
+def _report(run_dir: Path) -> dict[str, Any] | None:
     path = run_dir / "evaluation" / "report.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 

@@ -108,6 +108,8 @@ def run(
     finally:
         if code == BAD_INPUT:
             command.leave_nothing()
+        if command.folder is not None:
+            command.folder.release()
     return code
 
 
@@ -117,6 +119,8 @@ def _own_the_process() -> None:
     # Threads that spin while they wait for each other slow each other down on a busy machine, or under a CPU
     # quota. Torch's OpenMP library reads the variable when it is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # In names of series: figures show a box there, text has the character.
+    warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
@@ -238,7 +242,11 @@ def _came_through_a_launcher(error: Exception) -> bool:
 def _silent() -> Iterator[None]:
     """Print nothing, in a process that is not the first of its run."""
     root, handler = logging.getLogger(), logging.NullHandler()
-    with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), warnings.catch_warnings():
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as nothing,
+        redirect_stdout(nothing),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         warnings.showwarning = lambda *_, **__: None  # whatever filters a library adds
         root.addHandler(handler)  # without any, logging prints warnings on standard error
@@ -255,7 +263,8 @@ def _for_one_of_many(arguments: list[str], process: Process) -> list[str]:
     if process.first:
         return arguments
     # The folder "." exists already, and a log configuration without handlers opens no file.
-    return append(arguments, ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none"])
+    folder = ["hydra.run.dir=.", "hydra.callbacks.check_first.own_folder=false", "hydra.output_subdir=null"]
+    return append(arguments, [*folder, "hydra/job_logging=none"])
 
 
 def _mark_console_lines() -> None:

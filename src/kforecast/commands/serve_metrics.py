@@ -75,7 +75,7 @@ def serve_metrics(cfg: DictConfig) -> None:
             f" (shifted by {shift:,} s)" if shift else "",
         )
     else:
-        backend = PrometheusBackend(source, settings.templates or {})
+        backend = PrometheusBackend(source, settings.templates or {}, settings.targets)
         log.info("In front of %s; metrics: %s", source.url, ", ".join(backend.templates))
     stopped_by = asyncio.run(serve(backend, settings.address))
     log.info("Stopped")

@@ -17,13 +17,14 @@ from kforecast.config.secrets import check_content, forget, named_only, without_
 from kforecast.config.settings import (
     AIMS_WITHOUT_TEST,
     EvaluateSettings,
+    ForecastSettings,
     TrainerSection,
     TrainSettings,
     WindowSection,
 )
 from kforecast.errors import ConfigError, ours
 from kforecast.validation import list_problems, problems_of, validate
-from kforecast.window import Frequency, Window
+from kforecast.window import FREQUENCIES, Frequency, Window
 
 NO_SOURCE = """no source of traffic is given; name one of:
   --dataset-file=FILE  or  source=csv source.path=FILE     a CSV, .csv.gz or Parquet file
@@ -75,6 +76,12 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
         problems.append(
             "artifact.per_series: true is for Kapacity's network, which serves one embedding per artifact; "
             "leave it out, or add model=fcnet"
+        )
+    frequency = Frequency.parse(settings.window.freq)
+    if settings.model.shared_embedding is not None and not frequency.calendar_fields:
+        problems.append(
+            f"window.freq: Kapacity's network knows bins of {', '.join(FREQUENCIES)} only; for "
+            f"{frequency.name} add model=auto or model=seasonal_mlp"
         )
     if settings.combine and settings.model.shared_embedding is not None:
         problems.append(
@@ -138,6 +145,17 @@ def check_evaluate_settings(cfg: DictConfig) -> EvaluateSettings:
     return settings
 
 
+def check_forecast_settings(cfg: DictConfig) -> ForecastSettings:
+    """Check a composed forecast configuration.
+
+    Raises
+    ------
+    ConfigError
+        All problems at once.
+    """
+    return validate(ForecastSettings, plain(cfg), "configuration")
+
+
 def built(node: DictConfig, name: str, /, **arguments: Any) -> Any:
     """Build the object that a config node describes.
 
@@ -155,6 +173,8 @@ def built(node: DictConfig, name: str, /, **arguments: Any) -> Any:
     """
     check_classes(node, name)
     try:
+        node, texts = _without_dollars(node)
+        arguments = texts | arguments
         # In two steps: instantiate() would turn dataclasses among the arguments into configs.
         return instantiate(node, _partial_=True)(**arguments)
     except OSError:
@@ -167,6 +187,24 @@ def built(node: DictConfig, name: str, /, **arguments: Any) -> Any:
             raise ConfigError(list_problems("configuration", problems_of(cause, name))) from error
         reason = without_secrets(" ".join(str(cause).split())) or type(cause).__name__
         raise ConfigError(f"{name}: {reason}") from error
+
+
+def _without_dollars(node: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
+    """Take the values that contain ``${`` out of a node: instantiate() would resolve them a second time."""
+    content = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(content, dict)
+    texts = {str(key): value for key, value in content.items() if _has_dollar(value)}
+    if not texts:
+        return node, {}
+    return OmegaConf.create({key: value for key, value in content.items() if key not in texts}), texts
+
+
+def _has_dollar(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" not in value and any(map(_has_dollar, value.values()))
+    return (
+        "${" in value if isinstance(value, str) else isinstance(value, list) and any(map(_has_dollar, value))
+    )
 
 
 def source_of(cfg: DictConfig) -> Any:

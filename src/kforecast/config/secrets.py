@@ -116,6 +116,6 @@ def _secrets(content: object, path: str = "") -> Iterator[str]:
         for number, value in enumerate(content):
             yield from _secrets(value, f"{path}[{number}]")
     elif isinstance(content, str):
-        of_address = path in ("source.address", "--metrics-server-addr") and "@" in content
+        of_address = path in ("source.address", "source.proxy", "--metrics-server-addr") and "@" in content
         if of_address or _IN_URL.search(content):
             yield path

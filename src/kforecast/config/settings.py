@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from kforecast.data.calendar import Calendar
 from kforecast.data.fill import Fill
 from kforecast.intervals import check_levels
-from kforecast.window import canonical_frequency, parse_instant
+from kforecast.window import canonical_frequency, parse_duration, parse_instant
 
 
 def _instant(value: object) -> int | None:
@@ -16,6 +16,21 @@ def _instant(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{value!r} is not a time")
     return parse_instant(value)
+
+
+def _moment(value: object) -> int | Literal["now"] | None:
+    try:
+        return "now" if value == "now" else _instant(value)
+    except ValueError as error:
+        raise ValueError(f"{error} (or now)") from error
+
+
+def _duration(value: object) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a duration; write a text like 6H or 30min")
+    return parse_duration(value)
 
 
 def _timezone(value: Any) -> Any:
@@ -50,6 +65,9 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
 Threads = Annotated[Literal["auto"] | int, BeforeValidator(_threads)]
 Instant = Annotated[int | None, BeforeValidator(_instant)]
+Moment = Annotated[int | Literal["now"] | None, BeforeValidator(_moment)]
+Duration = Annotated[int | None, BeforeValidator(_duration)]
+"""Seconds."""
 # No model has a skill of 1: its error would be 0.
 RequiredSkill = Annotated[float, Field(lt=1, allow_inf_nan=False)] | None
 
@@ -238,6 +256,24 @@ class EvaluateSettings(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     artifact_dir: Annotated[str, Field(min_length=1)]
     evaluate: EvaluateSection
+
+
+class ForecastSection(_OwnSection):
+    """``forecast``: columns, origin and the treatment of stale series."""
+
+    quantiles: Annotated[list[float], BeforeValidator(check_levels)]
+    as_consumed: bool
+    at: Moment
+    max_age: Duration
+    on_stale: Literal["warn", "error"]
+
+
+class ForecastSettings(_Section):
+    """Our parts of ``forecast.yaml``."""
+
+    artifact_dir: Annotated[str, BeforeValidator(str)]
+    output: Any
+    forecast: ForecastSection
 
 
 class TrainSettings(_Section):

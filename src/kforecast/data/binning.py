@@ -1,13 +1,17 @@
 """Averages rows into bins, by blocks of series: exact, with little memory besides the rows."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
+from kforecast.data.calendar import Calendar
+from kforecast.data.grid import Grid, common_grid
 from kforecast.data.measures import MEASURES, Repeats, measure
+from kforecast.data.off_grid import OffGrid
+from kforecast.data.rows import Rows, medians_of, usual_steps
 from kforecast.errors import DataError
 from kforecast.metrics.source import Names, RowBatch
 from kforecast.window import Frequency
@@ -18,31 +22,18 @@ _SMALL = 1_000_000
 # Cells averaged at once, and rows per block in memory: float64 temporaries stay within tens of MB.
 _CELLS = 1_000_000
 BLOCK_ROWS = 1_000_000
+# A row may come up to half a step late.
+_JITTER = 1.5
 # Up to this many combinations of workload and metric, a lookup table replaces hashing.
 _FEW_PAIRS = 1 << 16
 
 
-class Rows(NamedTuple):
-    """Rows with a value, each column ``[rows]``: number of the series, unix seconds, value (float64).
+class BinRange(NamedTuple):
+    """The bins ``first_bin`` to ``first_bin + num_bins - 1`` of a grid."""
 
-    Series and seconds have any integer type that is large enough.
-    """
-
-    series: np.ndarray
-    second: np.ndarray
-    value: np.ndarray
-
-    def at(self, chosen: np.ndarray | slice) -> "Rows":
-        """The chosen rows, in the order of ``chosen``."""
-        return Rows(self.series[chosen], self.second[chosen], self.value[chosen])
-
-
-class Grid(NamedTuple):
-    """Bins ``first_bin`` to ``first_bin + num_bins - 1`` of ``step`` seconds, numbered from 1970-01-01."""
-
+    grid: Grid
     first_bin: int
     num_bins: int
-    step: int
 
 
 class Bins(NamedTuple):
@@ -78,7 +69,8 @@ class Tally:
     """Receives the measures of every series: :data:`~kforecast.data.measures.MEASURES` by number."""
     duplicates: int = 0
     out_of_order: int = 0
-    incomplete_bins: int = 0
+    unfinished_bins: int = 0
+    off_grid: OffGrid = field(default_factory=OffGrid)
 
 
 class SeriesNumbers:
@@ -161,8 +153,19 @@ class Intake:
         self._counts = _added(self._counts, rows.series)
         return rows._replace(second=second)
 
-    def grid(self, frequency: Frequency, store: RowStore, blocks: Sequence[tuple[int, int]]) -> Grid:
-        """The smallest grid that holds all rows.
+    def bin_range(
+        self,
+        frequency: Frequency,
+        calendar: Calendar | None,
+        store: RowStore,
+        blocks: Sequence[tuple[int, int]],
+    ) -> BinRange:
+        """The bins from the first row to the last one.
+
+        Parameters
+        ----------
+        calendar:
+            Local time of the series, which the bins follow; None for UTC.
 
         Raises
         ------
@@ -171,38 +174,39 @@ class Intake:
         """
         if self._span is None:
             raise DataError("no row has a value")
-        first_bin, last_bin = (second // frequency.step for second in self._span)
-        grid = Grid(first_bin, last_bin - first_bin + 1, frequency.step)
-        if self._too_empty(grid, 0):
+        grid = common_grid(calendar or Calendar(), self.numbers.pairs, frequency.step, self._span)
+        first_bin, last_bin = (grid.bin_at(second) for second in self._span)
+        bins = BinRange(grid, first_bin, last_bin - first_bin + 1)
+        if self._too_empty(bins, 0):
             tally = Tally()
             for begin, stop in blocks:
                 merged(store.block(begin, stop), tally)
-            self.check_range(grid, frequency, tally)
-        return grid
+            self.check_range(bins, frequency, tally)
+        return bins
 
-    def check_range(self, grid: Grid, frequency: Frequency, tally: Tally) -> None:
-        """Refuse a grid that is nearly empty.
+    def check_range(self, bins: BinRange, frequency: Frequency, tally: Tally) -> None:
+        """Refuse a range that is nearly empty.
 
         Raises
         ------
         DataError
             When the range is implausible for so few rows; the message names it.
         """
-        if not self._too_empty(grid, tally.duplicates):
+        if not self._too_empty(bins, tally.duplicates):
             return
         start, end = (
-            pd.Timestamp(number * grid.step, unit="s")
-            for number in (grid.first_bin, grid.first_bin + grid.num_bins - 1)
+            pd.Timestamp(bins.grid.seconds(number), unit="s")
+            for number in (bins.first_bin, bins.first_bin + bins.num_bins - 1)
         )
         raise DataError(
-            f"the rows span {start:%Y-%m-%d} to {end:%Y-%m-%d}: {grid.num_bins:,} bins of {frequency.name} "
+            f"the rows span {start:%Y-%m-%d} to {end:%Y-%m-%d}: {bins.num_bins:,} bins of {frequency.name} "
             f"for {len(self.numbers):,} series are too many for "
             f"{int(self._counts.sum()) - tally.duplicates:,} rows; is a timestamp wrong?"
         )
 
-    def _too_empty(self, grid: Grid, duplicates: int) -> bool:
+    def _too_empty(self, bins: BinRange, duplicates: int) -> bool:
         moments = int(self._counts.sum()) - duplicates
-        return grid.num_bins * len(self.numbers) > max(_SMALL, _MOST_CELLS_PER_ROW * moments)
+        return bins.num_bins * len(self.numbers) > max(_SMALL, _MOST_CELLS_PER_ROW * moments)
 
 
 class RowsInMemory:
@@ -231,25 +235,41 @@ def blocks_of(counts: np.ndarray, most_rows: int) -> list[tuple[int, int]]:
     return [*blocks, (begin, len(counts))] if len(counts) else blocks
 
 
-def bin_rows(store: RowStore, blocks: Iterable[tuple[int, int]], grid: Grid, tally: Tally) -> Iterator[Bins]:
+def bin_rows(
+    store: RowStore,
+    blocks: Iterable[tuple[int, int]],
+    bins: BinRange,
+    tally: Tally,
+    keep_unfinished: bool = False,
+) -> Iterator[Bins]:
     """Average rows into bins, block by block; add what is cleaned to ``tally``.
 
     Rows of a series at the same second count once, with their mean or sum. The newest bin of a series is
-    dropped when it has fewer rows than the series' median, because it is incomplete.
+    dropped when it is unfinished, because no row reaches its last step; ``keep_unfinished`` keeps it.
     """
-    width = max(1, _CELLS // grid.num_bins)
+    width = max(1, _CELLS // bins.num_bins)
     for begin, stop in blocks:
         rows, repeats = merged(store.block(begin, stop), tally)
         if tally.measures is not None:
             chosen = tally.combine in ("sum", "mean")  # then repeats are as the user wants them
             numbers, measured = measure(
-                rows.series, rows.second, rows.value, None if chosen else repeats, grid.step
+                rows.series, rows.second, rows.value, None if chosen else repeats, bins.grid.step
             )
             measured["nan"] = tally.measures["nan"][numbers]
             tally.measures[numbers] = measured
         for low in range(begin, stop, width):
             high = min(low + width, stop)
-            yield Bins(low, high, *_averaged(_between(rows, low, high), low, high - low, grid, tally))
+            some = _between(rows, low, high)
+            number = bins.grid.bins(some.second)
+            values, observed = _averaged(some, number, low, high - low, bins)
+            steps = usual_steps(some, low, high - low)
+            tally.off_grid.look_at(some, number, low, steps, bins.grid)
+            if not keep_unfinished:
+                series, newest = _unfinished(some, number, low, steps, bins.grid)
+                cells = (series, newest - bins.first_bin)
+                values[cells], observed[cells] = 0.0, False
+                tally.unfinished_bins += len(series)
+            yield Bins(low, high, values, observed)
 
 
 def _added(counts: np.ndarray, series: np.ndarray) -> np.ndarray:
@@ -306,36 +326,42 @@ def merged(rows: Rows, tally: Tally) -> tuple[Rows, Repeats | None]:
     return found, Repeats(found.series[several], found.second[several], length[several], differ[several])
 
 
+def _unfinished(
+    rows: Rows, number: np.ndarray, begin: int, step: np.ndarray, grid: Grid
+) -> tuple[np.ndarray, np.ndarray]:
+    """The series with an unfinished newest bin, counted from ``begin``, and the numbers of these bins.
+
+    ``number`` has the bin of each row, ``step`` the usual step of each series.
+
+    A bin is finished if a row reaches its last step, or comes as late in it as is usual for the series, or
+    if the series has about one row a bin. The only bin of a series is kept.
+    """
+    # The newest row of each bin, and the seconds from it to the end of the bin.
+    other = rows.series[1:] != rows.series[:-1]
+    last = np.flatnonzero(np.r_[other | (number[1:] != number[:-1]), np.ones(len(number[:1]), bool)])
+    series, number = rows.series[last], number[last]
+    left = grid.seconds(number + 1) - rows.second[last]
+    newest = np.r_[series[1:] != series[:-1], np.ones(len(series[:1]), bool)]
+    usually_left = medians_of(series[~newest], left[~newest], begin, len(step), fewest=1)
+    most = np.maximum(_JITTER * step, usually_left + (_JITTER - 1) * step)
+    most[np.isnan(most) | (step >= grid.step)] = np.inf
+    series, number, left = series[newest].astype(np.int64) - begin, number[newest], left[newest]
+    unfinished = left > most[series]
+    return series[unfinished], number[unfinished]
+
+
 def _averaged(
-    rows: Rows, begin: int, num_series: int, grid: Grid, tally: Tally
+    rows: Rows, number: np.ndarray, begin: int, num_series: int, bins: BinRange
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean of each bin (float32) and whether it is observed (bool), both ``[series, time]``."""
-    shape = (num_series, grid.num_bins)
+    shape = (num_series, bins.num_bins)
     cell = rows.series.astype(np.int64)
     cell -= begin
-    cell *= grid.num_bins
-    cell += (rows.second // grid.step).astype(np.int64)
-    cell -= grid.first_bin
-    count = np.bincount(cell, minlength=num_series * grid.num_bins).reshape(shape)
-    total = np.bincount(cell, weights=rows.value, minlength=num_series * grid.num_bins).reshape(shape)
-    tally.incomplete_bins += _drop_incomplete_newest(count)
+    cell *= bins.num_bins
+    cell += number
+    cell -= bins.first_bin
+    count = np.bincount(cell, minlength=num_series * bins.num_bins).reshape(shape)
+    total = np.bincount(cell, weights=rows.value, minlength=num_series * bins.num_bins).reshape(shape)
     observed = count > 0
     mean = np.divide(total, count, out=np.zeros(shape), where=observed)
     return mean.astype(np.float32), observed
-
-
-def _drop_incomplete_newest(count: np.ndarray) -> int:
-    """Empty the newest bin of every series where it has too few rows; return the number of emptied bins.
-
-    ``count`` has the rows per bin, ``[series, time]``, and is changed in place.
-    """
-    dropped = 0
-    for rows, most in zip(count, count.max(axis=1), strict=True):  # a loop over series, arrays over time
-        newest = len(rows) - 1 - int((rows[::-1] > 0).argmax())
-        if rows[newest] == most:
-            continue  # the median cannot be larger, and computing it is slow
-        filled = np.flatnonzero(rows)
-        if len(filled) > 1 and rows[newest] < np.median(rows[filled[:-1]]):
-            rows[newest] = 0
-            dropped += 1
-    return dropped

@@ -38,7 +38,10 @@ def calendar_fields(timestamps: np.ndarray, frequency: Frequency) -> np.ndarray:
         "day_of_week": (days + 3) % 7,  # 1970-01-01 was a Thursday
         "day_of_month": (date - date.astype("datetime64[M]")).astype(np.int64) + 1,
     }
-    return np.stack([fields[name] for name in frequency.calendar_fields], axis=-1)
+    made = np.empty((len(seconds), len(frequency.calendar_fields)), np.int64)
+    for column, name in enumerate(frequency.calendar_fields):
+        made[:, column] = fields[name]
+    return made
 
 
 class LocalTime(NamedTuple):

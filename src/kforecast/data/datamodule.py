@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from kforecast.data.calendar import Calendar, calendar_fields
 from kforecast.data.distillation import TaughtWindows
 from kforecast.data.fill import FILLS, Fill
-from kforecast.data.frames import forecast_frame, next_origins
+from kforecast.data.frames import forecast_frame
+from kforecast.data.freshness import StaleRule, checked_origins, next_origins, stale_words
 from kforecast.data.history import HISTORY, fetch_history, kept_history
 from kforecast.data.loader import BatchOrder, window_loader
 from kforecast.data.panel import Panel
@@ -65,6 +66,9 @@ class ForecastDataModule(pl.LightningDataModule):
         See :class:`kforecast.data.split.SplitSettings`.
     timezone, holidays:
         Local time of the series, for networks that use it (:meth:`kforecast.data.calendar.Calendar.of`).
+    local_bins:
+        Whether bins follow the local time of the series too (:func:`kforecast.data.grid.common_grid`); False
+        for UTC.
     seed:
         Seed of the order of the training windows.
     folder:
@@ -99,6 +103,7 @@ class ForecastDataModule(pl.LightningDataModule):
         skip_newest_window: bool = False,
         timezone: str | Mapping[str, str] = "UTC",
         holidays: str | None = None,
+        local_bins: bool = True,
         seed: int = 42,
         folder: Path | None = None,
         lookback: Lookback | None = None,
@@ -115,6 +120,7 @@ class ForecastDataModule(pl.LightningDataModule):
         self.windows_per_epoch, self.validation_windows = windows_per_epoch, validation_windows
         self.fill, self.mask_gaps = fill, mask_gaps
         self.calendar = Calendar.of(timezone, holidays)
+        self._bin_calendar = self.calendar if local_bins else None
         self.split_settings = SplitSettings(
             validation, test, max_missing, mask_gaps, skip_zero_context, skip_newest_window
         )
@@ -161,11 +167,11 @@ class ForecastDataModule(pl.LightningDataModule):
             return source
         if self._fetched is not None:
             frame, self._fetched = self._fetched, None
-            return Panel.from_frame(frame, frequency)
+            return Panel.from_frame(frame, frequency, self._bin_calendar)
         if not source.repeatable and self.folder is not None and (self.folder / HISTORY).is_file():
             source = kept_history(self.folder / HISTORY)  # fetched by the first process
         log.info("Reading %s", source)
-        return read_panel(source, frequency)
+        return read_panel(source, frequency, self._bin_calendar)
 
     def _report_findings(self) -> None:
         lines = warnings_of(panel_findings(self.panel, self.window))
@@ -210,8 +216,18 @@ class ForecastDataModule(pl.LightningDataModule):
         return self._padded_loader(*np.divmod(self.test_cells, self.panel.num_bins))
 
     def predict_dataloader(self) -> DataLoader[WindowBatch]:
-        """The window after each series' newest observed bin; all of them in every process."""
-        return self._padded_loader(np.arange(self.panel.num_series), next_origins(self.panel))
+        """The window after the newest bin of the history for every series; all of them in every process.
+
+        Raises
+        ------
+        DataError
+            When a series has no value in the bins that the network reads.
+        """
+        origins = next_origins(self.panel)
+        stale = checked_origins(origins, self.window, self.lookback, StaleRule())
+        if stale.any():
+            log.warning("%s", stale_words(origins, stale))
+        return self._padded_loader(np.arange(self.panel.num_series), origins.bins, hold_newest=True)
 
     @cached_property
     def test_cells(self) -> np.ndarray:
@@ -219,17 +235,24 @@ class ForecastDataModule(pl.LightningDataModule):
         return cells_between(self.panel, self.window, self.split.validation_end, self.split.end)
 
     def forecast_frame(self, predictions: list[torch.Tensor]) -> pd.DataFrame:
-        """Turn the result of ``trainer.predict`` into a frame ``timestamp, workload, metric, value``."""
-        return forecast_frame(self.panel, next_origins(self.panel), torch.cat(predictions).numpy())
+        """Turn the result of ``trainer.predict`` into a frame ``timestamp, workload, metric, value, age``."""
+        return forecast_frame(next_origins(self.panel), torch.cat(predictions).numpy())
 
-    def _padded_loader(self, series: np.ndarray, origin: np.ndarray) -> DataLoader[WindowBatch]:
+    def _padded_loader(
+        self, series: np.ndarray, origin: np.ndarray, hold_newest: bool = False
+    ) -> DataLoader[WindowBatch]:
         """Windows that may reach beyond the panel, as Predictor cuts them; unobserved targets never count."""
         context, horizon = self.window.context_length, self.window.prediction_length
         reaches_out = origin.min() < context or origin.max() + horizon > self.panel.num_bins
         before, after = (context, horizon) if reaches_out else (0, 0)
         padded = self.panel.padded(before, after) if reaches_out else self.panel
         windows = WindowDataset(
-            padded, self.window, self.fill, lookback=self.lookback, calendar=self.calendar
+            padded,
+            self.window,
+            self.fill,
+            lookback=self.lookback,
+            calendar=self.calendar,
+            hold_newest=hold_newest,
         )
         order = BatchOrder(series * padded.num_bins + origin + before, windows.evaluation_windows)
         return window_loader(windows, order, self.num_workers)

@@ -1,38 +1,34 @@
-"""Forecasts as long frames, and the origins of the next ones."""
+"""Forecasts as long frames."""
 
 import numpy as np
 import pandas as pd
 
-from kforecast.data.panel import Panel
+from kforecast.data.freshness import Origins
+
+AGE = "age"
 
 
-def next_origins(panel: Panel) -> np.ndarray:
-    """The bin after each series' newest observed one, int64 ``[series]``."""
-    origins: np.ndarray = panel.num_bins - panel.observed[:, ::-1].argmax(axis=1)
-    return origins
-
-
-def forecast_frame(panel: Panel, origin: np.ndarray, values: np.ndarray) -> pd.DataFrame:
+def forecast_frame(origins: Origins, values: np.ndarray) -> pd.DataFrame:
     """One row per series and horizon step.
 
     Parameters
     ----------
-    origin:
-        Index of each series' first forecast bin, int64 ``[series]``.
     values:
         float32 ``[series, horizon]``.
 
     Returns
     -------
-    DataFrame ``timestamp`` (unix seconds of the bin's start), ``workload, metric, value``.
+    DataFrame ``timestamp`` (unix seconds of the bin's start), ``workload, metric, value, age``
+    (:attr:`Origins.age`).
     """
-    steps = np.arange(values.shape[1])
-    second = panel.seconds(origin[:, None] + steps)
+    panel, horizon = origins.panel, values.shape[1]
+    second = panel.seconds(origins.bins[:, None] + np.arange(horizon))
     return pd.DataFrame(
         {
             "timestamp": second.reshape(-1),
-            "workload": [workload for workload, _ in panel.series for _ in steps],
-            "metric": [metric for _, metric in panel.series for _ in steps],
+            "workload": [workload for workload, _ in panel.series for _ in range(horizon)],
+            "metric": [metric for _, metric in panel.series for _ in range(horizon)],
             "value": values.reshape(-1),
+            AGE: np.repeat(origins.age, horizon),
         }
     )

@@ -22,6 +22,8 @@ class Gaps:
         ``interpolate`` (linear between the neighbours, but the last value while the gap lasts up to the
         origin), ``ffill`` (the last value) or ``zero`` (as in Kapacity's training and serving). Before the
         first value of a series, the first two policies use that first value.
+    hold_newest:
+        Fill a gap that lasts up to the origin with the last value under every policy.
 
     Raises
     ------
@@ -29,10 +31,10 @@ class Gaps:
         For an unknown policy.
     """
 
-    def __init__(self, observed: np.ndarray, policy: Fill) -> None:
+    def __init__(self, observed: np.ndarray, policy: Fill, hold_newest: bool = False) -> None:
         if policy not in FILLS:
             raise ValueError(f"unknown fill {policy!r}; use one of {', '.join(FILLS)}")
-        self.policy, self.num_bins = policy, observed.shape[1]
+        self.policy, self.hold_newest, self.num_bins = policy, hold_newest, observed.shape[1]
         missing = Cells.joined(
             [Cells.of_flags(~rows, self.num_bins, first_series=first) for first, rows in blocks(observed)]
         )
@@ -63,7 +65,7 @@ class Gaps:
         -------
         float32 ``[cells]``.
         """
-        if self.policy == "zero":
+        if self.policy == "zero" and not self.hold_newest:
             return torch.zeros(cell.shape, device=cell.device)
         gap = torch.searchsorted(self.begin, cell, right=True) - 1
         begin, end = self.begin[gap], self.end[gap]
@@ -72,6 +74,8 @@ class Gaps:
         last = torch.where(started, values[(begin - 1).clamp_min(0)], 0.0)
         coming = torch.where(ended, values[end.clamp_max(len(values) - 1)], 0.0)
         filled = torch.where(started, last, coming)
+        if self.policy == "zero":
+            filled = torch.where(ended, 0.0, filled)
         if self.policy == "interpolate":
             share = (cell - begin + 1) / (end - begin + 1)
             filled = torch.where(started & ended, last + (coming - last) * share, filled)

@@ -11,6 +11,7 @@ from kforecast.console import short_path
 if TYPE_CHECKING:
     import pandas as pd
 
+    from kforecast.data.calendar import Calendar
     from kforecast.data.panel import Panel
     from kforecast.metrics.csv import CsvSource
     from kforecast.metrics.source import MetricSource
@@ -21,15 +22,20 @@ log = logging.getLogger(__name__)
 HISTORY = "history.parquet"
 
 
-def read_history(source: MetricSource, frequency: Frequency, folder: Path) -> Panel:
-    """The source's history on a grid; one that cannot be fetched again is kept in the folder."""
+def read_history(
+    source: MetricSource, frequency: Frequency, folder: Path, calendar: Calendar | None = None
+) -> Panel:
+    """The source's history on a grid; one that cannot be fetched again is kept in the folder.
+
+    The bins follow the local time of ``calendar``; None for UTC.
+    """
     from kforecast.data.panel import Panel
     from kforecast.data.reading import read_panel
 
     if not source.repeatable:
-        return Panel.from_frame(fetch_history(source, folder), frequency)
+        return Panel.from_frame(fetch_history(source, folder), frequency, calendar)
     log.info("Reading %s", source)
-    return read_panel(source, frequency)
+    return read_panel(source, frequency, calendar)
 
 
 def fetch_history(source: MetricSource, folder: Path | None) -> pd.DataFrame:
@@ -49,4 +55,4 @@ def kept_history(history: Path) -> CsvSource:
     """The history that an earlier run has kept, as a source."""
     from kforecast.metrics.csv import CsvSource
 
-    return CsvSource(history, memory_map=False)
+    return CsvSource(history, memory_map=False, any_time=True)

@@ -19,9 +19,11 @@ import numpy as np
 import pyarrow as pa
 
 from kforecast.console import short_path
-from kforecast.data.binning import Intake, Rows, Tally, bin_rows, blocks_of
+from kforecast.data.binning import Intake, Tally, bin_rows, blocks_of
+from kforecast.data.calendar import Calendar
 from kforecast.data.measures import MEASURES
 from kforecast.data.panel import CleaningReport, Panel, fingerprint_head, in_key_order, in_rows, report_of
+from kforecast.data.rows import Rows
 from kforecast.errors import DataError
 from kforecast.files.directory import make_directories, remove_empty
 from kforecast.metrics.csv import CsvSource
@@ -44,7 +46,7 @@ _FORSAKEN = 60.0
 Piece = TypeVar("Piece")
 
 
-def mapped_panel(source: CsvSource, frequency: Frequency) -> Panel:
+def mapped_panel(source: CsvSource, frequency: Frequency, calendar: Calendar | None = None) -> Panel:
     """The panel of a Parquet file, mapped from ``source.cache_dir``; equal to :meth:`Panel.from_frame`'s.
 
     The arrays are mapped copy-on-write: changes stay in this process. When the cache has no panel for this
@@ -58,7 +60,7 @@ def mapped_panel(source: CsvSource, frequency: Frequency) -> Panel:
     OSError
         When the cache cannot be written.
     """
-    folder = source.cache_dir / _name(source, frequency)
+    folder = source.cache_dir / _name(source, frequency, calendar or Calendar())
     panel = _opened(folder, frequency)
     if panel is not None:
         log.info("Mapping %s", short_path(folder))
@@ -67,7 +69,7 @@ def mapped_panel(source: CsvSource, frequency: Frequency) -> Panel:
     made = make_directories(source.cache_dir)
     try:
         with _building(source.cache_dir) as staged:
-            _convert(source, frequency, staged)
+            _convert(source, frequency, calendar, staged)
             panel = _published(staged, folder, frequency)
     except DataError:
         remove_empty(made)
@@ -77,15 +79,18 @@ def mapped_panel(source: CsvSource, frequency: Frequency) -> Panel:
     return panel
 
 
-def _name(source: CsvSource, frequency: Frequency) -> str:
-    """Name of the cached panel: a hash of the file's state, the frequency and the cache format."""
+def _name(source: CsvSource, frequency: Frequency, calendar: Calendar) -> str:
+    """Name of the cached panel: a hash of the file's state, the grid and the cache format."""
     try:
         about, footer = source.path.stat(), source.footer()
     except (OSError, pa.ArrowException) as error:
         raise source.unreadable(error) from error
-    state = f"{frequency.name} {source.on_multiple} {about.st_size} {about.st_mtime_ns}"
+    zones = calendar.as_dict()["timezone"]
+    grid = frequency.name if zones == "UTC" else f"{frequency.name} {json.dumps(zones)}"
+    state = f"{grid} {source.on_multiple} {about.st_size} {about.st_mtime_ns}"
     digest = hashlib.sha256(f"{_FORMAT} {state} ".encode())
-    digest.update(footer)
+    # Other timestamps are refused while a file is converted.
+    digest.update(f"any_time={source.any_time}".encode() + footer)
     return digest.hexdigest()[:32]
 
 
@@ -105,6 +110,7 @@ def _opened(folder: Path, frequency: Frequency) -> Panel | None:
             frequency,
             series,
             CleaningReport(**about["report"]),
+            about["zone"],
             np.fromfile(folder / _MEASURES, MEASURES),
         )
         return panel.known_as(about["fingerprint"])
@@ -169,7 +175,7 @@ def _published(staged: Path, folder: Path, frequency: Frequency) -> Panel:
     return panel
 
 
-def _convert(source: CsvSource, frequency: Frequency, staged: Path) -> None:
+def _convert(source: CsvSource, frequency: Frequency, calendar: Calendar | None, staged: Path) -> None:
     """Write the files of a panel.
 
     The first pass over the source counts the rows of each series. The second pass writes the rows to disk,
@@ -189,27 +195,28 @@ def _convert(source: CsvSource, frequency: Frequency, staged: Path) -> None:
             store.add(intake.compact(batch))
             progress.add(len(batch.value))
         series, row = in_key_order(intake.numbers.pairs)
-        grid = intake.grid(frequency, store, blocks)
+        span = intake.bin_range(frequency, calendar, store, blocks)
         tally, last = Tally(source.on_multiple, intake.measures()), 0
         with (staged / _VALUES).open("w+b") as values, (staged / _OBSERVED).open("w+b") as observed:
-            for bins in bin_rows(store, blocks, grid, tally):
+            for bins in bin_rows(store, blocks, span, tally):
                 for number in range(bins.begin, bins.stop):
-                    at = int(row[number]) * grid.num_bins
+                    at = int(row[number]) * span.num_bins
                     _put(values, 4 * at, bins.values[number - bins.begin])
                     _put(observed, at, bins.observed[number - bins.begin])
                 last = max(last, bins.last)
                 progress.add(int(numbered[bins.begin : bins.stop].sum()))
-            intake.check_range(grid, frequency, tally)
+            intake.check_range(span, frequency, tally)
+            tally.off_grid.report(intake.numbers.pairs, frequency, span.grid)
             for file, size in ((values, 4), (observed, 1)):
-                _narrow(file, len(series), size * grid.num_bins, size * (last + 1))
+                _narrow(file, len(series), size * span.num_bins, size * (last + 1))
                 file.flush()
                 os.fsync(file.fileno())
             with (staged / _MEASURES).open("wb") as written:
                 written.write(in_rows(tally.measures, row).data)
                 written.flush()
                 os.fsync(written.fileno())
-            start = grid.first_bin * grid.step
-            digest = hashlib.sha256(fingerprint_head(frequency, start, series))
+            start, zone = span.grid.seconds(span.first_bin), span.grid.zone
+            digest = hashlib.sha256(fingerprint_head(frequency, start, series, zone))
             # The mask as bits, 8 cells per byte across series, as in Panel.fingerprint().
             for piece in _pieces(observed):
                 digest.update(np.packbits(np.frombuffer(piece, np.bool_)).data)
@@ -220,6 +227,7 @@ def _convert(source: CsvSource, frequency: Frequency, staged: Path) -> None:
         "source": str(source),
         "frequency": frequency.name,
         "start": start,
+        "zone": zone,
         "num_bins": last + 1,
         "fingerprint": digest.hexdigest(),
         "report": asdict(report_of(intake, tally)),

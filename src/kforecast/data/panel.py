@@ -1,14 +1,17 @@
-"""Panel: all series on one UTC grid, with a mask of the observed bins."""
+"""Panel: all series on one grid, with a mask of the observed bins."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import overload
 
 import numpy as np
 import pandas as pd
 
 from kforecast.data.binning import BLOCK_ROWS, Intake, RowsInMemory, Tally, bin_rows, blocks_of
+from kforecast.data.calendar import Calendar
+from kforecast.data.grid import Grid
 from kforecast.errors import DataError
 from kforecast.metrics.source import Names, RowBatch
 from kforecast.window import Frequency
@@ -18,13 +21,13 @@ _BATCH_ROWS = 1 << 18
 
 @dataclass(frozen=True)
 class CleaningReport:
-    """What :meth:`Panel.from_frame` cleaned: counts of rows, and of bins for ``incomplete_bins``."""
+    """What :meth:`Panel.from_frame` cleaned: counts of rows, and of bins for ``unfinished_bins``."""
 
     rows: int = 0
     missing_values: int = 0
     duplicates: int = 0
     out_of_order: int = 0
-    incomplete_bins: int = 0
+    unfinished_bins: int = 0
     summed: bool = False
 
     def __str__(self) -> str:
@@ -34,14 +37,16 @@ class CleaningReport:
             (self.out_of_order, "earlier than the row before, sorted"),
         ]
         parts = [f"{self.rows:,} rows"] + [f"{count:,} {what}" for count, what in said if count]
-        if self.incomplete_bins:
-            parts.append(f"{self.incomplete_bins:,} incomplete newest bins (fewer rows than usual), dropped")
+        if self.unfinished_bins:
+            parts.append(
+                f"{self.unfinished_bins:,} unfinished newest bins (no row in the last step), dropped"
+            )
         return "; ".join(parts)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Series on one UTC grid; a bin is labelled by its start.
+    """Series on one grid; a bin is labelled by its start.
 
     Attributes
     ----------
@@ -57,6 +62,8 @@ class Panel:
         ``(workload, metric)`` of each row, sorted by :func:`item_key`.
     report:
         What was cleaned while the panel was made.
+    zone:
+        IANA name of the time zone whose local time the bins follow (:class:`kforecast.data.grid.Grid`).
     measures:
         :data:`~kforecast.data.measures.MEASURES` of each series' rows; None where the rows are unknown.
     """
@@ -67,6 +74,7 @@ class Panel:
     frequency: Frequency
     series: tuple[tuple[str, str], ...]
     report: CleaningReport = field(default_factory=CleaningReport)
+    zone: str = "UTC"
     measures: np.ndarray | None = field(default=None, repr=False, compare=False)
     # Set where it is known without reading the data; replace() does not copy it.
     _fingerprint: str | None = field(default=None, init=False, repr=False, compare=False)
@@ -92,11 +100,23 @@ class Panel:
     def seconds(self, bins: np.ndarray) -> np.ndarray: ...
     def seconds(self, bins: int | np.ndarray) -> int | np.ndarray:
         """Unix seconds at which bins begin, given their indices, which may lie outside the panel."""
-        return self.start + bins * self.frequency.step
+        if self.grid.is_uniform:
+            return self.start + bins * self.frequency.step
+        return self.grid.seconds(self.first_bin + bins)
 
     def bin_at(self, second: int) -> int:
         """The index of the bin that holds a moment (unix seconds); it may lie outside the panel."""
-        return (second - self.start) // self.frequency.step
+        return self.grid.bin_at(second) - self.first_bin
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The grid of the bins."""
+        return Grid(self.frequency.step, self.zone)
+
+    @cached_property
+    def first_bin(self) -> int:
+        """The number of the first bin on the grid."""
+        return self.grid.bin_at(self.start)
 
     @property
     def item_ids(self) -> dict[str, int]:
@@ -136,7 +156,7 @@ class Panel:
         """SHA-256 over grid, names, mask and values: equal for equal data from any source."""
         if self._fingerprint is not None:
             return self._fingerprint
-        digest = hashlib.sha256(fingerprint_head(self.frequency, self.start, self.series))
+        digest = hashlib.sha256(fingerprint_head(self.frequency, self.start, self.series, self.zone))
         digest.update(np.packbits(self.observed).data)
         digest.update(np.ascontiguousarray(self.values).reshape(-1).data)
         return digest.hexdigest()
@@ -148,22 +168,44 @@ class Panel:
         return panel
 
     @classmethod
-    def from_frame(cls, frame: pd.DataFrame, frequency: Frequency) -> "Panel":
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        frequency: Frequency,
+        calendar: Calendar | None = None,
+        *,
+        keep_unfinished: bool = False,
+    ) -> "Panel":
         """Average the rows of a long frame (contract 3) into bins.
 
         Rows of a series at the same timestamp count once, with their mean. The newest bin of a series is
-        dropped when it has fewer rows than the series' median, because it is incomplete.
+        dropped when it is unfinished, because no row reaches its last step.
+
+        Parameters
+        ----------
+        calendar:
+            Local time of the series, which the bins follow (:func:`kforecast.data.grid.common_grid`); None
+            for UTC.
+        keep_unfinished:
+            Keep unfinished bins, as Kapacity's job does: they hold the mean of the rows so far.
 
         Raises
         ------
         DataError
-            When nothing is observed, two series have the same item key, or the time range is implausible.
+            When nothing is observed, two series have the same item key, the time range is implausible, or the
+            rows are days or hours of another time zone.
         """
-        return cls.from_batches(_batches_of(frame), frequency)
+        return cls.from_batches(_batches_of(frame), frequency, calendar, keep_unfinished=keep_unfinished)
 
     @classmethod
     def from_batches(
-        cls, batches: Iterable[RowBatch], frequency: Frequency, *, on_multiple: str | None = None
+        cls,
+        batches: Iterable[RowBatch],
+        frequency: Frequency,
+        calendar: Calendar | None = None,
+        *,
+        keep_unfinished: bool = False,
+        on_multiple: str | None = None,
     ) -> "Panel":
         """As :meth:`from_frame`, from rows in batches; raises the same errors.
 
@@ -176,29 +218,30 @@ class Panel:
         store = RowsInMemory(intake.compact(batch) for batch in batches)
         series, row = in_key_order(intake.numbers.pairs)
         blocks = blocks_of(intake.counts, BLOCK_ROWS)
-        grid = intake.grid(frequency, store, blocks)
-        shape = (len(series), grid.num_bins)
-        values, observed, tally = (
-            np.empty(shape, np.float32),
-            np.empty(shape, bool),
-            Tally(on_multiple, intake.measures()),
-        )
+        span = intake.bin_range(frequency, calendar, store, blocks)
+        grid, shape = span.grid, (len(series), span.num_bins)
+        values, observed = np.empty(shape, np.float32), np.empty(shape, bool)
+        tally = Tally(on_multiple, intake.measures())
         last = 0
-        for bins in bin_rows(store, blocks, grid, tally):
+        for bins in bin_rows(store, blocks, span, tally, keep_unfinished):
             chosen = row[bins.begin : bins.stop]
             values[chosen], observed[chosen] = bins.values, bins.observed
             last = max(last, bins.last)
-        intake.check_range(grid, frequency, tally)
+        intake.check_range(span, frequency, tally)
+        tally.off_grid.report(intake.numbers.pairs, frequency, grid)
         # The grid ends with the newest observed bin.
         values, observed = _narrowed(values, last + 1), _narrowed(observed, last + 1)
-        report = report_of(intake, tally)
+        start, report = grid.seconds(span.first_bin), report_of(intake, tally)
         measures = in_rows(tally.measures, row)
-        return cls(values, observed, grid.first_bin * grid.step, frequency, series, report, measures)
+        return cls(values, observed, start, frequency, series, report, grid.zone, measures)
 
 
-def fingerprint_head(frequency: Frequency, start: int, series: tuple[tuple[str, str], ...]) -> bytes:
+def fingerprint_head(
+    frequency: Frequency, start: int, series: tuple[tuple[str, str], ...], zone: str
+) -> bytes:
     """What a fingerprint covers before the mask and the values."""
-    return f"{frequency.name} {start} {series!r}".encode()
+    grid = frequency.name if zone == "UTC" else f"{frequency.name} {zone}"
+    return f"{grid} {start} {series!r}".encode()
 
 
 def report_of(intake: Intake, tally: Tally) -> CleaningReport:
@@ -208,7 +251,7 @@ def report_of(intake: Intake, tally: Tally) -> CleaningReport:
         intake.missing_values,
         tally.duplicates,
         tally.out_of_order,
-        tally.incomplete_bins,
+        tally.unfinished_bins,
         summed=tally.combine == "sum",
     )
 

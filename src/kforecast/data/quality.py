@@ -9,17 +9,16 @@ import numpy as np
 import pandas as pd
 
 from kforecast.console import table
-from kforecast.data.binning import Rows, Tally, merged
+from kforecast.data.binning import Tally, merged
 from kforecast.data.measures import MEASURES, measure
 from kforecast.data.panel import Panel
+from kforecast.data.rows import Rows
 from kforecast.errors import DataError, few
 from kforecast.metrics.multiple import are_many
+from kforecast.metrics.units import guess_unit
 from kforecast.window import Frequency, Window
 
 _DAY = 86_400
-# As seconds, the first limits are beyond the year 5138 and the second ones before 1973.
-_FINER = ((1e17, 1e9, "nanoseconds"), (1e14, 1e6, "microseconds"), (1e11, 1e3, "milliseconds"))
-_COARSER = ((1e7, 1 / 60, "minutes"), (2e5, 1 / 3600, "hours"), (0, 1 / _DAY, "days"))
 _MOST_ROWS = 10
 # A value constant for this long, and for a tenth of the history, suggests a broken exporter. No traffic at
 # all for a long weekend does not.
@@ -219,29 +218,13 @@ def _table(
 
 def _in_seconds(number: np.ndarray, second: np.ndarray, found: list[tuple[int, str, str]]) -> np.ndarray:
     """Convert timestamps that seem to have another unit; add a finding for each of these series."""
-    if not len(second):
-        return second
-    middle = pd.Series(second).groupby(number).median()
-    factor = np.ones(int(number.max()) + 1)
-    for row, typical in zip(middle.index.astype(int).tolist(), middle.tolist(), strict=True):
-        unit = _unit(typical)
+    converted = second.copy()
+    for rows in pd.Series(np.arange(len(second))).groupby(number).indices.values():
+        unit = guess_unit(second[rows])
         if unit is not None:
-            per_second, name = unit
-            what = f"divide by {per_second:,.0f}" if per_second > 1 else f"multiply by {1 / per_second:,.0f}"
-            first = second[number == row][0]
-            message = f"timestamps like {first:.0f} look like {name}; unix seconds are expected: {what}"
-            found.append((row, "time_unit", message))
-            factor[row] = per_second
-    converted: np.ndarray = second / factor[number]
+            found.append((int(number[rows[0]]), "time_unit", unit.words(second[rows[0]])))
+            converted[rows] = unit.seconds(second[rows])
     return converted
-
-
-def _unit(middle: float) -> tuple[float, str] | None:
-    """Units per second and their name, when timestamps seem not to be seconds."""
-    found = next(((factor, unit) for above, factor, unit in _FINER if middle > above), None)
-    if found is None and 0 < middle < 1e8:
-        found = next((factor, unit) for above, factor, unit in _COARSER if middle >= above)
-    return found
 
 
 def _counted(numbers: np.ndarray) -> Iterator[tuple[int, int]]:

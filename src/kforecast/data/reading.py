@@ -1,21 +1,31 @@
 """From a source to a panel, in the way that needs the least memory."""
 
-import pandas as pd
 import pyarrow as pa
 
+from kforecast.data.calendar import Calendar
 from kforecast.data.mapped import mapped_panel
 from kforecast.data.panel import Panel
 from kforecast.metrics.csv import CsvSource
-from kforecast.metrics.frame import FrameSource
 from kforecast.metrics.multiple import Multiple, are_many, check_multiple, check_turns, labels_of
 from kforecast.metrics.source import MetricSource
 from kforecast.window import Frequency
 
 
-def read_panel(source: MetricSource, frequency: Frequency) -> Panel:
+def read_panel(
+    source: MetricSource,
+    frequency: Frequency,
+    calendar: Calendar | None = None,
+    *,
+    keep_unfinished: bool = False,
+) -> Panel:
     """Read a source into a panel.
 
     A file is binned batch by batch, never held as a frame; a large Parquet file is memory-mapped.
+
+    Parameters
+    ----------
+    calendar, keep_unfinished:
+        See :meth:`Panel.from_frame`.
 
     Raises
     ------
@@ -23,17 +33,23 @@ def read_panel(source: MetricSource, frequency: Frequency) -> Panel:
         As ``source.fetch()`` and :meth:`Panel.from_frame`.
     """
     if isinstance(source, CsvSource):
-        if source.is_mapped():
-            panel = mapped_panel(source, frequency)
+        if source.is_mapped() and not keep_unfinished:  # only whole bins are mapped
+            panel = mapped_panel(source, frequency, calendar)
             _check_repeats(panel, source)
             return panel
         try:
-            panel = Panel.from_batches(source.batches(), frequency, on_multiple=source.on_multiple)
+            panel = Panel.from_batches(
+                source.batches(),
+                frequency,
+                calendar,
+                keep_unfinished=keep_unfinished,
+                on_multiple=source.on_multiple,
+            )
             _check_repeats(panel, source)
             return panel
         except (OSError, pa.ArrowException):
             pass  # fetch() below reads the file as a whole: it succeeds, or explains the problem
-    return Panel.from_frame(source.fetch(), frequency)
+    return Panel.from_frame(source.fetch(), frequency, calendar, keep_unfinished=keep_unfinished)
 
 
 def _check_repeats(panel: Panel, source: CsvSource) -> None:
@@ -56,14 +72,3 @@ def _check_repeats(panel: Panel, source: CsvSource) -> None:
     multiple = Multiple(*panel.series[row], int(worst["repeated_at"]), int(worst["repeated_rows"]))
     told_apart = are_many(worst["repeated_moments"], worst["points"]) and source.other_columns()
     check_multiple(multiple, source.on_multiple, str(source), source.rows_of if told_apart else None)
-
-
-def panel_of(frame: pd.DataFrame, frequency: Frequency, *, on_multiple: str | None = None) -> Panel:
-    """Check a user's frame and bin it into a panel; ``on_multiple`` as in :class:`FrameSource`.
-
-    Raises
-    ------
-    ConfigError, DataError
-        As :class:`FrameSource`, :meth:`FrameSource.fetch` and :meth:`Panel.from_frame`.
-    """
-    return read_panel(FrameSource(frame, on_multiple=on_multiple), frequency)

@@ -87,6 +87,8 @@ class WindowDataset(Dataset[WindowBatch]):
         History before the context that a network reads; None for none.
     calendar:
         Local time of the series, for the lookback.
+    hold_newest:
+        See :class:`kforecast.data.gaps.Gaps`.
 
     Attributes
     ----------
@@ -102,6 +104,7 @@ class WindowDataset(Dataset[WindowBatch]):
         mask_gaps: bool = True,
         lookback: Lookback | None = None,
         calendar: Calendar | None = None,
+        hold_newest: bool = False,
     ) -> None:
         self.window, self.lookback = window, lookback
         self.num_bins = panel.num_bins
@@ -111,7 +114,7 @@ class WindowDataset(Dataset[WindowBatch]):
         self.evaluation_windows = min(_EVALUATION_WINDOWS, most)
         self._clock = None if lookback is None else _Clock(panel, calendar or Calendar(), lookback)
         self.mask_gaps = mask_gaps
-        self._gaps = Gaps(panel.observed, fill)
+        self._gaps = Gaps(panel.observed, fill, hold_newest)
         self._values = torch.from_numpy(panel.values).flatten()
         # Without gaps there is no mask to read.
         self._observed = torch.from_numpy(panel.observed).flatten() if len(self._gaps) else None
@@ -147,10 +150,12 @@ class WindowDataset(Dataset[WindowBatch]):
             if self.mask_gaps:
                 observed = known[:, context_length:]
         fields = len(self.window.frequency.calendar_fields)
-        calendar = _rows(self._calendar, horizon * fields, fields)[cell_B - series * self.num_bins]
+        calendar = self._calendar.new_empty((len(cell_B), 0))
+        if fields:
+            calendar = _rows(self._calendar, horizon * fields, fields)[cell_B - series * self.num_bins]
         return WindowBatch(
             context=values[:, :context_length],
-            calendar=calendar.view(-1, horizon, fields),
+            calendar=calendar.view(len(cell_B), horizon, fields),
             series=series,
             target=values[:, context_length:],
             observed=observed,
@@ -203,7 +208,8 @@ class _Clock:
         self._zone = torch.from_numpy(calendar.zone_numbers(panel.series))
         self._step = step
         self._ahead = torch.from_numpy(local.offset).flatten()
-        self._changes = bool((local.offset != local.offset[:, :1]).any())
+        # On a grid of local time, the same time a season ago is always the same number of bins ago.
+        self._changes = panel.grid.is_uniform and bool((local.offset != local.offset[:, :1]).any())
         # Where clocks are behind UTC, a bin of one day begins in the evening of the day before.
         date = calendar.local(begin + step // 2) if panel.frequency.day == 1 else local
         day_off = (date.day_of_week >= 5) | date.holiday

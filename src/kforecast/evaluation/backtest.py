@@ -1,16 +1,16 @@
 """Rolling-origin backtest: forecasts of a predictor and the baselines from every origin of a span."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from kforecast.data.panel import Panel
-from kforecast.data.split import cells_between
+from kforecast.data.split import cells_between, running_sum
 from kforecast.errors import ArtifactError, DataError
 from kforecast.intervals import check_levels
-from kforecast.models.naive import LAST_VALUE, baselines
+from kforecast.models.naive import LAST_VALUE, MOVING_AVERAGE, baselines
 from kforecast.predictor import Predictor, WindowForecasts
 
 MODEL = "kforecast"
@@ -47,6 +47,10 @@ class BacktestSettings:
         Bins between origins.
     as_consumed:
         Judge the forecasts as Kapacity's job makes them: every series with id 0, missing bins as zeros.
+    edge:
+        The bins as they look when they have just begun, float32 ``[series, time]``
+        (:func:`kforecast.data.edges.edge_values`). The newest bin of every context is then such a bin, as for
+        a job that starts with it; None judges forecasts from complete bins.
     show_as_consumed:
         Add those forecasts as another model, next to the judged one.
     levels:
@@ -57,6 +61,7 @@ class BacktestSettings:
     as_consumed: bool = False
     show_as_consumed: bool = False
     levels: Sequence[float] = ()
+    edge: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ class Backtest:
         Its forecasts with their levels and parts.
     levels:
         Judged quantile levels; none for a predictor without intervals.
+    at_edge:
+        Whether the newest bin of every context has only just begun.
     """
 
     panel: Panel
@@ -95,6 +102,7 @@ class Backtest:
     predictor: Predictor
     made: WindowForecasts
     levels: tuple[float, ...] = ()
+    at_edge: bool = False
 
     @property
     def model(self) -> str:
@@ -179,8 +187,12 @@ def backtest(
     """
     window, begin, stop = predictor.window, span.begin, span.stop
     cells = cells_between(panel, window, begin, stop, settings.stride)
+    newest = None
+    if settings.edge is not None:
+        cells = cells[_follows_a_value(panel, cells)]
+        newest = settings.edge.reshape(-1)[cells - 1]
     series, origin = np.divmod(cells, panel.num_bins)
-    made = predictor.forecast_windows(panel, series, origin, as_consumed=settings.as_consumed)
+    made = predictor.forecast_windows(panel, series, origin, as_consumed=settings.as_consumed, newest=newest)
     if not np.isfinite(made.values).all():
         raise ArtifactError(f"{predictor.name}: its forecasts are not finite numbers")
     forecasts = {MODEL: made.values}
@@ -188,18 +200,53 @@ def backtest(
         consumed = predictor.forecast_windows(panel, series, origin, as_consumed=True)
         forecasts[AS_CONSUMED] = consumed.values
     naive = baselines(panel, cells, window, begin)
+    if newest is not None:
+        naive |= _at_edge(naive, panel, cells, window.context_length, newest)
     for name, other in (others or {}).items():
         forecasts[name] = _forecast_or_fallback(other, naive[LAST_VALUE], panel, series, origin)
     models = len(forecasts)
     forecasts |= naive
     levels = tuple(check_levels(settings.levels)) if predictor.intervals is not None else ()
-    found = Backtest(panel, begin, stop, settings.stride, cells, forecasts, models, predictor, made, levels)
+    found = Backtest(
+        panel,
+        begin,
+        stop,
+        settings.stride,
+        cells,
+        forecasts,
+        models,
+        predictor,
+        made,
+        levels,
+        at_edge=newest is not None,
+    )
     if not found.observed.any():
         raise DataError(
             "nothing to score: in the chosen span no origin has half of its context and a target observed; "
             "choose another or a longer one"
         )
     return found
+
+
+def _follows_a_value(panel: Panel, cells: np.ndarray) -> np.ndarray:
+    """Whether the bin before each origin was observed, so that a job can have seen it begin; bool."""
+    series, origin = np.divmod(cells, panel.num_bins)
+    follows: np.ndarray = (origin > 0) & panel.observed[series, origin - 1]
+    return follows
+
+
+def _at_edge(
+    naive: Mapping[str, np.ndarray], panel: Panel, cells: np.ndarray, context_length: int, newest: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The baselines that use the newest bin, when it has only just begun."""
+    series, origin = np.divmod(cells, panel.num_bins)
+    known = running_sum(panel.observed)
+    seen = known[series, origin] - known[series, np.maximum(origin - context_length, 0)]
+    change = (newest - panel.values[series, origin - 1])[:, None]
+    return {
+        LAST_VALUE: naive[LAST_VALUE] + change,
+        MOVING_AVERAGE: naive[MOVING_AVERAGE] + change / seen[:, None].astype(np.float32),
+    }
 
 
 def _forecast_or_fallback(

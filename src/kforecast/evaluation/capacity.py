@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+# The policies that need no forecast.
+REACTIVE, PERFECT = "reactive", "perfect"
 # Rounding tolerance: three replicas serve a load of exactly three replicas.
 _TOLERANCE = 1e-9
 _COLUMNS = [
@@ -163,15 +165,15 @@ def simulate(settings: Capacity, timeline: Timeline, forecasts: Mapping[str, np.
     ValueError
         When a forecast has another shape, or is called ``reactive`` or ``perfect``.
     """
-    if taken := {"reactive", "perfect"} & set(forecasts):
+    if taken := {REACTIVE, PERFECT} & set(forecasts):
         raise ValueError(f"forecasts cannot be called {' or '.join(sorted(taken))}")
     replicas = {
         name: _in_force(settings, timeline, _forecast_peak(settings, timeline, forecast), settings.headroom)
         for name, forecast in forecasts.items()
     }
-    replicas["reactive"] = _reactive(settings, timeline)
+    replicas[REACTIVE] = _reactive(settings, timeline)
     counted = _counted(timeline, *replicas.values())
-    replicas["perfect"] = _in_force(settings, timeline, _actual_peak(settings, timeline), headroom=0.0)
+    replicas[PERFECT] = _in_force(settings, timeline, _actual_peak(settings, timeline), headroom=0.0)
     sums = pd.concat(
         {name: _sums(settings, timeline, count, counted) for name, count in replicas.items()},
         names=["policy", "series"],
@@ -182,6 +184,17 @@ def simulate(settings: Capacity, timeline: Timeline, forecasts: Mapping[str, np.
         replicas=replicas,
         counted=counted,
     )
+
+
+def costs_over_time(
+    settings: Capacity, timeline: Timeline, simulation: Simulation, policy: str
+) -> np.ndarray:
+    """Cost of a policy in each bin, over all series, float64 ``[bins]``; 0 where no bin counts."""
+    load = timeline.load / timeline.per_replica[:, None]
+    spare = np.where(simulation.counted, simulation.replicas[policy] - load, 0.0)
+    cost = np.where(spare > 0, settings.cost_over, -settings.cost_under) * spare
+    summed: np.ndarray = cost.sum(axis=0) * (timeline.step / 3600)
+    return summed
 
 
 def headroom_curve(

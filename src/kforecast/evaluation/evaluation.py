@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,19 +10,23 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import ValidationError
 
+from kforecast.data.edges import edge_values
+from kforecast.data.freshness import StaleRule, next_origins
 from kforecast.data.panel import Panel
 from kforecast.data.quality import SERIOUS, panel_findings, refuse_coarse, warnings_of
-from kforecast.data.reading import panel_of
+from kforecast.data.reading import read_panel
 from kforecast.errors import ConfigError, DataError, few
 from kforecast.evaluation.backtest import BacktestSettings, Span
 from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.report.figures import figures
 from kforecast.evaluation.report.files import forecasts_frame, publish
-from kforecast.evaluation.report.words import summary, verdict
+from kforecast.evaluation.report.words import summary
 from kforecast.evaluation.scoreboard import QUANTILES, Scoreboard, judge
 from kforecast.evaluation.scores import ALL_STEPS
 from kforecast.evaluation.skill import Skill
+from kforecast.evaluation.verdict import verdict
 from kforecast.intervals import check_levels
+from kforecast.metrics.source import MetricSource
 from kforecast.metrics.timerange import utc
 from kforecast.predictor import Predictor
 from kforecast.validation import list_problems, problems_of
@@ -65,7 +69,7 @@ class Evaluation:
     @property
     def verdict(self) -> str:
         """Whether the model is good enough to scale production, in one sentence."""
-        return verdict(self.board)[1]
+        return verdict(self.board).words
 
     @property
     def skill(self) -> Skill:
@@ -182,16 +186,25 @@ class EvaluationSettings:
         return cls(moments[0], moments[1], backtest, rules, seed)
 
 
-def evaluate_frame(
-    predictor: Predictor, history: pd.DataFrame, settings: EvaluationSettings, on_multiple: str | None = None
-) -> Evaluation:
-    """Judge a model on a frame of history, see :meth:`kforecast.forecaster.Forecaster.evaluate`."""
-    panel = panel_of(history, predictor.window.frequency, on_multiple=on_multiple)
-    return evaluate_panel(predictor, panel, settings, "a frame")
+def evaluate_source(predictor: Predictor, source: MetricSource, settings: EvaluationSettings) -> Evaluation:
+    """Judge a model on the history of a source, see :meth:`kforecast.forecaster.Forecaster.evaluate`."""
+    frequency, calendar = predictor.window.frequency, predictor.bin_calendar
+    rows = None
+    if settings.backtest.as_consumed:  # Kapacity's job sees the rows of a bin that has just begun
+        rows = source.fetch()
+        panel = Panel.from_frame(rows, frequency, calendar)
+    else:
+        panel = read_panel(source, frequency, calendar)
+    return evaluate_panel(predictor, panel, settings, str(source), rows=rows)
 
 
 def evaluate_panel(
-    predictor: Predictor, panel: Panel, settings: EvaluationSettings, source: str, calibrate: bool = False
+    predictor: Predictor,
+    panel: Panel,
+    settings: EvaluationSettings,
+    source: str,
+    calibrate: bool = False,
+    rows: pd.DataFrame | None = None,
 ) -> Evaluation:
     """Judge a model on the series that it knows; caveats are also logged as warnings.
 
@@ -201,6 +214,8 @@ def evaluate_panel(
         Name of the history in the report.
     calibrate:
         Calibrate intervals on the history before the span, even if the predictor already has intervals.
+    rows:
+        The rows of the panel. With them, ``as_consumed`` judges a job that starts at the beginning of a bin.
 
     Raises
     ------
@@ -214,15 +229,17 @@ def evaluate_panel(
         trained_until, used_until = predictor.artifact.training_span
     begin, stop = _judged_bins(panel, predictor.window.prediction_length, settings, used_until)
     warnings = warnings_of(panel_findings(panel, predictor.window), SERIOUS)
-    warnings += _training_warnings(panel, begin, used_until)
+    warnings += _training_warnings(panel, begin, used_until) + _silent_warnings(panel, begin, stop, predictor)
+    backtest = settings.backtest
+    if backtest.as_consumed and rows is not None:
+        backtest = replace(backtest, edge=edge_values(rows, panel))
     if predictor.intervals is None or calibrate:
-        as_consumed = settings.backtest.as_consumed
-        predictor, more = _calibrated(predictor, panel, begin, used_until, as_consumed)
+        predictor, more = _calibrated(predictor, panel, begin, used_until, backtest)
         warnings += more
     for warning in warnings:
         log.warning(warning)
     span = Span(begin, stop, trained_until=trained_until)
-    board = judge(predictor, panel, span, settings.backtest, settings.capacity, settings.seed)
+    board = judge(predictor, panel, span, backtest, settings.capacity, settings.seed)
     return Evaluation(board, source, settings.seed, tuple(warnings))
 
 
@@ -238,12 +255,24 @@ def _training_warnings(panel: Panel, begin: int, used_until: int | None) -> list
     return []
 
 
+def _silent_warnings(panel: Panel, begin: int, stop: int, predictor: Predictor) -> list[str]:
+    """A warning that names the series that ended before the span or within it."""
+    origins = next_origins(panel, panel.seconds(stop))
+    stale = StaleRule().stale(origins, predictor.window)
+    if not stale.any():
+        return []
+    early = int((stale & (origins.newest < begin)).sum())
+    ended = f", {early:,} of them before it begins" if early else ""
+    return [f"Series that end before the end of the span{ended}: {origins.names(stale)}."]
+
+
 def _calibrated(
-    predictor: Predictor, panel: Panel, begin: int, used_until: int | None, as_consumed: bool
+    predictor: Predictor, panel: Panel, begin: int, used_until: int | None, backtest: BacktestSettings
 ) -> tuple[Predictor, list[str]]:
     """The predictor with intervals calibrated on the history before the span, and warnings about them."""
     before = max(0, begin - round(_SHARE * panel.num_bins))
-    predictor = predictor.calibrated(panel, before, begin, as_consumed=as_consumed)
+    as_consumed, edge = backtest.as_consumed, backtest.edge
+    predictor = predictor.calibrated(panel, before, begin, as_consumed=as_consumed, edge=edge)
     if predictor.intervals is None:
         return predictor, ["No intervals: the history before the span is too short to calibrate them on."]
     if used_until is not None and panel.seconds(before) < used_until:

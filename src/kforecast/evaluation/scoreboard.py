@@ -10,9 +10,11 @@ import pandas as pd
 from kforecast.data.panel import Panel
 from kforecast.evaluation.backtest import Backtest, BacktestSettings, Span, backtest
 from kforecast.evaluation.capacity import (
+    REACTIVE,
     Capacity,
     Simulation,
     Timeline,
+    costs_over_time,
     headroom_curve,
     per_replica,
     simulate,
@@ -20,7 +22,7 @@ from kforecast.evaluation.capacity import (
 )
 from kforecast.evaluation.champion import CHAMPION, Champion, Comparison, compare
 from kforecast.evaluation.scores import ALL_SERIES, ALL_STEPS, overall, ratio, score
-from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, Skill, aged_at, by_age, skill
+from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, Skill, aged_at, by_age, saving, skill
 from kforecast.intervals import LEVELS
 from kforecast.models.naive import LAST_VALUE
 from kforecast.predictor import Predictor
@@ -28,6 +30,8 @@ from kforecast.predictor import Predictor
 # The bounds of the intervals of 80, 90 and 95 %, and the median.
 QUANTILES = (0.025, 0.05, 0.1, 0.5, 0.9, 0.95, 0.975)
 HEADROOMS = tuple(round(0.05 * n, 2) for n in range(21))
+# A quantile above this multiple of the largest value ever seen is no amount to order; a few may be.
+_PLAUSIBLE, _FEW_IMPLAUSIBLE = 2.0, 0.01
 ORDER_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
 
 
@@ -44,6 +48,12 @@ class Orders:
     by_quantile:
         Cost of ordering for the model's quantile at each of :data:`ORDER_LEVELS`, float64 ``[level]``; empty
         without intervals.
+    policy:
+        The policy of the judged model: it orders for the cheapest quantile according to the costs, or for its
+        point forecast without intervals.
+    plausible:
+        Whether the forecasts of each of those quantiles stay below twice the largest value seen, but for one
+        in a hundred, bool ``[level]``; empty without intervals.
     notes:
         Caveats of the simulation.
     """
@@ -53,6 +63,8 @@ class Orders:
     simulation: Simulation
     by_headroom: dict[str, np.ndarray]
     by_quantile: np.ndarray
+    policy: str
+    plausible: np.ndarray
     notes: tuple[str, ...]
 
     @property
@@ -66,8 +78,20 @@ class Orders:
 
     @property
     def best_level(self) -> float | None:
-        """The quantile level with the lowest cost; None without intervals."""
-        return ORDER_LEVELS[int(np.argmin(self.by_quantile))] if len(self.by_quantile) else None
+        """The plausible quantile level with the lowest cost; None without one, or without intervals."""
+        if not self.plausible.any():
+            return None
+        return ORDER_LEVELS[int(np.argmin(np.where(self.plausible, self.by_quantile, np.inf)))]
+
+    @property
+    def highest_level(self) -> float | None:
+        """The highest plausible quantile level; None without one, or without intervals."""
+        return ORDER_LEVELS[int(np.flatnonzero(self.plausible)[-1])] if self.plausible.any() else None
+
+    @property
+    def best_level_cost(self) -> float:
+        """The cost at that quantile; NaN without one."""
+        return float(self.by_quantile[self.plausible].min()) if self.plausible.any() else math.nan
 
 
 @dataclass(frozen=True)
@@ -88,12 +112,17 @@ class Scoreboard:
         Whether ages count from the end of the training data; otherwise from the start of the judged span.
     orders:
         The replicas that it would have ordered.
+    saving:
+        Saving of these orders over those of the reactive rule.
     as_consumed:
         Whether it was judged as Kapacity's job serves it.
     part:
         The name of the judged span; may be empty.
     comparison:
         Comparison with the champion; None without one.
+    doubts:
+        Defects of the history that make every score doubtful, each as a clause of a sentence; the verdict
+        names them and the gate refuses the model.
     """
 
     backtest: Backtest
@@ -102,9 +131,11 @@ class Scoreboard:
     ages: pd.DataFrame
     age_known: bool
     orders: Orders
+    saving: Skill
     as_consumed: bool
     part: str
     comparison: Comparison | None = None
+    doubts: tuple[str, ...] = ()
 
     @property
     def model(self) -> dict[str, float]:
@@ -187,6 +218,15 @@ class Scoreboard:
                 "policies": {
                     str(row.pop("policy")): row for row in _records(orders.simulation.outcomes.reset_index())
                 },
+                "saving": {
+                    "policy": orders.policy,
+                    "over": self.saving.best_baseline,
+                    "value": _plain(self.saving.value),
+                    "low": _plain(self.saving.low),
+                    "high": _plain(self.saving.high),
+                    "confidence": CONFIDENCE,
+                    "blocks": self.saving.blocks,
+                },
                 "series": [
                     {"workload": names[row["series"]][0], "metric": names[row["series"]][1]}
                     | {key: value for key, value in row.items() if key != "series"}
@@ -244,16 +284,29 @@ def judge(
     # A model has no age within its own training data.
     age_known = trained_until is not None and trained_until <= begins
     since = trained_until if trained_until is not None and age_known else begins
+    orders = order(found, capacity)
     return Scoreboard(
         backtest=found,
         scores=score(found),
         skill=over_best,
         ages=by_age(found, since, over_best.best_baseline),
         age_known=age_known,
-        orders=order(found, capacity),
+        orders=orders,
+        saving=_saving(orders, over_best.block, seed),
         as_consumed=settings.as_consumed,
         part=span.name,
         comparison=None if champion is None else compare(found, champion, over_best.best_baseline, seed),
+        doubts=_doubts(panel),
+    )
+
+
+def _doubts(panel: Panel) -> tuple[str, ...]:
+    """Defects of a history that make every score doubtful: a counter is easy to forecast, and no load."""
+    if not panel.counters:
+        return ()
+    names = few(panel.counters)
+    return (
+        f"{names} only grows like a counter, which is no load: train on its rate, rate(...[5m]) in PromQL",
     )
 
 
@@ -284,23 +337,45 @@ def order(found: Backtest, settings: Capacity) -> Orders:
             f"evaluate.stride), forecasts reach {found.horizon:,}: their last step is used for later bins."
         )
     forecasts = {name: _dense(found, made) for name, made in found.forecasts.items()}
-    policies, order_levels = forecasts, ORDER_LEVELS if found.levels else ()
+    policy, policies, order_levels = found.model, forecasts, ORDER_LEVELS if found.levels else ()
     if found.levels:
         at_quantile = _dense_quantile(found, order_level(settings))
-        name = quantile_policy(found.model, settings)
-        policies = {found.model: forecasts[found.model], name: at_quantile} | forecasts
+        policy = quantile_policy(found.model, settings)
+        policies = {found.model: forecasts[found.model], policy: at_quantile} | forecasts
     simulation = simulate(settings, timeline, policies)
     counted = simulation.counted
     by_headroom = {
         name: headroom_curve(settings, timeline, forecast, HEADROOMS, counted)
         for name, forecast in forecasts.items()
     }
+    by_quantile, plausible = [], []
+    until = slice(found.stop)
+    largest = values[:, until].max(axis=1, where=observed[:, until], initial=0.0)[:, None, None]
     # One level at a time: the quantiles of one level take as much memory as all forecasts of the model.
-    by_quantile = [
-        headroom_curve(settings, timeline, _dense_quantile(found, level), [0.0], counted)[0]
-        for level in order_levels
-    ]
-    return Orders(settings, timeline, simulation, by_headroom, np.array(by_quantile), tuple(notes))
+    for level in order_levels:
+        quantile = _dense_quantile(found, level)
+        by_quantile.append(headroom_curve(settings, timeline, quantile, [0.0], counted)[0])
+        too_high = np.count_nonzero(quantile > _PLAUSIBLE * largest)
+        plausible.append(too_high <= _FEW_IMPLAUSIBLE * np.count_nonzero(~np.isnan(quantile)))
+    return Orders(
+        settings=settings,
+        timeline=timeline,
+        simulation=simulation,
+        by_headroom=by_headroom,
+        by_quantile=np.array(by_quantile, np.float64),
+        policy=policy,
+        plausible=np.array(plausible, bool),
+        notes=tuple(notes),
+    )
+
+
+def _saving(orders: Orders, block: int, seed: int) -> Skill:
+    """Saving of the judged model's orders over those of the reactive rule."""
+    cost, reactive = (
+        costs_over_time(orders.settings, orders.timeline, orders.simulation, policy)
+        for policy in (orders.policy, REACTIVE)
+    )
+    return saving(cost, reactive, orders.simulation.counted.any(axis=0), block, seed)
 
 
 def order_level(settings: Capacity) -> float:

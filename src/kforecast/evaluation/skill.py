@@ -1,4 +1,4 @@
-"""Skill over the best baseline, its confidence interval, and the ageing of the model."""
+"""Skill over the best baseline and saving over the reactive rule, with intervals; ageing of the model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kforecast.evaluation.backtest import Backtest
+from kforecast.evaluation.capacity import REACTIVE
 from kforecast.evaluation.scores import mean_of_known, ratio
 
 RESAMPLES = 2000
@@ -30,6 +31,8 @@ _WHOLE = 0.75
 class Skill:
     """Skill ``1 - WAPE / WAPE of the best baseline`` (or of another rival); positive if the model is better.
 
+    A saving is the same with costs in place of errors.
+
     Attributes
     ----------
     value:
@@ -37,7 +40,7 @@ class Skill:
     low, high:
         Bounds of its 95 % interval; NaN if there are too few origins for an interval.
     best_baseline:
-        Name of the baseline (or rival) with the lowest WAPE.
+        Name of the baseline (or rival) with the lowest WAPE (or cost).
     block:
         Length of a block of the bootstrap in bins.
     blocks:
@@ -85,15 +88,49 @@ def skill(backtest: Backtest, seed: int = 0, rivals: Sequence[str] | None = None
     value = _skill(wape[backtest.model], wape[best])
     if len(present) < _FEWEST_BLOCKS:
         return Skill(float(value), np.nan, np.nan, best, block, len(present))
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(present), np.full(len(present), 1 / len(present)), size=RESAMPLES)
+    drawn = _draws(len(present), seed)
     levels = drawn @ level
     drawn_wape = {name: _wape(drawn @ error, levels) for name, error in errors.items()}
     best_drawn = np.min([drawn_wape[name] for name in rivals], axis=0)
-    outcomes = _skill(drawn_wape[backtest.model], best_drawn)
+    low, high = _interval(_skill(drawn_wape[backtest.model], best_drawn))
+    return Skill(float(value), low, high, best, block, len(present))
+
+
+def saving(cost: np.ndarray, rival: np.ndarray, counted: np.ndarray, block: int, seed: int = 0) -> Skill:
+    """Saving ``1 - cost / cost of the reactive rule``, with an interval by the same bootstrap.
+
+    Parameters
+    ----------
+    cost, rival:
+        Costs of the model and of the reactive rule in each bin, float64 ``[bins]``.
+    counted:
+        Bins in which both have orders, bool ``[bins]``.
+    block:
+        Length of a block in bins.
+    """
+    present, number = np.unique(np.flatnonzero(counted) // block, return_inverse=True)
+    costs, rivals = (np.bincount(number, values[counted], len(present)) for values in (cost, rival))
+    value = float(_skill(costs.sum(), rivals.sum()))
+    if len(present) < _FEWEST_BLOCKS:
+        return Skill(value, np.nan, np.nan, REACTIVE, block, len(present))
+    drawn = _draws(len(present), seed)
+    low, high = _interval(_skill(drawn @ costs, drawn @ rivals))
+    return Skill(value, low, high, REACTIVE, block, len(present))
+
+
+def _draws(blocks: int, seed: int) -> np.ndarray:
+    """How often each block is in each draw, int64 ``[draw, block]``."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=RESAMPLES)
+
+
+def _interval(outcomes: np.ndarray) -> tuple[float, float]:
+    """The central interval of the outcomes of all draws; NaN without a finite outcome."""
+    if not np.isfinite(outcomes).any():
+        return np.nan, np.nan
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(outcomes, [tail, 1 - tail]) if np.isfinite(outcomes).any() else (np.nan,) * 2
-    return Skill(float(value), float(low), float(high), best, block, len(present))
+    low, high = np.nanquantile(outcomes, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def wapes(backtest: Backtest) -> dict[str, float]:

@@ -1,21 +1,21 @@
-"""The folder of one run: created at the start, and removed when the run is refused."""
+"""The folder of one run: taken at the start, and removed when the run is refused."""
 
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Collection
 from pathlib import Path
 
 from kforecast.errors import ConfigError
 from kforecast.files.directory import check_writable, make_directories, remove_empty
 
+# A command that only looks whether a folder is in use holds its lock for a moment: try for half a second.
+_TRIES, _PAUSE = 11, 0.05
+
 
 class RunFolder:
-    """The output folder of a run.
-
-    Two commands that start in the same second share a folder. Each holds a lock on it, so that a refused
-    command does not remove the folder of the other.
-    """
+    """The output folder of a run, which holds a lock on it until it ends."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,8 +38,8 @@ class RunFolder:
             except ConfigError as error:
                 raise ConfigError(f"hydra.run.dir: {error}") from error
 
-    def make(self) -> None:
-        """Create the folder, unless it exists.
+    def share(self) -> None:
+        """Create the folder, unless it exists. Other commands may use it, too.
 
         Raises
         ------
@@ -47,14 +47,63 @@ class RunFolder:
             When the file system refuses.
         """
         self._made = make_directories(self.path)
+        if not self._lock(fcntl.LOCK_SH):
+            self._made = []  # without a lock others may use the folder, so it stays
+
+    def take(self, new: bool) -> bool:
+        """Create the folder, unless it exists, and keep other runs out of it.
+
+        Parameters
+        ----------
+        new:
+            Whether a folder that exists is another run's.
+
+        Returns
+        -------
+        Whether the folder is ours.
+
+        Raises
+        ------
+        OSError
+            When the file system refuses.
+        """
+        for number in range(_TRIES):
+            if number:
+                time.sleep(_PAUSE)
+            self._made += make_directories(self.path)
+            if new and self.path not in self._made:
+                return False
+            if self._lock(fcntl.LOCK_EX):
+                return True
+        self._made = []
+        return False
+
+    def _lock(self, kind: int) -> bool:
+        """Lock the folder; False when another command has it. Some file systems have no locks."""
+        descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            self._descriptor = os.open(self.path, os.O_RDONLY)
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            found = self.path.stat()
+        except (BlockingIOError, FileNotFoundError):
+            os.close(descriptor)
+            return False
         except OSError:
-            self._made = []  # without locks the folder may be shared, so it stays
+            os.close(descriptor)
+            return True
+        if not os.path.samestat(os.fstat(descriptor), found):  # removed and made again meanwhile
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        """Let others use the folder."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def remove(self, names: Collection[str]) -> None:
-        """Remove what :meth:`make` created, if it holds only ``names`` and no other command uses it."""
+        """Remove what was created, if it holds only ``names`` and no other command uses it."""
         if self.path not in self._made or self._descriptor is None:
             return
         try:

@@ -107,9 +107,13 @@ class Tls(BaseModel):
 
 def is_loopback(host: str) -> bool:
     """Whether traffic to a host stays on this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address = ipaddress.ip_address(name)
     except ValueError:
         return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    # The unspecified address, 0.0.0.0 or ::, connects to this machine, too.
+    return address.is_loopback or address.is_unspecified

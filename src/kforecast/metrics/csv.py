@@ -1,22 +1,31 @@
-"""``source=csv``: history from a CSV, a compressed CSV or a Parquet file (contract 3)."""
+"""``source=csv``: history from a file: CSV and Parquet (contract 3), and the exports of other tools."""
 
-import csv
+import logging
 import os
-import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from kforecast.errors import ConfigError, DataError
-from kforecast.metrics.decompression import LONGEST_LINE, Decompressed, check_parquet, is_compressed
+from kforecast.errors import ConfigError, DataError, few
+from kforecast.metrics.decompression import LONGEST_LINE, check_parquet
+from kforecast.metrics.formats.forms import Form, recognise
+from kforecast.metrics.formats.names import Naming, Shape, shape_of, wide_names
+from kforecast.metrics.formats.numbers import MISSING
+from kforecast.metrics.formats.parts import is_parquet, parts_of
+from kforecast.metrics.formats.series import constant, rows_of, series_of
+from kforecast.metrics.formats.tables import TextTable
+from kforecast.metrics.formats.text import opened
+from kforecast.metrics.moments import NotAMoment, check_zone, is_number, is_text, read_arrow, shown
 from kforecast.metrics.multiple import (
     check_on_multiple,
     check_turns,
@@ -27,14 +36,11 @@ from kforecast.metrics.multiple import (
 from kforecast.metrics.names import trimmed
 from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, as_names, check_frame
 
+log = logging.getLogger(__name__)
+
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _TYPES = {"timestamp": pa.float64(), "value": pa.float64(), "workload": _NAME, "metric": _NAME}
-# Spellings of a missing value in exported metrics; any other text that is not a number is an error.
-_MISSING = ["", "NaN", "nan", "NA", "N/A", "null", "NULL", "None"]
-_SCHEMA = pa.schema([(name, _TYPES[name]) for name in COLUMNS])
-_CONVERT = pa.csv.ConvertOptions(
-    column_types=_TYPES, include_columns=list(COLUMNS), null_values=_MISSING, strings_can_be_null=False
-)
+_NO_ZONE = "give the zone of its clock, like source.timezone=Europe/Berlin or UTC"
 # Parquet: bytes of a column read at once, and rows decoded at once.
 _BUFFER = 4 << 20
 _BATCH_ROWS = 1 << 19
@@ -46,17 +52,29 @@ _THREADS = min(pa.cpu_count(), 4)
 
 
 class CsvSource:
-    """History in a CSV or Parquet file.
+    """History in a file: CSV, Parquet, a folder of Parquet files, or an export that :mod:`formats` knows.
 
     Parameters
     ----------
     path:
-        ``.csv``, ``.csv.gz`` (or any other compression that pyarrow knows by its suffix) or ``.parquet``.
+        The file, compressed or not, whatever its suffix; or the folder.
+    columns:
+        Names of the columns of contract 3 in the file: ``{timestamp: ts, value: rps, workload: service}``.
+        Of workload and metric, a list names several columns, whose values are joined by a slash.
+    workload, metric:
+        The name for all series of the file, for a file without such a column.
+    decimal:
+        The decimal mark of a table of text, where the file leaves it open.
     memory_map:
         Whether to map the file's panel from disk instead of holding it in memory: true, false, or ``auto``,
         which maps Parquet files of more than 50 million rows.
     cache_dir:
         Folder of the mapped panels.
+    timezone:
+        The IANA name of the zone of timestamps that are datetimes or text without a zone. Datetimes of
+        Parquet without a zone are UTC by default; text must say its zone, or this must.
+    any_time:
+        Whether moments before 2000 and after 2100 are right.
     on_multiple:
         How to treat several rows of one series at one moment:
         :func:`~kforecast.metrics.multiple.one_row_a_moment`.
@@ -64,7 +82,8 @@ class CsvSource:
     Raises
     ------
     ConfigError
-        When a setting is invalid, or ``memory_map`` is true for a file that is not Parquet.
+        When a setting is invalid, or ``memory_map`` is true for a file that is not one Parquet file of the
+        four columns.
     """
 
     repeatable: ClassVar[bool] = True
@@ -74,22 +93,39 @@ class CsvSource:
         path: str | Path,
         memory_map: bool | str = "auto",
         cache_dir: str | Path = "outputs/cache",
+        timezone: str | None = None,
+        any_time: bool = False,
         on_multiple: str | None = None,
+        *,
+        columns: Mapping[str, Any] | None = None,
+        workload: str | None = None,
+        metric: str | None = None,
+        decimal: str | None = None,
     ) -> None:
         if not isinstance(path, str | Path) or not str(path):
             raise ConfigError(f"source.path: {path!r} is not the name of a file")
         self.path = Path(path)
+        self._naming = Naming.checked(columns, workload, metric, decimal)
+        self._first_row = 1
+        self._said: Sequence[str] = ()
         if not isinstance(memory_map, bool) and memory_map != "auto":
             raise ConfigError(f"source.memory_map: {memory_map!r} is wrong; use auto, true or false")
-        if memory_map is True and not self._is_parquet:
+        if memory_map is True and (not self._is_parquet or self._naming != Naming()):
             raise ConfigError(
-                f"source.memory_map: {self.path} is not a Parquet file, the only kind that can be mapped; "
-                f"convert it with kforecast-fetch --dataset-file={self.path} output=FILE.parquet"
+                f"source.memory_map: {self.path} is not a Parquet file of the columns {', '.join(COLUMNS)}, "
+                "the only kind that can be mapped; convert it with "
+                f"kforecast-fetch --dataset-file={self.path} output=FILE.parquet"
             )
         if not isinstance(cache_dir, str | Path) or not str(cache_dir):
             raise ConfigError(f"source.cache_dir: {cache_dir!r} is not a folder")
+        if not isinstance(any_time, bool):
+            raise ConfigError(f"source.any_time: {any_time!r} is neither true nor false")
+        try:
+            self._timezone = check_zone(timezone, "source.timezone")
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        self._memory_map, self.any_time = memory_map, any_time
         self.on_multiple = check_on_multiple(on_multiple, "source.on_multiple")
-        self._memory_map = memory_map
         self.cache_dir = Path(cache_dir)
 
     def __str__(self) -> str:
@@ -113,7 +149,7 @@ class CsvSource:
         DataError
             As :meth:`fetch`.
         """
-        frame = check_frame(rows, str(self.path), first_row=self._first_row)
+        frame = check_frame(rows, str(self.path), self._first_row, self.any_time)
         others = self.other_columns()
         if labels := labels_of(others):
             check_turns(self.rows_of(*longest_series(frame), labels), self.on_multiple, str(self.path))
@@ -134,13 +170,14 @@ class CsvSource:
             When a batch cannot be read; :meth:`fetch` raises a more precise error.
         """
         self.check()
-        check = RowCheck(str(self.path), self._first_row)
-        for table in self._parquet_batches() if self._is_parquet else self._csv_batches():
+        if self._is_parquet and self._reads_whole():
+            raise pa.ArrowInvalid("the order of all rows tells their moments")
+        tables = self._tables()
+        check = RowCheck(str(self.path), self._first_row, self.any_time)
+        for table in tables:
             for piece in table.to_batches():
                 batch = _rows_of(piece)
-                empty = {"workload": _empty(batch.workload), "metric": _empty(batch.metric)}
-                found = ((column, rows) for column, rows in empty.items() if rows is not None)
-                check.add(batch.timestamp, batch.value, *found)
+                check.add(batch)
                 if check.good:
                     yield batch
         check.finish()
@@ -150,8 +187,8 @@ class CsvSource:
         if self._memory_map != "auto":
             return bool(self._memory_map)
         try:
-            is_parquet = self._is_parquet and self.path.is_file()
-            return is_parquet and self.num_rows() > _MOST_ROWS_IN_MEMORY
+            mappable = self._is_parquet and self.path.is_file() and self._naming == Naming()
+            return mappable and self.num_rows() > _MOST_ROWS_IN_MEMORY and not self._reads_whole()
         except (OSError, pa.ArrowException):
             return False
 
@@ -180,6 +217,11 @@ class CsvSource:
     def names(self) -> Iterator[tuple[Names, Names]]:
         """Read workload and metric of all rows of a Parquet file, in batches; raises as :meth:`batches`."""
         self.check()
+        if self._reads_whole():
+            raise DataError(
+                f"{self.path}: timestamps that are text, or of a local clock, cannot be mapped; convert them "
+                f"with kforecast-fetch --dataset-file={self.path} output=FILE.parquet"
+            )
         for table in self._parquet_batches("workload", "metric"):
             for piece in table.to_batches():
                 yield _names_of(piece, "workload"), _names_of(piece, "metric")
@@ -195,17 +237,29 @@ class CsvSource:
         self.check()
         try:
             table = self._read_parquet() if self._is_parquet else self._read_csv()
-            frame: pd.DataFrame = table.to_pandas()
+            # Without the types that pandas had when it wrote a Parquet file.
+            frame: pd.DataFrame = table.replace_schema_metadata().to_pandas()
             for column in ("workload", "metric"):
                 frame[column] = as_names(frame[column])
-        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        except (OSError, UnicodeError, pa.ArrowException) as error:
             raise self.unreadable(error) from error
         return frame
 
     def other_columns(self) -> list[str]:
-        """Names of the columns that are not read."""
-        names = pa.parquet.read_schema(self.path).names if self._is_parquet else self._header()
-        return [name for name in names if name not in COLUMNS]
+        """Names of the columns that are not read, of a table with a row for each value."""
+        if self._is_parquet:
+            layouts = [self._layout(path, said) for path, said in self._parts()]
+            shapes = [(layout.header, layout.shape) for layout in layouts]
+        else:
+            table = recognise(self.path, self._naming).table
+            shapes = [] if table is None else [(table.header, table.shape)]
+        if any(shape.value is None for _, shape in shapes):
+            return []
+        found = [
+            {name for at, name in enumerate(header) if at not in shape.used and header.count(name) == 1}
+            for header, shape in shapes
+        ]
+        return sorted(set.intersection(*found)) if found else []
 
     def rows_of(self, workload: str, metric: str, others: list[str] | None = None) -> pd.DataFrame:
         """Read the rows of a series with other columns, by default all, to see which one tells rows apart.
@@ -215,44 +269,82 @@ class CsvSource:
         DataError
             When the file is unreadable.
         """
-        frames = []
+        chosen = self.other_columns() if others is None else others
         try:
-            for batch in self._whole_batches(
-                [*COLUMNS, *(self.other_columns() if others is None else others)]
-            ):
-                chosen = np.ones(batch.num_rows, bool)
-                for column, name in (("workload", workload), ("metric", metric)):
-                    codes, names = _names_of(batch, column)
-                    chosen &= np.isin(codes, np.flatnonzero(names == name))
-                chosen &= ~np.isnan(batch.column("value").to_numpy(zero_copy_only=False).astype(np.float64))
-                if chosen.any():
-                    frames.append(batch.filter(pa.array(chosen)).to_pandas())
-        except (OSError, pa.ArrowException) as error:
+            parts = self._parquet_with(chosen) if self._is_parquet else self._csv_with(chosen)
+            found = [
+                part[(part["workload"] == workload) & (part["metric"] == metric) & part["value"].notna()]
+                for part in parts
+            ]
+        except (OSError, UnicodeError, pa.ArrowException) as error:
             raise self.unreadable(error) from error
-        rows: pd.DataFrame = pd.concat(frames, ignore_index=True)
+        rows: pd.DataFrame = pd.concat(found, ignore_index=True)
         rows["timestamp"] = np.floor(rows["timestamp"].astype(np.float64))
         return rows
 
-    def _whole_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        if self._is_parquet:
-            with pa.parquet.ParquetFile(self.path, read_dictionary=["workload", "metric"]) as file:
-                yield from file.iter_batches(_BATCH_ROWS, columns=columns)
-            return
-        types = dict.fromkeys(columns, pa.string()) | _TYPES
-        convert = pa.csv.ConvertOptions(
-            column_types=types, include_columns=columns, null_values=_MISSING, strings_can_be_null=False
-        )
-        with _opened(self.path) as stream:
-            yield from pa.csv.open_csv(stream, convert_options=convert)
+    def _csv_with(self, others: list[str]) -> Iterator[pd.DataFrame]:
+        """The rows of :meth:`read`, with columns that are not read otherwise."""
+        table = recognise(self.path, self._naming).table
+        assert table is not None
+        with opened(self.path) as stream:
+            unread = pa.csv.read_csv(
+                stream,
+                read_options=pa.csv.ReadOptions(skip_rows=table.skipped),
+                parse_options=pa.csv.ParseOptions(delimiter=table.separator),
+                convert_options=pa.csv.ConvertOptions(
+                    column_types=dict.fromkeys(others, _NAME), include_columns=others
+                ),
+            )
+        yield pd.concat([self.read(), unread.to_pandas()], axis=1)
+
+    def _parquet_with(self, others: list[str]) -> Iterator[pd.DataFrame]:
+        """The rows batch by batch, with columns that are not read otherwise."""
+        for path, said in self._parts():
+            for table in self._layout(path, said).batches(COLUMNS, others):
+                part = self._in_seconds(table).to_pandas()
+                for column in ("workload", "metric"):
+                    part[column] = as_names(part[column])
+                yield part
 
     @property
     def _is_parquet(self) -> bool:
-        return self.path.suffix == ".parquet"
+        return is_parquet(self.path) or self.path.is_dir()
 
-    @property
-    def _first_row(self) -> int:
+    def _parts(self) -> list[tuple[Path, dict[str, str]]]:
+        """The Parquet files, each with the columns that its folders say."""
+        return (parts_of(self.path) or []) if self.path.is_dir() else [(self.path, {})]
+
+    def _tables(self) -> Iterator[pa.Table]:
+        """The rows in pieces; sets the number of the first row."""
+        self._first_row = 1
+        if self._is_parquet:
+            return self._parquet_batches()
+        form = self._recognised()
+        if form.table is not None and form.table.plain:
+            return self._csv_batches(form.table)
+        return iter([self._read_form(form)])
+
+    def _recognised(self) -> Form:
+        form = recognise(self.path, self._naming)
         # Row numbers as in an editor: the header of a CSV is line 1.
-        return 1 if self._is_parquet else 2
+        self._first_row = form.table.first_row if form.table is not None else 1
+        if form.table is not None and form.table.plain and (renamed := form.table.renamed):
+            self._say(["a table", *renamed])
+        return form
+
+    def _read_form(self, form: Form) -> pa.Table:
+        try:
+            table, notes = form.read(self._seconds)
+        except UnicodeError as error:
+            raise self.unreadable(error) from error
+        self._say(notes)
+        return table
+
+    def _say(self, notes: Sequence[str]) -> None:
+        """Log how the file is read, once."""
+        if notes and notes != self._said:
+            self._said = notes
+            log.info("%s is read as %s", self.path, "; ".join(notes))
 
     def check(self) -> None:
         """Check the file without reading it.
@@ -266,7 +358,11 @@ class CsvSource:
             if not self.path.exists():
                 raise DataError(f"{self.path}: no such file")
             if self.path.is_dir():
-                raise DataError(f"{self.path}: is a directory, not a CSV or Parquet file")
+                if parts_of(self.path) is None:
+                    raise DataError(
+                        f"{self.path}: is a directory, not a CSV or Parquet file, and holds no Parquet file"
+                    )
+                return
             if not self.path.is_file():  # a pipe cannot be read twice, and a device may never end
                 raise DataError(f"{self.path}: is a pipe or a device; write the rows into a file first")
             if self.path.stat().st_size == 0:
@@ -278,16 +374,19 @@ class CsvSource:
         """The DataError for an error raised while reading the file."""
         return DataError(f"{self.path}: cannot be read: {_first_line(error)}")
 
-    def _csv_batches(self) -> Iterator[pa.Table]:
+    def _csv_batches(self, layout: TextTable) -> Iterator[pa.Table]:
         """Parse the file in parallel: pyarrow's own streaming reader uses only one core."""
-        header = self._header()
-        self._check_columns(header)
+        convert = _conversion(layout)
 
         def table(piece: bytes, first: bool) -> pa.Table:
             # Only the first piece contains the header.
-            names = None if first else header
-            read = pa.csv.ReadOptions(use_threads=False, block_size=max(len(piece), 1), column_names=names)
-            return pa.csv.read_csv(pa.BufferReader(piece), read_options=read, convert_options=_CONVERT)
+            read = pa.csv.ReadOptions(
+                use_threads=False,
+                block_size=max(len(piece), 1),
+                column_names=None if first else list(layout.header),
+            )
+            parsed = pa.csv.read_csv(pa.BufferReader(piece), read_options=read, convert_options=convert)
+            return _renamed(parsed, layout.shape, layout.header)
 
         with ThreadPoolExecutor(_THREADS) as pool:
             waiting: deque[Future[pa.Table]] = deque()
@@ -298,57 +397,171 @@ class CsvSource:
             while waiting:
                 yield waiting.popleft().result()
 
-    def _header(self) -> list[str]:
-        with _opened(self.path) as stream:
-            head = stream.read(1 << 16).decode("utf-8-sig", errors="replace")
-        return next(csv.reader(head.splitlines()[:1]), [])
-
     def _read_csv(self) -> pa.Table:
-        self._check_columns(self._header())
-        try:
-            with _opened(self.path) as stream:
-                return pa.csv.read_csv(stream, convert_options=_CONVERT)
-        except pa.ArrowInvalid as error:
-            if "Empty CSV file" in str(error):  # a header without a line break
-                raise DataError(f"{self.path}: no rows") from error
-            if "conversion error" not in str(error):
-                raise
-            if "invalid UTF8" in str(error):
-                raise DataError(f"{self.path}: a name is not UTF-8 text; save the file as UTF-8") from error
-            raise DataError(f"{self.path}: {self._first_text()}") from error
-
-    def _first_text(self) -> str:
-        """Describe the first cell that should be a number but is not; slow, for error messages only."""
-        convert = pa.csv.ConvertOptions(
-            column_types=dict.fromkeys(COLUMNS, pa.string()), include_columns=["timestamp", "value"]
-        )
-        with _opened(self.path) as stream:
-            text = pa.csv.read_csv(stream, convert_options=convert).to_pandas()
-        for column in ("timestamp", "value"):
-            cells = text[column].str.strip()
-            wrong = pd.to_numeric(cells, errors="coerce").isna() & ~cells.isin(_MISSING)
-            if wrong.any():
-                row = int(wrong.to_numpy().argmax())
-                cell = str(text[column].iloc[row])
-                message = f"{column} in row {row + 2} is {cell!r}, not a number"
-                if column == "timestamp" and not pd.isna(pd.to_datetime(cell, errors="coerce")):
-                    message = (
-                        f"timestamp in row {row + 2} is the date {cell!r}; unix seconds (UTC) are expected"
-                    )
-                return message
-        return "a cell that should be a number is not"
+        form = self._recognised()
+        if form.table is None or not form.table.plain:
+            return self._read_form(form)
+        for kind in (pa.float64(), _NAME):  # timestamps may be text
+            try:
+                with opened(self.path) as stream:
+                    table = pa.csv.read_csv(stream, convert_options=_conversion(form.table, kind))
+                return self._in_seconds(
+                    _renamed(table, form.table.shape, form.table.header).unify_dictionaries()
+                )
+            except pa.ArrowInvalid as error:
+                if "Empty CSV file" in str(error):  # a header without a line break
+                    raise DataError(f"{self.path}: no rows") from error
+                if "conversion error" not in str(error):
+                    raise
+        # A value is no plain number: it has a unit or separators, or is refused.
+        return self._read_form(form)
 
     def _read_parquet(self) -> pa.Table:
-        self._check_schema()
-        names = ["workload", "metric"]  # as dictionaries: each name is held once, however long it is
-        return _typed(pa.parquet.read_table(self.path, columns=list(COLUMNS), read_dictionary=names))
+        tables = [table for table, _ in self._parquet_tables(COLUMNS)]
+        if not tables:
+            raise DataError(f"{self.path}: no rows")
+        return self._in_seconds(pa.concat_tables(tables).unify_dictionaries())
 
     def _parquet_batches(self, *columns: str) -> Iterator[pa.Table]:
-        self._check_schema()
-        with pa.parquet.ParquetFile(
-            self.path, read_dictionary=["workload", "metric"], buffer_size=_BUFFER
-        ) as file:
-            chosen = columns or COLUMNS
+        for table, rows_before in self._parquet_tables(columns or COLUMNS):
+            yield self._in_seconds(table, rows_before)
+
+    def _reads_whole(self) -> bool:
+        """Whether the moments of a Parquet file need all rows: text, and the hour that clocks show twice."""
+        for path, said in self._parts():
+            layout = self._layout(path, said)
+            kind = layout.schema.field(layout.shape.timestamp).type
+            whole = not is_number(kind) and getattr(kind, "tz", None) is None
+            if is_text(kind) if self._timezone is None else whole:
+                return True
+        return False
+
+    def _parquet_tables(self, columns: tuple[str, ...]) -> Iterator[tuple[pa.Table, int]]:
+        """The rows in batches, with timestamps as they are; each with the number of rows before it."""
+        first: set[str] = set()
+        done = 0
+        parts = self._parts()
+        for path, said in parts:
+            layout = self._layout(path, said)
+            used = {layout.header[at] for at in layout.shape.used}
+            first = first or used
+            if used != first:
+                raise DataError(
+                    f"{path}: other columns than in the parts before it: {few(sorted(used ^ first))}"
+                )
+            if layout.shape.value is None:
+                if len(parts) > 1 and self._reads_whole():
+                    raise DataError(
+                        f"{path}: one of several wide tables with times of a local clock; use UTC"
+                    )
+                yield self._molten(layout).select(list(columns)), done
+                continue
+            for table in layout.batches(columns):
+                yield table, done
+                done += table.num_rows
+
+    def _molten(self, layout: "_ParquetLayout") -> pa.Table:
+        """The rows of a wide Parquet file; a missing value is no row."""
+        table = layout.whole()
+        shape, header = layout.shape, layout.header
+        names = [header[at] for at in shape.series]
+        place = table.schema.get_field_index(header[shape.timestamp])
+        moments = self._seconds(table.column(place), 1, field=table.schema.field(place))
+        values = [table.column(name).cast(pa.float64(), safe=False).to_numpy() for name in names]
+        kept = [np.flatnonzero(~np.isnan(value)) for value in values]
+        return rows_of(
+            wide_names(names, self._naming, layout.path),
+            [len(rows) for rows in kept],
+            pc.take(moments, pa.array(np.concatenate(kept))),
+            np.concatenate([value[rows] for value, rows in zip(values, kept, strict=True)]),
+        )
+
+    def _in_seconds(self, table: pa.Table, rows_before: int = 0) -> pa.Table:
+        """The table with timestamps in unix seconds, if it has them, as float64."""
+        place = table.schema.get_field_index("timestamp")
+        if place < 0 or table.schema.field(place).type == pa.float64():
+            return table
+        seconds = self._seconds(
+            table.column(place),
+            self._first_row + rows_before,
+            lambda: series_of(table),
+            table.schema.field(place),
+        )
+        return table.set_column(place, "timestamp", seconds)
+
+    def _seconds(
+        self,
+        moments: pa.Array | pa.ChunkedArray,
+        first_row: int,
+        series: Callable[[], np.ndarray] | None = None,
+        field: pa.Field | None = None,
+    ) -> pa.Array:
+        """Timestamps of any representation as unix seconds; ``series`` gives the series of each row."""
+        try:
+            found = read_arrow(moments, field)
+            codes = series() if series is not None and found.local is not None else None
+            return pa.array(found.in_utc(self._timezone, codes, _NO_ZONE))
+        except NotAMoment as error:
+            raise DataError(f"{self.path}: {error.words(first_row)}") from error
+
+    def _layout(self, path: Path, said: dict[str, str]) -> "_ParquetLayout":
+        """Find the columns of a Parquet file, and check their types."""
+        schema = pa.parquet.read_schema(path)
+        if both := {*schema.names} & {*said}:
+            raise DataError(f"{path}: the column {min(both)} is in the file, and in the names of its folders")
+        for name, value in said.items():
+            schema = schema.append(pa.field(name, pa.string(), metadata={"value": value}))
+        # An index that pandas kept is no series, unless it is a time.
+        shown_names = [
+            "" if name.startswith("__index_level_") and is_number(schema.field(at).type) else name
+            for at, name in enumerate(schema.names)
+        ]
+        naming = self._naming
+        times = [field.name for field in schema if pa.types.is_temporal(field.type)]
+        if len(times) == 1 and "timestamp" not in naming.columns and "timestamp" not in schema.names:
+            naming = replace(naming, columns={**naming.columns, "timestamp": (times[0],)})
+        shape = shape_of(shown_names, naming, path)
+        header = tuple(schema.names)
+        check_parquet(path, tuple(header[at] for at in shape.used))
+        timestamp = schema.field(shape.timestamp)
+        try:
+            read_arrow(pa.array([], timestamp.type), timestamp)
+        except NotAMoment as error:
+            raise DataError(f"{path}: {error.words(0)}") from error
+        for at in shape.series if shape.value is None else (shape.value,):
+            kind = schema.field(at).type
+            if not is_number(kind.value_type if pa.types.is_dictionary(kind) else kind):
+                name = "value" if shape.value is not None else f"the column {header[at][:100]}"
+                raise DataError(f"{path}: {name} has the type {shown(kind, str)}; numbers are expected")
+        for column, places in shape.names.items():
+            for at in places:
+                kind = schema.field(at).type
+                if pa.types.is_nested(kind) or pa.types.is_primitive(kind):
+                    raise DataError(f"{path}: {column} has the type {shown(kind, str)}; text is expected")
+        return _ParquetLayout(path, schema, header, shape, said)
+
+
+@dataclass(frozen=True)
+class _ParquetLayout:
+    """A Parquet file and where its columns of contract 3 are."""
+
+    path: Path
+    schema: pa.Schema
+    """Of the file, and the columns that its folders say."""
+    header: tuple[str, ...]
+    shape: Shape
+    said: Mapping[str, str]
+
+    def batches(self, columns: tuple[str, ...], others: Sequence[str] = ()) -> Iterator[pa.Table]:
+        """Some columns of contract 3, and others as they are, a batch at a time."""
+        chosen = [self.header[at] for at in _positions(self.shape, columns)] + [*others]
+        chosen = [name for name in chosen if name not in self.said]
+        # As dictionaries: each name is held once, however long it is.
+        names = [self.header[at] for many in self.shape.names.values() for at in many]
+        if pa.types.is_string(self.schema.field(self.shape.timestamp).type):
+            names.append(self.header[self.shape.timestamp])
+        names = [name for name in names if name not in self.said]
+        with pa.parquet.ParquetFile(self.path, read_dictionary=names, buffer_size=_BUFFER) as file:
             # A few row groups at a time: an iteration over all of them would keep the buffers of each.
             groups: list[int] = []
             rows = 0
@@ -357,69 +570,87 @@ class CsvSource:
                 rows += file.metadata.row_group(group).num_rows
                 if rows < _BATCH_ROWS and group + 1 < file.num_row_groups:
                     continue
-                for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(chosen)):
-                    yield _typed(pa.Table.from_batches([batch]).select(list(chosen)))
+                for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=chosen):
+                    table = pa.Table.from_batches([batch])
+                    for column, name in self.said.items():
+                        table = table.append_column(column, constant(name, batch.num_rows))
+                    found = _typed(_renamed(table, self.shape, self.header, columns))
+                    for name in others:
+                        found = found.append_column(name, table.column(name))
+                    yield found
                 groups, rows = [], 0
 
-    def _check_schema(self) -> None:
-        check_parquet(self.path, COLUMNS)
-        schema = pa.parquet.read_schema(self.path)
-        self._check_columns(schema.names)
-        for column in ("timestamp", "value"):
-            kind = schema.field(column).type
-            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-                hint = "unix seconds (UTC) as numbers" if column == "timestamp" else "numbers"
-                raise DataError(f"{self.path}: {column} has the type {kind}; {hint} are expected")
-        for column in ("workload", "metric"):
-            kind = schema.field(column).type
-            if pa.types.is_nested(kind) or pa.types.is_primitive(kind):
-                raise DataError(f"{self.path}: {column} has the type {kind}; text is expected")
-
-    def _likely_reason(self, header: str) -> str:
-        """The probable reason why a file lacks our columns."""
-        with self.path.open("rb") as file:
-            begin = file.read(4)
-        if begin[:2] == b"\x1f\x8b" and self.path.suffix != ".gz":
-            return "; it is compressed: let its name end in .csv.gz"
-        if begin == b"PAR1" and not self._is_parquet:
-            return "; it is a Parquet file: let its name end in .parquet"
-        if begin[:2] in (b"\xff\xfe", b"\xfe\xff") or "\0" in header:
-            return "; it is not UTF-8 text: save it as UTF-8"
-        words = header.replace("\t", ";").replace(" ", ";").lower()
-        if all(name in words for name in COLUMNS):
-            return "; separate the columns by commas, without spaces, and write their names in lower case"
-        return "; the first line must name the columns" if re.match(r"[\d.]+\s*(,|$)", header) else ""
-
-    def _check_columns(self, names: list[str]) -> None:
-        missing = [name for name in COLUMNS if name not in names]
-        if missing:
-            found = ", ".join(names) or "nothing"
-            said = (found if len(found) <= 200 else found[:200] + " ...") + self._likely_reason(found)
-            raise DataError(f"{self.path}: no column {', '.join(missing)}; the file has: {said}")
-        if twice := [name for name in COLUMNS if names.count(name) > 1]:
-            raise DataError(f"{self.path}: the column {', '.join(twice)} appears twice")
+    def whole(self) -> pa.Table:
+        """All columns that are read."""
+        names = [self.header[at] for at in self.shape.used]
+        return pa.parquet.read_table(self.path, columns=names, partitioning=None)
 
 
-def _opened(path: Path) -> Any:
-    """Open a file for reading; decompress it when its suffix names a compression."""
-    return Decompressed(path) if is_compressed(path) else pa.input_stream(str(path))
+def _conversion(layout: TextTable, timestamp: pa.DataType = _TYPES["timestamp"]) -> pa.csv.ConvertOptions:
+    """How pyarrow converts the columns of a plain CSV; timestamps get the given type."""
+    types = _TYPES | {"timestamp": timestamp}
+    places = _positions(layout.shape, COLUMNS)
+    columns = _columns_of(layout.shape)
+    return pa.csv.ConvertOptions(
+        column_types={layout.header[at]: types[columns[at]] for at in places},
+        include_columns=[layout.header[at] for at in places],
+        null_values=MISSING,
+        strings_can_be_null=False,
+    )
+
+
+def _columns_of(shape: Shape) -> dict[int, str]:
+    """The columns of contract 3 by their position."""
+    value = {} if shape.value is None else {shape.value: "value"}
+    return {shape.timestamp: "timestamp"} | value | {at: c for c, many in shape.names.items() for at in many}
+
+
+def _positions(shape: Shape, columns: tuple[str, ...]) -> list[int]:
+    """The positions to read for some columns of contract 3, in their order."""
+    places = {
+        "timestamp": (shape.timestamp,),
+        "value": shape.series if shape.value is None else (shape.value,),
+        **shape.names,
+    }
+    return [at for column in columns for at in places.get(column, ())]
+
+
+def _renamed(
+    table: pa.Table, shape: Shape, header: Sequence[str], columns: tuple[str, ...] = COLUMNS
+) -> pa.Table:
+    """Some columns of contract 3, of a table that has those of the file."""
+    found, fields = [], []
+    for column in columns:
+        places = [table.schema.get_field_index(header[at]) for at in _positions(shape, (column,))]
+        if column in shape.constants:
+            found.append(constant(shape.constants[column], table.num_rows))
+            fields.append(pa.field(column, _NAME))
+        elif len(places) > 1:
+            parts = (table.column(place).cast(pa.string()) for place in places)
+            found.append(pc.binary_join_element_wise(*parts, "/").dictionary_encode())
+            fields.append(pa.field(column, _NAME))
+        else:
+            found.append(table.column(places[0]))
+            fields.append(table.schema.field(places[0]).with_name(column))
+    return pa.table(found, schema=pa.schema(fields))
 
 
 def _typed(table: pa.Table) -> pa.Table:
-    """Cast the columns of a Parquet file to our types."""
-    schema = pa.schema([_SCHEMA.field(name) for name in table.column_names])
-    columns = [
-        # Integers that lose precision, such as nanoseconds, are refused later with a better message.
-        column.cast(field.type, safe=not pa.types.is_integer(column.type))
-        for column, field in zip(table.columns, schema, strict=True)
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    """Cast values and names of a Parquet file to our types."""
+    for place, field in enumerate(table.schema):
+        if field.name != "timestamp" and field.type != _TYPES[field.name]:
+            column = table.column(place)
+            if pa.types.is_dictionary(field.type) and field.name == "value":
+                column = column.cast(field.type.value_type)
+            safe = field.name != "value"
+            table = table.set_column(place, field.name, column.cast(_TYPES[field.name], safe=safe))
+    return table
 
 
 def _lines(path: Path) -> Iterator[bytes]:
     """Read a text file, compressed or not, in pieces of whole lines."""
     rest = b""
-    with _opened(path) as stream:
+    with opened(path) as stream:
         while block := stream.read(_PIECE):
             end = block.rfind(b"\n") + 1
             if end:
@@ -452,12 +683,6 @@ def _names_of(batch: pa.RecordBatch, column: str) -> Names:
     if not encoded.null_count:
         return Names(encoded.indices.to_numpy(), names)
     return Names(encoded.indices.fill_null(len(names)).to_numpy(), np.append(names, [None]))
-
-
-def _empty(column: Names) -> np.ndarray | None:
-    """Which rows have no name, bool ``[rows]``; None when all have one (the dictionary suffices to tell)."""
-    nameless = np.flatnonzero([name is None or name == "" for name in column.names])
-    return np.isin(column.codes, nameless) if len(nameless) else None
 
 
 def _first_line(error: BaseException) -> str:

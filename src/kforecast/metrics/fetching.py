@@ -30,6 +30,7 @@ from kforecast.errors import SourceError, few
 from kforecast.metrics.fetch_report import MOST_LINES, FetchReport, QuestionReport, labels_text
 from kforecast.metrics.source import check_frame
 from kforecast.metrics.timerange import MOST_POINTS, TimeRange, utc
+from kforecast.metrics.units import EARLIEST, LATEST, guess_unit, number_text
 from kforecast.window import parse_instant
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,12 @@ Connect = Callable[[], AbstractAsyncContextManager[Ask[Query]]]
 
 
 def _instant(value: int | float | str | None) -> int | None:
-    return None if value is None else parse_instant(value)
+    if value is None:
+        return None
+    instant = parse_instant(value)
+    if unit := guess_unit(np.array([instant])):
+        raise ValueError(unit.words(instant))
+    return instant
 
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -130,6 +136,11 @@ class FetchSettings(BaseModel):
     """How to treat several series in one answer."""
     on_empty: Literal["error", "skip"] = "error"
     """How to treat an answer without any value."""
+
+    @property
+    def way(self) -> str:
+        """The end of a message about a failure: the proxy on the way to the server; empty without one."""
+        return ""
 
 
 def fetch(
@@ -187,7 +198,9 @@ def fetch(
     report.seconds = time.monotonic() - begun
     empty = [number for number, asked in enumerate(report.questions) if asked.points == asked.nan]
     if empty and (settings.on_empty == "error" or len(empty) == len(questions)):
-        problems += [f"{questions[number]}: no value" for number in empty]
+        problems += [
+            f"{questions[number]}: no value{_elsewhere(partials[number].series)}" for number in empty
+        ]
     if problems:
         raise SourceError(_problems_text(name, problems, len(empty)))
     for number in empty:
@@ -195,7 +208,19 @@ def fetch(
         answers[number] = _NOTHING
     for line in report.summary():
         log.info("%s", line)
-    return check_frame(_frame(questions, answers), name), report
+    # A range that the user gave may lie in any year, and all points lie in it.
+    any_time = report.start < EARLIEST or report.end >= LATEST
+    return check_frame(_frame(questions, answers), name, any_time=any_time), report
+
+
+def _elsewhere(series: Sequence[Series]) -> str:
+    """Words about the points of an answer that lie outside the range asked for."""
+    timestamps = np.concatenate([np.zeros(0), *(one.timestamps for one in series)])
+    if not len(timestamps):
+        return ""
+    unit = guess_unit(timestamps)
+    like = f"like {number_text(timestamps[0])}" if unit is None else unit.words(timestamps[0])
+    return f", but {len(timestamps):,} points outside that range ({like})"
 
 
 def _problems_text(name: str, problems: list[str], num_empty: int) -> str:
@@ -259,8 +284,8 @@ class _Fetch(Generic[Query]):
         except TimeoutError as error:
             raise SourceError(
                 f"{self.name}: after source.timeout={self.settings.timeout:g} s only {self.answered:,} of "
-                f"{len(self.questions):,} metrics were fetched; give it more time, or more requests at once "
-                f"(source.concurrency={self.settings.concurrency})"
+                f"{len(self.questions):,} metrics were fetched{self.settings.way}; give it more time, or "
+                f"more requests at once (source.concurrency={self.settings.concurrency})"
             ) from error
         except BaseExceptionGroup as group:
             raise _first(group) from None
@@ -316,7 +341,9 @@ class _Fetch(Generic[Query]):
                         raise PassingError(f"no answer within {self.settings.deadline:g} s") from error
         except PassingError as error:
             times = f"{self.settings.attempts} attempts" if self.settings.attempts > 1 else "one attempt"
-            raise SourceError(f"{self.name}: {error} ({times}); asked for {question}") from error
+            raise SourceError(
+                f"{self.name}: {error} ({times}){self.settings.way}; asked for {question}"
+            ) from error
         raise AssertionError("the loop above returns or raises")
 
     def _log_progress(self, question: Question[Query], partial: _Partial) -> None:

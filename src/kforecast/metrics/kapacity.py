@@ -20,6 +20,7 @@ from kforecast.errors import ConfigError, SourceError
 from kforecast.metrics.credentials import is_loopback
 from kforecast.metrics.fetching import Ask, PassingError, Question, Series, TooLargeError
 from kforecast.metrics.proto import provider_pb2 as pb
+from kforecast.metrics.proxies import Proxy, from_environment
 from kforecast.metrics.selector import selector_text
 from kforecast.metrics.server_source import ServerSource
 from kforecast.metrics.spec import MetricIdentifier, MetricSpec, Target, Targets, api_group
@@ -41,6 +42,9 @@ _UNREACHABLE = re.compile(
     r"last error: \w+: \S+: (?:Failed to connect to remote host: )?(.+)$|"
     r"address lookup failed for \S+ (.+?)\]"
 )
+# The environment variables that gRPC reads, in its order.
+_PROXY = ("grpc_proxy", "https_proxy", "http_proxy")
+_NO_PROXY = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
 _UNTRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([^:]+)|(Hostname Verification Check failed)")
 
 
@@ -73,6 +77,18 @@ class KapacitySource(ServerSource):
     def is_plain_text(self) -> bool:
         """Whether TLS is off and the provider is not on this machine."""
         return not self.tls.wanted and not is_loopback(self.address.rpartition(":")[0])
+
+    @property
+    def proxy(self) -> Proxy | None:
+        """The proxy of gRPC's variables on the way to the provider; gRPC takes only those with http://."""
+        host, _, port = self.address.rpartition(":")
+        found = from_environment(host, int(port), _PROXY, _NO_PROXY)
+        return found if found is not None and found.url.startswith("http://") else None
+
+    @property
+    def way(self) -> str:
+        """The end of a message about a failure; see :attr:`FetchSettings.way`."""
+        return "" if self.proxy is None else self.proxy.way
 
     def questions(self, now: float) -> list[Question[pb.Query]]:
         """One question per metric of every target.
@@ -109,6 +125,8 @@ class KapacitySource(ServerSource):
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
         ]
+        proxy = self.proxy
+        options.append(("grpc.enable_http_proxy", 0) if proxy is None else ("grpc.http_proxy", proxy.url))
         if self.tls.server_name is not None:
             options.append(("grpc.ssl_target_name_override", self.tls.server_name))
         token = self.token()
@@ -146,15 +164,17 @@ class KapacitySource(ServerSource):
         if untrusted := _UNTRUSTED.search(said):
             return SourceError(
                 f"{self.address}: the server's certificate is refused: {untrusted[1] or untrusted[2]} "
-                "(source.tls.ca, source.tls.server_name)"
+                f"(source.tls.ca, source.tls.server_name){self.way}"
             )
         if "WRONG_VERSION_NUMBER" in said:
-            return SourceError(f"{self.address}: the server does not speak TLS; leave source.tls out")
+            return SourceError(
+                f"{self.address}: the server does not speak TLS; leave source.tls out{self.way}"
+            )
         text = f"{code.name}: {said}"
         if code is grpc.StatusCode.UNAVAILABLE:
             if unreachable := _UNREACHABLE.search(said):
                 text = f"cannot be reached: {unreachable[1] or unreachable[2]}"
-            if "Socket closed" in said:
+            if "Socket closed" in said and self.proxy is None:
                 # Retried, because a restarting server closes its sockets, too.
                 hint = (
                     "does it require a client certificate (source.tls.cert, source.tls.key)?"

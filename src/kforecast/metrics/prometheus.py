@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import numpy as np
@@ -19,9 +19,11 @@ from kforecast.errors import ConfigError, SourceError
 from kforecast.files.untrusted import shortened
 from kforecast.metrics.credentials import SecretFile, SecretVariable, is_loopback, read_secret
 from kforecast.metrics.fetching import Ask, PassingError, Question, Series, TooLargeError
+from kforecast.metrics.proxies import Proxy, check_proxy, from_environment, shown
 from kforecast.metrics.server_source import ServerSource
 from kforecast.metrics.spec import Duration, Name, check_keys_differ
 from kforecast.metrics.timerange import TimeRange
+from kforecast.metrics.units import guess_unit
 from kforecast.window import parse_duration
 
 # Results that have no values over time, and what to do.
@@ -77,6 +79,10 @@ def _check_headers(headers: dict[str, str]) -> dict[str, str]:
     return headers
 
 
+def _check_proxy(proxy: str) -> str:
+    return proxy if proxy == "none" else check_proxy(proxy if "//" in proxy else f"http://{proxy}")
+
+
 class PrometheusSource(ServerSource):
     """A list of PromQL queries to the server at ``url``."""
 
@@ -90,6 +96,8 @@ class PrometheusSource(ServerSource):
     """Headers of every request; none of them secret."""
     secret_headers: dict[str, SecretVariable] | None = None
     """Secret headers: name -> environment variable that holds the value."""
+    proxy: Annotated[str, AfterValidator(_check_proxy)] | None = None
+    """URL of an HTTP proxy; ``none`` for the direct way; null takes the environment's (``http_proxy``)."""
     username: str | None = None
     """User of basic authentication; ``password_file`` or ``password_env`` names the password."""
     password_file: SecretFile | None = None
@@ -115,6 +123,41 @@ class PrometheusSource(ServerSource):
     def server(self) -> str:
         """The URL."""
         return self.url
+
+    def check(self) -> None:
+        """Check the settings and the environment's proxy without asking the server; raises ConfigError."""
+        super().check()
+        self.way_through()
+
+    def way_through(self) -> Proxy | None:
+        """The proxy on the way to the server; None for the direct way.
+
+        Raises
+        ------
+        ConfigError
+            When the environment's proxy is not one of HTTP.
+        """
+        if self.proxy is not None:
+            return None if self.proxy == "none" else Proxy(self.proxy, "source.proxy", "source.proxy=none")
+        parts = urlsplit(self.url)
+        # Not HTTP_PROXY: curl ignores it, because in a CGI script it would be a header of the client.
+        variables = ["http_proxy"] if parts.scheme == "http" else ["https_proxy", "HTTPS_PROXY"]
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        found = from_environment(parts.hostname or "", port, [*variables, "all_proxy", "ALL_PROXY"])
+        try:
+            return found and Proxy(check_proxy(found.url), found.origin, found.around)
+        except ValueError as error:
+            assert found is not None
+            raise ConfigError(
+                f"{found.origin}: {error}; {found.around} or source.proxy=none goes around it, and "
+                "source.proxy=URL takes another"
+            ) from error
+
+    @property
+    def way(self) -> str:
+        """The end of a message about a failure; see :attr:`FetchSettings.way`."""
+        proxy = self.way_through()
+        return "" if proxy is None else proxy.way
 
     @property
     def is_plain_text(self) -> bool:
@@ -175,6 +218,10 @@ class PrometheusSource(ServerSource):
             tls: Any = self.tls.context()
         else:
             tls = True
+        proxy = self.way_through()
+        through: dict[str, Any] = {}
+        if proxy is not None:
+            through = {"proxy": shown(proxy.url), "proxy_auth": _login(proxy.url)}
         connector = aiohttp.TCPConnector(limit=self.concurrency, ssl=tls)
         timeout = aiohttp.ClientTimeout(total=self.deadline)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -191,6 +238,7 @@ class PrometheusSource(ServerSource):
                         headers=headers,
                         server_hostname=self.tls.server_name,
                         allow_redirects=False,
+                        **through,
                         **sent,  # type: ignore[arg-type]
                     ) as response:
                         if response.status in (405, 501) and method == "POST":
@@ -204,8 +252,10 @@ class PrometheusSource(ServerSource):
                 except aiohttp.ClientConnectorCertificateError as error:
                     raise SourceError(
                         f"{self.url}: the server's certificate is refused: {error.certificate_error} "
-                        "(source.tls.ca, source.tls.server_name)"
+                        f"(source.tls.ca, source.tls.server_name){self.way}"
                     ) from error
+                except aiohttp.ClientHttpProxyError as error:
+                    raise self._refused_by_proxy(error.status, error.message) from error
                 except aiohttp.ClientError as error:
                     raise PassingError(f"cannot be reached: {str(error) or type(error).__name__}") from error
                 return self._read(response.status, bytes(body), parameters["query"])
@@ -243,6 +293,8 @@ class PrometheusSource(ServerSource):
         said = answer.get("error") if isinstance(answer, dict) else None
         words = said if isinstance(said, str) else body[:200].decode(errors="replace")
         text = shortened(" ".join(words.split()), _MOST_WORDS) or "no reason given"
+        if status == 407:
+            raise self._refused_by_proxy(status, text)
         if status in _PASSING:
             raise PassingError(f"HTTP {status}: {text}")
         if status in (401, 403):
@@ -254,8 +306,25 @@ class PrometheusSource(ServerSource):
             raise SourceError(f"{self.url}: {text} (HTTP {status}, query: {query})")
         raise SourceError(
             f"{self.url}: HTTP {status} is not the answer of a Prometheus; is its API below "
-            f"{self.url}/api/v1? It says: {text}"
+            f"{self.url}/api/v1? It says: {text}{self.way}"
         )
+
+    def _refused_by_proxy(self, status: int, said: str) -> Exception:
+        text = f"the proxy answers HTTP {status} ({said})"
+        if status in _PASSING:
+            return PassingError(text)
+        if status == 407:
+            proxy = self.way_through()
+            text += f": give {'source.proxy' if proxy is None else proxy.origin} a user and a password"
+        return SourceError(f"{self.url}: {text}{self.way}")
+
+
+def _login(url: str) -> aiohttp.BasicAuth | None:
+    """The user and the password in the URL of a proxy."""
+    parts = urlsplit(url)
+    if parts.username is None:
+        return None
+    return aiohttp.BasicAuth(unquote(parts.username), unquote(parts.password or ""), "utf-8")
 
 
 def series_of(answer: dict[str, Any]) -> list[Series]:
@@ -306,7 +375,8 @@ def _series(series: dict[str, Any]) -> Series:
     # Values are text, which may be NaN, +Inf or -Inf.
     values = np.fromiter((float(pair[1]) for pair in pairs), np.float64, len(pairs))
     if not (np.abs(timestamps) < 1e12).all():  # also refuses NaN
-        raise ValueError("a timestamp is out of range")
+        unit = guess_unit(timestamps)
+        raise ValueError("a timestamp is out of range" if unit is None else unit.words(timestamps[0]))
     whole = not (timestamps % 1).any()
     return Series(labels, timestamps.astype(np.int64) if whole else timestamps, values)
 

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
@@ -17,7 +18,7 @@ import pandas as pd
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from kforecast.errors import ConfigError, SourceError
+from kforecast.errors import ConfigError, SourceError, few
 from kforecast.metrics.fetching import Ask, PassingError, Series, TooLargeError
 from kforecast.metrics.kapacity import query_of
 from kforecast.metrics.prometheus import PrometheusSource
@@ -34,6 +35,8 @@ SERVICE = "io.kapacitystack.metric.ProviderService"
 # Maximum age of the newest sample, seconds: the default lookback of Prometheus.
 _LOOKBACK = 300
 _GRACE = 5.0
+# Clients that cut apiVersion at its slash send the version of the core group, which has no slash, as a group.
+_VERSION = re.compile(r"v[0-9]+((alpha|beta)[0-9]+)?")
 
 
 class Backend(Protocol):
@@ -82,6 +85,73 @@ class QueryNames:
         return f"{self.type} {said}"
 
 
+@dataclass(frozen=True)
+class Configured:
+    """A metric of a target: its series, and the selector of its query in its string form."""
+
+    workload: str
+    metric: str
+    selector: str
+
+    def __str__(self) -> str:
+        return f"{self.workload} {self.metric} (selector {self.selector or 'none'})"
+
+
+class ConfiguredQueries:
+    """The queries of ``targets``, found again as clients ask them.
+
+    Kapacity's job never sends a selector, and sends the core group as ``v1``.
+    """
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self._by_query: dict[bytes, list[Configured]] = {}
+        for target in targets:
+            for metric in target.metrics:
+                key, selector = _without_selector(query_of(target, metric))
+                configured = Configured(target.workload, metric.series_name, selector)
+                self._by_query.setdefault(key, []).append(configured)
+
+    def find(self, query: pb.Query) -> Configured | None:
+        """The metric that a query asks for, with its selector or, if only one metric fits, without; or None.
+
+        Raises
+        ------
+        ValueError
+            When several metrics fit.
+        """
+        key, selector = _without_selector(query)
+        wanted = sorted(parse_selector(selector))
+        fitting = self._by_query.get(key, [])
+        found = [one for one in fitting if sorted(parse_selector(one.selector)) == wanted]
+        if not found and not wanted:
+            found = fitting
+        if len(found) > 1:
+            remedy = "ask with a selector" if not wanted else "configure one of them only"
+            raise ValueError(
+                f"{QueryNames(query)}: {len(found)} configured series fit this query: "
+                f"{few([str(one) for one in found])}; {remedy}"
+            )
+        return found[0] if found else None
+
+
+def _without_selector(query: pb.Query) -> tuple[bytes, str]:
+    """The parts of a query that tell metrics apart, and its selector."""
+    bare = pb.Query()
+    bare.CopyFrom(query)
+    chosen = bare.WhichOneof("query")
+    if chosen is None:
+        return b"", ""
+    content, selector = getattr(bare, chosen), ""
+    if "group_kind" in content.DESCRIPTOR.fields_by_name and _VERSION.fullmatch(content.group_kind.group):
+        content.group_kind.group = ""
+    if "ready_pods_only" in content.DESCRIPTOR.fields_by_name:
+        content.ready_pods_only = False
+    if "metric" in content.DESCRIPTOR.fields_by_name:
+        selector = content.metric.selector
+        content.metric.ClearField("selector")
+    return bare.SerializeToString(deterministic=True), selector
+
+
 class FrameBackend:
     """Answers from a long frame.
 
@@ -109,21 +179,14 @@ class FrameBackend:
             )
             for (workload, metric), rows in known.groupby(["workload", "metric"], observed=True)
         }
-        self.by_query = {
-            query_of(target, metric).SerializeToString(deterministic=True): (
-                target.workload,
-                metric.series_name,
-            )
-            for target in targets
-            for metric in target.metrics
-        }
+        self.configured = ConfiguredQueries(targets)
 
     def find(self, query: pb.Query) -> list[tuple[str, str]]:
-        """The series that match a query; ValueError when the query is not supported."""
-        exact = self.by_query.get(query.SerializeToString(deterministic=True))
-        if exact in self.series:
-            return [exact]
+        """The series that match a query; ValueError when it is not supported, or fits several targets."""
         names = QueryNames(query).names
+        configured = self.configured.find(query)
+        if configured is not None and (configured.workload, configured.metric) in self.series:
+            return [(configured.workload, configured.metric)]
         requirements = parse_selector(names["selector"])
         found = [
             key
@@ -174,6 +237,8 @@ class PrometheusBackend:
     templates:
         PromQL by name of metric or resource. The placeholders ``<<namespace>>``, ``<<name>>``, ``<<kind>>``,
         ``<<metric>>``, ``<<container>>`` and ``<<selector>>`` (as label matchers) are filled from the query.
+    targets:
+        The targets of a train-config.yaml: a query without a selector gets that of the target it fits.
 
     Raises
     ------
@@ -183,7 +248,9 @@ class PrometheusBackend:
 
     PLACEHOLDERS = ("namespace", "name", "kind", "metric", "container", "selector")
 
-    def __init__(self, source: PrometheusSource, templates: Mapping[str, str]) -> None:
+    def __init__(
+        self, source: PrometheusSource, templates: Mapping[str, str], targets: Sequence[Target] = ()
+    ) -> None:
         if not templates:
             raise ConfigError(
                 "serve.templates: empty; give a PromQL template for every metric to serve, like "
@@ -197,9 +264,10 @@ class PrometheusBackend:
                         f"serve.templates.{metric}: unknown placeholder <<{placeholder}>>; known: {known}"
                     )
         self.source, self.templates = source, templates
+        self.configured = ConfiguredQueries(targets)
 
     def promql(self, query: pb.Query) -> str:
-        """The PromQL for a query; ValueError when there is no template for it."""
+        """The PromQL for a query; ValueError when there is no template for it, or it fits several targets."""
         asked = QueryNames(query)
         template = self.templates.get(asked.names["metric"])
         if template is None:
@@ -208,7 +276,9 @@ class PrometheusBackend:
                 f"known: {', '.join(self.templates)}"
             )
         values = {name: quoted(value)[1:-1] for name, value in asked.names.items()}
-        values["selector"] = promql_matchers(parse_selector(asked.names["selector"]))
+        configured = self.configured.find(query)
+        selector = asked.names["selector"] if configured is None else configured.selector
+        values["selector"] = promql_matchers(parse_selector(selector))
         return re.sub(r"<<(\w+)>>", lambda match: values[match[1]], template)
 
     @asynccontextmanager
@@ -220,7 +290,11 @@ class PrometheusBackend:
                 promql = self.promql(query)
                 by_labels: dict[tuple[tuple[str, str], ...], list[Series]] = {}
                 for chunk in asked.chunks(MOST_POINTS):
-                    for series in await ask_promql(promql, chunk):
+                    try:
+                        answer = await ask_promql(promql, chunk)
+                    except PassingError as error:
+                        raise PassingError(f"{error}{self.source.way}") from error
+                    for series in answer:
                         by_labels.setdefault(tuple(sorted(series.labels.items())), []).append(series)
                 return [
                     Series(

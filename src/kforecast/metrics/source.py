@@ -7,17 +7,14 @@ import pandas as pd
 
 from kforecast.errors import DataError
 from kforecast.metrics.names import trimmed
+from kforecast.metrics.units import EARLIEST, EXPECTED, LATEST, guess_unit, lost_digits, number_text
 
 COLUMNS = ("timestamp", "value", "workload", "metric")
 
-# Above these limits a timestamp is beyond the year 5000 in seconds, so it is today in a finer unit.
-_UNITS = (
-    (1e17, "nanoseconds", 1_000_000_000),
-    (1e14, "microseconds", 1_000_000),
-    (1e11, "milliseconds", 1000),
-)
-# Beyond the year 5000 even in nanoseconds.
-_LATEST = 1e20
+# Beyond the year 5138 in seconds, so it is in a finer unit.
+_LATEST_IN_SECONDS = 1e11
+# Rows whose timestamps are examined for lost digits and dates written as digits.
+_SAMPLE = 100_000
 
 # A thousandth of the largest float32, so that sums over a context stay finite.
 _LARGEST = 1e35
@@ -81,41 +78,58 @@ class RowCheck:
         How messages name the source, for instance its file name.
     first_row:
         Number of the first row in messages.
+    any_time:
+        Whether moments before 2000 and after 2100 are right; otherwise they are refused, because they are
+        nearly always in another unit.
+    remedy:
+        How messages name the setting ``any_time``.
     """
 
-    def __init__(self, name: str, first_row: int = 1) -> None:
-        self._name = name
-        self._row = first_row
-        self._seen_rows = False
+    def __init__(
+        self, name: str, first_row: int = 1, any_time: bool = False, remedy: str = "source.any_time=true"
+    ) -> None:
+        self._name, self._remedy = name, remedy
+        self._limits = (0.0, _LATEST_IN_SECONDS) if any_time else (float(EARLIEST), float(LATEST))
+        self._first_row = self._row = first_row
         self._seen_number = False
-        self._latest = (-1.0, 0)  # timestamp and row
+        self._sample: list[np.ndarray] = []  # timestamps of the first rows
+        self._sampled = self._repeated = 0
+        self._elsewhere: list[np.ndarray] = []  # timestamps outside the limits
         # By kind of problem: the number of bad rows, the first of them and its content.
         self._bad: dict[str, tuple[int, int, float]] = {}
 
     @property
     def good(self) -> bool:
         """Whether all rows so far are free of problems."""
-        return not self._bad and self._latest[0] <= min(limit for limit, _, _ in _UNITS)
+        return not self._bad
 
-    def add(self, timestamp: np.ndarray, value: np.ndarray, *names: tuple[str, np.ndarray]) -> None:
-        """Check the next rows; ``names`` are columns with bool ``[rows]``, true where empty."""
+    def add(self, batch: RowBatch) -> None:
+        """Check the next rows."""
+        timestamp, value = batch.timestamp, batch.value
         if not len(timestamp):
             return
-        self._seen_rows = True
         # Minimum and maximum suffice when all is well; NaN compares as false.
-        if not (timestamp.min() >= 0 and timestamp.max() < np.inf):
-            self._note("no timestamp", ~np.isfinite(timestamp), timestamp)
-            self._note("negative", timestamp < 0, timestamp)
-        largest = int(timestamp.argmax())
-        if timestamp[largest] > self._latest[0]:
-            self._latest = (float(timestamp[largest]), self._row + largest)
+        earliest, latest = self._limits
+        if not (timestamp.min() >= earliest and timestamp.max() < latest):
+            finite = np.isfinite(timestamp)
+            self._note("no timestamp", ~finite, timestamp)
+            self._note("negative", finite & (timestamp < 0), timestamp)
+            elsewhere = finite & (timestamp >= 0) & ((timestamp < earliest) | (timestamp >= latest))
+            self._note("elsewhere", elsewhere, timestamp)
+            if sum(map(len, self._elsewhere)) < _SAMPLE:
+                self._elsewhere.append(timestamp[elsewhere][:_SAMPLE])
+        if self._sampled < _SAMPLE:
+            self._take_sample(batch)
         low, high = np.fmin.reduce(value), np.fmax.reduce(value)
         self._seen_number |= not np.isnan(low)
         if low < -_LARGEST or high > _LARGEST:
             self._note("infinite", np.isinf(value), value)
             self._note("too large", np.abs(value) > _LARGEST, value)
-        for column, empty in names:
-            self._note(column, empty, value)
+        for column, names in (("workload", batch.workload), ("metric", batch.metric)):
+            # The names suffice to tell that all rows have one.
+            nameless = np.flatnonzero([name is None or name == "" for name in names.names])
+            if len(nameless):
+                self._note(column, np.isin(names.codes, nameless), value)
         self._row += len(timestamp)
 
     def finish(self) -> None:
@@ -126,26 +140,17 @@ class RowCheck:
         DataError
             When there are no rows, or any problem was found; one message has them all.
         """
-        if not self._seen_rows:
+        if self._row == self._first_row:
             raise DataError(f"{self._name}: no rows")
         problems = []
-        latest, latest_row = self._latest
-        unit = next((found for found in _UNITS if latest > found[0]), None)
         if "no timestamp" in self._bad:
             count, row, _ = self._bad["no timestamp"]
             problems.append(f"timestamp is missing in {count:,} rows, first in row {row}")
         elif "negative" in self._bad:
             _, row, timestamp = self._bad["negative"]
             problems.append(f"timestamp {timestamp:.15g} in row {row} is negative")
-        elif latest > _LATEST:
-            problems.append(
-                f"timestamp {latest:g} in row {latest_row} is not a valid time; unix seconds are expected"
-            )
-        elif unit is not None:
-            problems.append(
-                f"timestamp {latest:.0f} in row {latest_row} looks like {unit[1]}; "
-                f"unix seconds are expected: divide by {unit[2]}"
-            )
+        elif found := self._timestamp_problem():
+            problems.append(found)
         if "infinite" in self._bad:
             count, row, _ = self._bad["infinite"]
             problems.append(f"value is infinite in {count:,} rows, first in row {row}")
@@ -161,6 +166,42 @@ class RowCheck:
         if problems:
             raise DataError(f"{self._name}: " + "; ".join(problems))
 
+    def _take_sample(self, batch: RowBatch) -> None:
+        rows = slice(0, _SAMPLE - self._sampled)
+        timestamp = batch.timestamp[rows]
+        self._sample.append(timestamp)
+        self._sampled += len(timestamp)
+        keys = (timestamp, batch.workload.codes[rows], batch.metric.codes[rows])
+        order = np.lexsort(keys)
+        again = np.logical_and.reduce([key[order][1:] == key[order][:-1] for key in keys])
+        self._repeated += int(np.count_nonzero(again))
+
+    def _timestamp_problem(self) -> str | None:
+        """What is wrong with timestamps that are finite and not negative, in words."""
+        sample, rows = np.concatenate(self._sample), self._row - self._first_row
+        if lost := lost_digits(sample, self._repeated / len(sample)):
+            return lost
+        if "elsewhere" not in self._bad:
+            # Dates of ten digits look like seconds.
+            unit = guess_unit(sample)
+            return unit and unit.words(sample[0], self._first_row)
+        count, row, timestamp = self._bad["elsewhere"]
+        said = f"timestamp {number_text(timestamp)} in row {row}"
+        unit = guess_unit(np.concatenate(self._elsewhere))
+        if unit is not None and count == rows:
+            return unit.words(timestamp, row)
+        if unit := unit or guess_unit(np.array([timestamp])):
+            return (
+                f"{said} looks like {unit.name}, unlike other rows ({count:,} of {rows:,} are not in unix "
+                f"seconds); {unit.remedy} there ({EXPECTED})"
+            )
+        if timestamp >= _LATEST_IN_SECONDS:
+            return f"{said} is not a valid time; {EXPECTED}"
+        moment = np.datetime_as_string(np.datetime64(int(timestamp), "s")).replace("T", " ")
+        when = "before 2000" if timestamp < EARLIEST else "after 2100"
+        more = f", one of {count:,} such rows" if count > 1 else ""
+        return f"{said} is {moment} UTC, {when}{more}; {EXPECTED}; if it is right, give {self._remedy}"
+
     def _note(self, kind: str, bad: np.ndarray, content: np.ndarray) -> None:
         count = int(np.count_nonzero(bad))
         if count:
@@ -171,30 +212,38 @@ class RowCheck:
             self._bad[kind] = (before + count, row, said)
 
 
-def check_frame(frame: pd.DataFrame, name: str, first_row: int = 1) -> pd.DataFrame:
+def check_frame(
+    frame: pd.DataFrame,
+    name: str,
+    first_row: int = 1,
+    any_time: bool = False,
+    remedy: str = "source.any_time=true",
+) -> pd.DataFrame:
     """Check the guarantees of every source, and return the frame.
 
     Parameters
     ----------
     frame:
         Has the columns :data:`COLUMNS`; timestamps and values are numeric.
-    name:
-        How messages name the source, for instance its file name.
-    first_row:
-        Number of the frame's first row in messages.
+    name, first_row, any_time, remedy:
+        As of :class:`RowCheck`.
 
     Raises
     ------
     DataError
         When there are no rows, or any problem was found; one message has them all.
     """
-    check = RowCheck(name, first_row)
-    # isin works on the categories, of which there are few, instead of millions of rows.
-    empty = {column: frame[column].isna() | frame[column].isin([""]) for column in ("workload", "metric")}
-    check.add(
-        frame["timestamp"].to_numpy(dtype=float),
-        frame["value"].to_numpy(dtype=float),
-        *((column, rows.to_numpy()) for column, rows in empty.items()),
-    )
+    check = RowCheck(name, first_row, any_time, remedy)
+    numbers = (frame[column].to_numpy(dtype=float) for column in ("timestamp", "value"))
+    check.add(RowBatch(*numbers, *(_names_of(frame[column]) for column in ("workload", "metric"))))
     check.finish()
     return frame
+
+
+def _names_of(column: pd.Series) -> Names:
+    encoded = column.astype("category").cat
+    names, codes = encoded.categories.to_numpy(object), encoded.codes.to_numpy()
+    missing = codes < 0
+    if missing.any():
+        return Names(np.where(missing, len(names), codes), np.append(names, [None]))
+    return Names(codes, names)

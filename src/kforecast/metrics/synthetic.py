@@ -55,7 +55,7 @@ class SyntheticSource(BaseModel):
         frame = pd.concat(frames, ignore_index=True)
         frame["workload"] = frame["workload"].astype("category")
         frame["metric"] = frame["metric"].astype("category")
-        return check_frame(frame, str(self))
+        return check_frame(frame, str(self), any_time=True)
 
     def _series(self, number: int, seconds: np.ndarray, local: np.ndarray) -> pd.DataFrame:
         # One generator per series, so that adding a workload does not change the others.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kforecast.data.windows import WindowBatch
 from kforecast.models.network import Forecast, Network, Prepared
-from kforecast.window import CALENDAR_TABLE_SIZES, Window
+from kforecast.window import CALENDAR_TABLE_SIZES, FREQUENCIES, Window
 
 # Smallest divisor in Kapacity's network.
 _SMALLEST_SCALE = 1e-10
@@ -44,7 +44,7 @@ class Fcnet(Network):
     Raises
     ------
     ValueError
-        When the context is so long that the gates would exceed 1 GiB.
+        When it does not know the frequency, or the context is so long that the gates would exceed 1 GiB.
     """
 
     series_table = "static_embeddings.0.weight"
@@ -59,6 +59,11 @@ class Fcnet(Network):
     ) -> None:
         super().__init__()
         width, fields = window.context_length, window.frequency.calendar_fields
+        if not fields:
+            raise ValueError(
+                f"Fcnet knows bins of {', '.join(FREQUENCIES)} only, not of {window.frequency.name}; use "
+                "SeasonalMLP"
+            )
         features = width * (4 + 4 * len(fields))
         if features > _MOST_FEATURES:
             most = _MOST_FEATURES // (4 + 4 * len(fields))

@@ -11,23 +11,36 @@ from kforecast.data.split import running_sum
 from kforecast.window import Window
 
 LAST_VALUE = "last value"
+MOVING_AVERAGE = "moving average"
+# A combination may give these weights; artifacts refer to them by name.
 NAIVE = (
     LAST_VALUE,
-    "moving average",
+    MOVING_AVERAGE,
     "same time yesterday",
     "same time last week",
     "mean by time of week",
 )
+# A model that does not beat these knows nothing about time. They are never part of a combination.
+TRAINING_MEAN, ALWAYS_ZERO = "training mean", "always zero"
 
 
 def baselines(panel: Panel, cells: np.ndarray, window: Window, begin: int) -> dict[str, np.ndarray]:
-    """All baselines by name, from the same origins.
+    """All baselines by name, from the same origins: the naive forecasts, the training mean and zero.
 
     Parameters
     ----------
     begin:
         The first judged bin; means over the history use the bins before it.
     """
+    horizon = window.prediction_length
+    return naive_forecasts(panel, cells, window, begin) | {
+        TRAINING_MEAN: history_mean(panel, cells, horizon, begin),
+        ALWAYS_ZERO: np.zeros((len(cells), horizon), np.float32),
+    }
+
+
+def naive_forecasts(panel: Panel, cells: np.ndarray, window: Window, begin: int) -> dict[str, np.ndarray]:
+    """The forecasts of :data:`NAIVE` by name; parameters as in :func:`baselines`."""
     horizon, frequency = window.prediction_length, panel.frequency
     made = (
         last_value(panel, cells, horizon),
@@ -108,7 +121,7 @@ def time_of_week_mean(panel: Panel, cells: np.ndarray, prediction_length: int, s
     series, origin = np.divmod(cells, panel.num_bins)
     day, week = panel.frequency.day, panel.frequency.week
     # Bins are counted from 1970, so that a time of the week has the same number in every week.
-    first = panel.start // panel.frequency.step
+    first = panel.first_bin
     target = first + origin[:, None] + np.arange(prediction_length)
     width = ((0, 0), (first % week, -(first + stop) % week))
 
@@ -126,6 +139,16 @@ def time_of_week_mean(panel: Panel, cells: np.ndarray, prediction_length: int, s
         at = (series[:, None], target % season)
         forecast = np.where(count[at] > 0, total[at] / np.maximum(count[at], 1), forecast)
     return forecast.astype(np.float32)
+
+
+def history_mean(panel: Panel, cells: np.ndarray, prediction_length: int, stop: int) -> np.ndarray:
+    """The mean of the series' observed bins before ``stop``; the last value if there are none."""
+    observed = panel.observed[:, :stop]
+    count = observed.sum(axis=1)
+    total = np.where(observed, panel.values[:, :stop], 0).sum(axis=1, dtype=np.float64)
+    series = cells // panel.num_bins
+    mean = (total / np.maximum(count, 1))[series, None].astype(np.float32)
+    return np.where(count[series, None] > 0, mean, last_value(panel, cells, prediction_length))
 
 
 def hold_last(values: np.ndarray, observed: np.ndarray) -> np.ndarray:

@@ -55,6 +55,7 @@ class ArtifactMaker:
             num_workers=settings.data.num_workers,
             patience=0 if stopping is None else stopping.patience,
             use_validation=bool(settings.data.validation),
+            bin_zone="" if panel.zone == "UTC" else panel.zone,
         )
         self._metadata: dict[str, Any] = {
             "kforecast": __version__,
@@ -145,7 +146,8 @@ class ArtifactMaker:
             return
         if self._calendar != Calendar():
             log.warning(
-                "data.timezone and data.holidays are not for Fcnet: its calendar is UTC, as in Kapacity's job"
+                "data.timezone and data.holidays are not for Fcnet: its calendar and its bins are in UTC, as "
+                "in Kapacity's job; model=auto follows local time"
             )
         if self._config.freq == "1D":
             log.warning(

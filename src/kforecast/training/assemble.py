@@ -35,6 +35,8 @@ def data_of(recipe: Recipe, source: Any = None) -> ForecastDataModule:
         seed=recipe.settings.seed,
         folder=recipe.run_dir,
         teacher=recipe.teacher,
+        # Kapacity's job bins in UTC, whatever the time zone of a workload.
+        local_bins=recipe.settings.model.shared_embedding is None,
     )
     return data
 

@@ -79,7 +79,7 @@ def _build_all(cfg: DictConfig, window: Window) -> None:
         _check(name, node, *arguments)
         return built(node, name, **arguments)
 
-    _check("data", cfg.data, "source", "window", "seed", "folder", "lookback", "teacher")
+    _check("data", cfg.data, "source", "window", "seed", "folder", "lookback", "teacher", "local_bins")
     build("model", cfg.model, window=window, num_series=1)
     build("optimizer", cfg.optimizer, params=[torch.nn.Parameter(torch.zeros(1))])
     callbacks = [build(f"callbacks.{name}", node) for name, node in cfg.callbacks.items() if node is not None]

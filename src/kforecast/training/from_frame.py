@@ -27,9 +27,11 @@ from kforecast.config.compose import composed
 from kforecast.config.conf_dir import CONF_DIR
 from kforecast.config.explain import explain
 from kforecast.errors import ConfigError, ours
-from kforecast.evaluation.report.words import span_words, verdict
+from kforecast.evaluation.report.words import span_words
+from kforecast.evaluation.verdict import verdict
 from kforecast.forecaster import Forecaster
-from kforecast.metrics.frame import FrameSource
+from kforecast.metrics.frame import source_of
+from kforecast.metrics.source import MetricSource
 from kforecast.training.distributed.processes import this_process
 from kforecast.training.holdout import JudgedFit
 from kforecast.training.plan import make_recipe_for_frame
@@ -61,7 +63,7 @@ _KEYS = {
 
 
 def train(
-    frame: pd.DataFrame,
+    frame: pd.DataFrame | MetricSource,
     window: Window,
     *,
     model: str = "fcnet",
@@ -75,7 +77,6 @@ def train(
     timezone: str | Mapping[str, str] | None = None,
     holidays: str | None = None,
     seed: int = 42,
-    on_multiple: str | None = None,
     overrides: Sequence[str] = (),
     verbose: bool = True,
 ) -> Forecaster:
@@ -107,9 +108,6 @@ def train(
         ``DE-BY``.
     seed:
         Seed of the weights, the order of windows and all other random numbers.
-    on_multiple:
-        How to treat several rows of one series at one moment: ``sum``, ``mean`` or ``error``. With None they
-        are averaged, unless another column tells them apart (``pod``), which is an error.
     overrides:
         Other settings, as on the command line: ``["data.fill=zero", "optimizer=adamw"]``. Arguments take
         precedence.
@@ -147,7 +145,7 @@ def train(
     given |= {"refit": refit, "timezone": timezone, "holidays": holidays}
     with tempfile.TemporaryDirectory(prefix="kforecast-") as folder, _process_state_restored():
         cfg = _composed(window, model, given, list(overrides), folder)
-        recipe = make_recipe_for_frame(cfg, FrameSource(frame, on_multiple=on_multiple), Path(folder))
+        recipe = make_recipe_for_frame(cfg, source_of(frame), Path(folder))
         if recipe.settings.trainer.processes > 1:
             raise ConfigError(
                 f"trainer.devices: {recipe.settings.trainer.processes} processes; train() works in one: use "
@@ -164,7 +162,7 @@ def _words(judged: JudgedFit) -> str:
     best = f"best epoch {fit.best_epoch} of {fit.epochs}"
     if board is None:
         return f"{best}; nothing was held out to judge it on"
-    return f"{best}; WAPE {board.model['wape']:.2%} on {span_words(board)}. {verdict(board)[1]}"
+    return f"{best}; WAPE {board.model['wape']:.2%} on {span_words(board)}. {verdict(board).words}"
 
 
 def _composed(

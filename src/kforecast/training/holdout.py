@@ -78,7 +78,9 @@ def judge_fit(
 def _forecaster_of(fit: Fit, fill: Fill, combine: bool) -> Predictor:
     """The trained network as it will be served, with intervals if there is a validation part."""
     panel, split = fit.data.panel, fit.data.split
-    forecaster = Predictor(fit.data.window, panel.item_ids, fill, fit.net, calendar=fit.data.calendar)
+    forecaster = Predictor(
+        fit.data.window, panel.item_ids, fill, fit.net, calendar=fit.data.calendar, zone=panel.zone
+    )
     if not len(split.validation):
         return forecaster
     if combine:

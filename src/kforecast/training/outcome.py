@@ -227,13 +227,14 @@ def _typed(name: str) -> str:
 
 def _source(recipe: Recipe, job: Job) -> str:
     """The source, as arguments of the forecast command."""
-    path = recipe.source_settings.get("path")
+    chosen = [override for override in job.overrides if override.startswith("source.")]
     if (recipe.run_dir / HISTORY).exists():
-        path = short_path(recipe.run_dir / HISTORY)
-    if path is not None:
-        return f"--dataset-file={shlex.quote(str(path))}"
+        return f"--dataset-file={shlex.quote(short_path(recipe.run_dir / HISTORY))}"
+    if recipe.source_settings.get("path") is not None:
+        # The source knows its path literally; the settings have it as OmegaConf writes it.
+        others = [override for override in chosen if not override.startswith("source.path=")]
+        return shlex.join([f"--dataset-file={recipe.source}", *others])
     if (source := job.choices.get("source")) is not None:
-        chosen = [override for override in job.overrides if override.startswith("source.")]
         return shlex.join([f"source={source}", *chosen])
     # The configuration comes from an earlier run, and was not composed from config groups.
     values = recipe.source_settings

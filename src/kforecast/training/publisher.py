@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from kforecast.artifact import Artifact, discard
 from kforecast.console import short_path
-from kforecast.evaluation.report.words import champion_shortfall, shortfall
+from kforecast.evaluation.verdict import champion_shortfall, shortfall
 from kforecast.files.directory import check_still_there
 from kforecast.training.artifact_maker import ArtifactMaker
 from kforecast.training.callbacks import ArtifactWriter

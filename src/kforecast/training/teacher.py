@@ -63,6 +63,11 @@ class Teacher:
         if unknown := self.forecaster.unknown(panel.series):
             series = few([" ".join(pair) for pair in unknown])
             raise DataError(f"teacher: {name} cannot forecast {series}; train it on the same series")
+        if (zone := self.forecaster.zone) != panel.zone:
+            raise DataError(
+                f"teacher: {name} forecasts bins of {zone} time, but training has bins of {panel.zone} time; "
+                "give both the same data.timezone, and model=auto, which follows it"
+            )
         count, horizon = len(split.train), self.forecaster.window.prediction_length
         if 4 * count * horizon > _MOST_BYTES:
             raise DataError(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kforecast.evaluation.capacity import Simulation
-from kforecast.evaluation.scoreboard import HEADROOMS, ORDER_LEVELS, Scoreboard, quantile_policy
+from kforecast.evaluation.scoreboard import HEADROOMS, ORDER_LEVELS, Scoreboard
 from kforecast.evaluation.scores import mean_of_known, overall, ratio
 from kforecast.evaluation.skill import aged_at
 from kforecast.intervals import LEVELS
@@ -54,6 +54,8 @@ _FEWEST_ORIGINS = 24
 _LONGEST_NAME = 64
 # The y axis ends at this multiple of the errors that matter: one bad forecast must not flatten all others.
 _CUT = 4.0
+# Baselines other than the best one are told apart by these dashes, in two colours.
+_DASHES: tuple[tuple[float, ...], ...] = ((), (4.0, 2.0), (1.2, 1.5), (6.0, 1.5, 1.2, 1.5))
 
 
 class Drawn(NamedTuple):
@@ -114,12 +116,6 @@ def middle(board: Scoreboard) -> Drawn:
     """The median series by WAPE; the worse one of two."""
     found = notable(board)
     return found[len(found) // 2]
-
-
-def model_policy(board: Scoreboard) -> str:
-    """The policy of the judged model: it orders for a quantile if it has intervals, else for the forecast."""
-    named = quantile_policy(board.backtest.model, board.orders.settings)
-    return named if named in board.orders.simulation.replicas else board.backtest.model
 
 
 def short_name(board: Scoreboard, row: int) -> str:
@@ -223,7 +219,7 @@ def _replicas(board: Scoreboard) -> Figure | None:
     series = middle(board)
     first, stop = _shown(board, series.row)
     inside = slice(first - found.begin, stop - found.begin)
-    policy = model_policy(board)
+    policy = board.orders.policy
     load = orders.timeline.load[series.row, inside] / orders.timeline.per_replica[series.row]
     count = {
         name: _counts(orders.simulation, name, series.row)[inside] for name in ("perfect", "reactive", policy)
@@ -289,12 +285,17 @@ def _cost(board: Scoreboard) -> Figure | None:
 def _cost_by_level(figure: Figure, axis: Axes, board: Scoreboard, lines: int) -> None:
     orders = board.orders
     cheapest, newsvendor = orders.best_level, orders.settings.best_quantile
-    lowest = float(orders.by_quantile.min())
+    lowest = orders.best_level_cost if cheapest is not None else float(orders.by_quantile.min())
     # Evenly spaced, because the levels between 0.9 and 0.99 matter most.
     at = np.arange(len(ORDER_LEVELS), dtype=np.float64)
-    label = f"{board.backtest.model}: cheapest at {cheapest:g}, {lowest:,.0f}"
+    label = f"{board.backtest.model}: " + (
+        "all exceed twice the largest value"
+        if cheapest is None
+        else f"cheapest at {cheapest:g}, {lowest:,.0f}"
+    )
     line(axis, at, orders.by_quantile, label, Stroke(MODEL, 1.8))
-    axis.plot(int(np.argmin(orders.by_quantile)), lowest, "o", color=MODEL, ms=5.5, zorder=4)
+    if cheapest is not None:
+        axis.plot(ORDER_LEVELS.index(cheapest), lowest, "o", color=MODEL, ms=5.5, zorder=4)
     if ORDER_LEVELS[0] <= newsvendor <= ORDER_LEVELS[-1]:
         place = float(np.interp(newsvendor, ORDER_LEVELS, at))
         label = f"best by the costs alone (newsvendor): {newsvendor:.3g}"
@@ -399,7 +400,7 @@ def _age(board: Scoreboard) -> Figure | None:
 def _strokes(board: Scoreboard) -> dict[str, Stroke]:
     """The line of each model and baseline."""
     found, best = board.backtest, board.skill.best_baseline
-    left = iter([(OTHER, ()), (MUTED, ()), (OTHER, (4.0, 2.0)), (MUTED, (4.0, 2.0)), (OTHER, (1.2, 1.5))])
+    left = iter([(colour, dashes) for dashes in _DASHES for colour in (OTHER, MUTED)])
     strokes = {}
     for number, name in enumerate(found.forecasts):
         if number < found.models:
@@ -407,7 +408,7 @@ def _strokes(board: Scoreboard) -> dict[str, Stroke]:
         elif name == best:
             strokes[name] = Stroke(BASELINE, 1.6)
         else:
-            colour, dashes = next(left, (MUTED, (1.0, 1.0)))
+            colour, dashes = next(left)
             strokes[name] = Stroke(colour, 1.2, dashes)
     return strokes
 

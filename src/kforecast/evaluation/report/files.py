@@ -1,6 +1,7 @@
 """The files of a report: page, data and figures."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from matplotlib.figure import Figure
 
 from kforecast.evaluation.report.figures import NAMES, figures
 from kforecast.evaluation.report.page import ReportContext, page
-from kforecast.evaluation.report.words import span_words, verdict
+from kforecast.evaluation.report.words import span_words
 from kforecast.evaluation.scoreboard import Scoreboard
+from kforecast.evaluation.verdict import caveats, verdict
 from kforecast.files.output import replace_file, write_json
 from kforecast.intervals import column
 from kforecast.pages.drawing import save_png
@@ -37,15 +39,15 @@ def publish(
     seed:
         Seed of the bootstrap.
     warnings:
-        Caveats to show; those of the simulated replicas are added.
+        Caveats to show; those of the scoreboard are added.
 
     Raises
     ------
     OSError
         See :func:`write_report`.
     """
-    tone, words = verdict(board)
-    warnings = (*warnings, *board.orders.notes)
+    found = verdict(board)
+    warnings = (*warnings, *caveats(board))
     facts = {
         "artifact": artifact,
         "source": source,
@@ -55,10 +57,12 @@ def publish(
     }
     document = (
         {"kforecast": __version__, "artifact": artifact, "source": source, "seed": seed}
-        | {"verdict": {"tone": tone, "words": words}, "warnings": list(warnings)}
+        | {"verdict": asdict(found), "warnings": list(warnings)}
         | board.as_dict()
     )
-    return write_report(board, ReportContext(artifact, words, tone, facts, warnings), directory, document)
+    return write_report(
+        board, ReportContext(artifact, found.words, found.tone, facts, warnings), directory, document
+    )
 
 
 def write_report(

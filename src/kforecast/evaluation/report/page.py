@@ -9,10 +9,10 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from kforecast.evaluation.capacity import Capacity, timing
+from kforecast.evaluation.capacity import REACTIVE, Capacity, timing
 from kforecast.evaluation.champion import comparison_words
-from kforecast.evaluation.report.figures import middle, model_policy, notable, often_seen, short_name
-from kforecast.evaluation.report.words import age_text
+from kforecast.evaluation.report.figures import middle, notable, often_seen, short_name
+from kforecast.evaluation.report.words import age_text, implausible_words, words_against
 from kforecast.evaluation.scoreboard import HEADROOMS, Scoreboard
 from kforecast.evaluation.scores import overall
 from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, aged_at
@@ -123,10 +123,13 @@ def _key_numbers(board: Scoreboard) -> list[dict[str, str]]:
 
 
 def _key_cost(board: Scoreboard) -> dict[str, str]:
-    policy, cost = model_policy(board), board.orders.simulation.outcomes["cost"]
-    reactive = float(cost["reactive"])
+    policy, cost = board.orders.policy, board.orders.simulation.outcomes["cost"]
+    reactive = float(cost[REACTIVE])
     against = float(cost[policy]) / reactive - 1 if reactive > 0 else math.nan
     note = f"{_number(cost[policy])} ({policy}) against {_number(reactive)}"
+    if math.isfinite(board.saving.low):
+        note += f"; {percent(CONFIDENCE, 0)} interval: {_signed_percent(-board.saving.high)} to "
+        note += _signed_percent(-board.saving.low)
     return {
         "name": "cost against scaling on the last value",
         "value": _signed_percent(against),
@@ -172,13 +175,13 @@ def _capacity(board: Scoreboard) -> dict[str, Any]:
     outcomes = simulation.outcomes
     for policy in outcomes.sort_values("cost", kind="stable").index:
         row = outcomes.loc[policy]
-        if policy == "reactive":
+        if policy == REACTIVE:
             continue  # the same orders as the last value's
         rows.append(
             {
                 "name": policy,
                 "note": _POLICIES.get(policy, ""),
-                "is_model": policy == model_policy(board),
+                "is_model": policy == board.orders.policy,
                 "cells": [
                     _hours(row["under_minutes"]),
                     percent(row["under_minutes"] / minutes if minutes else math.nan),
@@ -191,18 +194,26 @@ def _capacity(board: Scoreboard) -> dict[str, Any]:
             }
         )
     best = None
-    if orders.any:
+    if orders.any and not words_against(board):
         headroom = orders.best_headroom(found.model)
         best = {
             "headroom": percent(headroom, 0) + (" or more" if headroom == HEADROOMS[-1] else ""),
             "headroom_cost": _number(orders.by_headroom[found.model].min()),
             "level": None if orders.best_level is None else f"{orders.best_level:g}",
-            "level_cost": _number(orders.by_quantile.min()) if len(orders.by_quantile) else "",
+            "level_cost": _number(orders.best_level_cost),
+            "implausible": implausible_words(board),
             "newsvendor": f"{settings.best_quantile:.3g}",
             "under": f"{settings.cost_under:g}",
             "over": f"{settings.cost_over:g}",
         }
-    return {"settings": _settings(settings, board), "rows": rows, "best": best, "model": found.model}
+    return {
+        "settings": _settings(settings, board),
+        "rows": rows,
+        "best": best,
+        "model": found.model,
+        "any": orders.any,
+        "against": words_against(board) if orders.any else "",
+    }
 
 
 def _settings(settings: Capacity, board: Scoreboard) -> str:
@@ -347,7 +358,7 @@ def _labels(board: Scoreboard) -> dict[str, str]:
         "steps": f"Lines of the WAPE at each step of the horizon, of {model} and every baseline",
         "baselines": f"Bars of the WAPE: {scored}",
         "replicas": f"Replicas over time of {short_name(board, middle(board).row)}: perfect, reactive and "
-        f"{model_policy(board)}, with the load",
+        f"{board.orders.policy}, with the load",
         "cost": f"Lines of cost against headroom, of {model}, {best} and the reactive rule, and against the "
         "quantile ordered for",
         "calibration": "Level of each quantile against the share of actual values at or below it, and "

@@ -1,101 +1,31 @@
-"""A scoreboard as text for one console screen, and the verdict."""
+"""A scoreboard as text for one console screen."""
 
 import math
 from datetime import UTC, datetime
-from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from kforecast.console import table
-from kforecast.errors import few
-from kforecast.evaluation.capacity import timing
+from kforecast.evaluation.capacity import PERFECT, REACTIVE, timing
 from kforecast.evaluation.champion import comparison_words
-from kforecast.evaluation.scoreboard import HEADROOMS, Orders, Scoreboard
+from kforecast.evaluation.scoreboard import HEADROOMS, Scoreboard
 from kforecast.evaluation.scores import overall
 from kforecast.evaluation.skill import aged_at
+from kforecast.evaluation.verdict import caveats, origins_words, useless, verdict
 from kforecast.models.naive import LAST_VALUE
 
-Tone = Literal["good", "unsure", "bad"]
 # Names in the table that differ from the names of baselines and policies.
-_LABELS = {LAST_VALUE: "last value (reactive)", "perfect": "perfect knowledge"}
-
-
-def verdict(board: Scoreboard) -> tuple[Tone, str]:
-    """Tone and words of the verdict: whether the model is good enough to scale production."""
-    if doubt := _doubt(board):
-        return "bad", f"Do not scale on it: {doubt}."
-    skill, best = board.skill, board.skill.best_baseline
-    if math.isnan(skill.value):
-        if overall(board.scores, best)["wape"] == 0:
-            return "bad", f"The baseline '{best}' is exact here; no model can be better."
-        return "unsure", "No verdict: there was no traffic to forecast."
-    lower = "lower" if skill.value > 0 else "higher"
-    compared = f"its error is {abs(skill.value):.1%} {lower} than that of the best baseline ({best})"
-    if math.isnan(skill.low):
-        return "unsure", (
-            f"No verdict: {compared}, but {_origins(board)} cannot tell that from chance; judge it on a "
-            "longer span."
-        )
-    interval = f"95% interval of the skill {skill.low:.1%} to {skill.high:.1%}"
-    if skill.low > 0:
-        return "good", f"Worth scaling on: {compared}; {interval}."
-    remedies = "More history, more epochs or a longer context may help"
-    if skill.high < 0:
-        return "bad", (f"Do not scale on it: {compared}, which costs nothing; {interval}. {remedies}.")
-    return "unsure", (
-        f"Not proven: {compared}, which may be chance; {interval}. {remedies}, or a longer span to judge it "
-        "on."
-    )
-
-
-def shortfall(board: Scoreboard | None, required: float) -> str | None:
-    """Why a model does not pass the gate ``require_skill``; None if it passes."""
-    if board is None:
-        return "nothing to judge the model on"
-    if doubt := _doubt(board):
-        return doubt
-    skill = board.skill
-    if skill.above(required):
-        return None
-    over = f"over the best baseline ({skill.best_baseline})"
-    if math.isnan(skill.value):
-        return f"there is no skill {over}, which is exact or has no traffic to forecast"
-    if math.isnan(skill.low):
-        return f"the skill {over} is {skill.value:.1%}, but {_origins(board)} are too few to be sure"
-    return (
-        f"the skill {over} is {skill.value:.1%}, and its 95% interval, {skill.low:.1%} to {skill.high:.1%}, "
-        f"is not clear of {required:.1%}"
-    )
-
-
-def champion_shortfall(board: Scoreboard | None, required: float) -> str | None:
-    """Why a candidate does not replace the champion; None if it does."""
-    if board is None or board.comparison is None:
-        return "nothing to compare the candidate and the champion on"
-    if doubt := _doubt(board):
-        return doubt
-    over = board.comparison.skill
-    if over.above(required):
-        return None
-    if math.isnan(over.value):
-        return "the champion is exact there, or there is no traffic to forecast"
-    if math.isnan(over.low):
-        return (
-            f"the skill over the champion is {over.value:.1%}, but {_origins(board)} are too few to be sure"
-        )
-    return (
-        f"the skill over the champion is {over.value:.1%}, and its 95% interval, {over.low:.1%} to "
-        f"{over.high:.1%}, is not clear of {required:.1%}"
-    )
+_LABELS = {LAST_VALUE: "last value (reactive)", PERFECT: "perfect knowledge"}
 
 
 def summary(board: Scoreboard) -> str:
     """The scoreboard on one screen: a table, the verdict, and lines on replicas, intervals and age."""
-    lines = [scores_table(board), verdict(board)[1]]
+    lines = [scores_table(board), verdict(board).words]
     lines += [] if board.comparison is None else comparison_words(board.comparison)
     lines.append(capacity_words(board))
     lines += [words for words in (intervals_words(board), age_words(board)) if words]
-    return "\n".join([*lines, *(f"Note: {note}" for note in board.orders.notes)])
+    return "\n".join([*lines, *(f"Note: {note}" for note in caveats(board))])
 
 
 def span_words(board: Scoreboard) -> str:
@@ -106,8 +36,10 @@ def span_words(board: Scoreboard) -> str:
     series = f"{scored:,} series" if scored == total else f"{scored:,} of {total:,} series"
     every = f", every {found.stride} bins" if found.stride > 1 else ""
     served = ", as Kapacity's job serves it" if board.as_consumed else ""
+    if served:
+        served += " when a bin has just begun" if found.at_edge else ", from complete bins"
     span = board.part or "the span"
-    return f"{span}: {series}, {_origins(board)}{every}, {first} to {last} UTC{served}"
+    return f"{span}: {series}, {origins_words(board)}{every}, {first} to {last} UTC{served}"
 
 
 def scores_table(board: Scoreboard) -> str:
@@ -116,7 +48,7 @@ def scores_table(board: Scoreboard) -> str:
     policies = policies.assign(under_hours=policies["under_minutes"] / 60)
     rows: list[tuple[str, dict[str, float], pd.Series]] = []
     for name in policies.index:
-        if name == "reactive":
+        if name == REACTIVE:
             continue  # the same orders as the last value's
         scores = overall(board.scores, name) if name in board.backtest.forecasts else {}
         rows.append((_LABELS.get(name, name), scores, policies.loc[name]))
@@ -156,7 +88,7 @@ def capacity_words(board: Scoreboard) -> str:
     """The rules of the simulation, and the settings that would have cost least."""
     if not board.orders.any:
         return "Replicas: the span is shorter than capacity.lead_time, so no order would take effect in it."
-    return f"Replicas: {rules_words(board)}. {best_words(board.orders, board.backtest.model)}"
+    return f"Replicas: {rules_words(board)}. {best_words(board)}"
 
 
 def rules_words(board: Scoreboard) -> str:
@@ -176,15 +108,41 @@ def rules_words(board: Scoreboard) -> str:
     )
 
 
-def best_words(orders: Orders, model: str) -> str:
-    """The headroom and the quantile that would have cost least on this span."""
+def best_words(board: Scoreboard) -> str:
+    """The headroom and the quantile that would have cost least on this span, if they can be advised."""
+    if against := words_against(board):
+        return against
+    orders, model = board.orders, board.backtest.model
     best = orders.best_headroom(model)
     more = " or more" if best == HEADROOMS[-1] else ""
     headroom = f"Cheapest here: {best:.0%}{more} headroom"
-    if orders.best_level is None:
+    if not len(orders.by_quantile):
         return f"{headroom}."
+    if orders.best_level is None:
+        return f"{headroom}. {implausible_words(board)}"
     theory = orders.settings.best_quantile
-    return f"{headroom}, or ordering for quantile {orders.best_level:g} (the costs suggest {theory:.3g})."
+    found = f"{headroom}, or ordering for quantile {orders.best_level:g} (the costs suggest {theory:.3g})."
+    return " ".join(filter(None, [found, implausible_words(board)]))
+
+
+def words_against(board: Scoreboard) -> str:
+    """Why no headroom and no quantile can be advised; empty if one can."""
+    if useless(board) is not None:
+        return "No headroom and no quantile of it can be advised: see the verdict."
+    orders = board.orders
+    cheapest = np.fmin(orders.by_headroom[board.backtest.model].min(), orders.best_level_cost)
+    if cheapest < orders.simulation.outcomes["cost"][REACTIVE]:
+        return ""
+    return "No headroom and no quantile of it costs less here than a reactive rule."
+
+
+def implausible_words(board: Scoreboard) -> str:
+    """Which quantiles are too high to order; empty if none of them is."""
+    orders = board.orders
+    if orders.plausible.all():
+        return ""
+    above = "All quantiles" if orders.highest_level is None else f"Quantiles above {orders.highest_level:g}"
+    return f"{above} exceed twice the largest value ever seen: do not order them."
 
 
 def intervals_words(board: Scoreboard) -> str:
@@ -209,21 +167,6 @@ def age_words(board: Scoreboard) -> str:
         f"Age: WAPE {first['wape']:.2%} at {age_text(first['age'])} and {last['wape']:.2%} at "
         f"{age_text(last['age'])} {since}; {grown}."
     )
-
-
-def _doubt(board: Scoreboard) -> str:
-    """Why the scores mean nothing; empty if they do: a counter is easy to forecast, and no load."""
-    counters = board.backtest.panel.counters
-    if not counters:
-        return ""
-    return (
-        f"{few(counters)}: a counter, no load, as it only grows; train on its rate: rate(...[5m]) in PromQL"
-    )
-
-
-def _origins(board: Scoreboard) -> str:
-    """The number of origins with its noun."""
-    return f"{board.origins:,} origin{'s' * (board.origins != 1)}"
 
 
 def age_text(seconds: float) -> str:

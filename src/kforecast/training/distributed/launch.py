@@ -60,7 +60,11 @@ def _command_line(recipe: Recipe) -> list[str]:
         # Its settings of the training apply; the sweep that it begins must not begin again.
         overrides.append("hydra.mode=RUN")
     overrides += [override for override in job.hydra_overrides if not override.startswith(ours_alone)]
-    overrides.append(f"hydra.run.dir={quote(str(recipe.run_dir))}")
+    # This process has taken the folder for all of them.
+    overrides += [
+        f"hydra.run.dir={quote(str(recipe.run_dir))}",
+        "hydra.callbacks.check_first.own_folder=false",
+    ]
     if recipe.earlier.checkpoint is None and any(one.startswith("resume=") for one in overrides):
         overrides.append("resume=null")  # the folder may hold checkpoints of a finished run
     if job.of_sweep:

@@ -1,0 +1,160 @@
+"""Finds histories with one row a bin whose rows stand off the grid, such as days of another time zone."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from kforecast.data.grid import Grid
+from kforecast.data.rows import Rows, usual_steps
+from kforecast.errors import DataError, few
+from kforecast.window import Frequency
+
+log = logging.getLogger(__name__)
+
+_DAY = 86_400
+# Offsets of time zones are whole quarters of an hour, and clocks change by an hour.
+_QUARTER, _CHANGE = 900, 3600
+# Nearly all rows of a series stand alike. Rows off the grid are not a few strays.
+_NEARLY_ALL, _SOME = 0.95, 0.02
+# Rows of a series that are enough to recognise its time zone: more than a year of days.
+_MOST = 2000
+# The examples that are tried for a remedy.
+_ZONES = (
+    *("Europe/Berlin", "Europe/London", "Europe/Athens", "Europe/Moscow", "America/New_York"),
+    *("America/Chicago", "America/Denver", "America/Los_Angeles", "America/Halifax", "America/Sao_Paulo"),
+    *("America/St_Johns", "America/Anchorage", "Asia/Kolkata", "Asia/Kathmandu", "Asia/Shanghai"),
+    *("Asia/Tokyo", "Asia/Dubai", "Asia/Karachi", "Asia/Dhaka", "Asia/Yangon", "Asia/Bangkok"),
+    *("Asia/Tehran", "Australia/Sydney", "Australia/Adelaide", "Australia/Brisbane", "Australia/Darwin"),
+    *("Australia/Lord_Howe", "Pacific/Auckland", "Pacific/Honolulu", "Africa/Cairo", "Africa/Casablanca"),
+)
+
+
+class OffGrid:
+    """Collects series with one row a bin, nearly all at the same time after their bins begin.
+
+    Attributes
+    ----------
+    local:
+        Series numbers whose rows are whole quarters of an hour off: another time zone's days or hours.
+    late:
+        Series numbers with any other time, and that time in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.local: list[int] = []
+        self.late: dict[int, int] = {}
+        self._seconds = np.zeros(0, np.int64)
+
+    def look_at(self, rows: Rows, number: np.ndarray, begin: int, step: np.ndarray, grid: Grid) -> None:
+        """Look at rows that are sorted by series and time.
+
+        Parameters
+        ----------
+        number:
+            The bin of each row.
+        begin, step:
+            Number of the first series, and the usual step of each series from it on.
+        """
+        once = np.abs(step - grid.step) <= grid.step / 100
+        if grid.step < _QUARTER or not once.any():
+            return
+        series = rows.series.astype(np.int64) - begin
+        chosen = once[series]
+        series, second = series[chosen], rows.second[chosen].astype(np.int64)
+        late = second - grid.seconds(number[chosen])
+        count = np.bincount(series, minlength=len(step))
+        usual = np.zeros(len(step), np.int64)
+        usual[once] = late[(np.cumsum(count) - count + count // 2)[once]]
+        apart = np.abs(late - usual[series])
+        apart = np.minimum(apart, grid.step - apart)
+        alike = (apart == 0) | ((apart == _CHANGE) & (grid.step > _CHANGE))
+
+        def share(rows_with: np.ndarray) -> np.ndarray:
+            return np.bincount(series, rows_with, len(step)) / np.maximum(count, 1)
+
+        off = (share(late > 0) >= _SOME) & once
+        local = off & (share(alike & (late % _QUARTER == 0)) >= _NEARLY_ALL)
+        same = off & ~local & (usual > 0) & (share(apart == 0) >= _NEARLY_ALL)
+        found = np.flatnonzero(local)
+        if len(found) and not self.local:
+            self._seconds = second[series == found[0]][-_MOST:]
+        self.local += (found + begin).tolist()
+        self.late |= {int(each) + begin: int(usual[each]) for each in np.flatnonzero(same)}
+
+    def report(self, series: Sequence[tuple[str, str]], frequency: Frequency, grid: Grid) -> None:
+        """Refuse a history of another time zone's days or hours; warn about other times.
+
+        Parameters
+        ----------
+        series:
+            ``(workload, metric)`` by number.
+
+        Raises
+        ------
+        DataError
+            Naming the series, the time and the remedy.
+        """
+        if self.local:
+            names = few([" ".join(series[number]) for number in self.local])
+            raise DataError(f"{names}: {_explained(self._seconds, frequency, grid)}")
+        if self.late:
+            late = next(iter(self.late.values()))
+            log.warning(
+                "%s: rows come %s after bins of %s begin; each counts in the bin that holds it",
+                few([" ".join(series[number]) for number in self.late]),
+                _clock_time(late),
+                frequency.name,
+            )
+
+
+def local_time_finding(seconds: np.ndarray, frequency: Frequency) -> str | None:
+    """What is wrong if the rows of a series are days or hours of another time zone than UTC; else None.
+
+    Parameters
+    ----------
+    seconds:
+        Unix seconds of its rows, ascending, each once.
+    """
+    grid, found = Grid(frequency.step), OffGrid()
+    second = np.asarray(seconds, np.int64)
+    rows = Rows(np.zeros(len(second), np.int64), second, np.zeros(len(second)))
+    found.look_at(rows, grid.bins(second), 0, usual_steps(rows, 0, 1), grid)
+    return _explained(second[-_MOST:], frequency, grid) if found.local else None
+
+
+def _explained(seconds: np.ndarray, frequency: Frequency, grid: Grid) -> str:
+    """Where the rows of a series stand, and the remedy."""
+    daily = grid.step == _DAY
+    times = Counter((seconds % grid.step).tolist()).most_common(2)
+    # A second time that is rare is a stray, not the other half of a year.
+    shown = [time for time, count in times if count >= _SOME * len(seconds)]
+    places = " and ".join(_clock_time(time) for time in sorted(shown))
+    bins = f"bins of {frequency.name}" + ("" if grid.is_utc else f" in {grid.zone}")
+    if daily:
+        begins = sorted({int(time) for time in grid.seconds(grid.bins(seconds)) % _DAY})
+        seen = f"rows come at {places} UTC, but {bins} begin at "
+        seen += " and ".join(_clock_time(time) for time in begins) + " UTC"
+    else:
+        seen = f"rows come {places} after whole {frequency.name} in UTC, where {bins} do not begin"
+    what, zone = ("days" if daily else "hours"), _fitting_zone(seconds, grid.step)
+    remedy = f"data.timezone={zone} (an IANA name)" if zone else "data.timezone=... (an IANA name)"
+    return (
+        f"{seen}; are these local {what}? Train with {remedy} and model=auto; if not, give each row the time "
+        "at which its bin begins"
+    )
+
+
+def _fitting_zone(seconds: np.ndarray, step: int) -> str | None:
+    """A time zone whose bins begin at these moments."""
+    for zone in _ZONES:
+        grid = Grid(step, zone)
+        if np.mean(grid.seconds(grid.bins(seconds)) == seconds) >= _NEARLY_ALL:
+            return zone
+    return None
+
+
+def _clock_time(seconds: int) -> str:
+    minutes, second = divmod(seconds, 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}" + (f":{second:02}" if second else "")

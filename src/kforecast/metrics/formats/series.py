@@ -1,0 +1,58 @@
+"""Rows from series that a parser found: one table of contract 3."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+
+def rows_of(
+    names: Sequence[tuple[str, str]], lengths: Sequence[int], timestamp: pa.Array, value: np.ndarray
+) -> pa.Table:
+    """A table of series that stand one below the other.
+
+    Parameters
+    ----------
+    names:
+        Workload and metric of each series, ``[series]``.
+    lengths:
+        Rows of each series, ``[series]``.
+    timestamp, value:
+        Of all rows, ``[rows]``; timestamps in unix seconds, or as text.
+    """
+    codes = np.repeat(np.arange(len(names), dtype=np.int32), lengths)
+    return table_of(
+        timestamp, value, coded(codes, [w for w, _ in names]), coded(codes, [m for _, m in names])
+    )
+
+
+def table_of(timestamp: pa.Array, value: np.ndarray, workload: pa.Array, metric: pa.Array) -> pa.Table:
+    """A table of the four columns of contract 3."""
+    values = pa.array(value, pa.float64())
+    return pa.table({"timestamp": timestamp, "value": values, "workload": workload, "metric": metric})
+
+
+def coded(codes: np.ndarray, names: Sequence[str]) -> pa.Array:
+    """A dictionary-encoded column: ``codes`` (``[rows]``) index ``names``, which may repeat."""
+    different = list(dict.fromkeys(names))
+    number = {name: at for at, name in enumerate(different)}
+    renumbered = np.array([number[name] for name in names] or [0], np.int32)
+    return pa.DictionaryArray.from_arrays(
+        pa.array(renumbered[codes] if len(codes) else codes.astype(np.int32)),
+        pa.array(different, pa.string()),
+    )
+
+
+def constant(name: str, rows: int) -> pa.Array:
+    """A dictionary-encoded column of one name."""
+    return coded(np.zeros(rows, np.int32), [name])
+
+
+def series_of(table: pa.Table) -> np.ndarray:
+    """Numbers of the series of all rows of a table with unified dictionaries, int64 ``[rows]``."""
+    numbers = np.zeros(table.num_rows, np.int64)
+    for name in ("workload", "metric"):
+        column = table.column(name).combine_chunks()
+        width = len(column.dictionary) + 1
+        numbers = numbers * width + column.indices.fill_null(width - 1).to_numpy(zero_copy_only=False)
+    return numbers

@@ -1,0 +1,297 @@
+"""The verdict and the gate, on forecasters made by hand for traffic of which everything is known."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kforecast.data.panel import Panel
+from kforecast.evaluation.backtest import BacktestSettings, Span
+from kforecast.evaluation.capacity import REACTIVE, Capacity
+from kforecast.evaluation.champion import Champion
+from kforecast.evaluation.report.words import summary
+from kforecast.evaluation.scoreboard import ORDER_LEVELS, QUANTILES, Scoreboard, judge
+from kforecast.evaluation.skill import Skill, saving
+from kforecast.evaluation.verdict import caveats, champion_shortfall, shortfall, unfit, verdict
+from kforecast.models.fcnet import Fcnet
+from kforecast.predictor import Predictor, WindowForecasts
+from kforecast.window import Frequency, Window
+
+NAN = float("nan")
+HOUR = Frequency.parse("1H")
+WINDOW = Window(HOUR, 6, 3)
+START = 1_699_833_600  # a Monday
+DAY = 24
+# Four weeks, of which the third calibrates intervals and the last is judged.
+BINS, CALIBRATED, BEGIN = 28 * DAY, 14 * DAY, 21 * DAY
+TIME_OF_DAY = np.arange(BINS) % DAY
+DENSITIES = (0.01, 0.03, 0.1, 0.3)
+
+
+@dataclass(frozen=True, repr=False)
+class Handmade(Predictor):
+    """Forecasts are read from a table ``says`` with one value for each bin."""
+
+    says: np.ndarray | None = None
+    spread: float = 1.0
+
+    def forecast_windows(self, panel, series, origin, *, as_consumed=False):
+        assert self.says is not None
+        at = np.minimum(origin[:, None] + np.arange(WINDOW.prediction_length), self.says.shape[1] - 1)
+        values = self.says[series[:, None], at].astype(np.float32)
+        return WindowForecasts(values, np.full_like(values, self.spread), {})
+
+
+def panel_of(values: np.ndarray) -> Panel:
+    names = tuple((f"fn/{row}", "qps") for row in range(len(values)))
+    return Panel(values.astype(np.float32), np.ones(values.shape, bool), START, HOUR, names)
+
+
+def handmade(panel: Panel, says: np.ndarray, intervals: bool = True) -> Handmade:
+    net = Fcnet(WINDOW, panel.num_series).eval()
+    made = Handmade(WINDOW, panel.item_ids, "zero", net, says=np.broadcast_to(says, panel.values.shape))
+    return made.calibrated(panel, CALIBRATED, BEGIN) if intervals else made
+
+
+def judged(values: np.ndarray, says: np.ndarray, intervals: bool = True, **capacity: object) -> Scoreboard:
+    panel = panel_of(values)
+    return judge(
+        handmade(panel, says, intervals),
+        panel,
+        Span(BEGIN, BINS),
+        BacktestSettings(levels=QUANTILES),
+        Capacity(**capacity),
+    )
+
+
+def bursts(density: float, seed: int = 0, series: int = 2) -> np.ndarray:
+    """Services that are scaled to zero between bursts at random moments."""
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random((series, BINS)) < density, rng.exponential(50, (series, BINS)), 0.0)
+
+
+def office_hours(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Services that sleep at night, and their expected traffic."""
+    rng = np.random.default_rng(seed)
+    day = np.where((TIME_OF_DAY > 8) & (TIME_OF_DAY < 18), np.sin((TIME_OF_DAY - 8) / 10 * np.pi), 0)
+    expected = np.stack([100 * day, 30 * day])
+    return expected * np.exp(0.1 * rng.standard_normal(expected.shape)), expected
+
+
+def random_walk(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return 100 * np.exp(np.cumsum(0.02 * rng.standard_normal((2, BINS)), axis=1))
+
+
+def shifted(values: np.ndarray, bins: int) -> np.ndarray:
+    """The value some bins earlier."""
+    return np.concatenate([np.repeat(values[:, :1], bins, axis=1), values[:, :-bins]], axis=1)
+
+
+@pytest.fixture(scope="module")
+def good() -> Scoreboard:
+    """Of office hours, by a forecaster that knows their expectation."""
+    return judged(*office_hours())
+
+
+def is_blocked(board: Scoreboard) -> bool:
+    """Whether a model is blocked, after a check that words and gate agree."""
+    found, reason = verdict(board), shortfall(board, 0.0)
+    assert (found.tone == "good") == found.words.startswith("Worth scaling on") == (reason is None)
+    assert found.words in summary(board)
+    return reason is not None
+
+
+@pytest.mark.parametrize("intervals", [True, False])
+@pytest.mark.parametrize("density", DENSITIES)
+def test_a_forecast_of_no_traffic_is_blocked_and_called_so(density: float, intervals: bool) -> None:
+    board = judged(bursts(density), np.zeros((1, 1)), intervals)
+    assert is_blocked(board)
+    assert board.skill.best_baseline == "always zero"
+    words = verdict(board).words
+    assert words.startswith("Do not scale on it: it forecasts no traffic at all (bias -100.0%)")
+    assert "a reactive scaler" in words
+    assert unfit(board) in words
+    assert unfit(board) == shortfall(board, 0.0) == shortfall(board, -9.0)
+    assert "can be advised: see the verdict" in summary(board)
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+def test_forecasts_of_what_nobody_can_know_are_blocked(density: float) -> None:
+    values = bursts(density)
+    for says in (values.mean(axis=1, keepdims=True), np.full((1, 1), 0.01), shifted(values, 1)):
+        assert is_blocked(judged(values, says))
+
+
+def test_bursts_at_known_moments_pass() -> None:
+    rng = np.random.default_rng(1)
+    expected = np.where(rng.random((2, BINS)) < 0.1, 50.0, 0.0)
+    values = expected * rng.uniform(0.8, 1.2, (2, BINS))
+    assert not is_blocked(judged(values, expected))
+
+
+def test_office_hours_pass_with_a_forecast_of_their_expectation_alone(good: Scoreboard) -> None:
+    assert not is_blocked(good)
+    assert unfit(good) is None
+    words = verdict(good).words
+    assert "Ordering at quantile 0.909 costs" in words
+    assert "less than a reactive rule (95% interval of the saving" in words
+    values, expected = office_hours()
+    for says in (np.zeros((1, 1)), values.mean(axis=1, keepdims=True), expected * 0.3):
+        assert is_blocked(judged(values, says))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_walks_are_blocked_and_seasonal_traffic_passes(seed: int) -> None:
+    walk = random_walk(seed)
+    # Nobody knows values that are younger than the horizon.
+    for says in (shifted(walk, 3), (shifted(walk, 3) + shifted(walk, 4)) / 2):
+        assert is_blocked(judged(walk, says))
+    rng = np.random.default_rng(seed)
+    growth = 1 + np.arange(BINS) / BINS
+    expected = growth * (50 + 30 * np.sin(2 * np.pi * np.arange(BINS) / DAY) * [[1.0], [0.5]])
+    assert not is_blocked(judged(expected * (1 + 0.1 * rng.standard_normal((2, BINS))), expected))
+
+
+def test_a_low_error_with_orders_that_cost_more_is_blocked() -> None:
+    values = np.random.default_rng(3).uniform(0, 20, (9, BINS))
+    board = judged(values, 0.55 * values, intervals=False)
+    assert board.skill.low > 0
+    assert board.saving.high < 0
+    assert is_blocked(board)
+    words = verdict(board).words
+    assert words.startswith("Do not scale on it: its error is")
+    assert "but ordering for its forecast costs" in words
+    assert "more than a reactive rule" in shortfall(board, 0.0)
+    # With intervals, its quantile is what is ordered.
+    assert not is_blocked(judged(values, 0.55 * values))
+
+
+def test_where_every_policy_orders_the_same_nothing_is_proven() -> None:
+    values, expected = office_hours()
+    board = judged(values, expected, per_replica=1e6)
+    assert board.saving.value == board.saving.high == 0
+    assert is_blocked(board)
+    assert verdict(board).words.startswith("Not proven: its error is")
+
+
+def test_without_an_order_in_the_span_nothing_is_proven() -> None:
+    values, expected = office_hours()
+    board = judged(values, expected, lead_time=86_400 * 7)
+    assert not board.orders.any
+    assert is_blocked(board)
+    assert "no order takes effect within the judged span" in verdict(board).words
+    assert "capacity.lead_time" in shortfall(board, 0.0)
+
+
+def test_series_without_traffic_before_the_span_are_sized_by_the_span_and_a_note_says_so() -> None:
+    values, expected = office_hours()
+    values[:, :BEGIN] = 0
+    # Calibrated on silence: the forecast itself is ordered.
+    board = judged(values, expected, intervals=False)
+    assert any("2 of 2 series have no traffic before the span" in note for note in caveats(board))
+    assert not is_blocked(board)
+
+
+def test_useless_forecasts_of_a_few_series_are_named() -> None:
+    values = np.concatenate([office_hours(0)[0], office_hours(1)[0], bursts(0.05, series=1)])
+    says = np.concatenate([office_hours()[1], office_hours()[1], np.zeros((1, BINS))])
+    board = judged(values, says)
+    assert not is_blocked(board)
+    assert "Note: For 1 of 5 series it forecasts less than half of the traffic" in summary(board)
+    assert caveats(board)[0].endswith(": fn/4 qps.")
+    half = judged(values[1:5:3], says[1:5:3])
+    assert is_blocked(half)
+    assert "no traffic at all for 1 of 2 series" in verdict(half).words
+
+
+def test_a_doubt_about_the_history_blocks_a_good_model(good: Scoreboard) -> None:
+    doubtful = replace(good, doubts=("fn/0 qps looks like a raw counter: use rate(...)",))
+    assert is_blocked(doubtful)
+    assert verdict(doubtful).words == "Not proven: fn/0 qps looks like a raw counter: use rate(...)."
+    assert verdict(doubtful).unfit == shortfall(doubtful, 0.0) == doubtful.doubts[0]
+    # What is worse is said first.
+    bad = replace(judged(bursts(0.1), np.zeros((1, 1))), doubts=doubtful.doubts)
+    assert "no traffic at all" in verdict(bad).words
+
+
+def test_a_champion_is_not_replaced_by_a_forecast_of_no_traffic() -> None:
+    values = bursts(0.05)
+    panel = panel_of(values)
+    champion = handmade(panel, values.mean(axis=1, keepdims=True))
+    span, rules = Span(BEGIN, BINS), Capacity()
+    boards = [
+        judge(handmade(panel, says), panel, span, BacktestSettings(), rules, champion=Champion(champion))
+        for says in (np.zeros((1, 1)), 0.9 * values)
+    ]
+    assert all(board.comparison.skill.low > 0.01 for board in boards)
+    assert "it forecasts no traffic at all" in champion_shortfall(boards[0], 0.01)
+    assert champion_shortfall(boards[1], 0.01) is None
+
+
+def test_implausible_quantiles_are_not_advised(good: Scoreboard) -> None:
+    values, expected = office_hours()
+    panel = panel_of(values)
+    wide = replace(handmade(panel, expected), spread=40.0)
+    board = judge(wide, panel, Span(BEGIN, BINS), BacktestSettings(levels=QUANTILES), Capacity())
+    at_the_top = board.backtest.quantiles_at([0.99])
+    assert at_the_top.max() > 2 * values.max()
+    assert not board.orders.plausible[-1]
+    level, cost = board.orders.best_level, board.orders.by_quantile
+    plausible = board.orders.plausible
+    assert cost[ORDER_LEVELS.index(level)] == cost[plausible].min() == board.orders.best_level_cost
+    assert "exceed twice the largest value ever seen: do not order them" in summary(board)
+    assert "exceed twice" not in summary(good)
+
+
+@given(
+    st.tuples(*[st.floats(-2, 1) | st.just(NAN)] * 3),
+    st.tuples(*[st.floats(-2, 1) | st.just(NAN)] * 3),
+    st.booleans(),
+    st.lists(st.sampled_from([-0.5, 0.0, 0.1, 0.9]), min_size=1),
+)
+@settings(deadline=None, max_examples=50)
+def test_words_and_gate_agree_whatever_the_numbers(
+    good: Scoreboard,
+    skill: tuple[float, ...],
+    saved: tuple[float, ...],
+    doubtful: bool,
+    required: list[float],
+) -> None:
+    board = replace(
+        good,
+        skill=Skill(*skill, "last value", 144, 9),
+        saving=Skill(*saved, REACTIVE, 144, 9),
+        doubts=("the history is odd",) * doubtful,
+    )
+    passes = shortfall(board, 0.0) is None
+    assert passes == (verdict(board).tone == "good")
+    assert passes == (skill[1] > 0 and saved[1] > 0 and not math.isnan(skill[0]) and not doubtful)
+    reached = [level for level in required if shortfall(board, level) is None]
+    # Whoever passes a gate passes all lower ones.
+    assert all(shortfall(board, level) is None for level in required if reached and level < max(reached))
+
+
+def test_the_saving_by_hand() -> None:
+    cost, rival = np.array([1.0, 2, 9, 3]), np.array([2.0, 8, 9, 2])
+    found = saving(cost, rival, np.array([True, True, False, True]), block=2)
+    assert found.value == pytest.approx(1 - 6 / 12)
+    assert (found.best_baseline, found.blocks) == (REACTIVE, 2)
+    assert math.isnan(found.low)
+    assert math.isnan(saving(cost, np.zeros(4), np.ones(4, bool), block=1).value)
+
+
+def test_the_saving_is_that_of_the_simulated_costs(good: Scoreboard) -> None:
+    cost = good.orders.simulation.outcomes["cost"]
+    assert good.orders.policy == "kforecast at quantile 0.909"
+    assert good.saving.value == pytest.approx(1 - cost[good.orders.policy] / cost[REACTIVE])
+    assert good.saving.low < good.saving.value < good.saving.high
+    assert good.as_dict()["capacity"]["saving"]["value"] == good.saving.value
+
+
+def test_without_any_board_nothing_passes() -> None:
+    assert shortfall(None, -9.0) == "nothing to judge the model on"
+    assert champion_shortfall(None, 0.0) == "nothing to compare the candidate and the champion on"
