@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kforecast.data.panel import Panel
+from kforecast.errors import few
 from kforecast.evaluation.backtest import Backtest, BacktestSettings, Span, backtest
 from kforecast.evaluation.capacity import (
     REACTIVE,
@@ -305,9 +306,7 @@ def _doubts(panel: Panel) -> tuple[str, ...]:
     if not panel.counters:
         return ()
     names = few(panel.counters)
-    return (
-        f"{names} only grows like a counter, which is no load: train on its rate, rate(...[5m]) in PromQL",
-    )
+    return (f"{names} only grows, like a counter: train on its rate, rate(...[5m]) in PromQL",)
 
 
 def order(found: Backtest, settings: Capacity) -> Orders:

@@ -155,5 +155,5 @@ class FrameSource:
 def source_of(history: pd.DataFrame | MetricSource) -> MetricSource:
     """A history given in Python as a source: a frame is checked, a source is taken as it is."""
     if isinstance(history, pd.DataFrame) or not hasattr(history, "fetch"):
-        return FrameSource(history)  # refuses anything but a frame
+        return FrameSource(history)  # type: ignore[arg-type]  # refuses anything but a frame
     return history
