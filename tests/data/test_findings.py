@@ -101,7 +101,7 @@ def test_a_counter_is_not_worth_scaling_on(caplog: pytest.LogCaptureFixture) -> 
     assert "shop/total qps" in told
     assert "rate(...[5m])" in told
     evaluation = forecaster.evaluate(frame)
-    assert "Do not scale on it: shop/total qps: a counter" in str(evaluation)
+    assert "shop/total qps only grows, like a counter" in evaluation.verdict
     assert "Worth scaling on" not in str(evaluation)
     assert any("counter: shop/total qps" in warning for warning in evaluation.warnings)
 
@@ -288,6 +288,21 @@ def test_different_values_without_a_column_are_averaged_and_said(tmp_path: Path)
 def test_a_short_history_of_pods_is_refused_too() -> None:
     with pytest.raises(DataError, match="column pod tells them apart"):
         read_panel(FrameSource(per_pod(5, step=600)), WINDOW.frequency)
+
+
+@pytest.mark.parametrize("how", [None, "sum"])
+def test_pods_with_moments_of_their_own_are_refused(tmp_path: Path, how: str | None) -> None:
+    frame = per_pod(pods=(3, 3))
+    frame["timestamp"] += 7 * frame["pod"].str[-1].astype(int)
+    for source in sources(frame, tmp_path, on_multiple=how).values():
+        with pytest.raises(DataError, match="come in turn from several values of the column pod"):
+            read_panel(source, WINDOW.frequency)
+    for source in sources(frame, tmp_path, on_multiple="mean").values():
+        read_panel(source, WINDOW.frequency)
+    # A pod that replaces another one is no part of a whole.
+    one = rows_of(traffic()).assign(pod=np.where(np.arange(2016) < 1000, "pod-1", "pod-2"))
+    for source in sources(one, tmp_path, on_multiple=how).values():
+        read_panel(source, WINDOW.frequency)
 
 
 @pytest.mark.parametrize("value", ["max", 1, True])

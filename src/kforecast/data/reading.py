@@ -6,7 +6,7 @@ from kforecast.data.calendar import Calendar
 from kforecast.data.mapped import mapped_panel
 from kforecast.data.panel import Panel
 from kforecast.metrics.csv import CsvSource
-from kforecast.metrics.multiple import Multiple, are_many, check_multiple
+from kforecast.metrics.multiple import Multiple, are_many, check_multiple, check_turns, labels_of
 from kforecast.metrics.source import MetricSource
 from kforecast.window import Frequency
 
@@ -61,7 +61,11 @@ def _check_repeats(panel: Panel, source: CsvSource) -> None:
         As :func:`kforecast.metrics.multiple.one_row_a_moment`.
     """
     measures = panel.measures
-    if measures is None or not measures["repeated"].any():
+    assert measures is not None
+    if labels := labels_of(source.other_columns()):
+        longest = panel.series[int(measures["points"].argmax())]
+        check_turns(source.rows_of(*longest, labels), source.on_multiple, str(source))
+    if not measures["repeated"].any():
         return
     row = int(measures["repeated_moments"].argmax())
     worst = measures[row]

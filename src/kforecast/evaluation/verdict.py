@@ -52,7 +52,10 @@ def verdict(board: Scoreboard) -> Verdict:
     """The verdict on a model."""
     objection = _objection(board, 0.0)
     if objection is not None:
-        return Verdict(objection.tone, objection.words, unfit(board))
+        words, doubts = objection.words, _doubts(board)
+        if doubts is not None and doubts != objection:
+            words += f" Besides, {doubts.reason}."
+        return Verdict(objection.tone, words, unfit(board))
     cost = _cost(board)
     words = f"Worth scaling on: {_error(board)}; {_interval(board)}. {cost[:1].upper()}{cost[1:]}."
     return Verdict("good", words)

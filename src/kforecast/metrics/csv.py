@@ -26,7 +26,13 @@ from kforecast.metrics.formats.series import constant, rows_of, series_of
 from kforecast.metrics.formats.tables import TextTable
 from kforecast.metrics.formats.text import opened
 from kforecast.metrics.moments import NotAMoment, check_zone, is_number, is_text, read_arrow, shown
-from kforecast.metrics.multiple import check_on_multiple, one_row_a_moment
+from kforecast.metrics.multiple import (
+    check_on_multiple,
+    check_turns,
+    labels_of,
+    longest_series,
+    one_row_a_moment,
+)
 from kforecast.metrics.names import trimmed
 from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, as_names, check_frame
 
@@ -144,7 +150,10 @@ class CsvSource:
             As :meth:`fetch`.
         """
         frame = check_frame(rows, str(self.path), self._first_row, self.any_time)
-        of_series = self.rows_of if self.other_columns() else None
+        others = self.other_columns()
+        if labels := labels_of(others):
+            check_turns(self.rows_of(*longest_series(frame), labels), self.on_multiple, str(self.path))
+        of_series = self.rows_of if others else None
         return one_row_a_moment(frame, self.on_multiple, str(self.path), of_series)
 
     def batches(self) -> Iterator[RowBatch]:
@@ -252,48 +261,50 @@ class CsvSource:
         ]
         return sorted(set.intersection(*found)) if found else []
 
-    def rows_of(self, workload: str, metric: str) -> pd.DataFrame:
-        """Read the rows of a series with all columns, to see why it has several at one moment.
+    def rows_of(self, workload: str, metric: str, others: list[str] | None = None) -> pd.DataFrame:
+        """Read the rows of a series with other columns, by default all, to see which one tells rows apart.
 
         Raises
         ------
         DataError
             When the file is unreadable.
         """
-        rows = self.read()
+        chosen = self.other_columns() if others is None else others
         try:
-            others = self._unread(self.other_columns())
+            parts = self._parquet_with(chosen) if self._is_parquet else self._csv_with(chosen)
+            found = [
+                part[(part["workload"] == workload) & (part["metric"] == metric) & part["value"].notna()]
+                for part in parts
+            ]
         except (OSError, UnicodeError, pa.ArrowException) as error:
             raise self.unreadable(error) from error
-        chosen = (
-            (rows["workload"] == workload) & (rows["metric"] == metric) & rows["value"].notna()
-        ).to_numpy()
-        unread = others.filter(pa.array(chosen)).to_pandas()
-        found = pd.concat([rows[chosen].reset_index(drop=True), unread], axis=1)
-        return found.assign(timestamp=np.floor(found["timestamp"].astype(np.float64)))
+        rows: pd.DataFrame = pd.concat(found, ignore_index=True)
+        rows["timestamp"] = np.floor(rows["timestamp"].astype(np.float64))
+        return rows
 
-    def _unread(self, columns: list[str]) -> pa.Table:
-        """Columns that are not read otherwise, with the rows of :meth:`read` in their order."""
-        if not self._is_parquet:
-            form = recognise(self.path, self._naming)
-            assert form.table is not None
-            with opened(self.path) as stream:
-                return pa.csv.read_csv(
-                    stream,
-                    read_options=pa.csv.ReadOptions(skip_rows=form.table.skipped),
-                    parse_options=pa.csv.ParseOptions(delimiter=form.table.separator),
-                    convert_options=pa.csv.ConvertOptions(
-                        column_types=dict.fromkeys(columns, pa.string()), include_columns=columns
-                    ),
-                )
-        tables = []
+    def _csv_with(self, others: list[str]) -> Iterator[pd.DataFrame]:
+        """The rows of :meth:`read`, with columns that are not read otherwise."""
+        table = recognise(self.path, self._naming).table
+        assert table is not None
+        with opened(self.path) as stream:
+            unread = pa.csv.read_csv(
+                stream,
+                read_options=pa.csv.ReadOptions(skip_rows=table.skipped),
+                parse_options=pa.csv.ParseOptions(delimiter=table.separator),
+                convert_options=pa.csv.ConvertOptions(
+                    column_types=dict.fromkeys(others, _NAME), include_columns=others
+                ),
+            )
+        yield pd.concat([self.read(), unread.to_pandas()], axis=1)
+
+    def _parquet_with(self, others: list[str]) -> Iterator[pd.DataFrame]:
+        """The rows batch by batch, with columns that are not read otherwise."""
         for path, said in self._parts():
-            inside = [column for column in columns if column not in said]
-            table = pa.parquet.read_table(path, columns=inside, partitioning=None)
-            for column in set(columns) & {*said}:
-                table = table.append_column(column, constant(said[column], table.num_rows))
-            tables.append(table.select(columns))
-        return pa.concat_tables(tables, promote_options="permissive")
+            for table in self._layout(path, said).batches(COLUMNS, others):
+                part = self._in_seconds(table).to_pandas()
+                for column in ("workload", "metric"):
+                    part[column] = as_names(part[column])
+                yield part
 
     @property
     def _is_parquet(self) -> bool:
@@ -546,9 +557,9 @@ class _ParquetLayout:
     shape: Shape
     said: Mapping[str, str]
 
-    def batches(self, columns: tuple[str, ...]) -> Iterator[pa.Table]:
-        """Some columns of contract 3, a batch at a time."""
-        chosen = [self.header[at] for at in _positions(self.shape, columns)]
+    def batches(self, columns: tuple[str, ...], others: Sequence[str] = ()) -> Iterator[pa.Table]:
+        """Some columns of contract 3, and others as they are, a batch at a time."""
+        chosen = [self.header[at] for at in _positions(self.shape, columns)] + [*others]
         chosen = [name for name in chosen if name not in self.said]
         # As dictionaries: each name is held once, however long it is.
         names = [self.header[at] for many in self.shape.names.values() for at in many]
@@ -568,7 +579,10 @@ class _ParquetLayout:
                     table = pa.Table.from_batches([batch])
                     for column, name in self.said.items():
                         table = table.append_column(column, constant(name, batch.num_rows))
-                    yield _typed(_renamed(table, self.shape, self.header, columns))
+                    found = _typed(_renamed(table, self.shape, self.header, columns))
+                    for name in others:
+                        found = found.append_column(name, table.column(name))
+                    yield found
                 groups, rows = [], 0
 
     def whole(self) -> pa.Table:

@@ -17,7 +17,13 @@ from kforecast.metrics.moments import (
     read_series,
     shown,
 )
-from kforecast.metrics.multiple import check_on_multiple, one_row_a_moment
+from kforecast.metrics.multiple import (
+    check_on_multiple,
+    check_turns,
+    labels_of,
+    longest_series,
+    one_row_a_moment,
+)
 from kforecast.metrics.source import COLUMNS, MetricSource, as_names, check_frame
 
 _NO_ZONE = "give datetimes with a zone, like pandas.to_datetime(..., utc=True)"
@@ -114,6 +120,8 @@ class FrameSource:
             unread = frame.loc[chosen, others].reset_index(drop=True)
             return pd.concat([checked[chosen].reset_index(drop=True), unread], axis=1)
 
+        if labels_of(others):
+            check_turns(of_series(*longest_series(checked)), self.on_multiple, self._name, "on_multiple")
         return one_row_a_moment(
             checked, self.on_multiple, self._name, of_series if others else None, "on_multiple"
         )

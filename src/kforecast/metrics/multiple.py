@@ -1,6 +1,6 @@
 """Several rows of one series at one moment: two copies of a row, or the parts of a whole, like its pods."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,12 @@ KEY = "source.on_multiple"
 _MOMENT = ["workload", "metric", "timestamp"]
 # Up to this many moments with several rows are an accident, unless they are half of all moments.
 _FEW_MOMENTS = 10
+
+# Labels of the parts of a workload, in Kubernetes and Prometheus.
+_LABELS = (
+    *("pod", "pod_name", "podname", "kubernetes_pod_name", "instance", "exported_instance", "exported_pod"),
+    *("host", "hostname", "node", "nodename", "server", "replica", "container", "container_id", "task"),
+)
 
 OfSeries = Callable[[str, str], pd.DataFrame]
 """Returns the rows of a series, by workload and metric, with all columns of the source."""
@@ -44,7 +50,7 @@ def check_on_multiple(value: object, key: str) -> str | None:
         When it is unknown; the message names ``key``.
     """
     if value is None or value in ON_MULTIPLE:
-        return value  # type: ignore[return-value]
+        return value
     raise ConfigError(f"{key}: {value!r} is wrong; use sum, mean or error, or null")
 
 
@@ -89,12 +95,13 @@ def one_row_a_moment(
         combined = by_moment.sum(min_count=1) if on_multiple == "sum" else by_moment.mean()
         found: pd.DataFrame = combined.reset_index()[list(COLUMNS)]
         return found
-    counts = known[again].groupby(["workload", "metric"], observed=True)["timestamp"].nunique()
-    workload, metric = counts.idxmax()
+    moments = known[again].drop_duplicates(_MOMENT)
+    workload, metric = longest_series(moments)
+    count = int(((moments["workload"] == workload) & (moments["metric"] == metric)).sum())
     second = known.loc[(known["workload"] == workload) & (known["metric"] == metric), "timestamp"]
     at = float(second[second.duplicated()].iloc[0])
     multiple = Multiple(workload, metric, at, int((second == at).sum()))
-    many = are_many(counts.max(), second.nunique())
+    many = are_many(count, second.nunique())
     check_multiple(multiple, on_multiple, name, of_series if many else None, key)
     return frame
 
@@ -117,6 +124,47 @@ def check_multiple(
     column = telling_column(of_series(multiple.workload, multiple.metric))
     if column is not None:
         raise DataError(f"{name}: {multiple}: column {column} tells them apart; {key}={remedy}")
+
+
+def check_turns(series: pd.DataFrame, on_multiple: str | None, name: str, key: str = KEY) -> None:
+    """Refuse rows of several pods that come in turn, each pod at moments of its own.
+
+    Bins would hold the mean of the pods, even with ``sum``, which adds up rows of one moment.
+
+    Parameters
+    ----------
+    series:
+        The rows of one series, with the columns of :func:`labels_of`.
+
+    Raises
+    ------
+    DataError
+        Naming the column.
+    """
+    if on_multiple == "mean" or series["timestamp"].duplicated(keep=False).mean() >= 0.5:
+        return
+    ordered = series.sort_values("timestamp", kind="stable")
+    for column in labels_of(series.columns):
+        label = ordered[column].astype(str).to_numpy()
+        if len(label) >= 4 and 2 * np.count_nonzero(label[1:] != label[:-1]) > len(label):
+            workload, metric = ordered["workload"].iloc[0], ordered["metric"].iloc[0]
+            raise DataError(
+                f"{name}: the rows of {workload} {metric} come in turn from several values of the column "
+                f"{column}, each at moments of its own; add them up at common moments first (in PromQL: "
+                f"sum), or average them: {key}=mean"
+            )
+
+
+def longest_series(frame: pd.DataFrame) -> tuple[str, str]:
+    """Workload and metric with the most rows."""
+    sizes = frame.groupby(["workload", "metric"], observed=True).size()
+    workload, metric = sizes.index[int(sizes.to_numpy().argmax())]
+    return str(workload), str(metric)
+
+
+def labels_of(columns: Iterable[object]) -> list[str]:
+    """The columns with the name of a label that tells series apart."""
+    return [column for column in columns if isinstance(column, str) and column.casefold() in _LABELS]
 
 
 def telling_column(series: pd.DataFrame) -> str | None:

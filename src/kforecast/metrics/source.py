@@ -55,8 +55,9 @@ def as_names(column: pd.Series) -> pd.Series:
     if all(isinstance(name, str) for name in names) and text == [*names]:
         return found
     number = {name: code for code, name in enumerate(sorted({*text}))}
-    code = np.array([*(number[name] for name in text), -1])[found.cat.codes]
-    return pd.Series(pd.Categorical.from_codes(code, [*number]), index=found.index, name=found.name)
+    code = np.array([*(number[name] for name in text), -1], np.int64)[found.cat.codes]
+    made = pd.Categorical.from_codes(code, categories=pd.Index([*number], dtype=object))
+    return pd.Series(made, index=found.index, name=found.name)
 
 
 class RowBatch(NamedTuple):
