@@ -293,6 +293,7 @@ def test_intervals_are_made_of_the_errors_in_the_span(tmp_path: Path, as_consume
         np.array(rows),
         np.array([np.mean([level[number] for number in own]) for own in rows_of]),
         np.array([True, True]),
+        panel.values[:, :stop].max(axis=1),
     )
     np.testing.assert_allclose(found.intervals.pooled, expected.pooled, rtol=1e-4, atol=1e-4)
     assert list(found.intervals.series) == list(expected.series)

@@ -124,6 +124,17 @@ def test_a_forecast_that_is_not_a_number_stays_one(tmp_path: Path) -> None:
     np.testing.assert_array_equal(values, [[0, np.nan, 0]] * 2)
 
 
+def test_forecasts_lie_inside_their_own_interval_in_a_report(tmp_path: Path) -> None:
+    made = forecaster(tmp_path).calibrated(panel(), 100, 300)
+    board = judge(made, panel(), Span(300, 400), BacktestSettings(levels=LEVELS), Capacity(), seed=0)
+    found = forecasts_frame(board)
+    assert (found["value"] == 0).all()
+    assert (found["q0.025"] <= found["value"]).all()
+    assert (found["value"] <= found["q0.9"]).all()
+    # Errors are those of the forecast that is served.
+    assert board.model["mae"] == pytest.approx(np.abs(found["actual"]).mean(), rel=1e-5)
+
+
 @pytest.mark.parametrize("weight", [1.0, 0.7])
 def test_a_combination_is_of_parts_that_are_not_below_zero(weight: float, tmp_path: Path) -> None:
     combination = {"network": [weight] * 3, "last value": [1 - weight] * 3}

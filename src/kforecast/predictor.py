@@ -42,6 +42,8 @@ class WindowForecasts(NamedTuple):
     """float32 ``[windows, horizon]`` or ``[windows, 1]``: errors are expected to be proportional to it."""
     parts: dict[str, np.ndarray]
     """The parts of the network's forecast by name, each float32 ``[windows, horizon]``."""
+    peak: np.ndarray
+    """float32 ``[windows]``: the largest absolute value that the network saw before the origin."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -172,19 +174,20 @@ class Predictor:
         )
         device = next(self.net.parameters()).device
         cells = torch.from_numpy(series * padded.num_bins + origin + before)
-        values, levels, parts = [], [], []
+        values, levels, parts, peaks = [], [], [], []
         for chosen in torch.split(cells, windows.evaluation_windows):
             batch = windows[chosen]
             made = self.net.forecast(batch._replace(series=ids[batch.series]).to(device))
             values.append(made.values.cpu())
             levels.append(made.spread.cpu())
             parts.append((made.values[None] if made.parts is None else made.parts).cpu())
+            peaks.append(batch.peak().cpu())
         found, each = torch.cat(values).numpy(), torch.cat(parts, dim=1).numpy()
         if not as_consumed:
             nonnegative = origin <= self._first_below_zero(panel)[series]
             found, each = (never_below_zero(made, nonnegative) for made in (found, each))
         by_name = dict(zip(self.net.parts, each, strict=True))
-        found = WindowForecasts(found, torch.cat(levels).numpy(), by_name)
+        found = WindowForecasts(found, torch.cat(levels).numpy(), by_name, torch.cat(peaks).numpy())
         if self.combination is None:
             return found
         naive = self._naive(padded, cells.numpy()) if self.combination.naive else {}
@@ -249,13 +252,12 @@ class Predictor:
         if self.intervals is None:
             raise missing(self.name)
         keys = [item_key(*pair) for pair in panel.series]
-        found = self.intervals.quantiles(made.values, made.level, keys, series, levels)
-        # Intervals do not say whether a series that they do not know can be negative: its history does.
-        uncalibrated = np.array([key not in self.intervals.series for key in keys])
-        uncalibrated &= first_below_zero(panel) == panel.num_bins
-        lowest = np.where(uncalibrated, 0.0, -np.inf)[series].astype(found.dtype)
-        clipped: np.ndarray = np.maximum(found, lowest[:, None, None])
-        return clipped
+        nonnegative = first_below_zero(panel) == panel.num_bins
+        # In less than a season of history the largest value of a new series has not been seen yet.
+        short = panel.num_bins < panel.frequency.season
+        peak = np.full(panel.num_series, np.inf) if short else _peaks(panel, panel.num_bins)
+        intervals = self.intervals.with_history(keys, nonnegative, peak)
+        return intervals.quantiles(made.values, made.level, keys, series, levels, made.peak)
 
     def calibrated(self, panel: Panel, begin: int, stop: int, *, as_consumed: bool = False) -> Self:
         """This predictor with intervals calibrated on its errors in the bins ``[begin, stop)``.
@@ -285,6 +287,7 @@ class Predictor:
             series,
             mean_level=mean_level,
             nonnegative=self._first_below_zero(panel) >= stop,
+            peak=_peaks(panel, stop),
         )
         return replace(self, intervals=intervals)
 
@@ -300,6 +303,15 @@ def first_below_zero(panel: Panel) -> np.ndarray:
     for first, observed in blocks(panel.observed):
         below = observed & (panel.values[first : first + len(observed)] < 0)
         found.append(np.where(below.any(axis=1), below.argmax(axis=1), panel.num_bins))
+    return np.concatenate(found)
+
+
+def _peaks(panel: Panel, stop: int) -> np.ndarray:
+    """The largest absolute observed value of each series before bin ``stop``; 0 without one."""
+    found = []
+    for first, observed in blocks(panel.observed[:, :stop]):
+        value = np.abs(panel.values[first : first + len(observed), :stop])
+        found.append(value.max(axis=1, where=observed, initial=0.0))
     return np.concatenate(found)
 
 

@@ -23,7 +23,7 @@ def scores_of_test(data: ForecastDataModule, net: Network, forecast: np.ndarray)
     split, cells = data.split, data.test_cells
     series, origin = np.divmod(cells, data.panel.num_bins)
     forecast = never_below_zero(forecast, origin <= first_below_zero(data.panel)[series])
-    made = WindowForecasts(forecast, np.ones_like(forecast[:, :1]), {})
+    made = WindowForecasts(forecast, np.ones_like(forecast[:, :1]), {}, np.zeros(len(forecast)))
     found = Backtest(
         data.panel, split.validation_end, split.end, 1, cells, {MODEL: forecast}, 1, predictor, made
     )
