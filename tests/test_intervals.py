@@ -27,22 +27,28 @@ SHA = "0" * 64
 ANY_LEVEL = st.floats(LEVELS[0], LEVELS[-1])
 
 
-def _of_one(error, level=1.0, mean_level=1.0, nonnegative=False):
+def _of_one(error, level=1.0, mean_level=1.0, nonnegative=False, peak=math.inf):
     """Intervals of a single series ``a`` from its errors ``[windows, horizon]``."""
     error = np.asarray(error, dtype=np.float64)
     levels = np.broadcast_to(np.asarray(level, dtype=np.float32), len(error))
     series = np.zeros(len(error), np.int64)
-    return calibrate(error, levels[:, None], ["a"], series, np.array([mean_level]), np.array([nonnegative]))
+    about = (np.array([mean_level]), np.array([nonnegative]), np.array([peak]))
+    return calibrate(error, levels[:, None], ["a"], series, *about)
 
 
-def _quantiles(intervals, levels, forecast=0.0, level=1.0, key="a"):
+def _quantiles(intervals, levels, forecast=0.0, level=1.0, key="a", peak=0.0):
     """Quantiles of one window, ``[horizon, level]``."""
     horizon = len(intervals.pooled)
     made = np.broadcast_to(np.asarray(forecast, dtype=np.float32), (1, horizon))
-    found = intervals.quantiles(made, np.float32([[level]]), [key], np.array([0]), levels)
+    found = intervals.quantiles(made, np.float32([[level]]), [key], np.array([0]), levels, np.array([peak]))
     assert found.dtype == np.float32
     assert found.shape == (1, horizon, len(levels))
     return found[0]
+
+
+def _offsets(intervals, levels):
+    """Offsets at stored levels, ``[horizon, level]``."""
+    return intervals.pooled[:, [LEVELS.index(level) for level in levels]]
 
 
 def _rank(level, count):
@@ -58,16 +64,16 @@ def _rank(level, count):
 @pytest.mark.parametrize("count", [20, 21, 39, 99, 100, 199, 299, 1000])
 def test_an_offset_is_the_error_of_its_rank(count):
     errors = np.random.default_rng(0).permutation(123_000.0 + np.arange(1, count + 1))[:, None]
-    found = _quantiles(_of_one(errors), LEVELS)
+    found = _offsets(_of_one(errors), LEVELS)
     assert found[0].tolist() == [123_000 + _rank(level, count) for level in LEVELS]
 
 
 def test_ranks_by_hand():
     errors = np.arange(1.0, 40)[:, None]  # 39 errors, so the rank is 40 times the level
-    found = _quantiles(_of_one(errors), [0.025, 0.1, 0.5, 0.9, 0.975, 0.99, 0.005])
+    found = _offsets(_of_one(errors), [0.025, 0.1, 0.5, 0.9, 0.975, 0.99, 0.005])
     # Ranks 39.6 and 0.2 are beyond the errors.
     assert found.tolist() == [[1, 4, 20, 36, 39, 39, 1]]
-    found = _quantiles(_of_one(np.arange(1.0, 51)[:, None]), [0.1, 0.5, 0.9])
+    found = _offsets(_of_one(np.arange(1.0, 51)[:, None]), [0.1, 0.5, 0.9])
     # Ranks 5.1, 25.5 and 45.9 are rounded outwards, the middle one upwards.
     assert found.tolist() == [[5, 26, 46]]
 
@@ -75,7 +81,7 @@ def test_ranks_by_hand():
 def test_each_step_has_ranks_of_its_own_and_only_of_observed_targets():
     errors = np.stack([np.arange(1.0, 61), -np.arange(1.0, 61)], axis=1)
     errors[40:, 1] = NAN
-    found = _quantiles(_of_one(errors), [0.1, 0.9])
+    found = _offsets(_of_one(errors), [0.1, 0.9])
     assert found.tolist() == [[_rank(0.1, 60), _rank(0.9, 60)], [-37, -4]]
     assert (_rank(0.1, 40), _rank(0.9, 40)) == (4, 37)
 
@@ -91,8 +97,8 @@ def test_the_order_of_windows_changes_nothing(errors, random):
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda rng, shape: rng.normal(3, 2, shape),
-        lambda rng, shape: rng.exponential(5, shape),
+        lambda rng, shape: rng.normal(1, 2, shape),
+        lambda rng, shape: rng.exponential(5, shape) - 3,
         lambda rng, shape: rng.standard_t(3, shape),
     ],
     ids=["normal", "skewed", "heavy tails"],
@@ -139,8 +145,11 @@ def test_quantiles_never_cross_and_are_never_negative_for_a_series_that_never_wa
     intervals = _of_one(np.array([row[:count] for row in errors]).T, 1.0, 2.0, nonnegative)
     found = _quantiles(intervals, levels, forecast, level)
     assert (np.diff(found[:, np.argsort(levels)], axis=1) >= 0).all()
+    low, high = np.array(levels) < 0.5, np.array(levels) > 0.5
+    assert (found[:, low] <= forecast).all()
+    assert (found[:, high] >= forecast).all()
     if nonnegative:
-        assert (found >= 0).all()
+        assert (found >= min(forecast, 0)).all()
 
 
 def test_quantiles_do_not_cross_at_a_level_beside_a_far_one():
@@ -160,12 +169,13 @@ def test_a_series_that_was_negative_may_be_again():
 
 def test_between_its_levels_a_quantile_is_interpolated():
     intervals = _of_one(np.random.default_rng(1).normal(0, 1, (500, 3)))
-    known = _quantiles(intervals, LEVELS)
-    np.testing.assert_array_equal(known, intervals.pooled.astype(np.float32))
+    known = intervals.pooled
     for low, high in zip(range(len(LEVELS) - 1), range(1, len(LEVELS)), strict=True):
-        for share in (0.25, 0.5):
+        for share in (0, 0.25, 0.5):
             level = (1 - share) * LEVELS[low] + share * LEVELS[high]
             between = (1 - share) * known[:, low] + share * known[:, high]
+            # Those below the median are at most the forecast, those above at least.
+            between = between.clip(0 if level > 0.5 else None, 0 if level < 0.5 else None)
             np.testing.assert_allclose(_quantiles(intervals, [level])[:, 0], between, rtol=1e-5, atol=1e-6)
 
 
@@ -213,12 +223,18 @@ def test_a_series_without_traffic_does_not_narrow_the_intervals_of_others(mean_l
     error = np.where(series == 0, rng.normal(0, 1, 800), 0.0)[:, None]
     level = np.where(series == 0, 1.0, 0.0)
     both = calibrate(
-        error, level[:, None], "ab", series, np.array([1.0, mean_level]), np.array([False, True])
+        error,
+        level[:, None],
+        "ab",
+        series,
+        np.array([1.0, mean_level]),
+        np.array([False, True]),
+        np.array([9.0, 0.0]),
     )
     np.testing.assert_array_equal(both.pooled, _of_one(error[:400]).pooled)
     assert both.series["b"].offsets is None
     # Without traffic, none is expected.
-    quiet = both.quantiles(np.zeros((1, 1)), np.zeros(1), "ab", np.array([1]), [0.1, 0.9])
+    quiet = both.quantiles(np.zeros((1, 1)), np.zeros((1, 1)), "ab", np.array([1]), [0.1, 0.9], np.zeros(1))
     assert (np.abs(quiet) < 1e-9).all()
     assert _of_one(np.zeros((40, 1)), level=0, mean_level=mean_level) is None
 
@@ -233,7 +249,8 @@ def _of_two(count_a, count_b, nan_b=0):
     error = rng.normal(0, 1, (len(series), 2)) * np.where(series == 0, 1.0, 10.0)[:, None]
     error[np.flatnonzero(series == 1)[:nan_b], 1] = NAN
     level = np.ones((len(series), 1), np.float32)
-    found = calibrate(error, level, ["a", "b"], series, np.array([1.0, 3.0]), np.array([False, True]))
+    about = (np.array([1.0, 3.0]), np.array([False, True]), np.full(2, math.inf))
+    found = calibrate(error, level, ["a", "b"], series, *about)
     return found, error, series
 
 
@@ -263,7 +280,7 @@ def test_windows_of_many_series_at_once():
     series = np.array([1, 0, 1, 2])
     forecast = np.arange(8, dtype=np.float32).reshape(4, 2)
     level = np.array([[1], [2], [0], [4]], np.float32)
-    found = intervals.quantiles(forecast, level, ["a", "b", "new"], series, [0.9, 0.2])
+    found = intervals.quantiles(forecast, level, ["a", "b", "new"], series, [0.9, 0.2], np.zeros(4))
     for window, row in enumerate(series):
         alone = _quantiles(intervals, [0.9, 0.2], forecast[window], level[window, 0], ["a", "b", "new"][row])
         np.testing.assert_array_equal(found[window], alone)
@@ -326,18 +343,18 @@ def test_what_is_written_is_read_bit_for_bit(seed, spread, levels):
     level = rng.exponential(spread, (335, 1)).astype(np.float32)
     keys = ["ns/aqps", "命名/服务请求"]
     mean = rng.exponential(spread, 2)
-    intervals = calibrate(error, level, keys, series, mean, np.array([True, False]))
+    intervals = calibrate(error, level, keys, series, mean, np.array([True, False]), np.array([spread, 0.0]))
     read = Intervals.from_json(intervals.to_json(SHA), SHA, 3)
     assert read.to_json(SHA) == intervals.to_json(SHA)
     np.testing.assert_array_equal(read.pooled, intervals.pooled)
     for key in keys:
         one, other = read.series[key], intervals.series[key]
-        assert (one.floor, one.nonnegative, one.windows) == (other.floor, other.nonnegative, other.windows)
+        assert replace(one, offsets=None) == replace(other, offsets=None)
         np.testing.assert_array_equal(one.offsets, other.offsets)
     forecast = rng.normal(0, spread, (335, 3)).astype(np.float32)
     np.testing.assert_array_equal(
-        read.quantiles(forecast, level, keys, series, levels),
-        intervals.quantiles(forecast, level, keys, series, levels),
+        read.quantiles(forecast, level, keys, series, levels, level[:, 0]),
+        intervals.quantiles(forecast, level, keys, series, levels, level[:, 0]),
     )
 
 
@@ -358,13 +375,31 @@ def test_the_file_is_small_and_plain():
         "nonnegative": True,
         "windows": 40,
         "offsets": None,
+        "peak": None,
     }
+    assert json.loads(_of_one(np.zeros((40, 1)), peak=7.5).to_json(SHA))["series"]["a"]["peak"] == 7.5
     # Six digits are enough.
     assert all(
         len(f"{abs(value):.12g}".replace(".", "").strip("0")) <= 6
         for row in content["offsets"]
         for value in row
     )
+
+
+def test_a_file_of_an_earlier_version_is_read_and_limits_nothing():
+    intervals, *_ = _of_two(300, 40)
+    content = json.loads(replace_peaks(intervals, 3.0).to_json(SHA))
+    for own in content["series"].values():
+        del own["peak"]
+    read = Intervals.from_json(json.dumps(content), SHA, 2)
+    assert {own.peak for own in read.series.values()} == {math.inf}
+    np.testing.assert_array_equal(
+        _quantiles(read, LEVELS, level=100), _quantiles(intervals, LEVELS, level=100)
+    )
+
+
+def replace_peaks(intervals, peak):
+    return replace(intervals, series={key: replace(own, peak=peak) for key, own in intervals.series.items()})
 
 
 def _set(*path):
@@ -421,6 +456,10 @@ RISING = list(np.linspace(-1, 1, len(LEVELS)))
         (_set("series", "a", "windows", NAN), "NaN"),
         (_set("series", "a", "windows", math.inf), "infinity"),
         (_set("series", "a", "floor", 10**400), "too large"),
+        (_set("series", "a", "peak", -1.0), "peak"),
+        (_set("series", "a", "peak", NAN), "peak"),
+        (_set("series", "a", "peak", "high"), "high"),
+        (_set("series", "a", "peak", [1]), "unexpected structure"),
         (_set("series", "a", [1, 2]), "unexpected structure"),
         (_set("series", [1, 2]), "unexpected structure"),
         (_set("series", None), "unexpected structure"),

@@ -4,12 +4,15 @@ Errors of forecasts are ranked on data that the network was not fitted to. The r
 that are added to later forecasts (Vovk, Gammerman & Shafer 2005; Lei et al. 2018, "Distribution-free
 predictive inference for regression"). Errors are relative to the level of their window, so that intervals
 scale with the traffic, or to the spread that the network itself predicts (as in Romano, Patterson & Candes
-2019, "Conformalized quantile regression").
+2019, "Conformalized quantile regression"). A level is never less than the floor of its series, which is as
+high as the errors need: on traffic that comes in bursts, errors after quiet contexts have nothing to do with
+the level.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +26,19 @@ LEVELS = (0.005, 0.01, 0.025, 0.05, *(round(0.1 * n, 1) for n in range(1, 10)), 
 OWN_WINDOWS = 300
 # With fewer windows there are no intervals: the outer levels would be guesses.
 FEWEST_WINDOWS = 20
-# Lower limit of a window's level, as a share of its series' mean: small errors at night stay small.
+# Lowest floor, as a share of the series' mean level: small errors at night stay small.
 _LEAST_LEVEL = 0.1
+# Other floors that are tried: multiples of the mean level, and quantiles of the level. From the largest level
+# on, all windows have the same scale.
+_FLOORS, _FLOOR_QUANTILES = (0.3, 1.0, 3.0), (0.9, 1.0)
+# A floor is chosen by the mean pinball loss at these levels. The lowest floor within the tolerance of the
+# best one is taken: intervals follow a level that moves only above the floor.
+_JUDGED, _TOLERANCE = (0.05, 0.1, 0.9, 0.95, 0.975), 0.9
+# More windows do not make the choice more accurate.
+_MOST_WINDOWS = 1_000
+# Quantiles are at most this multiple of the largest value that the series had, has in the bins before the
+# origin, or is forecast to have.
+_LARGEST = 1.25
 # Level of a series that never had traffic.
 _NO_LEVEL = 1e-10
 # Limit of the number of values in a file: some hundred for each series with its own offsets.
@@ -45,12 +59,15 @@ class SeriesIntervals:
         Number of windows that it was calibrated on.
     offsets:
         ``[horizon, level]``, relative to the level of the window; None for the pooled offsets.
+    peak:
+        The largest absolute value of its history; infinity if it is not known.
     """
 
     floor: float
     nonnegative: bool
     windows: int
     offsets: np.ndarray | None
+    peak: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -75,8 +92,13 @@ class Intervals:
         keys: Sequence[str],
         series: np.ndarray,
         levels: Sequence[float],
+        peak: np.ndarray,
     ) -> np.ndarray:
         """Quantiles around point forecasts.
+
+        Levels below 0.5 are at most the forecast, levels above 0.5 at least. No quantile is further from
+        zero than 1.25 times the largest absolute value of the series' history, of the bins before the origin,
+        or of the forecast.
 
         Parameters
         ----------
@@ -88,19 +110,52 @@ class Intervals:
             Item key of every series, and the position in ``keys`` of each window's series, int ``[windows]``.
         levels:
             Between 0.005 and 0.995, in any order; see :func:`check_levels`.
+        peak:
+            Largest absolute value in the bins before each origin, ``[windows]``.
 
-        Returns ------- float32 ``[windows, horizon, level]``. Quantiles never cross, and are never negative
-        for a series whose values never were.
+        Returns
+        -------
+        float32 ``[windows, horizon, level]``. Quantiles never cross, and are never negative for a series
+        whose values never were, unless the forecast is.
         """
         own = [self.series.get(key) or _unknown() for key in keys]
+        asked = np.asarray(levels, dtype=np.float64)
         offsets = np.stack([self.pooled if one.offsets is None else one.offsets for one in own])
-        table = _at_levels(offsets, np.asarray(levels, dtype=np.float64))
+        table = _at_levels(offsets, asked)
         floor = np.array([one.floor for one in own])[series]
         lowest = np.where([one.nonnegative for one in own], 0.0, -np.inf)[series]
+        known = np.maximum(np.array([one.peak for one in own])[series], peak)
+        center = forecast[:, :, None].astype(np.float64)
+        limit = _LARGEST * np.maximum(known[:, None, None], np.abs(center))
         scale = np.maximum(level, floor[:, None])[..., None]
-        found = np.maximum(forecast[:, :, None] + scale * table[series], lowest[:, None, None])
+        found = np.clip(center + scale * table[series], np.maximum(lowest[:, None, None], -limit), limit)
+        # The forecast is inside its own interval, also that of a model whose errors lie on one side.
+        found = np.where(asked < 0.5, np.minimum(found, center), found)
+        found = np.where(asked > 0.5, np.maximum(found, center), found)
         quantiles: np.ndarray = found.astype(np.float32)
         return quantiles
+
+    def with_history(self, keys: Sequence[str], nonnegative: np.ndarray, peak: np.ndarray) -> "Intervals":
+        """These intervals with what the history at hand tells of its series.
+
+        A series that it shows below zero may be there again. A series that was not calibrated gets its peak
+        and sign from it.
+
+        Parameters
+        ----------
+        keys:
+            Item key of every series of the history.
+        nonnegative, peak:
+            Whether all observed values were at least zero, and the largest absolute value, ``[series]``.
+        """
+        series = dict(self.series)
+        for key, positive, largest in zip(keys, nonnegative.tolist(), peak.tolist(), strict=True):
+            own = series.get(key)
+            if own is None:
+                series[key] = replace(_unknown(), nonnegative=positive, peak=largest)
+            elif own.nonnegative and not positive:
+                series[key] = replace(own, nonnegative=False)
+        return Intervals(self.pooled, series)
 
     def updated(self, newer: "Intervals") -> "Intervals":
         """These intervals with the series in ``newer`` replaced; ``newer`` itself if it has every series."""
@@ -120,6 +175,7 @@ class Intervals:
                 "nonnegative": own.nonnegative,
                 "windows": own.windows,
                 "offsets": None if own.offsets is None else own.offsets.tolist(),
+                "peak": own.peak if math.isfinite(own.peak) else None,
             }
             for key, own in self.series.items()
         }
@@ -152,11 +208,15 @@ class Intervals:
                     nonnegative=own["nonnegative"] is True,
                     windows=int(own["windows"]),
                     offsets=None if own["offsets"] is None else _table(own["offsets"], prediction_length),
+                    # Files of earlier versions have none.
+                    peak=math.inf if own.get("peak") is None else float(own["peak"]),
                 )
                 for key, own in content["series"].items()
             }
             if not all(np.isfinite(own.floor) and own.floor > 0 for own in series.values()):
                 raise ValueError("a floor is not a positive number")
+            if not all(own.peak >= 0 for own in series.values()):
+                raise ValueError("a peak is not a number of at least 0")
             return cls(_table(content["offsets"], prediction_length), series)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"it has an unexpected structure ({type(error).__name__}: {error})") from error
@@ -169,6 +229,7 @@ def calibrate(
     series: np.ndarray,
     mean_level: np.ndarray,
     nonnegative: np.ndarray,
+    peak: np.ndarray,
 ) -> Intervals | None:
     """Calibrate intervals on errors on data that the network was not fitted to.
 
@@ -184,28 +245,38 @@ def calibrate(
         Mean level of each series, ``[series]``.
     nonnegative:
         Whether all observed values of a series were at least zero, bool ``[series]``.
+    peak:
+        Largest absolute value of each series' history, ``[series]``.
 
     Returns
     -------
     The intervals, or None with fewer than :data:`FEWEST_WINDOWS` windows.
     """
+    if not len(series):
+        return None
     busy = mean_level > 0
-    floor = np.where(busy, _LEAST_LEVEL * mean_level, _NO_LEVEL)
+    # A series without windows has no entry.
+    numbers, counts = np.unique(series, return_counts=True)
+    parts = np.split(np.argsort(series, kind="stable"), counts.cumsum()[:-1])
+    windows = dict(zip(numbers, parts, strict=True))
+    floor = np.full(len(keys), _NO_LEVEL)
+    for number, mine in windows.items():
+        if busy[number]:
+            floor[number] = _floor(error[mine], level[mine], mean_level[number])
     relative = error / np.maximum(level, floor[series][:, None])
     # Series without traffic are left out: their exact forecasts would make all other intervals too narrow.
     pool = relative[busy[series]]
     if _count(pool) < FEWEST_WINDOWS:
         return None
     own = {}
-    # A series without windows has no entry.
-    for number in np.unique(series):
-        mine = relative[series == number]
-        count = _count(mine)
+    for number, mine in windows.items():
+        count = _count(relative[mine])
         own[keys[number]] = SeriesIntervals(
             floor=_rounded(floor[number]).item(),
             nonnegative=bool(nonnegative[number]),
             windows=count,
-            offsets=_offsets(mine) if busy[number] and count >= OWN_WINDOWS else None,
+            offsets=_offsets(relative[mine]) if busy[number] and count >= OWN_WINDOWS else None,
+            peak=float(peak[number]),
         )
     return Intervals(_offsets(pool), own)
 
@@ -246,17 +317,49 @@ def missing(name: object) -> ArtifactError:
     )
 
 
+def _floor(error: np.ndarray, level: np.ndarray, mean_level: float) -> float:
+    """The lowest floor of a series' level whose quantiles lose little against those of the best floor.
+
+    Parameters
+    ----------
+    error, level:
+        As in :func:`calibrate`, of the windows of one series.
+    mean_level:
+        The mean level of the series, above 0.
+    """
+    least = _LEAST_LEVEL * mean_level
+    some = np.linspace(0, len(error) - 1, min(len(error), _MOST_WINDOWS)).astype(np.int64)
+    error, level = error[some], level[some].reshape(len(some), -1)
+    tried = [*(share * mean_level for share in _FLOORS), *np.quantile(level, _FLOOR_QUANTILES)]
+    floors = np.unique(np.clip([least, *tried], least, max(least, level.max())))
+    scale = np.maximum(level, floors[:, None, None])
+    offsets = _conformal(error / scale, _JUDGED)
+    losses = np.zeros(len(floors))
+    for number, share in enumerate(_JUDGED):
+        beyond = error - scale * offsets[:, None, :, number]
+        losses += np.nansum(np.maximum(share * beyond, (share - 1) * beyond), axis=(1, 2))
+    chosen: float = floors[np.argmax(_TOLERANCE * losses <= losses.min())]
+    return chosen
+
+
 def _offsets(relative: np.ndarray) -> np.ndarray:
     """Conformal quantiles of relative errors ``[windows, horizon]`` for each step, ``[horizon, level]``."""
-    ranked = np.sort(relative, axis=0)  # NaN last
-    count = np.isfinite(relative).sum(axis=0)[:, None]
-    levels = np.array(LEVELS)
+    return _rounded(_conformal(relative, LEVELS))
+
+
+def _conformal(relative: np.ndarray, asked: Sequence[float]) -> np.ndarray:
+    """Quantiles of relative errors ``[..., windows, horizon]`` at the levels, ``[..., horizon, level]``."""
+    ranked = np.sort(relative, axis=-2)  # NaN last
+    count = np.isfinite(relative).sum(axis=-2)[..., None]
+    levels = np.array(asked)
     # Ranks are rounded away from the median. With n errors, a new error is below the k-th smallest with
     # probability k / (n + 1).
     exact = levels * (count + 1)
     rank = np.where(levels < 0.5, np.floor(exact + 1e-9), np.ceil(exact - 1e-9))
     rank = np.clip(rank, 1, np.maximum(count, 1)).astype(np.int64)
-    return _rounded(np.take_along_axis(ranked, rank.T - 1, axis=0).T)
+    found = np.take_along_axis(ranked, rank.swapaxes(-1, -2) - 1, axis=-2)
+    quantiles: np.ndarray = found.swapaxes(-1, -2)
+    return quantiles
 
 
 def _count(relative: np.ndarray) -> int:

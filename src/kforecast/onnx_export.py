@@ -19,6 +19,7 @@ from kforecast.artifact import sha256
 from kforecast.data.windows import Past, WindowBatch
 from kforecast.files.output import replace_file
 from kforecast.models.naive import NAIVE
+from kforecast.models.network import Forecast
 from kforecast.predictor import Predictor
 from kforecast.version import __version__
 from kforecast.window import Window
@@ -43,6 +44,7 @@ class OnnxNetwork(nn.Module):
     """
 
     weights: Tensor
+    negative: Tensor
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
@@ -53,7 +55,16 @@ class OnnxNetwork(nn.Module):
         self.naive = [name for name in used if name in NAIVE]
         ordered = [*(name for name in used if name in self.net.parts), *self.naive]
         self.register_buffer("weights", torch.tensor([used[name].tolist() for name in ordered]).double())
+        self.register_buffer("negative", self._may_be_negative(predictor))
         self.inputs = self._examples(predictor.window)
+
+    @staticmethod
+    def _may_be_negative(predictor: Predictor) -> Tensor:
+        """Whether the artifact knows the series of each id to have been below zero, bool ``[ids]``."""
+        known = predictor.below_zero
+        negative = torch.zeros(predictor.net.num_series + 1, dtype=torch.bool)
+        negative[[number for key, number in predictor.item_ids.items() if key in known]] = True
+        return negative
 
     def _examples(self, window: Window) -> dict[str, Tensor]:
         """Tensors with the shapes and types of the inputs, by name."""
@@ -72,13 +83,28 @@ class OnnxNetwork(nn.Module):
         return made
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """Forecast from the tensors of :attr:`inputs`, in their order; float32 [B, P]."""
+        """Forecast from the tensors of :attr:`inputs`, in their order; float32 [B, P].
+
+        The forecast is at least zero if the artifact knows no value of the series below zero, and no bin
+        that the network sees is.
+        """
         given = dict(zip(self.inputs, tensors, strict=True))
         context, series = given["context"], given["series"]
         past = Past(*(given[name] for name in Past._fields)) if "recent" in given else None
         calendar = given.get("calendar", series)
         # The context stands in for targets, which a forecast never reads.
         made = self.net.forecast(WindowBatch(context, calendar, series, context, context > 0, past))
+        lowest = context.amin(dim=1)
+        if past is not None:
+            seen = torch.minimum(past.recent.amin(dim=1), past.seasons.amin(dim=(1, 2)))
+            lowest = torch.minimum(lowest, seen)
+        allowed = (self.negative[series] | (lowest < 0))[:, None]
+        combined = self._combined(made, given)
+        # NaN stays NaN: a zero would be mistaken for a forecast.
+        return combined.where(allowed | ~(combined < 0), 0.0)
+
+    def _combined(self, made: Forecast, given: dict[str, Tensor]) -> Tensor:
+        """The weighted mean of the network's parts and the naive forecasts, float32 [B, P]."""
         if not len(self.weights):
             return made.values
         members = made.values[None] if made.parts is None else made.parts

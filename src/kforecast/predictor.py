@@ -17,7 +17,7 @@ from kforecast.data.panel import Panel, item_key
 from kforecast.data.split import cells_between
 from kforecast.data.windows import WindowDataset
 from kforecast.errors import ArtifactError
-from kforecast.files.untrusted import shortened
+from kforecast.files.untrusted import inside, shortened
 from kforecast.intervals import OWN_WINDOWS, Intervals, calibrate, missing
 from kforecast.models import Fcnet, Network
 from kforecast.models.combination import Combination, fitted
@@ -37,11 +37,13 @@ class WindowForecasts(NamedTuple):
     """Point forecasts of many windows."""
 
     values: np.ndarray
-    """float32 ``[windows, horizon]``."""
+    """float32 ``[windows, horizon]``; at least 0 for a series that was never observed below zero."""
     level: np.ndarray
     """float32 ``[windows, horizon]`` or ``[windows, 1]``: errors are expected to be proportional to it."""
     parts: dict[str, np.ndarray]
     """The parts of the network's forecast by name, each float32 ``[windows, horizon]``."""
+    peak: np.ndarray
+    """float32 ``[windows]``: the largest absolute value that the network saw before the origin."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,6 +129,14 @@ class Predictor:
             return []
         return [pair for pair in series if item_key(*pair) not in self.item_ids]
 
+    @property
+    def below_zero(self) -> set[str]:
+        """Item keys of the series that the artifact knows to have been below zero."""
+        known = {} if self.intervals is None else self.intervals.series
+        recorded = inside(None if self.artifact is None else self.artifact.metadata, "data", "below_zero")
+        listed = [key for key in recorded if isinstance(key, str)] if isinstance(recorded, list) else []
+        return {*listed, *(key for key, own in known.items() if not own.nonnegative)}
+
     @torch.inference_mode()
     def forecast_windows(
         self,
@@ -148,7 +158,8 @@ class Predictor:
             Panel row and index of the first forecast bin, int64 ``[windows]``. An origin may be one past the
             panel's last bin, and its context may start before the first bin.
         as_consumed:
-            Forecast as Kapacity's job does (contract 5): every series with id 0, missing bins filled with 0.
+            Forecast as Kapacity's job does (contract 5): every series with id 0, missing bins filled with 0,
+            and forecasts below zero left as they are.
         hold_newest:
             Fill a context that ends before the origin with its newest value, whatever the artifact's policy:
             zeros there would be forecast as the end of the traffic.
@@ -184,7 +195,7 @@ class Predictor:
         )
         device = next(self.net.parameters()).device
         cells = torch.from_numpy(series * padded.num_bins + origin + before)
-        values, levels, parts = [], [], []
+        values, levels, parts, peaks = [], [], [], []
         for number, chosen in enumerate(torch.split(cells, windows.evaluation_windows)):
             batch = windows[chosen]
             if newest is not None:
@@ -194,12 +205,23 @@ class Predictor:
             values.append(made.values.cpu())
             levels.append(made.spread.cpu())
             parts.append((made.values[None] if made.parts is None else made.parts).cpu())
-        by_name = dict(zip(self.net.parts, torch.cat(parts, dim=1).numpy(), strict=True))
-        found = WindowForecasts(torch.cat(values).numpy(), torch.cat(levels).numpy(), by_name)
+            peaks.append(batch.peak().cpu())
+        found, each = torch.cat(values).numpy(), torch.cat(parts, dim=1).numpy()
+        if not as_consumed:
+            nonnegative = origin <= self._first_below_zero(panel)[series]
+            found, each = (never_below_zero(made, nonnegative) for made in (found, each))
+        by_name = dict(zip(self.net.parts, each, strict=True))
+        found = WindowForecasts(found, torch.cat(levels).numpy(), by_name, torch.cat(peaks).numpy())
         if self.combination is None:
             return found
         naive = self._naive(padded, cells.numpy()) if self.combination.naive else {}
         return found._replace(values=self.combination.of(by_name | naive))
+
+    def _first_below_zero(self, panel: Panel) -> np.ndarray:
+        """First bin from which a series may be forecast below zero, int64 ``[series]``."""
+        known = self.below_zero
+        negative = np.array([item_key(*pair) in known for pair in panel.series], dtype=bool)
+        return np.where(negative, -1, first_below_zero(panel))
 
     def _naive(self, panel: Panel, cells: np.ndarray) -> dict[str, np.ndarray]:
         """The naive forecasts of windows, given as flat cells of the panel."""
@@ -254,13 +276,12 @@ class Predictor:
         if self.intervals is None:
             raise missing(self.name)
         keys = [item_key(*pair) for pair in panel.series]
-        found = self.intervals.quantiles(made.values, made.level, keys, series, levels)
-        # Intervals do not say whether a series that they do not know can be negative: its history does.
-        uncalibrated = np.array([key not in self.intervals.series for key in keys])
-        uncalibrated &= _never_below_zero(panel, panel.num_bins)
-        lowest = np.where(uncalibrated, 0.0, -np.inf)[series].astype(found.dtype)
-        clipped: np.ndarray = np.maximum(found, lowest[:, None, None])
-        return clipped
+        nonnegative = first_below_zero(panel) == panel.num_bins
+        # In less than a season of history the largest value of a new series has not been seen yet.
+        short = panel.num_bins < panel.frequency.season
+        peak = np.full(panel.num_series, np.inf) if short else _peaks(panel, panel.num_bins)
+        intervals = self.intervals.with_history(keys, nonnegative, peak)
+        return intervals.quantiles(made.values, made.level, keys, series, levels, made.peak)
 
     def calibrated(
         self,
@@ -300,15 +321,43 @@ class Predictor:
             [item_key(*pair) for pair in panel.series],
             series,
             mean_level=mean_level,
-            nonnegative=_never_below_zero(panel, stop),
+            nonnegative=self._first_below_zero(panel) >= stop,
+            peak=_peaks(panel, stop),
         )
         return replace(self, intervals=intervals)
 
 
-def _never_below_zero(panel: Panel, stop: int) -> np.ndarray:
-    """Whether all observed values of each series before bin ``stop`` are at least zero, bool ``[series]``."""
+def first_below_zero(panel: Panel) -> np.ndarray:
+    """First bin of each series with an observed value below zero, int64 ``[series]``.
+
+    Returns
+    -------
+    ``num_bins`` for a series that was never observed below zero.
+    """
+    found = []
+    for first, observed in blocks(panel.observed):
+        below = observed & (panel.values[first : first + len(observed)] < 0)
+        found.append(np.where(below.any(axis=1), below.argmax(axis=1), panel.num_bins))
+    return np.concatenate(found)
+
+
+def _peaks(panel: Panel, stop: int) -> np.ndarray:
+    """The largest absolute observed value of each series before bin ``stop``; 0 without one."""
     found = []
     for first, observed in blocks(panel.observed[:, :stop]):
-        value = panel.values[first : first + len(observed), :stop]
-        found.append(value.min(axis=1, where=observed, initial=0.0) >= 0)
+        value = np.abs(panel.values[first : first + len(observed), :stop])
+        found.append(value.max(axis=1, where=observed, initial=0.0))
     return np.concatenate(found)
+
+
+def never_below_zero(forecast: np.ndarray, nonnegative: np.ndarray) -> np.ndarray:
+    """Forecasts with 0 in place of values below zero, where the series was never observed below zero.
+
+    Parameters
+    ----------
+    forecast:
+        ``[..., windows, horizon]``; NaN stays NaN.
+    nonnegative:
+        bool ``[windows]``.
+    """
+    return np.where(nonnegative[:, None] & (forecast < 0), np.float32(0), forecast)

@@ -79,6 +79,20 @@ def test_predictions_are_the_forecasts_of_the_artifact(trained: SimpleNamespace)
     assert len(frame) == 3 * 3
 
 
+def test_predictions_and_test_scores_are_not_of_values_below_zero(trained: SimpleNamespace) -> None:
+    weights = {name: value.clone() for name, value in trained.module.net.state_dict().items()}
+    try:
+        with torch.no_grad():
+            for name, value in trained.module.net.named_parameters():
+                value.sub_(50 * name.endswith(("lc.bias", "last_bias", "last.bias")))
+        made = trained.trainer.predict(trained.module, datamodule=trained.data)
+        assert (trained.data.forecast_frame(made)["value"] == 0).all()
+        (scores,) = trained.trainer.test(trained.module, datamodule=trained.data, verbose=False)
+    finally:
+        trained.module.net.load_state_dict(weights)
+    assert scores["test/wape"] == pytest.approx(1)
+
+
 def test_a_checkpoint_is_loaded_from_plain_values_alone(trained: SimpleNamespace) -> None:
     loaded = ForecastModule.load_from_checkpoint(trained.best, weights_only=True, map_location="cpu")
     assert type(loaded.net) is type(trained.module.net)

@@ -64,6 +64,13 @@ class WindowBatch(NamedTuple):
     cell: Tensor | None = None
     """int64 [B]: the windows as flat cells ``series * num_bins + origin``."""
 
+    def peak(self) -> Tensor:
+        """The largest absolute value before the origin in each window, float32 [B]."""
+        found = self.context.abs().amax(dim=1)
+        for part in () if self.past is None else (self.past.recent, self.past.seasons):
+            found = torch.maximum(found, part.abs().flatten(1).amax(dim=1))
+        return found
+
     def to(self, device: torch.device) -> "WindowBatch":
         """The batch on another device."""
         past = None if self.past is None else Past(*(tensor.to(device) for tensor in self.past))

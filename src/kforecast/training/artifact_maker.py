@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from kforecast.data.panel import item_key
 from kforecast.errors import ArtifactError
 from kforecast.files.untrusted import shortened
 from kforecast.models import NETWORKS, Fcnet, Network
-from kforecast.predictor import Predictor
+from kforecast.predictor import Predictor, first_below_zero
 from kforecast.training.holdout import JudgedFit
 from kforecast.training.plan import Recipe
 from kforecast.version import __version__
@@ -46,6 +47,8 @@ class ArtifactMaker:
         self._series, self._item_ids = panel.series, panel.item_ids
         settings, recorded = recipe.settings, recipe.recorded
         stopping = settings.callbacks.early_stopping
+        negative = np.flatnonzero(first_below_zero(panel) < panel.num_bins)
+        below_zero = [item_key(*panel.series[row]) for row in negative]
         self._config = EstimatorConfig(
             **settings.window.model_dump(),
             num_series=panel.num_series,
@@ -68,6 +71,7 @@ class ArtifactMaker:
                 "series": panel.num_series,
                 "first": panel.start,
                 "last": panel.seconds(panel.num_bins - 1),
+                "below_zero": below_zero,
                 "train_end": panel.seconds(split.train_end),
                 "validation_end": panel.seconds(split.validation_end),
             },

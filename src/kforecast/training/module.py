@@ -14,6 +14,7 @@ from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.loader import share_of
 from kforecast.data.windows import WindowBatch
 from kforecast.models import Network, rebuilt
+from kforecast.predictor import first_below_zero, never_below_zero
 from kforecast.training.finite import check_step, check_validation
 from kforecast.training.gradients.automatic import Chunk, scaled
 from kforecast.training.gradients.steps import Steps
@@ -150,9 +151,13 @@ class ForecastModule(pl.LightningModule):
             self.log_dict({f"test/{name}": value for name, value in scores.items()})
 
     def predict_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Forecasts in the series' own units, float32 [B, P]."""
-        forecast: Tensor = self(batch)
-        return forecast.cpu()
+        """Forecasts in the series' own units, float32 [B, P]; at least 0 as those of the artifact."""
+        forecast: Tensor = self(batch).cpu()
+        if (data := self._data) is None:
+            return forecast
+        nonnegative = first_below_zero(data.panel) == data.panel.num_bins
+        series = batch.series.cpu().numpy()
+        return torch.from_numpy(never_below_zero(forecast.numpy(), nonnegative[series]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the weights of the last step, the epoch's losses and the state of the random generators."""

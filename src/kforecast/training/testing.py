@@ -8,7 +8,7 @@ from kforecast.data.datamodule import ForecastDataModule
 from kforecast.evaluation.backtest import MODEL, Backtest
 from kforecast.evaluation.scores import overall, score
 from kforecast.models import Network
-from kforecast.predictor import Predictor, WindowForecasts
+from kforecast.predictor import Predictor, WindowForecasts, first_below_zero, never_below_zero
 
 
 def scores_of_test(data: ForecastDataModule, net: Network, forecast: np.ndarray) -> dict[str, float]:
@@ -20,8 +20,10 @@ def scores_of_test(data: ForecastDataModule, net: Network, forecast: np.ndarray)
         Forecasts from the origins ``data.test_cells``, float32 ``[windows, horizon]``.
     """
     predictor = Predictor(data.window, data.panel.item_ids, data.fill, net, calendar=data.calendar)
-    made = WindowForecasts(forecast, np.ones_like(forecast[:, :1]), {})
     split, cells = data.split, data.test_cells
+    series, origin = np.divmod(cells, data.panel.num_bins)
+    forecast = never_below_zero(forecast, origin <= first_below_zero(data.panel)[series])
+    made = WindowForecasts(forecast, np.ones_like(forecast[:, :1]), {}, np.zeros(len(forecast)))
     found = Backtest(
         data.panel, split.validation_end, split.end, 1, cells, {MODEL: forecast}, 1, predictor, made
     )
