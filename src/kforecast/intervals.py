@@ -262,7 +262,7 @@ def calibrate(
     floor = np.full(len(keys), _NO_LEVEL)
     for number, mine in windows.items():
         if busy[number]:
-            floor[number] = _floor(error[mine], level[mine], mean_level[number])
+            floor[number] = _floor(error[mine], level[mine], float(mean_level[number]))
     relative = error / np.maximum(level, floor[series][:, None])
     # Series without traffic are left out: their exact forecasts would make all other intervals too narrow.
     pool = relative[busy[series]]

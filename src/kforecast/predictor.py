@@ -206,12 +206,12 @@ class Predictor:
             levels.append(made.spread.cpu())
             parts.append((made.values[None] if made.parts is None else made.parts).cpu())
             peaks.append(batch.peak().cpu())
-        found, each = torch.cat(values).numpy(), torch.cat(parts, dim=1).numpy()
+        forecast, each = torch.cat(values).numpy(), torch.cat(parts, dim=1).numpy()
         if not as_consumed:
             nonnegative = origin <= self._first_below_zero(panel)[series]
-            found, each = (never_below_zero(made, nonnegative) for made in (found, each))
+            forecast, each = (never_below_zero(one, nonnegative) for one in (forecast, each))
         by_name = dict(zip(self.net.parts, each, strict=True))
-        found = WindowForecasts(found, torch.cat(levels).numpy(), by_name, torch.cat(peaks).numpy())
+        found = WindowForecasts(forecast, torch.cat(levels).numpy(), by_name, torch.cat(peaks).numpy())
         if self.combination is None:
             return found
         naive = self._naive(padded, cells.numpy()) if self.combination.naive else {}
