@@ -168,8 +168,9 @@ def test_prometheus_behind_a_proxy(
         for name, text in variables.items():
             monkeypatch.setenv(name, text.format(with_login))
         settings = {name: text.format(with_login) for name, text in settings.items()}
-        frame = prometheus("http://prom.internal:9090", concurrency=1, **settings).fetch()
-    assert len(frame) == 121
+        asked = prometheus("http://prom.internal:9090", concurrency=1, **settings)
+        assert len(asked.fetch()) == 121
+    assert "hush" not in repr(asked) + str(asked) + asked.model_dump_json() + repr(asked.report)
     assert proxy.requests[0].startswith("POST http://prom.internal:9090/api/v1/query_range HTTP/1.1")
     assert base64.b64encode("müller:hush".encode()).decode() in proxy.requests[0]
 

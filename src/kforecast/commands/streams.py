@@ -9,12 +9,13 @@ from typing import TextIO
 
 from kforecast.errors import OutputError
 
-# Rules, dashes, quotes, dots and spaces for a console that has only the ASCII ones.
+# Rules, dashes, quotes, dots and spaces, for a console that has only the ASCII ones.
 _PLAIN = {
     **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\u2500\u2501\u2578\u257a", "-"),
     **dict.fromkeys("\u2018\u2019", "'"),
     **dict.fromkeys("\u201c\u201d", '"'),
     **dict.fromkeys("\u00a0\u2009\u202f", " "),
+    "\u2022": "*",
     "\u2026": "...",
 }
 _ENCODABLE = "kforecast.encodable"

@@ -96,7 +96,7 @@ class PrometheusSource(ServerSource):
     """Headers of every request; none of them secret."""
     secret_headers: dict[str, SecretVariable] | None = None
     """Secret headers: name -> environment variable that holds the value."""
-    proxy: Annotated[str, AfterValidator(_check_proxy)] | None = None
+    proxy: Annotated[str, AfterValidator(_check_proxy)] | None = Field(None, repr=False, exclude=True)
     """URL of an HTTP proxy; ``none`` for the direct way; null takes the environment's (``http_proxy``)."""
     username: str | None = None
     """User of basic authentication; ``password_file`` or ``password_env`` names the password."""
