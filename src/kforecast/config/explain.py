@@ -54,6 +54,8 @@ def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -
                 f"the launcher {option} is not installed: pip install 'kforecast[{EXTRAS[option]}]'"
             )
         listed = f"; available: {', '.join(options)}" if options else ""
+        if group == "window":
+            listed += "; another bin width: window.freq=2H"
         if not group:
             return ConfigError(f"unknown config {option!r}{listed}")
         return ConfigError(

@@ -16,10 +16,11 @@ log = logging.getLogger(__name__)
 
 _DAY = 86_400
 _UTC = "UTC"
-# A zone's offsets are compared from 1970 to 2040, and bins of zones up to this much beyond a history.
+# Moments at which a zone's offsets are looked up: from 1970 to 2040.
+_YEARS = np.arange(0, 70 * 365 * _DAY, 12 * 3600)
+# Bins of two zones are compared up to this much before and after a history.
 _BEYOND = 400 * _DAY
 _NEVER = np.iinfo(np.int64).max
-_YEARS = np.arange(0, 70 * 365 * _DAY, 12 * 3600)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Grid:
         if phase is not None:
             return bins * self.step + phase
         begin = _first_moments(self.zone, np.asarray(bins, np.int64) * self.step)
-        return int(begin) if isinstance(bins, int) else begin
+        return begin if isinstance(bins, np.ndarray) else int(begin)
 
 
 def _first_moments(zone: str, local: np.ndarray) -> np.ndarray:

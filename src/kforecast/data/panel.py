@@ -106,6 +106,8 @@ class Panel:
 
     def bin_at(self, second: int) -> int:
         """The index of the bin that holds a moment (unix seconds); it may lie outside the panel."""
+        if self.grid.is_uniform:
+            return (second - self.start) // self.frequency.step
         return self.grid.bin_at(second) - self.first_bin
 
     @cached_property
