@@ -179,8 +179,8 @@ def test_a_checkpoint_of_anything_but_named_plain_tensors_is_refused(tmp_path: P
 
 
 def test_config_problems_are_all_named() -> None:
-    with pytest.raises(ValueError, match=r"num_series is missing.*context_length is 0.*freq: unknown"):
-        EstimatorConfig.from_yaml("freq: 2h\ncontext_length: 0\nprediction_length: 3")
+    with pytest.raises(ValueError, match=r"num_series is missing.*context_length is 0.*freq: bins of '7H' do not"):
+        EstimatorConfig.from_yaml("freq: 7H\ncontext_length: 0\nprediction_length: 3")
 
 
 def config_text(**changes: str) -> str:

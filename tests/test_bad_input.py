@@ -235,7 +235,7 @@ CONFIG_FILES = [
     ),
     in_file(
         "several problems",
-        config(freq="5min", predictionLength=0, hyperParams={"epochs": -3, "lr": 1}),
+        config(freq="7min", predictionLength=0, hyperParams={"epochs": -3, "lr": 1}),
         "4 problems",
         "freq",
         "predictionLength",
@@ -276,7 +276,7 @@ CONFIG_FILES = [
         "config file: wrong, and a server is named",
         ["--config-file=config.yaml", f"--metrics-server-addr=localhost:{PORT}"],
         ["config.yaml", "freq"],
-        {"config.yaml": config(freq="2min")},
+        {"config.yaml": config(freq="7min")},
     ),
 ]
 

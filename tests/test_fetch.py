@@ -72,7 +72,7 @@ def test_bad_rows_are_reported_but_not_written(tmp_path: Path) -> None:
     [
         (["--dataset-file=traffic.csv", "output=x.txt"], ["output: x.txt ends in none of .csv"]),
         (["--dataset-file=traffic.csv", "report=x.csv"], ["report: x.csv ends in none of .json"]),
-        (["--dataset-file=traffic.csv", "window.freq=2H"], ["window.freq", "'2H'"]),
+        (["--dataset-file=traffic.csv", "window.freq=7H"], ["window.freq", "'7H'"]),
         (["source=synthetic", "source.step=3600"], ["source.step: 3600 s is coarser", "10min"]),
         (["source=kapacity", "source.address=here"], ["source.address", "'here' is not HOST:PORT"]),
         (

@@ -66,10 +66,10 @@ class Predictor:
         Local time and holidays of the series, for a network that uses them.
     combination:
         Weights of the network's parts and of naive forecasts; None uses the network's forecast alone.
-    zone:
-        IANA name of the time zone whose local time the bins follow (:class:`kforecast.data.grid.Grid`).
     artifact:
         The artifact it was made from; None if there is none.
+    zone:
+        IANA name of the time zone whose local time the bins follow (:class:`kforecast.data.grid.Grid`).
     """
 
     window: Window
@@ -80,8 +80,8 @@ class Predictor:
     name: str = "the artifact"
     calendar: Calendar = field(default_factory=Calendar)
     combination: Combination | None = None
-    zone: str = "UTC"
     artifact: Artifact | None = field(default=None, compare=False)
+    zone: str = "UTC"
 
     def __repr__(self) -> str:
         return (
@@ -106,7 +106,7 @@ class Predictor:
         calendar, combination = calendar_of(artifact, name), combination_of(artifact, net, name)
         window, ids, intervals = artifact.config.window, dict(artifact.item_ids), artifact.intervals
         zone = bin_zone_of(artifact, name)
-        return cls(window, ids, fill, net, intervals, name, calendar, combination, zone, artifact)
+        return cls(window, ids, fill, net, intervals, name, calendar, combination, artifact, zone)
 
     @property
     def bin_calendar(self) -> Calendar:

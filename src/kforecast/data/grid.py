@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import overload
 
 import numpy as np
-import pandas as pd
 
 from kforecast.data.calendar import Calendar
 from kforecast.errors import few
@@ -19,6 +18,7 @@ _DAY = 86_400
 _UTC = "UTC"
 # A zone's offsets are compared from 1970 to 2040, and bins of zones up to this much beyond a history.
 _BEYOND = 400 * _DAY
+_NEVER = np.iinfo(np.int64).max
 _YEARS = np.arange(0, 70 * 365 * _DAY, 12 * 3600)
 
 
@@ -63,8 +63,9 @@ class Grid:
         ends = np.array([seconds.min(), seconds.max()], np.int64)
         # Clocks that were set back show a time again: the bin is one later than its local time says.
         low, high = (ends + utc_offsets(self.zone, ends)) // self.step + [-1, 2 + _DAY // self.step]
-        found: np.ndarray = np.searchsorted(self.seconds(np.arange(low, high)), seconds, side="right")
-        return found + (low - 1)
+        begins = self.seconds(np.arange(low, high))
+        found: np.ndarray = np.searchsorted(begins, seconds, side="right") + (low - 1)
+        return found
 
     def bin_at(self, second: int) -> int:
         """The number of the bin that holds a moment (unix seconds)."""
@@ -79,12 +80,27 @@ class Grid:
         phase = _phase(self.zone, self.step)
         if phase is not None:
             return bins * self.step + phase
-        local = np.asarray(bins, np.int64).reshape(-1) * self.step
-        begin = pd.DatetimeIndex(local.astype("datetime64[s]")).tz_localize(
-            self.zone, ambiguous=np.ones(len(local), bool), nonexistent="shift_forward"
-        )
-        second = begin.as_unit("s").asi8
-        return int(second[0]) if isinstance(bins, int) else second.reshape(bins.shape)
+        begin = _first_moments(self.zone, np.asarray(bins, np.int64) * self.step)
+        return int(begin) if isinstance(bins, int) else begin
+
+
+def _first_moments(zone: str, local: np.ndarray) -> np.ndarray:
+    """The first moments at which clocks show a local time or a later one; both seconds, int64."""
+    moment = np.full(local.shape, _NEVER)
+    for offset in _offsets(zone):
+        shown = utc_offsets(zone, (local - offset).reshape(-1)).reshape(local.shape) == offset
+        moment = np.where(shown, np.minimum(moment, local - offset), moment)
+    skipped = moment == _NEVER
+    if skipped.any():
+        # The clocks are set forward over that time: find the moment of it by bisection.
+        wanted = local[skipped]
+        early, late = wanted - _offsets(zone)[-1], wanted - _offsets(zone)[0]
+        while (late - early).max() > 1:
+            middle = (early + late) // 2
+            after = middle + utc_offsets(zone, middle) >= wanted
+            early, late = np.where(after, early, middle), np.where(after, middle, late)
+        moment[skipped] = late
+    return moment
 
 
 @lru_cache(maxsize=256)

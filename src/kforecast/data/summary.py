@@ -61,6 +61,8 @@ def data_table(summary: pd.DataFrame, panel: Panel, split: Split) -> str:
     """The data summary as text: every series, or the worst ten of many, and the total."""
     shown = summary
     title = f"{panel.num_series:,} series on one grid of {panel.num_bins:,} bins of {panel.frequency.name}"
+    if panel.zone != "UTC":
+        title += f", in local time of {panel.zone}"
     if len(summary) > _MOST_ROWS:
         shown = summary.sort_values(["missing", "points"], ascending=[False, True]).head(_MOST_ROWS)
         title += f"; the {_MOST_ROWS} with the most missing"
