@@ -287,29 +287,27 @@ class CsvSource:
 
     def _read_csv_texts(self) -> pa.Table:
         """Read a file whose timestamps are text, or whose values are."""
-        as_text = pa.dictionary(pa.int32(), pa.string())
 
         def table(convert: pa.csv.ConvertOptions) -> pa.Table:
             with _opened(self.path) as stream:
                 return pa.csv.read_csv(stream, convert_options=convert)
 
+        convert = pa.csv.ConvertOptions(
+            column_types=_TYPES | {"timestamp": _NAME},  # series share their moments
+            include_columns=list(COLUMNS),
+            null_values=_MISSING,
+            strings_can_be_null=False,
+        )
         try:
-            return self._in_seconds(
-                table(
-                    pa.csv.ConvertOptions(
-                        column_types=_TYPES | {"timestamp": as_text},
-                        include_columns=list(COLUMNS),
-                        null_values=_MISSING,
-                        strings_can_be_null=False,
-                    )
-                ).unify_dictionaries()
-            )
+            return self._in_seconds(table(convert).unify_dictionaries())
         except pa.ArrowInvalid as error:
             if "conversion error" not in str(error):
                 raise
         convert = pa.csv.ConvertOptions(column_types={"value": pa.string()}, include_columns=["value"])
         cells = table(convert).to_pandas()["value"].str.strip()
         wrong = pd.to_numeric(cells, errors="coerce").isna() & ~cells.isin(_MISSING)
+        if not wrong.any():
+            raise DataError(f"{self.path}: a cell of value is not a number")
         row = int(wrong.to_numpy().argmax())
         raise DataError(f"{self.path}: value in row {row + 2} is {str(cells.iloc[row])!r}, not a number")
 
