@@ -19,6 +19,7 @@ from kforecast.data.reading import panel_of, read_panel
 from kforecast.errors import ConfigError, DataError
 from kforecast.metrics.csv import CsvSource
 from kforecast.metrics.frame import FrameSource
+from kforecast.metrics.prometheus import PrometheusSource, series_of
 from kforecast.metrics.units import guess_unit
 from kforecast.window import Frequency
 
@@ -496,3 +497,11 @@ def test_rows_of_later_batches_are_numbered_on(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     source = CsvSource(tmp_path / "a.parquet")
     assert f"missing in 1 rows, first in row {rows}" in refusal(lambda: read_panel(source, TEN_MINUTES))
+
+
+def test_answers_and_settings_of_servers_in_other_units_are_named() -> None:
+    answer = {"data": {"result": [{"metric": {}, "values": [[1_704_067_200_000, "1"]]}]}}
+    with pytest.raises(ValueError, match="look like milliseconds; divide by 1000"):
+        series_of(answer)
+    with pytest.raises(ValueError, match="timestamps like 28401120 look like minutes; multiply by 60"):
+        PrometheusSource(url="http://localhost:9090", history="1D", end=28_401_120)
