@@ -320,6 +320,12 @@ def test_a_folder_of_parquet_parts_is_one_table(tmp_path: Path) -> None:
         CsvSource(folder).fetch()
 
 
+def test_a_folder_is_not_mapped(tmp_path: Path) -> None:
+    history().to_parquet(tmp_path / "part.parquet", index=False)
+    with pytest.raises(ConfigError, match="kforecast-fetch"):
+        CsvSource(tmp_path, memory_map=True)
+
+
 def test_folders_may_say_names(tmp_path: Path) -> None:
     for name, rows in history().groupby("workload"):
         folder = tmp_path / "hive" / f"workload={str(name).replace('/', '%2F')}" / "metric=qps"

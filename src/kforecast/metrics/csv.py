@@ -110,7 +110,8 @@ class CsvSource:
         self._said: Sequence[str] = ()
         if not isinstance(memory_map, bool) and memory_map != "auto":
             raise ConfigError(f"source.memory_map: {memory_map!r} is wrong; use auto, true or false")
-        if memory_map is True and (not self._is_parquet or self._naming != Naming()):
+        single = is_parquet(self.path) and not self.path.is_dir()
+        if memory_map is True and (not single or self._naming != Naming()):
             raise ConfigError(
                 f"source.memory_map: {self.path} is not a Parquet file of the columns {', '.join(COLUMNS)}, "
                 "the only kind that can be mapped; convert it with "
