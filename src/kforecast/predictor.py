@@ -182,12 +182,12 @@ class Predictor:
             levels.append(made.spread.cpu())
             parts.append((made.values[None] if made.parts is None else made.parts).cpu())
             peaks.append(batch.peak().cpu())
-        found, each = torch.cat(values).numpy(), torch.cat(parts, dim=1).numpy()
+        whole, each = torch.cat(values).numpy(), torch.cat(parts, dim=1).numpy()
         if not as_consumed:
             nonnegative = origin <= self._first_below_zero(panel)[series]
-            found, each = (never_below_zero(made, nonnegative) for made in (found, each))
+            whole, each = never_below_zero(whole, nonnegative), never_below_zero(each, nonnegative)
         by_name = dict(zip(self.net.parts, each, strict=True))
-        found = WindowForecasts(found, torch.cat(levels).numpy(), by_name, torch.cat(peaks).numpy())
+        found = WindowForecasts(whole, torch.cat(levels).numpy(), by_name, torch.cat(peaks).numpy())
         if self.combination is None:
             return found
         naive = self._naive(padded, cells.numpy()) if self.combination.naive else {}
@@ -253,9 +253,10 @@ class Predictor:
             raise missing(self.name)
         keys = [item_key(*pair) for pair in panel.series]
         nonnegative = first_below_zero(panel) == panel.num_bins
+        peak = np.full(panel.num_series, np.inf)
         # In less than a season of history the largest value of a new series has not been seen yet.
-        short = panel.num_bins < panel.frequency.season
-        peak = np.full(panel.num_series, np.inf) if short else _peaks(panel, panel.num_bins)
+        if panel.num_bins >= panel.frequency.season and not self.intervals.series.keys() >= set(keys):
+            peak = _peaks(panel, panel.num_bins)
         intervals = self.intervals.with_history(keys, nonnegative, peak)
         return intervals.quantiles(made.values, made.level, keys, series, levels, made.peak)
 
