@@ -4,11 +4,13 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import kforecast
 from kforecast.data.panel import Panel
 from kforecast.forecaster import Forecaster
 from kforecast.intervals import LEVELS, Intervals, SeriesIntervals, calibrate
@@ -225,3 +227,22 @@ def test_a_series_of_the_artifact_may_turn_negative():
     forecaster = untrained("SeasonalMLP", "1H").calibrated(of(values, "1H"), 700, 1400)
     found, _, _ = judged(forecaster, of(values - 60, "1H"), 1400, 2000, [0.1])
     assert (found < 0).any()
+
+
+@pytest.mark.parametrize("kind", ["office hours", "bursts"])
+def test_a_trained_network_forecasts_what_the_service_can_have(kind):
+    values = traffic(kind, "10min", 14).round(1)
+    history = pd.DataFrame({"timestamp": 600 * np.arange(len(values)), "value": values})
+    history = history.assign(workload="fn/a", metric="qps")
+    made = kforecast.train(history, Window(Frequency.parse("10min"), 12, 3), max_epochs=2, verbose=False)
+    found = made.evaluate(history, quantiles=[0.025, 0.1, 0.5, 0.9, 0.975]).forecasts
+    assert (found["value"] >= 0).all()
+    assert (found["q0.025"] <= found["value"]).all()
+    assert (found["value"] <= found["q0.975"]).all()
+    assert found["q0.975"].max() < 2 * values.max()
+    inside = (found["q0.1"] <= found["actual"]) & (found["actual"] <= found["q0.9"])
+    assert inside.mean() > 0.7
+    # The history ends at the beginning of a burst, or of the day.
+    begins = 13 * 144 + (55 if kind == "bursts" else 49)
+    newest = made.forecast(history[:begins], quantiles=[0.9, 0.975])
+    assert newest["q0.975"].max() < 2 * values.max()

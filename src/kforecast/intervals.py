@@ -125,13 +125,17 @@ class Intervals:
         floor = np.array([one.floor for one in own])[series]
         lowest = np.where([one.nonnegative for one in own], 0.0, -np.inf)[series]
         known = np.maximum(np.array([one.peak for one in own])[series], peak)
-        center = forecast[:, :, None].astype(np.float64)
-        limit = _LARGEST * np.maximum(known[:, None, None], np.abs(center))
+        center = forecast.astype(np.float64)
+        limit = _LARGEST * np.maximum(known[:, None], np.abs(center))
+        least = np.maximum(lowest[:, None], -limit)
         scale = np.maximum(level, floor[:, None])[..., None]
-        found = np.clip(center + scale * table[series], np.maximum(lowest[:, None, None], -limit), limit)
-        # The forecast is inside its own interval, also that of a model whose errors lie on one side.
-        found = np.where(asked < 0.5, np.minimum(found, center), found)
-        found = np.where(asked > 0.5, np.maximum(found, center), found)
+        found = center[..., None] + scale * table[series]
+        for number, one in enumerate(asked):
+            at = found[..., number]
+            np.clip(at, least, limit, out=at)
+            # The forecast is inside its own interval, also that of a model whose errors lie on one side.
+            if one != 0.5:
+                (np.minimum if one < 0.5 else np.maximum)(at, center, out=at)
         quantiles: np.ndarray = found.astype(np.float32)
         return quantiles
 
@@ -276,7 +280,7 @@ def calibrate(
             nonnegative=bool(nonnegative[number]),
             windows=count,
             offsets=_offsets(relative[mine]) if busy[number] and count >= OWN_WINDOWS else None,
-            peak=float(peak[number]),
+            peak=_rounded(peak[number]).item(),
         )
     return Intervals(_offsets(pool), own)
 

@@ -277,9 +277,10 @@ class Predictor:
             raise missing(self.name)
         keys = [item_key(*pair) for pair in panel.series]
         nonnegative = first_below_zero(panel) == panel.num_bins
+        peak = np.full(panel.num_series, np.inf)
         # In less than a season of history the largest value of a new series has not been seen yet.
-        short = panel.num_bins < panel.frequency.season
-        peak = np.full(panel.num_series, np.inf) if short else _peaks(panel, panel.num_bins)
+        if panel.num_bins >= panel.frequency.season and not self.intervals.series.keys() >= set(keys):
+            peak = _peaks(panel, panel.num_bins)
         intervals = self.intervals.with_history(keys, nonnegative, peak)
         return intervals.quantiles(made.values, made.level, keys, series, levels, made.peak)
 
