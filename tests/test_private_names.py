@@ -25,7 +25,8 @@ STATE = {
     # A command owns its process.
     "commands/run.py: signal.signal": "SIGTERM ends a command with its exit code",
     "commands/run.py: os.environ.setdefault": "OpenMP reads GOMP_SPINCOUNT when torch is loaded",
-    "commands/ending.py: os.dup2": "Python would complain of a closed pipe again at exit",
+    "commands/run.py: warnings.filterwarnings": "matplotlib warns of each character that its font lacks",
+    "commands/streams.py: os.dup2": "Python would complain of a closed pipe or a full disk again at exit",
     "training/run.py: seed_everything": "everything random of a training",
     "training/assemble.py: seed_everything": "everything random of a further training",
     "training/distributed/threads.py: torch.set_num_threads": "from_frame restores it",
