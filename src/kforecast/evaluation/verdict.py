@@ -91,7 +91,7 @@ def champion_shortfall(board: Scoreboard | None, required: float) -> str | None:
 
 def useless(board: Scoreboard) -> str | None:
     """Why no order can be derived from a model: too little traffic forecast, or a doubtful history."""
-    objection = _bias(board) or _doubts(board)
+    objection = _doubts(board) or _bias(board)
     return None if objection is None else objection.reason
 
 
@@ -123,11 +123,11 @@ def origins_words(board: Scoreboard) -> str:
 def _objection(board: Scoreboard, required: float) -> _Objection | None:
     """The first requirement that a model does not meet."""
     return (
-        _no_skill(board)
+        _doubts(board)  # first: scores on such a history mean nothing
+        or _no_skill(board)
         or _bias(board)
         or _error_too_high(board, required)
         or _cost_too_high(board)
-        or _doubts(board)
     )
 
 
@@ -211,7 +211,7 @@ def _doubts(board: Scoreboard) -> _Objection | None:
     if not board.doubts:
         return None
     reason = ", and ".join(board.doubts)
-    return _Objection("unsure", f"Not proven: {reason}.", reason)
+    return _Objection("bad", f"Do not scale on it: {reason}.", reason)
 
 
 def _too_low(board: Scoreboard) -> list[str]:
