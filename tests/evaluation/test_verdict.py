@@ -42,11 +42,13 @@ class Handmade(Predictor):
     says: np.ndarray | None = None
     spread: float = 1.0
 
-    def forecast_windows(self, panel, series, origin, *, as_consumed=False):
+    def forecast_windows(self, panel, series, origin, **_):
         assert self.says is not None
         at = np.minimum(origin[:, None] + np.arange(WINDOW.prediction_length), self.says.shape[1] - 1)
         values = self.says[series[:, None], at].astype(np.float32)
-        return WindowForecasts(values, np.full_like(values, self.spread), {})
+        seen = np.arange(panel.num_bins) < origin[:, None]
+        peak = np.abs(panel.values[series]).max(axis=1, where=seen, initial=0.0)
+        return WindowForecasts(values, np.full_like(values, self.spread), {}, peak)
 
 
 def panel_of(values: np.ndarray) -> Panel:
