@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kforecast
+from conftest import run_command
 from kforecast.data import mapped
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import Panel
@@ -406,3 +407,20 @@ def test_a_model_refuses_coarser_rows() -> None:
         with pytest.raises(DataError, match=r"a row every 1 h, but the bins of .* are 10min") as error:
             use(hourly)
         assert "window=1h" in str(error.value)
+
+
+def test_the_command_warns_or_refuses(tmp_path: Path) -> None:
+    rows_of(counted(traffic())).to_csv(tmp_path / "counter.csv", index=False)
+    command = ("kforecast-train", "--dataset-file=counter.csv", "trainer.max_epochs=1", "logger=none")
+    done = run_command(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    assert said.count("WARNING: counter: shop/web qps: it only grows") == 1
+    assert "Worth scaling on" not in said
+    done = run_command(*command, "data.strict=true", "artifact_dir=other", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "data.strict=true, but the history has findings:\n  counter: shop/web qps" in done.stderr
+    assert not (tmp_path / "other").exists()
+    done = run_command(*command, "gate.require_skill=0", "artifact_dir=gated", cwd=tmp_path)
+    assert done.returncode == 4
+    assert not (tmp_path / "gated").exists()

@@ -147,7 +147,11 @@ def _measure_steps(found: np.ndarray, second: np.ndarray, groups: _Groups, bin_w
         some, chosen = steps.only(gaps)
         first = some.first_where(distance[chosen] == some.spread(longest[gaps]))
         at[gaps] = np.delete(second, whole.begin + whole.length - 1)[chosen][first]
-    phase, usual, _ = _modes(second % whole.spread(mode), whole)
+    phase, usual = second[whole.begin] % mode, whole.length.copy()
+    irregular = count < steps.length
+    if irregular.any():
+        some, chosen = whole.only(irregular)
+        phase[irregular], usual[irregular], _ = _modes(second[chosen] % some.spread(mode[irregular]), some)
     found["step"][several], found["longest_gap"][several], found["gap_begin"][several] = mode, longest, at
     found["phase"][several] = np.where(2 * usual >= whole.length, phase, -1)
     found["coarse"][several] = _coarse(distance, steps, mode, 2 * count > steps.length, median, bin_width)
@@ -185,17 +189,23 @@ def _measure_values(found: np.ndarray, second: np.ndarray, value: np.ndarray, gr
     found["least"] = np.minimum.reduceat(value, groups.begin)
     if (found["least"] < 0).any():
         found["negative"] = groups.total(value < 0)
-    new = np.r_[True, value[1:] != value[:-1]]
-    new[groups.begin] = True
-    begin = np.flatnonzero(new)
-    length = np.diff(np.r_[begin, len(value)])
-    runs_begin = np.searchsorted(begin, groups.begin)
-    runs = _Groups(runs_begin, np.diff(np.r_[runs_begin, len(begin)]))
-    longest = runs.first_where(length == runs.spread(runs.most(length)))
-    found["still_points"] = length[longest]
-    found["still_begin"] = second[begin[longest]]
-    found["still_seconds"] = second[begin[longest] + length[longest] - 1] - found["still_begin"]
-    found["still_value"] = value[begin[longest]]
+    found["still_points"], found["still_begin"] = 1, second[groups.begin]
+    found["still_value"] = value[groups.begin]
+    again = np.r_[False, value[1:] == value[:-1]]
+    again[groups.begin] = False
+    repeats = np.flatnonzero(again)
+    if len(repeats):
+        new = np.flatnonzero(np.r_[True, np.diff(repeats) > 1])
+        begin, length = repeats[new] - 1, np.diff(np.r_[new, len(repeats)]) + 1
+        series = np.searchsorted(groups.begin, begin, side="right") - 1
+        first = np.flatnonzero(np.r_[True, series[1:] != series[:-1]])
+        runs = _Groups(first, np.diff(np.r_[first, len(series)]))
+        longest = runs.first_where(length == runs.spread(runs.most(length)))
+        still, at = series[longest], begin[longest]
+        found["still_points"][still] = length[longest]
+        found["still_begin"][still] = second[at]
+        found["still_seconds"][still] = second[at + length[longest] - 1] - second[at]
+        found["still_value"][still] = value[at]
     found["counter"] = _counters(second, value, found["least"], groups)
 
 
