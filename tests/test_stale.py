@@ -66,7 +66,11 @@ def test_series_of_any_gaps_share_their_timestamps_and_know_their_age(masks: lis
         with pytest.raises(DataError, match="too old to forecast: w"):
             fcnet().forecast(history)
         return
-    made = fcnet().forecast(history)
+    try:
+        made = fcnet().forecast(history)
+    except DataError as refused:  # every second bin, for instance
+        assert "a row every" in str(refused)
+        return
     assert list(made.columns) == ["timestamp", "workload", "metric", "value", "age"]
     for number, last in enumerate(newest):
         own = of(made, f"w{number}")
@@ -113,6 +117,16 @@ def test_zeros_fill_gaps_but_not_the_time_since_the_newest_value() -> None:
     made = of(fcnet("zero").forecast(pd.concat([late, ok])), "late")
     held = rows("late", range(6)).assign(value=[*late["value"][:3], 0.0, *[late["value"].iloc[-1]] * 2])
     np.testing.assert_allclose(made["value"], fcnet("zero").forecast(held)["value"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("known, bridged", [([59], [20] * 6), ([40, 59], np.linspace(10, 20, 20)[-6:])])
+def test_a_silence_longer_than_the_context_is_never_forecast_as_no_traffic(known: Any, bridged: Any) -> None:
+    """A new series has only its newest bin, another one has come back after a long silence."""
+    level = {40: 10.0, 59: 20.0}
+    few = rows("few", known).assign(value=[level[at] for at in known])
+    made = of(fcnet("zero").forecast(pd.concat([few, rows("ok", range(60))])), "few")
+    whole = rows("few", range(54, 60)).assign(value=bridged)
+    np.testing.assert_allclose(made["value"], fcnet("zero").forecast(whole)["value"], rtol=1e-5)
 
 
 def test_many_stale_series_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
