@@ -553,7 +553,8 @@ class CsvSource:
         for column, places in shape.names.items():
             for at in places:
                 kind = schema.field(at).type
-                if pa.types.is_nested(kind) or pa.types.is_primitive(kind):
+                number = pa.types.is_primitive(kind) and not pa.types.is_integer(kind)
+                if pa.types.is_nested(kind) or number:
                     raise DataError(f"{path}: {column} has the type {shown(kind, str)}; text is expected")
         return _ParquetLayout(path, schema, header, shape, said)
 
@@ -657,8 +658,11 @@ def _typed(table: pa.Table) -> pa.Table:
     for place, field in enumerate(table.schema):
         if field.name != "timestamp" and field.type != _TYPES[field.name]:
             column = table.column(place)
-            if pa.types.is_dictionary(field.type) and field.name == "value":
+            numbers = pa.types.is_dictionary(field.type) and pa.types.is_integer(field.type.value_type)
+            if numbers or (pa.types.is_dictionary(field.type) and field.name == "value"):
                 column = column.cast(field.type.value_type)
+            if field.name != "value" and pa.types.is_integer(column.type):  # the numbers of services
+                column = column.cast(pa.string())
             safe = field.name != "value"
             table = table.set_column(place, field.name, column.cast(_TYPES[field.name], safe=safe))
     return table

@@ -75,7 +75,7 @@ def _answer(contents: list[Any], path: Path, naming: Naming) -> Answer:
             for one in inside(content, "warnings") or []
         ]
         return _matrix([one for found in ranges for one in found or []], notes, path, naming)
-    content = contents[0] if len(contents) == 1 else None
+    content = contents[0] if len(contents) == 1 else {}
     if (kind := inside(content, "data", "resultType")) is not None:
         instant = "an instant answer" if kind in ("vector", "scalar") else "an answer"
         raise DataError(
