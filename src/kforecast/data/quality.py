@@ -1,5 +1,6 @@
 """Problems of a history, series by series: what kforecast-fetch reports and kforecast-train warns of."""
 
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -388,11 +389,16 @@ def _misaligned(measures: np.ndarray, _: object, __: object) -> Iterator[Place]:
 def _names(_: object, series: Sequence[tuple[str, str]], __: object) -> Iterator[Place]:
     spellings: dict[str, list[int]] = {}
     for row, pair in enumerate(series):
-        spellings.setdefault("\0".join("".join(name.split()) for name in pair).casefold(), []).append(row)
+        plain = unicodedata.normalize("NFKC", "\0".join("".join(name.split()) for name in pair)).casefold()
+        spellings.setdefault(plain, []).append(row)
     for rows in spellings.values():
         for row in rows if len(rows) > 1 else ():
             others = [repr(" ".join(series[other])) for other in rows if other != row]
-            yield row, f"its name differs from {few(others)} in blanks or capitals only; are they one series?"
+            yield (
+                row,
+                f"its name differs from {few(others)} in blanks, capitals or Unicode form only; are they one "
+                "series?",
+            )
 
 
 _KINDS: dict[str, Callable[[np.ndarray, Sequence[tuple[str, str]], Window], Iterator[Place]]] = {
