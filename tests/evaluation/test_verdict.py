@@ -270,6 +270,13 @@ def test_implausible_quantiles_are_not_advised(good: Scoreboard) -> None:
     assert "exceed twice" not in summary(good)
 
 
+def test_a_trace_of_a_forecast_where_there_is_no_traffic_is_no_implausible_quantile() -> None:
+    """Fcnet forecasts about 1e-11 for a context of zeros."""
+    values, expected = office_hours()
+    board = judged(np.vstack([values, 0 * values[:1]]), np.vstack([expected, np.full((1, BINS), 1e-11)]))
+    assert board.orders.plausible[0]
+
+
 @given(
     st.tuples(*[st.floats(-2, 1) | st.just(NAN)] * 3),
     st.tuples(*[st.floats(-2, 1) | st.just(NAN)] * 3),
