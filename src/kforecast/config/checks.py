@@ -27,7 +27,7 @@ from kforecast.validation import list_problems, problems_of, validate
 from kforecast.window import FREQUENCIES, Frequency, Window
 
 NO_SOURCE = """no source of traffic is given; name one of:
-  --dataset-file=FILE  or  source=csv source.path=FILE     a CSV, .csv.gz or Parquet file
+  --dataset-file=FILE  or  source=csv source.path=FILE     a CSV or Parquet file, or an export of another tool
   --metrics-server-addr=HOST:PORT with --config-file=FILE  Kapacity's metrics provider
   source=prometheus source.url=URL source.queries=[...]    Prometheus itself
   source=synthetic                                         built-in traffic, to try things out"""

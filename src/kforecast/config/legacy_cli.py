@@ -23,7 +23,7 @@ from kforecast.window import canonical_frequency
 
 FLAGS = {
     "--config-file": "the train-config.yaml: targets, window and hyper-parameters",
-    "--dataset-file": "training data as CSV, .csv.gz or Parquet; takes precedence over a metrics server",
+    "--dataset-file": "history as CSV, Parquet or a tool's export; takes precedence over a metrics server",
     "--metrics-server-addr": "HOST:PORT of the gRPC metrics provider",
     "--model-save-path": "directory for the artifact; created if missing",
     "--dataloader-num-workers": "worker processes of the data loader (0)",
