@@ -544,6 +544,10 @@ REFUSED: dict[str, tuple[str | bytes | Callable[[Path], object], list[str]]] = {
         "timestamp;value;workload;metric\n1704067200;1,234;a;b\n",
         ["row 2 is '1,234', which may mean thousands or decimals", "source.decimal=point or comma"],
     ),
+    "two files joined": (
+        HEADER + "1704067200,1,a,b\n" + HEADER + "1704067260,2,a,b\n",
+        ["row 3 is a header again", "delete that line"],
+    ),
     "two decimal marks": (
         HEADER + '1704067200,"1,5",a,b\n1704067260,2.5,a,b\n',
         ["row 3 is '2.5'", "other decimal mark"],
