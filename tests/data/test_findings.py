@@ -250,6 +250,16 @@ def test_pods_are_combined_as_wanted(tmp_path: Path, how: str, least: float, mos
         np.testing.assert_array_equal(again.values, panel.values, name)
 
 
+def test_a_time_in_a_column_of_its_own_is_no_pod(tmp_path: Path) -> None:
+    hour = np.arange(24 * 20)
+    frame = rows_of(traffic()[: len(hour)], second=START + hour // 24 * DAY).assign(Hour=hour % 24)
+    for source in sources(frame, tmp_path).values():
+        with pytest.raises(
+            DataError, match="column Hour holds their time; join it to the date in one column"
+        ):
+            read_panel(source, WINDOW.frequency)
+
+
 def test_copies_of_the_rows_of_pods_are_not_added_up(tmp_path: Path) -> None:
     """Two exports that overlap, joined in one file."""
     frame = per_pod(1000)
