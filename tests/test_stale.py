@@ -69,7 +69,8 @@ def test_series_of_any_gaps_share_their_timestamps_and_know_their_age(masks: lis
     try:
         made = fcnet().forecast(history)
     except DataError as refused:  # every second bin, for instance
-        assert "a row every" in str(refused)
+        if "a row every" not in str(refused):
+            raise
         return
     assert list(made.columns) == ["timestamp", "workload", "metric", "value", "age"]
     for number, last in enumerate(newest):
