@@ -102,7 +102,7 @@ def test_a_counter_is_not_worth_scaling_on(caplog: pytest.LogCaptureFixture) -> 
     assert "shop/total qps" in told
     assert "rate(...[5m])" in told
     evaluation = forecaster.evaluate(frame)
-    assert "shop/total qps only grows, like a counter" in evaluation.verdict
+    assert "values only grow like a counter in shop/total qps: train on the rate" in evaluation.verdict
     assert "Worth scaling on" not in str(evaluation)
     assert any("counter: shop/total qps" in warning for warning in evaluation.warnings)
 
