@@ -366,6 +366,12 @@ OTHER_DATA = [
     in_data("no time zone", lines("2024-01-31 10:00,1,a,b"), "without a time zone", "source.timezone="),
     in_data("a row without a time", lines(*GOOD_ROWS, ",1,a,b"), "timestamp is missing in 1 rows", "row 202"),
     in_data("a row without a metric", lines(*GOOD_ROWS, f"{START},1,a,"), "metric", "row 202"),
+    in_data(
+        "the largest integer",
+        lines(*GOOD_ROWS, f"{START},9223372036854775807,a,b"),
+        "row 202, is a limit of 64-bit integers",
+        "leave the cell empty",
+    ),
     in_data("too large for float32", lines(*GOOD_ROWS, f"{START},1e36,a,b"), "row 202", "too large"),
     in_data("one row", lines(GOOD_ROWS[0]), "shop/web-0 qps", "1 points"),
     in_data("the same row twice", lines(*GOOD_ROWS[:1] * 2), "shop/web-0 qps", "1 points"),

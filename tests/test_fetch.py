@@ -67,9 +67,33 @@ def test_bad_rows_are_reported_but_not_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report.json").read_text())["findings"][0]["kind"] == "time_unit"
 
 
+def test_local_days_are_named_and_reported_in_their_time_zone(tmp_path: Path) -> None:
+    days = pd.date_range("2023-07-01", "2024-06-30", freq="D", tz="Europe/Berlin")
+    value = [20 + day.day_of_week + day.day_of_year % 7 for day in days]
+    rows = [
+        f"{int(day.timestamp())},{number},shop/web,orders" for day, number in zip(days, value, strict=True)
+    ]
+    (tmp_path / "daily.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    arguments = ("kforecast-fetch", "--dataset-file=daily.csv", "window=1d")
+    done = run_command(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "off_grid: shop/web orders: rows come at 22:00 and 23:00 UTC, but bins of 1D begin at 00:00 UTC"
+        in (done.stdout)
+    )
+    assert "data.timezone=Europe/Berlin" in done.stdout
+    done = run_command(*arguments, "data.timezone=Europe/Berlin", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to complain about." in done.stdout
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
+        (
+            ["--dataset-file=traffic.csv", "data.timezone=Europe/Berln"],
+            ["data.timezone", "did you mean Europe/Berlin?"],
+        ),
         (["--dataset-file=traffic.csv", "output=x.txt"], ["output: x.txt ends in none of .csv"]),
         (["--dataset-file=traffic.csv", "report=x.csv"], ["report: x.csv ends in none of .json"]),
         (["--dataset-file=traffic.csv", "window.freq=7H"], ["window.freq", "'7H'"]),

@@ -48,7 +48,7 @@ def forecaster(
 def panel(lowest: float = 1.0, bins: int = 400) -> Panel:
     values = np.random.default_rng(0).uniform(1, 9, (2, bins)).astype(np.float32)
     values[0, 20] = lowest
-    return Panel(values, np.ones(values.shape, dtype=bool), 0, FREQUENCY, SERIES)
+    return Panel(values, np.ones(values.shape, dtype=bool), 1_704_067_200, FREQUENCY, SERIES)
 
 
 def frame(history: Panel, newest: int = 400) -> pd.DataFrame:

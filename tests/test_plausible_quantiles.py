@@ -60,7 +60,7 @@ def test_quantiles_are_ordered_bounded_and_include_the_forecast(seed, size, leve
     assert (found[..., below] <= forecast[..., None]).all()
     assert (found[..., above] >= forecast[..., None]).all()
     limit = LARGEST * np.maximum(np.maximum(seen, 3 * unit)[:, None], np.abs(forecast))
-    assert (np.abs(found) <= limit[..., None] * (1 + 1e-6)).all()
+    assert (np.abs(found) <= limit[..., None] * (1 + 1e-5)).all()  # six digits are stored
     assert (found >= 0).all() or not nonnegative
 
 
@@ -232,7 +232,7 @@ def test_a_series_of_the_artifact_may_turn_negative():
 @pytest.mark.parametrize("kind", ["office hours", "bursts"])
 def test_a_trained_network_forecasts_what_the_service_can_have(kind):
     values = traffic(kind, "10min", 14).round(1)
-    history = pd.DataFrame({"timestamp": 600 * np.arange(len(values)), "value": values})
+    history = pd.DataFrame({"timestamp": 1_704_067_200 + 600 * np.arange(len(values)), "value": values})
     history = history.assign(workload="fn/a", metric="qps")
     made = kforecast.train(history, Window(Frequency.parse("10min"), 12, 3), max_epochs=2, verbose=False)
     found = made.evaluate(history, quantiles=[0.025, 0.1, 0.5, 0.9, 0.975]).forecasts

@@ -115,6 +115,16 @@ def test_zeros_fill_gaps_but_not_the_time_since_the_newest_value() -> None:
     np.testing.assert_allclose(made["value"], fcnet("zero").forecast(held)["value"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("known, bridged", [([59], [20] * 6), ([40, 59], np.linspace(10, 20, 20)[-6:])])
+def test_a_silence_longer_than_the_context_is_never_forecast_as_no_traffic(known: Any, bridged: Any) -> None:
+    """A new series has only its newest bin, another one has come back after a long silence."""
+    level = {40: 10.0, 59: 20.0}
+    few = rows("few", known).assign(value=[level[at] for at in known])
+    made = of(fcnet("zero").forecast(pd.concat([few, rows("ok", range(60))])), "few")
+    whole = rows("few", range(54, 60)).assign(value=bridged)
+    np.testing.assert_allclose(made["value"], fcnet("zero").forecast(whole)["value"], rtol=1e-5)
+
+
 def test_many_stale_series_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
     old = [rows(f"w{number}", range(144)) for number in range(8)]
     seasonal().forecast(pd.concat([*old, rows("ok", range(160))]))

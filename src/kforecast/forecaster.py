@@ -165,7 +165,10 @@ class Forecaster(Predictor):
         calendar = None if as_consumed else self.bin_calendar
         panel = read_panel(source, self.window.frequency, calendar, keep_unfinished=as_consumed)
         refuse_coarse(panel, self.name)
-        for warning in warnings_of(panel_findings(panel, self.window), SERIOUS):
+        # Within less than a day, traffic that rises all morning looks like a counter.
+        whole = panel.num_bins >= panel.frequency.season
+        serious = SERIOUS if whole else tuple(check for check in SERIOUS if check != "counter")
+        for warning in warnings_of(panel_findings(panel, self.window), serious):
             log.warning("%s", warning)
         found = consumer_origins(panel, at) if as_consumed else next_origins(panel, at)
         if at is None and (ahead := found.ahead(time.time())) > 0:

@@ -10,6 +10,8 @@ from kforecast.validation import nearest
 
 # Entries of the database that are not zones: the machine's own setting, and clocks that count leap seconds.
 _NOT_ZONES = re.compile("localtime|posixrules|Factory|right/.*|posix/.*")
+# Dates end with the year 9999, and begin with the year 1; moments beyond have the offset of the last ones.
+_FIRST, _LAST = (int(np.datetime64(day, "s").astype(np.int64)) for day in ("0001-01-03", "9999-12-29"))
 
 
 def check_time_zone(name: object) -> str:
@@ -38,7 +40,8 @@ def utc_offsets(zone: str, timestamps: np.ndarray) -> np.ndarray:
     -------
     Seconds, int32 ``[time]``.
     """
-    instants = pd.DatetimeIndex(np.asarray(timestamps, dtype=np.int64).astype("datetime64[s]"), tz="UTC")
+    seconds = np.clip(np.asarray(timestamps, dtype=np.int64), _FIRST, _LAST)
+    instants = pd.DatetimeIndex(seconds.astype("datetime64[s]"), tz="UTC")
     local = instants.tz_convert(_zone(zone)).tz_localize(None)
     return np.asarray(local.asi8 - instants.asi8, dtype=np.int32)
 

@@ -161,8 +161,8 @@ class Predictor:
             Forecast as Kapacity's job does (contract 5): every series with id 0, missing bins filled with 0,
             and forecasts below zero left as they are.
         hold_newest:
-            Fill a context that ends before the origin with its newest value, whatever the artifact's policy:
-            zeros there would be forecast as the end of the traffic.
+            Bridge gaps at the ends of a context with the values around them, whatever the artifact's policy
+            (:class:`kforecast.data.gaps.Gaps`): zeros there would be forecast as the end of the traffic.
         newest:
             Values that replace the newest bin of each context, float32 ``[windows]``; None keeps the panel's.
 

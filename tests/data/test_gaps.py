@@ -36,7 +36,8 @@ def _filled(values, policy, row, origin):
     flat = torch.from_numpy(np.where(observed, values, np.float32(12345))).flatten()
     missing = row * num_bins + torch.from_numpy(np.flatnonzero(~observed[row, :origin]))
     past = values[row, :origin].copy()
-    filled = gaps.fill(flat, missing, torch.full_like(missing, row * num_bins + origin))
+    first = torch.full_like(missing, row * num_bins)
+    filled = gaps.fill(flat, missing, first + origin, first)
     assert filled.dtype == torch.float32
     past[np.isnan(past)] = filled.numpy()
     return past

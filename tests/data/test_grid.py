@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from kforecast.data.calendar import Calendar
 from kforecast.data.grid import Grid
-from kforecast.data.off_grid import local_time_finding
 from kforecast.data.panel import Panel
+from kforecast.data.quality import examine
 from kforecast.data.reading import read_panel
 from kforecast.data.windows import WindowDataset
 from kforecast.errors import DataError
@@ -52,6 +52,12 @@ def of_days(zone, first, count, skipped=()):
             second += 900
         begins.append(second)
     return dates, np.array(begins)
+
+
+def off_grid(rows, frequency, calendar=None):
+    """The messages of the report of kforecast-fetch."""
+    _, findings = examine(rows, Window(frequency, 2, 1), calendar=calendar)
+    return [finding.message for finding in findings if finding.kind == "off_grid"]
 
 
 def frame_of(seconds, values=None, workload="shop/web"):
@@ -280,9 +286,9 @@ def test_rows_of_another_zone_are_refused_with_a_zone_that_fits(zone, frequency,
     named = said.partition("data.timezone=")[2].split()[0]
     assert Panel.from_frame(rows, frequency, Calendar((named,))).observed.all()
     assert Panel.from_frame(rows, frequency, Calendar((zone,))).observed.all()
-    finding = local_time_finding(rows["timestamp"].to_numpy(), frequency)
-    assert finding is not None
-    assert finding.startswith(seen)
+    [finding] = off_grid(rows, frequency)
+    assert said == f"shop/web m: {finding}"
+    assert not off_grid(rows, frequency, Calendar((zone,)))
 
 
 def test_a_wrong_zone_is_refused_too():
@@ -315,7 +321,7 @@ def test_other_rows_are_not_refused(seconds, frequency, caplog):
     seconds = np.atleast_1d(seconds)
     assert Panel.from_frame(frame_of(seconds), frequency).zone == "UTC"
     assert not caplog.records
-    assert local_time_finding(seconds, frequency) is None
+    assert not off_grid(frame_of(seconds), frequency)
 
 
 def test_any_other_constant_time_is_one_warning(caplog):
@@ -323,3 +329,16 @@ def test_any_other_constant_time_is_one_warning(caplog):
     Panel.from_frame(pd.concat(rows), DAY)
     [record] = caplog.records
     assert record.getMessage().startswith("a m, b m: rows come 13:07 after bins of 1D begin")
+    assert [f"a m, b m: {finding}" for finding in off_grid(pd.concat(rows), DAY)] == 2 * [record.getMessage()]
+
+
+@pytest.mark.parametrize("stray", [-(10**17), 10**17])
+def test_a_stray_moment_thousands_of_years_away(stray):
+    _, begins = of_days("Europe/Berlin", (2023, 2, 1), 300)
+    rows = frame_of(np.sort(np.r_[begins, stray]))
+    grid = Grid(86_400, "Europe/Berlin")
+    assert (grid.seconds(grid.bins(begins)) == begins).all()
+    assert np.isin(grid.bins(begins), grid.bins(rows["timestamp"].to_numpy())).all()
+    off_grid(rows, DAY, Calendar(("Europe/Berlin",)))
+    with pytest.raises(DataError, match="is a timestamp wrong"):
+        Panel.from_frame(rows, DAY, Calendar(("Europe/Berlin",)))

@@ -256,6 +256,9 @@ def test_implausible_quantiles_are_not_advised(good: Scoreboard) -> None:
     values, expected = office_hours()
     panel = panel_of(values)
     wide = replace(handmade(panel, expected), spread=40.0)
+    # Intervals of earlier versions have no limit.
+    unlimited = {key: replace(own, peak=np.inf) for key, own in wide.intervals.series.items()}
+    wide = replace(wide, intervals=replace(wide.intervals, series=unlimited))
     board = judge(wide, panel, Span(BEGIN, BINS), BacktestSettings(levels=QUANTILES), Capacity())
     at_the_top = board.backtest.quantiles_at([0.99])
     assert at_the_top.max() > 2 * values.max()
@@ -265,6 +268,13 @@ def test_implausible_quantiles_are_not_advised(good: Scoreboard) -> None:
     assert cost[ORDER_LEVELS.index(level)] == cost[plausible].min() == board.orders.best_level_cost
     assert "exceed twice the largest value ever seen: do not order them" in summary(board)
     assert "exceed twice" not in summary(good)
+
+
+def test_a_trace_of_a_forecast_where_there_is_no_traffic_is_no_implausible_quantile() -> None:
+    """Fcnet forecasts about 1e-11 for a context of zeros."""
+    values, expected = office_hours()
+    board = judged(np.vstack([values, 0 * values[:1]]), np.vstack([expected, np.full((1, BINS), 1e-11)]))
+    assert board.orders.plausible[0]
 
 
 @given(

@@ -207,6 +207,29 @@ TEXTS: dict[str, tuple[Callable[[Frame], str], dict[str, Any]]] = {
         ),
         METRIC,
     ),
+    "Grafana, a table of a query": (
+        lambda f: text(
+            pd.DataFrame({"Time": 1000 * f["timestamp"], "app": f["workload"], "Value #A": f["value"]})
+        ),
+        METRIC,
+    ),
+    "Grafana, labels chosen": (
+        lambda f: text(
+            pd.DataFrame(
+                {
+                    "Time": 1000 * f["timestamp"],
+                    "app": "shop",
+                    "instance": f["workload"].str[5:],
+                    "Value": f["value"],
+                }
+            )
+        ),
+        METRIC | {"columns": {"workload": ["app", "instance"]}},
+    ),
+    "thousands of Switzerland": (
+        lambda f: text(f, ";", value=[f"{value:,.3f}".replace(",", "'") for value in f["value"]]),
+        {},
+    ),
     "Grafana, series as rows": (
         lambda f: (
             "sep=;\n"
@@ -218,6 +241,21 @@ TEXTS: dict[str, tuple[Callable[[Frame], str], dict[str, Any]]] = {
     ),
     "Prometheus": (prometheus, {}),
     "promtool": (lambda f: json.dumps(json.loads(prometheus(f))["data"]["result"]), {}),
+    "jq .data": (lambda f: json.dumps(json.loads(prometheus(f))["data"], indent=2), {}),
+    "jq '.data.result[]'": (
+        lambda f: "\n".join(json.dumps(one, indent=2) for one in json.loads(prometheus(f))["data"]["result"]),
+        {},
+    ),
+    "Prometheus, answers that overlap": (
+        lambda f: "\n".join(
+            prometheus(part)
+            for part in (
+                f[f["timestamp"] <= f["timestamp"].max() - 600],
+                f[f["timestamp"] >= f["timestamp"].max() - 900],
+            )
+        ),
+        {},
+    ),
     "VictoriaMetrics": (victoriametrics, {}),
     "InfluxDB": (influx, {}),
     "InfluxDB without annotations": (
@@ -443,6 +481,19 @@ REFUSED: dict[str, tuple[str | bytes | Callable[[Path], object], list[str]]] = {
         '{"rows": [1, 2]}',
         ["JSON of an unknown shape", "timestamp, value, workload, metric"],
     ),
+    "lines of records": ('{"value": 1}\n{"value": 2}\n', ["JSON of an unknown shape"]),
+    "promtool's text": (
+        '{app="web"} =>\n1 @[1704067200]\n2 @[1704067260]\n',
+        ["promtool's text output", "-o json"],
+    ),
+    "Grafana, two queries": (
+        '"Time","app","Value #A","Value #B"\n1704067200000,a,1,2\n',
+        ["several columns of values", """'source.columns={value: "Value #A"}'"""],
+    ),
+    "CloudWatch's console, short": (
+        "Label,web\nMetric,RequestCount\nStatistic,Sum\n2024/01/01 00:00:00,5\n",
+        ["export of CloudWatch's console", "get-metric-data"],
+    ),
     "records": ('[{"timestamp": 1, "value": 2}]', ["JSON of an unknown shape"]),
     "torn JSON": ((RANGE % ("matrix", "["))[:-5], ["JSON"]),
     "deep JSON": ('{"data":' + "[" * 100_000, ["nested too deeply"]),
@@ -573,6 +624,49 @@ def test_keys_that_do_not_fit_the_file_are_refused(
     with pytest.raises(DataError) as caught:
         CsvSource(tmp_path / "a.csv", **keys).fetch()
     assert words in str(caught.value)
+
+
+PODS: dict[str, Callable[[list[list[int]]], str]] = {
+    "Prometheus": lambda pods: (
+        RANGE
+        % (
+            "matrix",
+            json.dumps(
+                [
+                    {"metric": {"app": "web", "pod": f"p{n}"}, "values": [[s, "1"] for s in moments]}
+                    for n, moments in enumerate(pods)
+                ]
+            ),
+        )
+    ),
+    "InfluxDB": lambda pods: (
+        ",result,table,_time,_value,app,pod\n"
+        + "".join(f",,{n},{moment},1,web,p{n}\n" for n, pod in enumerate(pods) for moment in iso(pod))
+    ),
+    "Grafana": lambda pods: (
+        "Time,app,pod,Value\n"
+        + "".join(f"{moment}000,web,p{n},1\n" for n, pod in enumerate(pods) for moment in pod)
+    ),
+}
+
+
+@pytest.mark.parametrize("form", PODS)
+def test_pods_of_an_export_are_added_up_as_wanted(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "pods"
+    path.write_text(PODS[form]([list(range(START + 60 * first, START + 2400, 60)) for first in (0, 0, 20)]))
+    with pytest.raises(DataError, match=r"they differ in pod: add them up with source\.on_multiple=sum"):
+        CsvSource(path).fetch()
+    assert rows_of(path, on_multiple="sum")["value"].tolist() == [2.0] * 20 + [3.0] * 20
+    assert set(rows_of(path, on_multiple="mean")["value"]) == {1.0}
+
+
+@pytest.mark.parametrize("form", ["Prometheus", "InfluxDB"])
+def test_pods_of_an_export_with_moments_of_their_own_are_refused(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "pods"
+    path.write_text(PODS[form]([list(range(START + 7 * n, START + 2400, 60)) for n in range(3)]))
+    with pytest.raises(DataError, match="the 3 series called web value have moments of their own"):
+        CsvSource(path, on_multiple="sum").fetch()
+    assert len(rows_of(path, on_multiple="mean")) == 120
 
 
 @pytest.mark.parametrize("decimal, value", [("point", 1234.0), ("comma", 1.234)])

@@ -264,6 +264,8 @@ NUMBERS = {
             ("YYYYMMDDhh", "%Y%m%d%H"),
             ("YYYYMMDDhhmm", "%Y%m%d%H%M"),
             ("YYYYMMDDhhmmss", "%Y%m%d%H%M%S"),
+            ("YYMMDDhhmm", "%y%m%d%H%M"),
+            ("YYMMDDhhmmss", "%y%m%d%H%M%S"),
         ]
     },
     "float32": (SECONDS.astype(np.float32), "timestamp is float32, which is exact to 128 s only"),

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from kforecast.commands.run import run
 from kforecast.config.checks import check_step, plain, source_of, window_of
-from kforecast.config.settings import WindowSection
+from kforecast.config.settings import TimeZone, WindowSection
 from kforecast.console import short_path
 from kforecast.files.output import check_output, write_frame, write_json
 from kforecast.validation import validate
@@ -30,8 +30,15 @@ def main() -> None:
     sys.exit(run(fetch, config_name="fetch", flags=flags))
 
 
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    timezone: TimeZone
+
+
 class _Settings(BaseModel):
     window: WindowSection
+    data: _Data
 
 
 def fetch(cfg: DictConfig) -> None:
@@ -43,19 +50,22 @@ def fetch(cfg: DictConfig) -> None:
         When no training can use the rows; the report is written then, the history is not.
     """
     settings = plain(cfg)
-    window = window_of(validate(_Settings, {"window": settings["window"]}, "configuration").window)
+    chosen = validate(_Settings, {name: settings[name] for name in ("window", "data")}, "configuration")
+    window = window_of(chosen.window)
     output = check_output(settings["output"], _FORMATS)
     beside = output.parent / "report.json" if output is not None else None
     report = check_output(settings["report"], (".json",), key="report") or beside
     source = source_of(cfg)
     check_step(source, window)
 
+    from kforecast.data.calendar import Calendar
     from kforecast.data.quality import examine, findings_text, quality_table
 
     log.info("Reading %s", source)
     # Unchecked: a file may hold anything, and the report describes it.
     rows = source.read() if hasattr(source, "read") else source.fetch()
-    measured, findings = examine(rows, window, getattr(source, "on_multiple", None))
+    calendar = Calendar.of(chosen.data.timezone)
+    measured, findings = examine(rows, window, getattr(source, "on_multiple", None), calendar)
     if len(measured):
         print(quality_table(measured, window))
         print(findings_text(findings))

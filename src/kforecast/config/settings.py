@@ -66,6 +66,7 @@ Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2,
 Threads = Annotated[Literal["auto"] | int, BeforeValidator(_threads)]
 Instant = Annotated[int | None, BeforeValidator(_instant)]
 Moment = Annotated[int | Literal["now"] | None, BeforeValidator(_moment)]
+TimeZone = Annotated[str | dict[str, str], BeforeValidator(_timezone)]
 Duration = Annotated[int | None, BeforeValidator(_duration)]
 """Seconds."""
 # No model has a skill of 1: its error would be 0.
@@ -104,7 +105,7 @@ class DataSection(_Section):
     max_missing: Annotated[float, Field(ge=0, le=1)]
     skip_zero_context: bool
     skip_newest_window: bool
-    timezone: Annotated[str | dict[str, str], BeforeValidator(_timezone)]
+    timezone: TimeZone
     holidays: Annotated[str | None, BeforeValidator(_holidays)]
     strict: bool = False  # recorded configurations of earlier versions lack it
 

@@ -195,11 +195,11 @@ class Intake:
         if not self._too_empty(bins, tally.duplicates):
             return
         start, end = (
-            pd.Timestamp(bins.grid.seconds(number), unit="s")
+            np.datetime64(int(bins.grid.seconds(number)), "s").astype("datetime64[D]")
             for number in (bins.first_bin, bins.first_bin + bins.num_bins - 1)
         )
         raise DataError(
-            f"the rows span {start:%Y-%m-%d} to {end:%Y-%m-%d}: {bins.num_bins:,} bins of {frequency.name} "
+            f"the rows span {start} to {end}: {bins.num_bins:,} bins of {frequency.name} "
             f"for {len(self.numbers):,} series are too many for "
             f"{int(self._counts.sum()) - tally.duplicates:,} rows; is a timestamp wrong?"
         )

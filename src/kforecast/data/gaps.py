@@ -23,7 +23,8 @@ class Gaps:
         origin), ``ffill`` (the last value) or ``zero`` (as in Kapacity's training and serving). Before the
         first value of a series, the first two policies use that first value.
     hold_newest:
-        Fill a gap that lasts up to the origin with the last value under every policy.
+        Under ``zero`` too, fill a gap that lasts up to the origin with the last value, and one that begins
+        at or before the context as ``interpolate`` does.
 
     Raises
     ------
@@ -50,16 +51,16 @@ class Gaps:
         """Move to ``device``, in place."""
         self.begin, self.end = self.begin.to(device), self.end.to(device)
 
-    def fill(self, values: Tensor, cell: Tensor, origin: Tensor) -> Tensor:
+    def fill(self, values: Tensor, cell: Tensor, origin: Tensor, first: Tensor) -> Tensor:
         """Fill unobserved cells.
 
         Parameters
         ----------
         values:
             float32 ``[series * time]``, the flat values of the panel; read only where observed.
-        cell, origin:
+        cell, origin, first:
             int64 ``[cells]``: the unobserved cells, and for each one the cell of the origin that it is filled
-            for; the origin comes after it in the same series.
+            for, and the first cell of its context; the origin comes after it in the same series.
 
         Returns
         -------
@@ -74,9 +75,9 @@ class Gaps:
         last = torch.where(started, values[(begin - 1).clamp_min(0)], 0.0)
         coming = torch.where(ended, values[end.clamp_max(len(values) - 1)], 0.0)
         filled = torch.where(started, last, coming)
-        if self.policy == "zero":
-            filled = torch.where(ended, 0.0, filled)
-        if self.policy == "interpolate":
+        if self.policy != "ffill":
             share = (cell - begin + 1) / (end - begin + 1)
             filled = torch.where(started & ended, last + (coming - last) * share, filled)
+        if self.policy == "zero":
+            filled = torch.where(ended & (begin > first), 0.0, filled)
         return filled

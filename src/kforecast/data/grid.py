@@ -20,6 +20,8 @@ _UTC = "UTC"
 _YEARS = np.arange(0, 70 * 365 * _DAY, 12 * 3600)
 # Bins of two zones are compared up to this much before and after a history.
 _BEYOND = 400 * _DAY
+# So many bins of a zone are listed from the first to the last, whatever the number of moments.
+_TABLE = 1_000_000
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -64,8 +66,13 @@ class Grid:
         ends = np.array([seconds.min(), seconds.max()], np.int64)
         # Clocks that were set back show a time again: the bin is one later than its local time says.
         low, high = (ends + utc_offsets(self.zone, ends)) // self.step + [-1, 2 + _DAY // self.step]
-        begins = self.seconds(np.arange(low, high))
-        found: np.ndarray = np.searchsorted(begins, seconds, side="right") + (low - 1)
+        if high - low < _TABLE + seconds.size:
+            number = np.arange(low, high)
+        else:  # a wrong moment is thousands of years away
+            second = np.unique(seconds).astype(np.int64)
+            guess = (second + utc_offsets(self.zone, second)) // self.step
+            number = np.unique(guess[:, None] + np.arange(-1, 3))
+        found: np.ndarray = number[np.searchsorted(self.seconds(number), seconds, side="right") - 1]
         return found
 
     def bin_at(self, second: int) -> int:

@@ -40,7 +40,7 @@ _RESET_RISES = 3.0
 # See _are_noisy: 1.5 for a trend with noise, 1 for independent requests, less for traffic with cycles.
 # The fewer rows, the nearer to 1 a ratio has to be that is not due to chance.
 _NOISE_EXCESS, _NOISE_ROWS = 0.25, 300
-_FEWEST_STEPS = 3
+_FEWEST_STEPS = 6
 _JITTER = 0.05
 
 

@@ -102,26 +102,40 @@ class OffGrid:
         if self.late:
             late = next(iter(self.late.values()))
             log.warning(
-                "%s: rows come %s after bins of %s begin; each counts in the bin that holds it",
+                "%s: %s",
                 few([" ".join(series[number]) for number in self.late]),
-                _clock_time(late),
-                frequency.name,
+                _late_words(late, frequency),
             )
 
 
-def local_time_finding(seconds: np.ndarray, frequency: Frequency) -> str | None:
-    """What is wrong if the rows of a series are days or hours of another time zone than UTC; else None.
+def off_grid_words(rows: Rows, frequency: Frequency, grid: Grid, begin: int, stop: int) -> dict[int, str]:
+    """What is wrong with series whose rows stand off the grid, by number.
 
     Parameters
     ----------
-    seconds:
-        Unix seconds of its rows, ascending, each once.
+    rows:
+        Rows of the series ``begin`` to ``stop - 1``, sorted by series and time, each second of a series once.
     """
-    grid, found = Grid(frequency.step), OffGrid()
-    second = np.asarray(seconds, np.int64)
-    rows = Rows(np.zeros(len(second), np.int64), second, np.zeros(len(second)))
-    found.look_at(rows, grid.bins(second), 0, usual_steps(rows, 0, 1), grid)
-    return _explained(second[-_MOST:], frequency, grid) if found.local else None
+    found = OffGrid()
+    found.look_at(rows, grid.bins(rows.second), begin, usual_steps(rows, begin, stop - begin), grid)
+    words = {number: _late_words(late, frequency) for number, late in found.late.items()}
+    # Series share their moments, so that a time zone is looked for once.
+    explained: dict[bytes, str] = {}
+    for number in found.local:
+        of_series = slice(*np.searchsorted(rows.series, [number, number + 1]))
+        seconds = rows.second[of_series].astype(np.int64)[-_MOST:]
+        key = seconds.tobytes()
+        if key not in explained:
+            explained[key] = _explained(seconds, frequency, grid)
+        words[number] = explained[key]
+    return words
+
+
+def _late_words(late: int, frequency: Frequency) -> str:
+    return (
+        f"rows come {_clock_time(late)} after bins of {frequency.name} begin; each counts in the bin that "
+        "holds it"
+    )
 
 
 def _explained(seconds: np.ndarray, frequency: Frequency, grid: Grid) -> str:

@@ -1,5 +1,6 @@
 """Problems of a history, series by series: what kforecast-fetch reports and kforecast-train warns of."""
 
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,7 +11,10 @@ import pandas as pd
 
 from kforecast.console import table
 from kforecast.data.binning import Tally, merged
+from kforecast.data.calendar import Calendar
+from kforecast.data.grid import Grid, common_grid
 from kforecast.data.measures import MEASURES, measure
+from kforecast.data.off_grid import off_grid_words
 from kforecast.data.panel import Panel
 from kforecast.data.rows import Rows
 from kforecast.errors import DataError, few
@@ -43,7 +47,7 @@ class Finding:
         The series.
     kind:
         ``empty, time_unit, infinite, missing_values, duplicates, rows_per_moment, gaps, counter, negative,
-        constant, coarse_step, too_short, stale, misaligned, names``.
+        constant, coarse_step, off_grid, too_short, stale, misaligned, names``.
     message:
         The observation and its remedy.
     """
@@ -132,7 +136,10 @@ def refuse_coarse(panel: Panel, model: str | None = None) -> None:
 
 
 def examine(
-    frame: pd.DataFrame, window: Window, on_multiple: str | None = None
+    frame: pd.DataFrame,
+    window: Window,
+    on_multiple: str | None = None,
+    calendar: Calendar | None = None,
 ) -> tuple[pd.DataFrame, list[Finding]]:
     """Measure every series of a long frame (contract 3) that may fail any of its checks.
 
@@ -140,6 +147,8 @@ def examine(
     ----------
     on_multiple:
         ``sum`` or ``mean`` combine several rows of a series at one moment, and then they are no finding.
+    calendar:
+        Local time of the series, which the bins follow; None for UTC.
 
     Returns
     -------
@@ -176,22 +185,28 @@ def examine(
     )
     measures[places] = measured
     measures["nan"] = np.bincount(number[np.isnan(value)], minlength=len(series))
+    grid = Grid(window.frequency.step)
+    if len(rows.second):
+        span = (int(rows.second.min()), int(rows.second.max()))
+        grid = common_grid(calendar or Calendar(), series, window.frequency.step, span)
+        off = off_grid_words(rows, window.frequency, grid, 0, len(series))
+        raw += [(row, "off_grid", words) for row, words in off.items()]
     findings = [Finding(*series[row], kind, message) for row, kind, message in raw]
     findings += findings_of(measures, series, window)
     order = {pair: n for n, pair in enumerate(series)}
     findings.sort(key=lambda finding: order[finding.workload, finding.metric])
-    return _table(series, measures, rows, window), findings
+    return _table(series, measures, rows, window, grid), findings
 
 
 def _table(
-    series: Sequence[tuple[str, str]], measures: np.ndarray, rows: Rows, window: Window
+    series: Sequence[tuple[str, str]], measures: np.ndarray, rows: Rows, window: Window, grid: Grid
 ) -> pd.DataFrame:
     """The table of :func:`examine`; ``rows`` are sorted, with one row a moment."""
     if not series:
         return pd.DataFrame()
     some = measures["points"] > 0
     bounds = np.searchsorted(rows.series, np.arange(len(series) + 1))
-    bins = [_bins(rows.at(slice(begin, stop)), window) for begin, stop in pairwise(bounds)]
+    bins = [_bins(rows.at(slice(begin, stop)), grid) for begin, stop in pairwise(bounds)]
     gap = measures["longest_gap"]
     return pd.DataFrame(
         {
@@ -374,11 +389,16 @@ def _misaligned(measures: np.ndarray, _: object, __: object) -> Iterator[Place]:
 def _names(_: object, series: Sequence[tuple[str, str]], __: object) -> Iterator[Place]:
     spellings: dict[str, list[int]] = {}
     for row, pair in enumerate(series):
-        spellings.setdefault("\0".join("".join(name.split()) for name in pair).casefold(), []).append(row)
+        plain = unicodedata.normalize("NFKC", "\0".join("".join(name.split()) for name in pair)).casefold()
+        spellings.setdefault(plain, []).append(row)
     for rows in spellings.values():
         for row in rows if len(rows) > 1 else ():
             others = [repr(" ".join(series[other])) for other in rows if other != row]
-            yield row, f"its name differs from {few(others)} in blanks or capitals only; are they one series?"
+            yield (
+                row,
+                f"its name differs from {few(others)} in blanks, capitals or Unicode form only; are they one "
+                "series?",
+            )
 
 
 _KINDS: dict[str, Callable[[np.ndarray, Sequence[tuple[str, str]], Window], Iterator[Place]]] = {
@@ -420,9 +440,9 @@ def _remedy(step: int) -> str:
     return f"give window={next(name for width, name in _WINDOWS.items() if width >= step)}"
 
 
-def _bins(rows: Rows, window: Window) -> "pd.Series[float]":
+def _bins(rows: Rows, grid: Grid) -> "pd.Series[float]":
     """Mean of each bin of a series from the first to the last one; NaN for bins without a row."""
-    label = rows.second // window.frequency.step
+    label = grid.bins(rows.second)
     if not len(label):
         return pd.Series(dtype=float)
     label = label - label[0]
@@ -525,7 +545,8 @@ def _grouped(findings: Sequence[Finding]) -> list[tuple[str, str, list[str]]]:
 
 
 def _utc(second: float) -> str:
-    return pd.Timestamp(round(second), unit="s").strftime("%Y-%m-%d %H:%M")
+    # numpy has years beyond 9999, which wrong timestamps have.
+    return str(np.datetime_as_string(np.datetime64(round(second), "s"), unit="m")).replace("T", " ")
 
 
 def _span(seconds: float) -> str:

@@ -6,7 +6,7 @@ from kforecast.data.calendar import Calendar
 from kforecast.data.mapped import mapped_panel
 from kforecast.data.panel import Panel
 from kforecast.metrics.csv import CsvSource
-from kforecast.metrics.multiple import Multiple, are_many, check_multiple, check_turns, labels_of
+from kforecast.metrics.multiple import Multiple, are_many, check_multiple, check_turns, has_copies, labels_of
 from kforecast.metrics.source import MetricSource
 from kforecast.window import Frequency
 
@@ -35,8 +35,9 @@ def read_panel(
     if isinstance(source, CsvSource):
         if source.is_mapped() and not keep_unfinished:  # only whole bins are mapped
             panel = mapped_panel(source, frequency, calendar)
-            _check_repeats(panel, source)
-            return panel
+            if _check_repeats(panel, source):
+                return panel
+            return Panel.from_frame(source.fetch(), frequency, calendar)
         try:
             panel = Panel.from_batches(
                 source.batches(),
@@ -45,15 +46,20 @@ def read_panel(
                 keep_unfinished=keep_unfinished,
                 on_multiple=source.on_multiple,
             )
-            _check_repeats(panel, source)
-            return panel
+            if _check_repeats(panel, source):
+                return panel
         except (OSError, pa.ArrowException):
-            pass  # fetch() below reads the file as a whole: it succeeds, or explains the problem
+            pass
+    # Reading a file as a whole succeeds where the pieces did not, leaves out copies, or explains the problem.
     return Panel.from_frame(source.fetch(), frequency, calendar, keep_unfinished=keep_unfinished)
 
 
-def _check_repeats(panel: Panel, source: CsvSource) -> None:
+def _check_repeats(panel: Panel, source: CsvSource) -> bool:
     """Refuse several rows of a series at one moment that must not be averaged.
+
+    Returns
+    -------
+    False when a sum counted copies of rows.
 
     Raises
     ------
@@ -62,13 +68,17 @@ def _check_repeats(panel: Panel, source: CsvSource) -> None:
     """
     measures = panel.measures
     assert measures is not None
-    if labels := labels_of(source.other_columns()):
-        longest = panel.series[int(measures["points"].argmax())]
+    longest = panel.series[int(measures["points"].argmax())]
+    others = source.other_columns()
+    if labels := labels_of(others):
         check_turns(source.rows_of(*longest, labels), source.on_multiple, str(source))
+    if source.on_multiple == "sum" and others and panel.report.duplicates:
+        return not has_copies(source.rows_of(*longest))
     if not measures["repeated"].any():
-        return
+        return True
     row = int(measures["repeated_moments"].argmax())
     worst = measures[row]
     multiple = Multiple(*panel.series[row], int(worst["repeated_at"]), int(worst["repeated_rows"]))
-    told_apart = are_many(worst["repeated_moments"], worst["points"]) and source.other_columns()
+    told_apart = are_many(worst["repeated_moments"], worst["points"]) and others
     check_multiple(multiple, source.on_multiple, str(source), source.rows_of if told_apart else None)
+    return True

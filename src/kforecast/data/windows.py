@@ -153,7 +153,9 @@ class WindowDataset(Dataset[WindowBatch]):
         if self._observed is not None:
             known = _rows(self._observed, self.window.length, 1)[first_B]
             row, column = torch.nonzero(~known[:, :context_length], as_tuple=True)
-            values[row, column] = self._gaps.fill(self._values, first_B[row] + column, cell_B[row])
+            values[row, column] = self._gaps.fill(
+                self._values, first_B[row] + column, cell_B[row], first_B[row]
+            )
             if self.mask_gaps:
                 observed = known[:, context_length:]
         fields = len(self.window.frequency.calendar_fields)

@@ -31,6 +31,8 @@ from kforecast.predictor import Predictor
 # The bounds of the intervals of 80, 90 and 95 %, and the median.
 QUANTILES = (0.025, 0.05, 0.1, 0.5, 0.9, 0.95, 0.975)
 HEADROOMS = tuple(round(0.05 * n, 2) for n in range(21))
+# Smaller shares of the largest value of all series are rounding: a network's 1e-11 where there is no traffic.
+_TRACE = 1e-6
 # A quantile above this multiple of the largest value ever seen is no amount to order; a few may be.
 _PLAUSIBLE, _FEW_IMPLAUSIBLE = 2.0, 0.01
 ORDER_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
@@ -350,6 +352,7 @@ def order(found: Backtest, settings: Capacity) -> Orders:
     by_quantile, plausible = [], []
     until = slice(found.stop)
     largest = values[:, until].max(axis=1, where=observed[:, until], initial=0.0)[:, None, None]
+    largest = np.maximum(largest, _TRACE * largest.max())
     # One level at a time: the quantiles of one level take as much memory as all forecasts of the model.
     for level in order_levels:
         quantile = _dense_quantile(found, level)

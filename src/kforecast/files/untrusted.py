@@ -65,6 +65,22 @@ def parse_json(content: bytes, most_values: int) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def parse_jsons(content: bytes, most_values: int) -> list[Any]:
+    """Parse JSON values that stand one after the other, as ``jq`` prints them; as :func:`parse_json`."""
+    try:
+        return [parse_json(content, most_values)]
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise
+    text = content.decode("utf-8").strip()
+    decoder, found, at = json.JSONDecoder(object_pairs_hook=_unique), [], 0
+    while at < len(text):
+        value, end = decoder.raw_decode(text, at)
+        found.append(value)
+        at = end + len(text[end : end + 1000]) - len(text[end : end + 1000].lstrip())
+    return found
+
+
 def parse_yaml(text: str, most_values: int, *, aliases: bool = False) -> Any:
     """Parse YAML into plain values with PyYAML's safe loader; no mapping in it may repeat a key.
 

@@ -105,7 +105,9 @@ class CsvSource:
         if not isinstance(path, str | Path) or not str(path):
             raise ConfigError(f"source.path: {path!r} is not the name of a file")
         self.path = Path(path)
-        self._naming = Naming.checked(columns, workload, metric, decimal)
+        self.on_multiple = check_on_multiple(on_multiple, "source.on_multiple")
+        naming = Naming.checked(columns, workload, metric, decimal)
+        self._naming = replace(naming, on_multiple=self.on_multiple)
         self._first_row = 1
         self._said: Sequence[str] = ()
         if not isinstance(memory_map, bool) and memory_map != "auto":
@@ -126,7 +128,6 @@ class CsvSource:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self._memory_map, self.any_time = memory_map, any_time
-        self.on_multiple = check_on_multiple(on_multiple, "source.on_multiple")
         self.cache_dir = Path(cache_dir)
 
     def __str__(self) -> str:
@@ -155,7 +156,9 @@ class CsvSource:
         if labels := labels_of(others):
             check_turns(self.rows_of(*longest_series(frame), labels), self.on_multiple, str(self.path))
         of_series = self.rows_of if others else None
-        return one_row_a_moment(frame, self.on_multiple, str(self.path), of_series)
+        return one_row_a_moment(
+            frame, self.on_multiple, str(self.path), of_series, lambda: self._unread(others)
+        )
 
     def batches(self) -> Iterator[RowBatch]:
         """Read the file batch by batch, in little memory.
@@ -282,6 +285,14 @@ class CsvSource:
         rows: pd.DataFrame = pd.concat(found, ignore_index=True)
         rows["timestamp"] = np.floor(rows["timestamp"].astype(np.float64))
         return rows
+
+    def _unread(self, others: list[str]) -> pd.DataFrame:
+        """Other columns of all rows, in their order."""
+        try:
+            parts = self._parquet_with(others) if self._is_parquet else self._csv_with(others)
+            return pd.concat([part[others] for part in parts], ignore_index=True)
+        except (OSError, UnicodeError, pa.ArrowException) as error:
+            raise self.unreadable(error) from error
 
     def _csv_with(self, others: list[str]) -> Iterator[pd.DataFrame]:
         """The rows of :meth:`read`, with columns that are not read otherwise."""
@@ -542,7 +553,8 @@ class CsvSource:
         for column, places in shape.names.items():
             for at in places:
                 kind = schema.field(at).type
-                if pa.types.is_nested(kind) or pa.types.is_primitive(kind):
+                number = pa.types.is_primitive(kind) and not pa.types.is_integer(kind)
+                if pa.types.is_nested(kind) or number:
                     raise DataError(f"{path}: {column} has the type {shown(kind, str)}; text is expected")
         return _ParquetLayout(path, schema, header, shape, said)
 
@@ -646,8 +658,11 @@ def _typed(table: pa.Table) -> pa.Table:
     for place, field in enumerate(table.schema):
         if field.name != "timestamp" and field.type != _TYPES[field.name]:
             column = table.column(place)
-            if pa.types.is_dictionary(field.type) and field.name == "value":
+            numbers = pa.types.is_dictionary(field.type) and pa.types.is_integer(field.type.value_type)
+            if numbers or (pa.types.is_dictionary(field.type) and field.name == "value"):
                 column = column.cast(field.type.value_type)
+            if field.name != "value" and pa.types.is_integer(column.type):  # the numbers of services
+                column = column.cast(pa.string())
             safe = field.name != "value"
             table = table.set_column(place, field.name, column.cast(_TYPES[field.name], safe=safe))
     return table

@@ -123,7 +123,12 @@ class FrameSource:
         if labels_of(others):
             check_turns(of_series(*longest_series(checked)), self.on_multiple, self._name, "on_multiple")
         return one_row_a_moment(
-            checked, self.on_multiple, self._name, of_series if others else None, "on_multiple"
+            checked,
+            self.on_multiple,
+            self._name,
+            of_series if others else None,
+            lambda: frame[others].reset_index(drop=True),
+            "on_multiple",
         )
 
     def _values(self, cells: pd.Series) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Several rows of one series at one moment: two copies of a row, or the parts of a whole, like its pods."""
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ import pandas as pd
 from kforecast.errors import ConfigError, DataError
 from kforecast.metrics.source import COLUMNS
 from kforecast.metrics.timerange import utc
+
+log = logging.getLogger(__name__)
 
 ON_MULTIPLE = ("sum", "mean", "error")
 KEY = "source.on_multiple"
@@ -60,9 +63,17 @@ def are_many(moments: int, of: int) -> bool:
 
 
 def one_row_a_moment(
-    frame: pd.DataFrame, on_multiple: str | None, name: str, of_series: OfSeries | None, key: str = KEY
+    frame: pd.DataFrame,
+    on_multiple: str | None,
+    name: str,
+    of_series: OfSeries | None,
+    others: Callable[[], pd.DataFrame] | None = None,
+    key: str = KEY,
 ) -> pd.DataFrame:
     """Combine several rows of a series at one moment (a second) into one.
+
+    A copy of a row never counts twice where another column tells the parts of a whole: two exports in one
+    file have such rows.
 
     Parameters
     ----------
@@ -75,6 +86,8 @@ def one_row_a_moment(
         How messages name the source.
     of_series:
         Returns the rows of a series with all columns; None when there are no others.
+    others:
+        Returns the other columns of all rows, in the order of ``frame``; None when there are none.
     key:
         How messages name the setting.
 
@@ -90,6 +103,9 @@ def one_row_a_moment(
     again = known.duplicated(_MOMENT)
     if not again.any():
         return frame
+    if on_multiple == "sum":
+        copies = _copies(frame, of_series, others, name)
+        frame = frame[~copies]
     if on_multiple in ("sum", "mean"):
         by_moment = frame.groupby(_MOMENT, observed=True, sort=False)["value"]
         combined = by_moment.sum(min_count=1) if on_multiple == "sum" else by_moment.mean()
@@ -104,6 +120,24 @@ def one_row_a_moment(
     many = are_many(count, second.nunique())
     check_multiple(multiple, on_multiple, name, of_series if many else None, key)
     return frame
+
+
+def has_copies(rows: pd.DataFrame) -> bool:
+    """Whether rows of a series are equal in all columns, of which one tells the parts of a whole apart."""
+    return bool((labels_of(rows.columns) or telling_column(rows)) and rows.duplicated().any())
+
+
+def _copies(
+    frame: pd.DataFrame, of_series: OfSeries | None, others: Callable[[], pd.DataFrame] | None, name: str
+) -> np.ndarray:
+    """The rows that a sum must not count, bool ``[rows]``; says how many."""
+    repeated = frame["value"].notna() & frame.duplicated(_MOMENT)
+    copies = np.zeros(len(frame), bool)
+    if of_series is None or others is None or not has_copies(of_series(*longest_series(frame[repeated]))):
+        return copies
+    copies = pd.concat([frame, others()], axis=1).duplicated().to_numpy()
+    log.warning("%s: %s copies of rows, equal in all columns, count once", name, f"{copies.sum():,}")
+    return copies
 
 
 def check_multiple(

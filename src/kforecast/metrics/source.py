@@ -18,6 +18,8 @@ _SAMPLE = 100_000
 
 # A thousandth of the largest float32, so that sums over a context stay finite.
 _LARGEST = 1e35
+# The largest integers of 64 bits, which stand for an unknown value.
+_SENTINELS = (2.0**63, 2.0**64, -(2.0**63))
 
 
 class MetricSource(Protocol):
@@ -122,6 +124,8 @@ class RowCheck:
             self._take_sample(batch)
         low, high = np.fmin.reduce(value), np.fmax.reduce(value)
         self._seen_number |= not np.isnan(low)
+        if high >= 2.0**63 or low <= -(2.0**63):
+            self._note("sentinel", np.isin(value, _SENTINELS), value)
         if low < -_LARGEST or high > _LARGEST:
             self._note("infinite", np.isinf(value), value)
             self._note("too large", np.abs(value) > _LARGEST, value)
@@ -157,6 +161,12 @@ class RowCheck:
         elif "too large" in self._bad:
             _, row, value = self._bad["too large"]
             problems.append(f"value {value:g} in row {row} is too large to be traffic")
+        if "sentinel" in self._bad:
+            count, row, value = self._bad["sentinel"]
+            problems.append(
+                f"value {value:.0f} in {count:,} rows, first in row {row}, is a limit of 64-bit integers, "
+                "not traffic; leave the cell empty if the value is unknown"
+            )
         if not self._seen_number:
             problems.append("value holds no number at all, only missing values")
         for column in ("workload", "metric"):

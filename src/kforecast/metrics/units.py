@@ -11,8 +11,9 @@ EXPECTED = "unix seconds are expected"
 
 # Share of the numbers that must be plausible moments in a unit.
 _MOST = 0.9
-# Numbers of ten digits are seconds, or dates up to the hour: only as many different dates are no coincidence.
-_FEWEST_DATES = 3
+# Numbers of ten digits are seconds, or dates up to the hour, or up to the minute with a year of two digits:
+# only as many different dates are no coincidence.
+_FEWEST_DATES, _FEWEST_SHORT = 3, 10
 # Fewer rows are no evidence of lost digits; this share of repeated moments is.
 _FEWEST_ROWS, _REPEATED = 10, 0.1
 _DATE_WIDTHS = (4, 2, 2, 2, 2, 2, 3)
@@ -34,7 +35,9 @@ class Unit:
     epoch:
         Unix seconds of the unit's zero.
     digits:
-        Number of digits of a date written as digits; 0 for other units.
+        Number of digits of a date written as digits, with a year of four; 0 for other units.
+    century:
+        Added to such a date if its year has two digits.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Unit:
     length: float = 0.0
     epoch: float = 0.0
     digits: int = 0
+    century: float = 0.0
 
     def words(self, example: float, row: int | None = None) -> str:
         """The finding, with one of the timestamps as an example, and its row."""
@@ -53,7 +57,7 @@ class Unit:
     def seconds(self, numbers: np.ndarray) -> np.ndarray:
         """Unix seconds of numbers in this unit, float64; NaN for digits that are no date."""
         if self.digits:
-            return _seconds_of_dates(numbers, self.digits)
+            return _seconds_of_dates(numbers + self.century, self.digits)
         return np.asarray(numbers, np.float64) * self.length + self.epoch
 
 
@@ -75,13 +79,25 @@ _UNITS = (
     Unit("Excel serial dates", "subtract 25569 and multiply by 86400", _DAY, -25_569 * _DAY),
     Unit("days", "multiply by 86400", _DAY),
 )
-_DATES = tuple(
-    Unit(
-        "years" if digits == 4 else f"dates written as digits ({_DATE_WORDS[:digits]})",
-        "write ISO 8601 like 2024-01-31T10:00:00Z",
-        digits=digits,
-    )
-    for digits in np.cumsum(_DATE_WIDTHS).tolist()
+_WRITE_ISO = "write ISO 8601 like 2024-01-31T10:00:00Z"
+_DATES = (
+    *(
+        Unit(
+            "years" if digits == 4 else f"dates written as digits ({_DATE_WORDS[:digits]})",
+            _WRITE_ISO,
+            digits=digits,
+        )
+        for digits in np.cumsum(_DATE_WIDTHS).tolist()
+    ),
+    *(
+        Unit(
+            f"dates written as digits ({_DATE_WORDS[2:digits]})",
+            _WRITE_ISO,
+            digits=digits,
+            century=20 * 10.0 ** (digits - 2),
+        )
+        for digits in (12, 14)
+    ),
 )
 
 
@@ -104,9 +120,11 @@ def guess_unit(timestamps: np.ndarray) -> Unit | None:
     for unit in _DATES:
         # Whole numbers of so many digits that are all dates between 2000 and 2100.
         scale = 10.0 ** (unit.digits - 4)
-        if numbers[0] >= 2000 * scale and numbers[-1] < 2100 * scale and not (numbers % 1).any():
-            enough = unit.digits != 10 or len(numbers) >= _FEWEST_DATES
-            if enough and not np.isnan(unit.seconds(numbers)).any():
+        # A year of two digits that begins with 0 would be fewer digits.
+        first = (2010 if unit.century else 2000) * scale - unit.century
+        if numbers[0] >= first and numbers[-1] < 2100 * scale - unit.century and not (numbers % 1).any():
+            fewest = _FEWEST_SHORT if unit.century else _FEWEST_DATES if unit.digits == 10 else 1
+            if len(numbers) >= fewest and not np.isnan(unit.seconds(numbers)).any():
                 return unit
     if _plausible(numbers):
         return None

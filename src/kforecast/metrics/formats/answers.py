@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from kforecast.errors import DataError
-from kforecast.files.untrusted import inside, parse_json, shortened
+from kforecast.files.untrusted import inside, parse_json, parse_jsons, shortened
 from kforecast.metrics.formats.names import Naming, rule_of, series_names, wide_names
-from kforecast.metrics.formats.series import rows_of
+from kforecast.metrics.formats.series import check_common_moments, rows_of
 from kforecast.metrics.formats.tables import Seconds, in_seconds
 
 # About four million samples, which take a gigabyte while they are parsed.
@@ -42,7 +42,7 @@ def read_json(content: bytes, path: Path, naming: Naming, seconds: Seconds) -> t
     try:
         answer = _lines(content, path, naming) if b'"timestamps"' in content[: 1 << 16] else None
         if answer is None:
-            answer = _answer(parse_json(content, _MOST_VALUES), path, naming)
+            answer = _answer(parse_jsons(content, _MOST_VALUES), path, naming)
         if not answer.names:
             raise DataError(f"{path}: {answer.tool} without any series; does the query match something?")
         values = np.concatenate([_floats(one) for one in answer.values])
@@ -58,23 +58,30 @@ def read_json(content: bytes, path: Path, naming: Naming, seconds: Seconds) -> t
         ) from error
     lengths = [len(one) for one in answer.moments]
     rows = in_seconds(rows_of(answer.names, lengths, moments, values), seconds, 1)
+    if naming.on_multiple == "sum":
+        check_common_moments(rows, np.repeat(np.arange(len(lengths)), lengths), answer.names, path)
     return rows, [answer.tool, answer.rule, *answer.notes]
 
 
-def _answer(content: Any, path: Path, naming: Naming) -> Answer:
-    if isinstance(content, dict) and content.get("status") == "error":
-        raise DataError(f"{path}: is the server's error: {shortened(content.get('error', 'unknown'))}")
+def _answer(contents: list[Any], path: Path, naming: Naming) -> Answer:
+    for content in contents:
+        if isinstance(content, dict) and content.get("status") == "error":
+            raise DataError(f"{path}: is the server's error: {shortened(content.get('error', 'unknown'))}")
+    ranges = [_range(content) for content in contents]
+    if all(found is not None for found in ranges):
+        notes = [
+            f"the server warns: {shortened(one)}"
+            for content in contents
+            for one in inside(content, "warnings") or []
+        ]
+        return _matrix([one for found in ranges for one in found or []], notes, path, naming)
+    content = contents[0] if len(contents) == 1 else {}
     if (kind := inside(content, "data", "resultType")) is not None:
-        if kind != "matrix":
-            instant = "an instant answer" if kind in ("vector", "scalar") else "an answer"
-            raise DataError(
-                f"{path}: is {instant} of Prometheus ({shortened(kind, 40)}), not a range; "
-                "ask /api/v1/query_range, or fetch with source=prometheus"
-            )
-        warnings = [f"the server warns: {shortened(one)}" for one in content.get("warnings") or []]
-        return _matrix(content["data"]["result"], warnings, path, naming)
-    if isinstance(content, list) and content and inside(content[0], "values") is not None:
-        return _matrix(content, [], path, naming)  # promtool query range -o json
+        instant = "an instant answer" if kind in ("vector", "scalar") else "an answer"
+        raise DataError(
+            f"{path}: is {instant} of Prometheus ({shortened(kind, 40)}), not a range; "
+            "ask /api/v1/query_range, or fetch with source=prometheus"
+        )
     if inside(content, "MetricDataResults") is not None:
         return _metric_data(content, path, naming)
     if inside(content, "Datapoints") is not None:
@@ -90,6 +97,18 @@ def _answer(content: Any, path: Path, naming: Naming) -> Answer:
     )
 
 
+def _range(content: Any) -> list[Any] | None:
+    """The series of a range answer of Prometheus, or of a part that ``promtool`` or ``jq`` prints."""
+    for answer in (inside(content, "data"), content):
+        if inside(answer, "resultType") == "matrix":
+            return list(answer["result"])
+    if inside(content, "metric") is not None and inside(content, "values") is not None:
+        return [content]
+    if isinstance(content, list) and content and inside(content[0], "values") is not None:
+        return content
+    return None
+
+
 def _matrix(result: Any, notes: list[str], path: Path, naming: Naming) -> Answer:
     """Prometheus: samples ``[seconds, "value"]``."""
     for one in result:
@@ -99,7 +118,7 @@ def _matrix(result: Any, notes: list[str], path: Path, naming: Naming) -> Answer
                 "histogram_count(rate(...))"
             )
     moments, values = _pairs([one["values"] for one in result])
-    labels = [_labels(one) for one in result]
+    labels, moments, values = _joined([_labels(one) for one in result], moments, values)
     return Answer("a range answer of Prometheus", *_named(labels, path, naming), moments, values, notes)
 
 
@@ -125,13 +144,12 @@ def _lines(content: bytes, path: Path, naming: Naming) -> Answer | None:
                 f"{path}: line {number} has {len(one['timestamps'])} timestamps, {len(one['values'])} values"
             )
         found.append(one)
-    # A series may be split into several blocks.
-    blocks: dict[tuple[tuple[str, str], ...], list[Any]] = {}
-    for one in found:
-        blocks.setdefault(tuple(sorted(_labels(one).items())), []).append(one)
-    names, rule = _named([dict(labels) for labels in blocks], path, naming)
-    moments = [np.concatenate([_floats(b["timestamps"]) for b in block]) / 1000 for block in blocks.values()]
-    values = [np.concatenate([_floats(b["values"]) for b in block]) for block in blocks.values()]
+    labels, moments, values = _joined(
+        [_labels(one) for one in found],
+        [_floats(one["timestamps"]) / 1000 for one in found],
+        [_floats(one["values"]) for one in found],
+    )
+    names, rule = _named(labels, path, naming)
     return Answer("an export of VictoriaMetrics", names, rule, moments, values, [])
 
 
@@ -193,6 +211,25 @@ def _datadog(answer: Any, path: Path, naming: Naming) -> Answer:
         raise ValueError("series, times and values differ in length")
     labels = [_tags(one.get("group_tags") or []) for one in series]
     return Answer("an answer of Datadog", *_named(labels, path, naming), [moments] * len(series), values, [])
+
+
+def _joined(
+    labels: list[dict[str, str]], moments: list[np.ndarray], values: list[np.ndarray]
+) -> tuple[list[dict[str, str]], list[np.ndarray], list[np.ndarray]]:
+    """Join the pieces of each series; samples that two pieces share count once."""
+    pieces: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    for at, one in enumerate(labels):
+        pieces.setdefault(tuple(sorted(one.items())), []).append(at)
+    if len(pieces) == len(labels):
+        return labels, moments, values
+    joined = []
+    for places in pieces.values():
+        moment, value = (np.concatenate([column[at] for at in places]) for column in (moments, values))
+        order = np.lexsort((value, moment))
+        moment, value = moment[order], value[order]
+        copy = np.r_[False, (np.diff(moment) == 0) & (value[1:] == value[:-1])] if len(moment) else []
+        joined.append((moment[~np.asarray(copy, bool)], value[~np.asarray(copy, bool)]))
+    return [dict(one) for one in pieces], [m for m, _ in joined], [v for _, v in joined]
 
 
 def _named(labels: list[dict[str, str]], path: Path, naming: Naming) -> tuple[list[tuple[str, str]], str]:

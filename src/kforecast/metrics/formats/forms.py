@@ -63,6 +63,11 @@ _TEXTS: list[tuple[str, str, str]] = [
         "ask the server for a range, with source=prometheus",
     ),
     (
+        r"[\w:]*(\{[^\n]*\})? =>\s*\n",
+        "promtool's text output",
+        "ask with promtool query range -o json and give that file",
+    ),
+    (
         r"[\w.-]+(,[\w.-]+=[^,= \n]+)+ \w+=\S+( \d+)?\s*(\n|$)",
         "InfluxDB's line protocol",
         "query the rows as CSV: influx query --raw '...' > history.csv",
@@ -74,7 +79,7 @@ _TEXTS: list[tuple[str, str, str]] = [
     ),
     (
         r'"?(Full label|Label|Id|Account ID|Namespace|Region)"?[,;]"?[^\n]*\n"?(Full label|Label|Id|Account|'
-        r"Namespace|Region|MetricName|Metric name|Statistic|Stat|Period|Unit|Dimensions)",
+        r"Namespace|Region|Metric|MetricName|Metric name|Statistic|Stat|Period|Unit|Dimensions)",
         "an export of CloudWatch's console",
         "ask for the data instead, aws cloudwatch get-metric-data --output json, and give that file",
     ),
@@ -103,11 +108,11 @@ def recognise(path: Path, naming: Naming) -> Form:
     """
     start = start_of(path)
     _refuse_binary(start, path)
+    _refuse_text(start, path)
     if start.lstrip()[:1] in (b"{", b"["):
         return Form(lambda seconds: read_json(whole_text(path), path, naming, seconds))
     if is_influx(start):
         return Form(lambda seconds: read_influx(whole_text(path), path, naming, seconds))
-    _refuse_text(start, path)
     table = text_table(start, path, naming)
     return Form(table.read, table)
 

@@ -14,7 +14,7 @@ import pyarrow.csv
 from kforecast.errors import DataError
 from kforecast.metrics.formats.names import Naming, rule_of, series_names, shortened_list
 from kforecast.metrics.formats.numbers import NotANumberError, numbers
-from kforecast.metrics.formats.series import coded, table_of
+from kforecast.metrics.formats.series import check_common_moments, coded, table_of
 from kforecast.metrics.formats.tables import Seconds, in_seconds, labelled, timestamps
 
 _MOST_TABLES = 10_000
@@ -59,6 +59,8 @@ def read_influx(content: bytes, path: Path, naming: Naming, seconds: Seconds) ->
         ) from error
     workload, metric = (coded(codes, [name[at] for name in names]) for at in (0, 1))
     rows = in_seconds(table_of(moments, value.values, workload, metric), seconds, 1)
+    if naming.on_multiple == "sum":
+        check_common_moments(rows, codes, names, path)
     return rows, ["InfluxDB's CSV", rule_of(series, naming)]
 
 

@@ -41,7 +41,7 @@ _ALIASES = {
             "item_id",
             "name",
         ),
-        *("label", "host", "instance", "pod"),
+        *("label", "host"),
     ),
     "metric": ("metric", "metric_name", "__name__", "measurement", "_measurement", "field", "_field"),
 }
@@ -76,6 +76,8 @@ class Naming:
     """The name for all series of the file."""
     decimal: str | None = None
     """The decimal mark, ``.`` or ``,``."""
+    on_multiple: str | None = field(default=None, compare=False)
+    """With ``sum`` and ``mean``, several series may have the same names."""
 
     @classmethod
     def checked(cls, columns: Any, workload: Any, metric: Any, decimal: Any) -> "Naming":
@@ -179,6 +181,14 @@ def shape_of(header: Sequence[str], naming: Naming, path: object, *, grafana: bo
             times = [0]  # pandas' index without a name
         if len(times) == 1:
             found["timestamp"] = (times[0],)
+    if grafana and "value" not in found:  # queries of a table have letters
+        values = [at for at, name in enumerate(header) if re.fullmatch(r"Value #\w+", name.strip())]
+        if len(values) > 1:
+            raise DataError(
+                f"{path}: several columns of values, {shortened_list([header[at] for at in values])}; choose "
+                f"one, like 'source.columns={{value: {quoted(header[values[0]].strip())}}}'"
+            )
+        found |= {"value": tuple(values)} if values else {}
     taken = {at for many in found.values() for at in many}
     rest = [at for at in range(len(header)) if at not in taken and header[at].strip()]
     named = {column: at for column, at in found.items() if column in ("workload", "metric")}
@@ -191,8 +201,9 @@ def shape_of(header: Sequence[str], naming: Naming, path: object, *, grafana: bo
         value = found["value"][0]
         if not missing:
             return Shape(timestamp, value, named, constants)
-        if grafana:
-            return Shape(timestamp, value, named, constants, labels=tuple(rest))
+        if grafana:  # series_names() takes the labels that the configuration names
+            labels = sorted({*rest, *(at for many in named.values() for at in many)})
+            return Shape(timestamp, value, {}, constants, labels=tuple(labels))
         raise _lacking(header, missing, found, path)
     if {"workload", "metric"} <= {*found, *constants}:
         rows = [at for at in rest if header[at].strip().lower() != "unit"]
@@ -252,16 +263,17 @@ def series_names(labels: Sequence[Mapping[str, str]], naming: Naming, path: obje
     ]
     workloads = _workloads(labels, naming, path)
     names = list(zip(workloads, metrics, strict=True))
-    if len(set(names)) < len(names):
+    if len(set(names)) < len(names) and naming.on_multiple not in ("sum", "mean"):
         seen: dict[tuple[str, str], int] = {}
         for at, name in enumerate(names):
             if name in seen:
                 one, other = labels[seen[name]], labels[at]
                 differ = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
+                telling = _listed([*_used(labels, naming), *differ][:4])
                 raise DataError(
                     f"{path}: several series would be called {' '.join(name)[:200]}; they differ in "
-                    f"{few(differ) or 'nothing'}: sum over it in the query, or name the labels, like "
-                    f"'source.columns={{workload: {_listed([*_used(labels, naming), *differ][:4])}}}'"
+                    f"{few(differ) or 'nothing'}: add them up with source.on_multiple=sum, or name the "
+                    f"labels, like 'source.columns={{workload: {telling}}}'"
                 )
             seen[name] = at
     return names

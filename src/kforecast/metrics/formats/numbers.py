@@ -120,6 +120,7 @@ def _cleaned(column: pa.Array) -> pa.Array:
     """Trimmed text, null where missing."""
     column = column.cast(pa.string())
     text = pc.replace_substring_regex(column, "[\u00a0\u202f\u2009]", " ")
+    text = pc.replace_substring_regex(text, "['\u2019]([0-9]{3})", r" \1")  # thousands in Switzerland
     text = pc.replace_substring(pc.utf8_trim_whitespace(text), "\u2212", "-")
     missing = pc.is_in(text, value_set=pa.array(MISSING + _OF_GRAFANA))
     return pc.if_else(missing, pa.scalar(None, pa.string()), text)

@@ -1,9 +1,12 @@
 """Rows from series that a parser found: one table of contract 3."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+
+from kforecast.errors import DataError
 
 
 def rows_of(
@@ -46,6 +49,38 @@ def coded(codes: np.ndarray, names: Sequence[str]) -> pa.Array:
 def constant(name: str, rows: int) -> pa.Array:
     """A dictionary-encoded column of one name."""
     return coded(np.zeros(rows, np.int32), [name])
+
+
+def check_common_moments(
+    rows: pa.Table, codes: np.ndarray, names: Sequence[tuple[str, str]], path: object
+) -> None:
+    """Refuse to add up series that have moments of their own: bins would hold their mean.
+
+    Parameters
+    ----------
+    rows:
+        Timestamps in unix seconds.
+    codes:
+        The series of each row, int ``[rows]``: an index of ``names``, in which series to add up are equal.
+
+    Raises
+    ------
+    DataError
+        For series of one name that come in turn.
+    """
+    name, count = Counter(names).most_common(1)[0]
+    if count == 1:
+        return
+    chosen = np.isin(codes, [at for at, one in enumerate(names) if one == name])
+    second = np.floor(rows.column("timestamp").to_numpy()[chosen])
+    order = np.argsort(second, kind="stable")
+    second, series = second[order], codes[chosen][order]
+    turns = np.count_nonzero(np.diff(series))
+    if 2 * turns > len(series) and 2 * np.count_nonzero(np.diff(second) == 0) < len(second) / 2:
+        raise DataError(
+            f"{path}: the {count:,} series called {' '.join(name)[:200]} have moments of their own; add them "
+            "up at common moments first, in the query, or average them: source.on_multiple=mean"
+        )
 
 
 def series_of(table: pa.Table) -> np.ndarray:
