@@ -194,6 +194,20 @@ def test_a_working_directory_that_has_gone(tmp_path: Path) -> None:
     assert done.stderr == b"error: the working directory has been removed; change to another\n"
 
 
+@pytest.mark.parametrize("name", ["a=b, [x] {y} 流", "a${b}"])
+def test_a_working_directory_of_any_name(name: str, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    done = process("kforecast-fetch", f"--dataset-file={trained}/traffic.csv", "output=o.csv", cwd=folder)
+    if "${" in name:
+        assert done.returncode == 2
+        assert "a working directory cannot have ${ in its name" in done.stderr.decode()
+        assert done.stderr.count(b"\n") == 1
+    else:
+        assert done.returncode == 0, done.stderr
+        assert (folder / "o.csv").exists()
+
+
 # Run folders.
 
 

@@ -76,6 +76,8 @@ def _check_names(arguments: Sequence[str]) -> None:
         folder = str(Path.cwd())
     except FileNotFoundError as error:
         raise OutputError("the working directory has been removed; change to another") from error
+    if "${" in folder:  # Hydra would look up a key of that name
+        raise ConfigError(f"{folder}: a working directory cannot have ${{ in its name; change to another")
     for name in (*arguments, folder):
         try:
             name.encode()

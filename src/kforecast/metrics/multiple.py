@@ -165,7 +165,7 @@ def check_multiple(
     DataError
         Naming the series, a moment and the column.
     """
-    remedy = "sum adds them up (as the servers do), mean averages them"
+    remedy = f"sum adds them up (as the servers do), mean averages them{_place(key)}"
     if on_multiple == "error":
         raise DataError(f"{name}: {multiple}, and {key}=error allows one; {remedy}")
     if of_series is None:
@@ -205,8 +205,13 @@ def check_turns(series: pd.DataFrame, on_multiple: str | None, name: str, key: s
             raise DataError(
                 f"{name}: the rows of {workload} {metric} come in turn from several values of the column "
                 f"{column}, each at moments of its own; add them up at common moments first (in PromQL: "
-                f"sum), or average them: {key}=mean"
+                f"sum), or average them: {key}=mean{_place(key)}"
             )
+
+
+def _place(key: str) -> str:
+    """Where the key belongs, of a frame in Python."""
+    return "" if key == KEY else f"; {key} is an argument of kforecast.metrics.frame.FrameSource"
 
 
 def longest_series(frame: pd.DataFrame) -> tuple[str, str]:
