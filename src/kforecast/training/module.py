@@ -14,7 +14,7 @@ from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.loader import share_of
 from kforecast.data.windows import WindowBatch
 from kforecast.models import Network, rebuilt
-from kforecast.predictor import first_below_zero, never_below_zero
+from kforecast.predictor import first_below_zero, never_below_zero, zero_after_zeros
 from kforecast.training.finite import check_step, check_validation
 from kforecast.training.gradients.automatic import Chunk, scaled
 from kforecast.training.gradients.steps import Steps
@@ -157,7 +157,8 @@ class ForecastModule(pl.LightningModule):
             return forecast
         nonnegative = first_below_zero(data.panel) == data.panel.num_bins
         series = batch.series.cpu().numpy()
-        return torch.from_numpy(never_below_zero(forecast.numpy(), nonnegative[series]))
+        values = never_below_zero(forecast.numpy(), nonnegative[series])
+        return torch.from_numpy(zero_after_zeros(values, batch.peak().cpu().numpy()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the weights of the last step, the epoch's losses and the state of the random generators."""
