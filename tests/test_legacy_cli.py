@@ -374,7 +374,7 @@ def test_any_path_arrives_as_it_was_typed(small: Path, model: str, dataset: str)
 
 
 @settings(max_examples=10, deadline=None)
-@given(name=TEXT.filter(lambda text: text not in ("", "???")), workers=st.integers(-3, 300))
+@given(name=TEXT.filter(lambda text: text.strip() not in ("", "???")), workers=st.integers(-3, 300))
 @example(name="\\${a}", workers=0)
 def test_any_name_of_a_metric_arrives_as_it_was_written(
     small: Path, name: str, workers: int, tmp_path_factory: pytest.TempPathFactory
