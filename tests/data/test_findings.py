@@ -102,7 +102,7 @@ def test_a_counter_is_not_worth_scaling_on(caplog: pytest.LogCaptureFixture) -> 
     assert "shop/total qps" in told
     assert "rate(...[5m])" in told
     evaluation = forecaster.evaluate(frame)
-    assert "shop/total qps only grows, like a counter" in evaluation.verdict
+    assert "values only grow like a counter in shop/total qps: train on the rate" in evaluation.verdict
     assert "Worth scaling on" not in str(evaluation)
     assert any("counter: shop/total qps" in warning for warning in evaluation.warnings)
 
@@ -248,6 +248,16 @@ def test_pods_are_combined_as_wanted(tmp_path: Path, how: str, least: float, mos
         assert not {"duplicates", "rows_per_moment"} & {f.kind for f in panel_findings(panel, WINDOW)}
         again = Panel.from_frame(source.fetch(), WINDOW.frequency)
         np.testing.assert_array_equal(again.values, panel.values, name)
+
+
+def test_a_time_in_a_column_of_its_own_is_no_pod(tmp_path: Path) -> None:
+    hour = np.arange(24 * 20)
+    frame = rows_of(traffic()[: len(hour)], second=START + hour // 24 * DAY).assign(Hour=hour % 24)
+    for source in sources(frame, tmp_path).values():
+        with pytest.raises(
+            DataError, match="column Hour holds their time; join it to the date in one column"
+        ):
+            read_panel(source, WINDOW.frequency)
 
 
 def test_copies_of_the_rows_of_pods_are_not_added_up(tmp_path: Path) -> None:

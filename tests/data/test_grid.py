@@ -297,6 +297,19 @@ def test_a_wrong_zone_is_refused_too():
         Panel.from_frame(frame_of(begins), DAY, Calendar(("Europe/London",)))
 
 
+@pytest.mark.parametrize(
+    ("frequency", "zone"),
+    [("1D", "Europe/Berlin"), ("1D", "Asia/Kolkata"), ("1H", "Asia/Kolkata"), ("30min", "Asia/Kathmandu")],
+)
+def test_bins_of_utc_for_a_local_grid_are_refused_without_another_zone(frequency, zone):
+    frequency = Frequency.parse(frequency)
+    rows = frame_of(MIDNIGHT + frequency.step * np.arange(400))
+    with pytest.raises(DataError, match="begin at other moments; leave out data") as caught:
+        Panel.from_frame(rows, frequency, Calendar((zone,)))
+    assert zone in str(caught.value)
+    assert Panel.from_frame(rows, frequency).observed.all()
+
+
 def test_one_series_of_another_zone_among_many_is_named():
     _, begins = of_days("Europe/Berlin", (2023, 2, 1), 300)
     good = [frame_of(86_400 * np.arange(19_400, 19_700), workload=name) for name in "abcdefghij"]

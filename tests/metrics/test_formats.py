@@ -544,6 +544,10 @@ REFUSED: dict[str, tuple[str | bytes | Callable[[Path], object], list[str]]] = {
         "timestamp;value;workload;metric\n1704067200;1,234;a;b\n",
         ["row 2 is '1,234', which may mean thousands or decimals", "source.decimal=point or comma"],
     ),
+    "two files joined": (
+        HEADER + "1704067200,1,a,b\n" + HEADER + "1704067260,2,a,b\n",
+        ["row 3 is a header again", "delete that line"],
+    ),
     "two decimal marks": (
         HEADER + '1704067200,"1,5",a,b\n1704067260,2.5,a,b\n',
         ["row 3 is '2.5'", "other decimal mark"],
@@ -643,6 +647,15 @@ PODS: dict[str, Callable[[list[list[int]]], str]] = {
         ",result,table,_time,_value,app,pod\n"
         + "".join(f",,{n},{moment},1,web,p{n}\n" for n, pod in enumerate(pods) for moment in iso(pod))
     ),
+    "Grafana, a column a series": lambda pods: (
+        "Time,"
+        + ",".join(f'"{{app=""web"", pod=""p{n}""}}"' for n in range(len(pods)))
+        + "\n"
+        + "".join(
+            f"{moment}000,{','.join('1' if moment in pod else '' for pod in pods)}\n"
+            for moment in sorted({moment for pod in pods for moment in pod})
+        )
+    ),
     "Grafana": lambda pods: (
         "Time,app,pod,Value\n"
         + "".join(f"{moment}000,web,p{n},1\n" for n, pod in enumerate(pods) for moment in pod)
@@ -658,6 +671,8 @@ def test_pods_of_an_export_are_added_up_as_wanted(form: str, tmp_path: Path) -> 
         CsvSource(path).fetch()
     assert rows_of(path, on_multiple="sum")["value"].tolist() == [2.0] * 20 + [3.0] * 20
     assert set(rows_of(path, on_multiple="mean")["value"]) == {1.0}
+    named = rows_of(path, columns={"workload": ["app", "pod"]})
+    assert named["workload"].value_counts().to_dict() == {"web/p0": 40, "web/p1": 40, "web/p2": 20}
 
 
 @pytest.mark.parametrize("form", ["Prometheus", "InfluxDB"])

@@ -36,6 +36,11 @@ def store_of(root: Path, *cycles: dict[str, Any]) -> Store:
             KEPT | {"drift": 0.25},
             "with drift: relative to the best baseline its error is 25\N{NO-BREAK SPACE}% larger",
         ),
+        (
+            KEPT
+            | {"low": 0.7, "drift": 15.0, "reason": "gate not passed (gate.champion=a/b): it is a counter"},
+            "Version 1 stays the champion; the candidate must not serve: it is a counter.",
+        ),
         (PROMOTED, "Version 2 is the new champion: its error is 50.0\N{NO-BREAK SPACE}% lower"),
         (
             PROMOTED | {"baseline_wape": 0.02},

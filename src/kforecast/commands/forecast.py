@@ -82,6 +82,10 @@ def forecast(cfg: DictConfig) -> None:
     if problems:
         message = f"{len(problems)} of {len(stale)} series cannot be forecast: {few(list(problems.values()))}"
         message += "; the others are" if len(served) else ""
+        if refused.any():
+            message += (
+                ". Check the exporters of stale series, or give forecast.max_age or forecast.on_stale=warn"
+            )
         if unseen.any():
             message += f". {unseen_words(forecaster.window, forecaster.net.lookback)}"
         raise (StaleError if refused.any() else DataError)(message)

@@ -28,6 +28,7 @@ _ZONES = (
     *("Asia/Tokyo", "Asia/Dubai", "Asia/Karachi", "Asia/Dhaka", "Asia/Yangon", "Asia/Bangkok"),
     *("Asia/Tehran", "Australia/Sydney", "Australia/Adelaide", "Australia/Brisbane", "Australia/Darwin"),
     *("Australia/Lord_Howe", "Pacific/Auckland", "Pacific/Honolulu", "Africa/Cairo", "Africa/Casablanca"),
+    *("Africa/Lagos", "Africa/Johannesburg", "America/Bogota", "America/Phoenix"),
 )
 
 
@@ -141,6 +142,12 @@ def _late_words(late: int, frequency: Frequency) -> str:
 def _explained(seconds: np.ndarray, frequency: Frequency, grid: Grid) -> str:
     """Where the rows of a series stand, and the remedy."""
     daily = grid.step == _DAY
+    what = "days" if daily else "bins"
+    if not grid.is_utc and np.mean(seconds % grid.step == 0) >= _NEARLY_ALL:
+        return (
+            f"rows come where bins of {frequency.name} begin in UTC, but those of {grid.zone} begin at other "
+            f"moments; leave out data.timezone, or give rows of local {what}, or finer ones"
+        )
     times = Counter((seconds % grid.step).tolist()).most_common(2)
     # A second time that is rare is a stray, not the other half of a year.
     shown = [time for time, count in times if count >= _SOME * len(seconds)]

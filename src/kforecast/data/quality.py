@@ -488,8 +488,9 @@ def _strength(bins: "pd.Series[float]", period: int) -> float:
     if degrees < 1:
         return float("nan")
     season = np.bincount(phase, weights=value, minlength=period) / np.maximum(count, 1)
-    spread = float(((value - value.mean()) ** 2).sum()) / (len(value) - 1)
-    remainder = float(((value - season[phase]) ** 2).sum()) / degrees
+    with np.errstate(over="ignore"):  # values that are refused later
+        spread = float(((value - value.mean()) ** 2).sum()) / (len(value) - 1)
+        remainder = float(((value - season[phase]) ** 2).sum()) / degrees
     return max(0.0, 1 - remainder / spread) if spread > 0 else 0.0
 
 

@@ -308,7 +308,7 @@ def _doubts(panel: Panel) -> tuple[str, ...]:
     if not panel.counters:
         return ()
     names = few(panel.counters)
-    return (f"{names} only grows, like a counter: train on its rate, rate(...[5m]) in PromQL",)
+    return (f"values only grow like a counter in {names}: train on the rate, rate(...[5m]) in PromQL",)
 
 
 def order(found: Backtest, settings: Capacity) -> Orders:

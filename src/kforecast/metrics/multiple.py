@@ -25,6 +25,21 @@ _LABELS = (
     *("host", "hostname", "node", "nodename", "server", "replica", "container", "container_id", "task"),
 )
 
+# Columns that hold the time of day, beside one of dates.
+_TIMES_OF_DAY = (
+    "time",
+    "hour",
+    "minute",
+    "hh",
+    "hh:mm",
+    "time of day",
+    "uhrzeit",
+    "stunde",
+    "zeit",
+    "heure",
+    "hora",
+)
+
 OfSeries = Callable[[str, str], pd.DataFrame]
 """Returns the rows of a series, by workload and metric, with all columns of the source."""
 
@@ -156,6 +171,11 @@ def check_multiple(
     if of_series is None:
         return
     column = telling_column(of_series(multiple.workload, multiple.metric))
+    if column is not None and column.strip().casefold() in _TIMES_OF_DAY:
+        raise DataError(
+            f"{name}: {multiple}: column {column} holds their time; join it to the date in one column, like "
+            "2024-01-31 10:00"
+        )
     if column is not None:
         raise DataError(f"{name}: {multiple}: column {column} tells them apart; {key}={remedy}")
 

@@ -124,6 +124,9 @@ def _decided(name: str, newest: Cycle) -> tuple[str, str]:
         )
     if newest.decision == "rolled back":
         return "unsure", f"{name} is the champion again: {newest.reason}."
+    refused = newest.reason.partition("): ")[2]  # after "gate not passed (gate.champion=...): "
+    if newest.low is not None and newest.low > 0 and refused and not refused.startswith("the skill over"):
+        return "bad", f"{name} stays the champion; the candidate must not serve: {refused}."
     if newest.drift is not None and newest.drift > DRIFTED:
         return "unsure", (
             f"{name} stays the champion, with drift: relative to the best baseline its error is "

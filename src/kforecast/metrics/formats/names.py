@@ -163,7 +163,11 @@ def shape_of(header: Sequence[str], naming: Naming, path: object, *, grafana: bo
         When a column is missing, twice there, or named twice; the message has the remedy.
     """
     found: dict[str, tuple[int, ...]] = {}
+    series = [name for name in header if name.strip().lower() not in _TIME]
+    labelled = bool(series) and all(_LABELLED.match(name) for name in series)
     for column, wanted in naming.columns.items():
+        if labelled and column in ("workload", "metric"):
+            continue  # they name labels, which wide_names() reads
         found[column] = tuple(_mapped(header, one, column, path) for one in wanted)
     mapped = {at for many in found.values() for at in many}
     for column in COLUMNS:

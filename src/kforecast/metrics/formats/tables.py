@@ -159,6 +159,10 @@ class TextTable:
             long = self.shape.value is not None
             column = "value" if long else repr(self.header[columns[error.column]].strip()[:100])
             row, cell = error.row + self.first_row, error.cell[:100]
+            if cell == self.header[columns[error.column]].strip()[:100]:
+                raise DataError(
+                    f"{self.path}: row {row} is a header again, as of two files joined; delete that line"
+                ) from error
             raise DataError(f"{self.path}: {column} in row {row} is {cell!r}, {error}") from error
 
     def _melted(
