@@ -78,7 +78,7 @@ def test_after_zeros_nothing_but_zero_is_forecast(tmp_path: Path) -> None:
     """A network scales zeros by 1e-10, and an autoscaler would take the trace for traffic."""
     history = frame(panel()).assign(value=0.0)
     torch.manual_seed(0)
-    net = Fcnet(EstimatorConfig("1H", 3, 4, num_series=2).window, 2).eval()
+    net = NETWORKS["Fcnet"](EstimatorConfig("1H", 3, 4, num_series=2).window, 2).eval()
     made = Forecaster(net.window, {key: number for number, key in enumerate(KEYS)}, "zero", net)
     assert (made.forecast(history, as_consumed=True)["value"] != 0).any()
     assert (made.forecast(history)["value"] == 0).all()

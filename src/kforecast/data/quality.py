@@ -356,7 +356,7 @@ def _too_short(measures: np.ndarray, _: object, window: Window) -> Iterator[Plac
         said = f"{_span(lasted[row])} is less than two {name}, so no cycle is seen twice"
         if bins[row] < window.length:
             said = (
-                f"{bins[row]:,} bin{'s' * (bins[row] != 1)} of {window.frequency.name}, but one window "
+                f"{bins[row]:,} bin{'s' * int(bins[row] != 1)} of {window.frequency.name}, but one window "
                 f"({window}) needs {window.length:,}"
             )
         yield row, f"{said}; {longer}"
