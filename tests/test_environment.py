@@ -175,6 +175,7 @@ def test_a_forecast_needs_a_place_to_go(trained: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_no_home_no_terminal_no_temporary_folder(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "a b$c{d}é'[x]"
     folder.mkdir()
@@ -244,6 +245,7 @@ def test_runs_of_the_same_second_have_folders_of_their_own(trained: Path, tmp_pa
     assert seeds == {"seed: 0", "seed: 1"}
 
 
+@pytest.mark.slow
 def test_evaluations_of_the_same_second_too(trained: Path, tmp_path: Path) -> None:
     arguments = [f"artifact_dir={trained}/model", f"--dataset-file={trained}/traffic.csv"]
     runs = [Prepared(at_noon, "kforecast-evaluate", *arguments, cwd=tmp_path) for _ in range(2)]
@@ -252,6 +254,7 @@ def test_evaluations_of_the_same_second_too(trained: Path, tmp_path: Path) -> No
     assert {path.parent.name for path in reports} == {"12-00-00", "12-00-00-2"}
 
 
+@pytest.mark.slow
 def test_sweeps_of_the_same_second_too(trained: Path, tmp_path: Path) -> None:
     arguments = ["-m", f"--dataset-file={trained}/traffic.csv", "seed=1", *QUICK]
     for _ in range(2):  # one after the other, because a folder of that second is never ours
