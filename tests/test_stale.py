@@ -302,7 +302,7 @@ def test_the_command_forecasts_what_it_can_and_names_the_others(folder: Path) ->
     assert error == (
         "error: 2 of 4 series cannot be forecast: shop/dead qps (too old: newest value 24 h old), shop/nan "
         "qps (too old: newest value 6 h old); the others are. The model reads at most 60 min back: give "
-        "newer values, or an earlier moment (at=...), or leave these series out"
+        "newer values, or an earlier moment (forecast.at, in Python at), or leave these series out"
     )
 
 

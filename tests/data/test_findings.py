@@ -1,5 +1,6 @@
 """Training, evaluation and forecasts say of a history what kforecast-fetch says of it."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,15 @@ def test_a_series_that_ended_is_stale() -> None:
     assert stale.workload == "shop/gone"
     assert "19.3 h older" in stale.message
     assert "stale" not in kinds(pd.concat([rows_of(traffic()), rows_of(traffic()[:2010], "late")]))
+
+
+def test_a_history_of_the_future_is_named() -> None:
+    frame = rows_of(traffic())
+    ahead = time.time() - frame["timestamp"].max()
+    found = examine(frame.assign(timestamp=frame["timestamp"] + ahead + 3 * 86_400), WINDOW)[1]
+    assert [finding.kind for finding in found] == ["future"]
+    assert "3 d after now" in found[0].message
+    assert not examine(frame.assign(timestamp=frame["timestamp"] + ahead), WINDOW)[1]
 
 
 def test_a_long_weekend_without_traffic_is_not_constant() -> None:

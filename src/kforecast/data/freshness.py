@@ -236,7 +236,7 @@ def unseen_words(window: Window, lookback: Lookback | None) -> str:
     length = window.history_length(lookback) * window.frequency.step
     return (
         f"The model reads at most {age_words(length)} back: give newer values, or an earlier moment "
-        "(at=...), or leave these series out"
+        "(forecast.at, in Python at), or leave these series out"
     )
 
 

@@ -1,5 +1,6 @@
 """Problems of a history, series by series: what kforecast-fetch reports and kforecast-train warns of."""
 
+import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Finding:
         The series.
     kind:
         ``empty, time_unit, infinite, missing_values, duplicates, rows_per_moment, gaps, counter, negative,
-        constant, coarse_step, off_grid, too_short, stale, misaligned, names``.
+        constant, coarse_step, off_grid, too_short, stale, future, misaligned, names``.
     message:
         The observation and its remedy.
     """
@@ -61,7 +62,7 @@ class Finding:
 # The findings that a training warns of; its summary has the gaps and the missing values.
 TOLD = (
     *("empty", "counter", "negative", "constant", "duplicates", "rows_per_moment", "coarse_step"),
-    *("too_short", "stale", "misaligned", "names"),
+    *("too_short", "stale", "future", "misaligned", "names"),
 )
 # The findings that make scores and forecasts wrong.
 SERIOUS = ("counter", "negative", "rows_per_moment")
@@ -376,6 +377,16 @@ def _stale(measures: np.ndarray, _: object, window: Window) -> Iterator[Place]:
         yield row, message
 
 
+def _future(measures: np.ndarray, _: object, __: object) -> Iterator[Place]:
+    ahead = measures["last"] - time.time()
+    for row in _rows((measures["points"] > 0) & (ahead > _DAY)):
+        message = (
+            f"its newest value is of {_utc(measures['last'][row])}, {_span(ahead[row])} after now; are the "
+            "clock, time zone and unit of the timestamps right?"
+        )
+        yield row, message
+
+
 def _misaligned(measures: np.ndarray, _: object, __: object) -> Iterator[Place]:
     offset = _offsets(measures)
     for row in _rows(offset != 0):
@@ -413,6 +424,7 @@ _KINDS: dict[str, Callable[[np.ndarray, Sequence[tuple[str, str]], Window], Iter
     "coarse_step": _coarse_step,
     "too_short": _too_short,
     "stale": _stale,
+    "future": _future,
     "misaligned": _misaligned,
     "names": _names,
 }
