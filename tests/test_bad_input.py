@@ -796,7 +796,13 @@ VERBS = [
         ),
         ("infinite", ["--dataset-file=a.csv"], ["infinite"], {"a.csv": lines(f"{START},inf,shop/cart,qps")}),
         ("no values", ["--dataset-file=a.csv"], ["no number"], {"a.csv": lines(f"{START},,shop/cart,qps")}),
-        ("other series", ["--dataset-file=traffic.csv"], ["shop/web-0 qps", "artifact"], {}),
+        (
+            "other series",
+            ["--dataset-file=a.csv"],
+            ["shop/web-0 qps", "artifact"],
+            {"a.csv": lines(*(f"{START + 60 * i},5,shop/web-0,qps" for i in range(60)))},
+        ),
+        ("coarser rows", ["--dataset-file=traffic.csv"], ["a row every 10 min", "bins of good are 1min"], {}),
         ("a directory", ["--dataset-file=good"], ["good", "is a directory"], {}),
         ("a device", ["--dataset-file=/dev/zero"], ["/dev/zero", "device"], {}),
         (
@@ -846,7 +852,7 @@ VERBS += [
             ("no file", ["--dataset-file=nowhere.csv", "output=a.csv"], ["nowhere.csv"], {}),
             ("ending", ["--dataset-file=traffic.csv", "output=a.txt"], ["output", "a.txt"], {}),
             ("ending of the report", ["--dataset-file=traffic.csv", "report=a.txt"], ["report", "a.txt"], {}),
-            ("no window", ["--dataset-file=traffic.csv", "window.freq=2min"], ["window.freq"], {}),
+            ("no window", ["--dataset-file=traffic.csv", "window.freq=7min"], ["window.freq"], {}),
             ("no directory", ["--dataset-file=traffic.csv", "output=traffic.csv/a.csv"], ["is a file"], {}),
             (
                 "torn",
