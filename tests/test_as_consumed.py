@@ -100,6 +100,7 @@ def test_a_series_that_has_ended_is_forecast_from_its_own_bins(caplog: pytest.Lo
     assert "stale: ns/b qps (newest value 2.5 h old)" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_command_forecasts_as_the_job(tmp_path: Path) -> None:
     config = EstimatorConfig(freq="10min", prediction_length=3, context_length=5, num_series=2)
     Artifact(config, KEYS, network().artifact_state(), {"fill": "zero"}).save(tmp_path / "model")

@@ -74,6 +74,7 @@ def check_jobs(cwd: Path, done: subprocess.CompletedProcess[str], statuses: list
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 
+@pytest.mark.slow
 @needs_joblib
 def test_joblib(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
     """Two concurrent jobs; a bad job is found before torch is loaded."""
@@ -148,6 +149,7 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals, code: int)
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @needs_joblib
 @needs_proc
 def test_interrupted_joblib_leaves_no_process(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def kill_and_restart(tmp_path: Path, command: list[str], trials: int, killed: in
     return folder
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_and_started_again(tmp_path: Path, traffic_csv: Callable[..., Path]) -> None:
     data = traffic_csv(series=2)
     more = ["hydra.sweeper.n_trials=3", "trainer.max_epochs=4"]
