@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import HANG
 from kforecast.errors import ConfigError
 from kforecast.metrics.fetching import Series
 from kforecast.metrics.kapacity import KapacitySource, query_of
@@ -215,7 +216,7 @@ def query_range(query: pb.Query) -> Callable[[str], Any]:
         request.step.FromSeconds(60)
         with grpc.insecure_channel(address) as channel:
             try:
-                return pb_grpc.ProviderServiceStub(channel).Query(request, timeout=60)
+                return pb_grpc.ProviderServiceStub(channel).Query(request, timeout=HANG)
             except grpc.RpcError as error:
                 return error
 

@@ -123,10 +123,7 @@ class CsvSource:
             raise ConfigError(f"source.cache_dir: {cache_dir!r} is not a folder")
         if not isinstance(any_time, bool):
             raise ConfigError(f"source.any_time: {any_time!r} is neither true nor false")
-        try:
-            self._timezone = check_zone(timezone, "source.timezone")
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        self._timezone = check_zone(timezone, "source.timezone")
         self._memory_map, self.any_time = memory_map, any_time
         self.cache_dir = Path(cache_dir)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from kforecast.errors import ConfigError, DataError, few
+from kforecast.errors import DataError, few
 from kforecast.metrics.moments import (
     MISSING,
     NotAMoment,
@@ -68,10 +68,7 @@ class FrameSource:
         on_multiple: str | None = None,
     ) -> None:
         self._frame, self._name, self._any_time = frame, name, any_time
-        try:
-            self._timezone = check_zone(timezone, "timezone")
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        self._timezone = check_zone(timezone, "timezone")
         self.on_multiple = check_on_multiple(on_multiple, "on_multiple")
 
     def __str__(self) -> str:

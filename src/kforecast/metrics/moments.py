@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pandas.tseries.api import guess_datetime_format
 
+from kforecast.errors import ConfigError
 from kforecast.localtime import check_time_zone
 from kforecast.metrics.units import seconds_of_fields
 
@@ -130,13 +131,13 @@ def check_zone(zone: object, key: str) -> str | None:
 
     Raises
     ------
-    ValueError
-        When there is no such zone.
+    ConfigError
+        When there is no such zone; the message names the setting, ``key``.
     """
     try:
         return None if zone is None else check_time_zone(zone)
     except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def is_text(kind: pa.DataType) -> bool:
