@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,15 +17,16 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from kforecast.errors import ConfigError, DataError, few
-from kforecast.metrics.decompression import LONGEST_LINE, check_parquet
+from kforecast.metrics.decompression import LONGEST_LINE
 from kforecast.metrics.formats.forms import Form, recognise
-from kforecast.metrics.formats.names import Naming, Shape, shape_of, wide_names
+from kforecast.metrics.formats.names import Naming, wide_names
 from kforecast.metrics.formats.numbers import MISSING
+from kforecast.metrics.formats.parquet import ParquetLayout
 from kforecast.metrics.formats.parts import is_parquet, parts_of
-from kforecast.metrics.formats.series import constant, rows_of, series_of
+from kforecast.metrics.formats.series import NAME, TYPES, renamed, rows_of, series_of
 from kforecast.metrics.formats.tables import TextTable
 from kforecast.metrics.formats.text import opened
-from kforecast.metrics.moments import NotAMoment, check_zone, is_number, is_text, read_arrow, shown
+from kforecast.metrics.moments import NotAMoment, check_zone, is_number, is_text, read_arrow
 from kforecast.metrics.multiple import (
     check_on_multiple,
     check_turns,
@@ -38,12 +39,7 @@ from kforecast.metrics.source import COLUMNS, Names, RowBatch, RowCheck, as_name
 
 log = logging.getLogger(__name__)
 
-_NAME = pa.dictionary(pa.int32(), pa.string())
-_TYPES = {"timestamp": pa.float64(), "value": pa.float64(), "workload": _NAME, "metric": _NAME}
 _NO_ZONE = "give the zone of its clock, like source.timezone=Europe/Berlin or UTC"
-# Parquet: bytes of a column read at once, and rows decoded at once.
-_BUFFER = 4 << 20
-_BATCH_ROWS = 1 << 19
 # Twice as many rows still fit wherever training fits: 4 bytes per row, several times over.
 _MOST_ROWS_IN_MEMORY = 50_000_000
 # CSV: bytes parsed at once, and parsing threads; with more threads, binning is the bottleneck.
@@ -249,7 +245,7 @@ class CsvSource:
     def other_columns(self) -> list[str]:
         """Names of the columns that are not read, of a table with a row for each value."""
         if self._is_parquet:
-            layouts = [self._layout(path, said) for path, said in self._parts()]
+            layouts = [ParquetLayout.of(path, said, self._naming) for path, said in self._parts()]
             shapes = [(layout.header, layout.shape) for layout in layouts]
         else:
             table = recognise(self.path, self._naming).table
@@ -301,7 +297,7 @@ class CsvSource:
                 read_options=pa.csv.ReadOptions(skip_rows=table.skipped),
                 parse_options=pa.csv.ParseOptions(delimiter=table.separator),
                 convert_options=pa.csv.ConvertOptions(
-                    column_types=dict.fromkeys(others, _NAME), include_columns=others
+                    column_types=dict.fromkeys(others, NAME), include_columns=others
                 ),
             )
         yield pd.concat([self.read(), unread.to_pandas()], axis=1)
@@ -309,7 +305,7 @@ class CsvSource:
     def _parquet_with(self, others: list[str]) -> Iterator[pd.DataFrame]:
         """The rows batch by batch, with columns that are not read otherwise."""
         for path, said in self._parts():
-            for table in self._layout(path, said).batches(COLUMNS, others):
+            for table in ParquetLayout.of(path, said, self._naming).batches(COLUMNS, others):
                 part = self._in_seconds(table).to_pandas()
                 for column in ("workload", "metric"):
                     part[column] = as_names(part[column])
@@ -400,7 +396,7 @@ class CsvSource:
                 column_names=None if first else list(layout.header),
             )
             parsed = pa.csv.read_csv(pa.BufferReader(piece), read_options=read, convert_options=convert)
-            return _renamed(parsed, layout.shape, layout.header)
+            return renamed(parsed, layout.shape, layout.header)
 
         with ThreadPoolExecutor(_THREADS) as pool:
             waiting: deque[Future[pa.Table]] = deque()
@@ -415,12 +411,12 @@ class CsvSource:
         form = self._recognised()
         if form.table is None or not form.table.plain:
             return self._read_form(form)
-        for kind in (pa.float64(), _NAME):  # timestamps may be text
+        for kind in (pa.float64(), NAME):  # timestamps may be text
             try:
                 with opened(self.path) as stream:
                     table = pa.csv.read_csv(stream, convert_options=_conversion(form.table, kind))
                 return self._in_seconds(
-                    _renamed(table, form.table.shape, form.table.header).unify_dictionaries()
+                    renamed(table, form.table.shape, form.table.header).unify_dictionaries()
                 )
             except pa.ArrowInvalid as error:
                 if "Empty CSV file" in str(error):  # a header without a line break
@@ -443,8 +439,7 @@ class CsvSource:
     def _reads_whole(self) -> bool:
         """Whether the moments of a Parquet file need all rows: text, and the hour that clocks show twice."""
         for path, said in self._parts():
-            layout = self._layout(path, said)
-            kind = layout.schema.field(layout.shape.timestamp).type
+            kind = ParquetLayout.of(path, said, self._naming).moments.type
             whole = not is_number(kind) and getattr(kind, "tz", None) is None
             if is_text(kind) if self._timezone is None else whole:
                 return True
@@ -456,7 +451,7 @@ class CsvSource:
         done = 0
         parts = self._parts()
         for path, said in parts:
-            layout = self._layout(path, said)
+            layout = ParquetLayout.of(path, said, self._naming)
             used = {layout.header[at] for at in layout.shape.used}
             first = first or used
             if used != first:
@@ -474,7 +469,7 @@ class CsvSource:
                 yield table, done
                 done += table.num_rows
 
-    def _molten(self, layout: "_ParquetLayout") -> pa.Table:
+    def _molten(self, layout: ParquetLayout) -> pa.Table:
         """The rows of a wide Parquet file; a missing value is no row."""
         table = layout.whole()
         shape, header = layout.shape, layout.header
@@ -518,151 +513,18 @@ class CsvSource:
         except NotAMoment as error:
             raise DataError(f"{self.path}: {error.words(first_row)}") from error
 
-    def _layout(self, path: Path, said: dict[str, str]) -> "_ParquetLayout":
-        """Find the columns of a Parquet file, and check their types."""
-        schema = pa.parquet.read_schema(path)
-        if both := {*schema.names} & {*said}:
-            raise DataError(f"{path}: the column {min(both)} is in the file, and in the names of its folders")
-        for name, value in said.items():
-            schema = schema.append(pa.field(name, pa.string(), metadata={"value": value}))
-        # An index that pandas kept is no series, unless it is a time.
-        shown_names = [
-            "" if name.startswith("__index_level_") and is_number(schema.field(at).type) else name
-            for at, name in enumerate(schema.names)
-        ]
-        naming = self._naming
-        times = [field.name for field in schema if pa.types.is_temporal(field.type)]
-        if len(times) == 1 and "timestamp" not in naming.columns and "timestamp" not in schema.names:
-            naming = replace(naming, columns={**naming.columns, "timestamp": (times[0],)})
-        shape = shape_of(shown_names, naming, path)
-        header = tuple(schema.names)
-        check_parquet(path, tuple(header[at] for at in shape.used))
-        timestamp = schema.field(shape.timestamp)
-        try:
-            read_arrow(pa.array([], timestamp.type), timestamp)
-        except NotAMoment as error:
-            raise DataError(f"{path}: {error.words(0)}") from error
-        for at in shape.series if shape.value is None else (shape.value,):
-            kind = schema.field(at).type
-            if not is_number(kind.value_type if pa.types.is_dictionary(kind) else kind):
-                name = "value" if shape.value is not None else f"the column {header[at][:100]}"
-                raise DataError(f"{path}: {name} has the type {shown(kind, str)}; numbers are expected")
-        for column, places in shape.names.items():
-            for at in places:
-                kind = schema.field(at).type
-                number = pa.types.is_primitive(kind) and not pa.types.is_integer(kind)
-                if pa.types.is_nested(kind) or number:
-                    raise DataError(f"{path}: {column} has the type {shown(kind, str)}; text is expected")
-        return _ParquetLayout(path, schema, header, shape, said)
 
-
-@dataclass(frozen=True)
-class _ParquetLayout:
-    """A Parquet file and where its columns of contract 3 are."""
-
-    path: Path
-    schema: pa.Schema
-    """Of the file, and the columns that its folders say."""
-    header: tuple[str, ...]
-    shape: Shape
-    said: Mapping[str, str]
-
-    def batches(self, columns: tuple[str, ...], others: Sequence[str] = ()) -> Iterator[pa.Table]:
-        """Some columns of contract 3, and others as they are, a batch at a time."""
-        chosen = [self.header[at] for at in _positions(self.shape, columns)] + [*others]
-        chosen = [name for name in chosen if name not in self.said]
-        # As dictionaries: each name is held once, however long it is.
-        names = [self.header[at] for many in self.shape.names.values() for at in many]
-        if pa.types.is_string(self.schema.field(self.shape.timestamp).type):
-            names.append(self.header[self.shape.timestamp])
-        names = [name for name in names if name not in self.said]
-        with pa.parquet.ParquetFile(self.path, read_dictionary=names, buffer_size=_BUFFER) as file:
-            # A few row groups at a time: an iteration over all of them would keep the buffers of each.
-            groups: list[int] = []
-            rows = 0
-            for group in range(file.num_row_groups):
-                groups.append(group)
-                rows += file.metadata.row_group(group).num_rows
-                if rows < _BATCH_ROWS and group + 1 < file.num_row_groups:
-                    continue
-                for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=chosen):
-                    table = pa.Table.from_batches([batch])
-                    for column, name in self.said.items():
-                        table = table.append_column(column, constant(name, batch.num_rows))
-                    found = _typed(_renamed(table, self.shape, self.header, columns))
-                    for name in others:
-                        found = found.append_column(name, table.column(name))
-                    yield found
-                groups, rows = [], 0
-
-    def whole(self) -> pa.Table:
-        """All columns that are read."""
-        names = [self.header[at] for at in self.shape.used]
-        return pa.parquet.read_table(self.path, columns=names, partitioning=None)
-
-
-def _conversion(layout: TextTable, timestamp: pa.DataType = _TYPES["timestamp"]) -> pa.csv.ConvertOptions:
+def _conversion(layout: TextTable, timestamp: pa.DataType = TYPES["timestamp"]) -> pa.csv.ConvertOptions:
     """How pyarrow converts the columns of a plain CSV; timestamps get the given type."""
-    types = _TYPES | {"timestamp": timestamp}
-    places = _positions(layout.shape, COLUMNS)
-    columns = _columns_of(layout.shape)
+    types = TYPES | {"timestamp": timestamp}
+    names = {column: [layout.header[at] for at in layout.shape.positions((column,))] for column in COLUMNS}
+    column_types = {name: types[column] for column, many in names.items() for name in many}
     return pa.csv.ConvertOptions(
-        column_types={layout.header[at]: types[columns[at]] for at in places},
-        include_columns=[layout.header[at] for at in places],
+        column_types=column_types,
+        include_columns=[*column_types],
         null_values=MISSING,
         strings_can_be_null=False,
     )
-
-
-def _columns_of(shape: Shape) -> dict[int, str]:
-    """The columns of contract 3 by their position."""
-    value = {} if shape.value is None else {shape.value: "value"}
-    return {shape.timestamp: "timestamp"} | value | {at: c for c, many in shape.names.items() for at in many}
-
-
-def _positions(shape: Shape, columns: tuple[str, ...]) -> list[int]:
-    """The positions to read for some columns of contract 3, in their order."""
-    places = {
-        "timestamp": (shape.timestamp,),
-        "value": shape.series if shape.value is None else (shape.value,),
-        **shape.names,
-    }
-    return [at for column in columns for at in places.get(column, ())]
-
-
-def _renamed(
-    table: pa.Table, shape: Shape, header: Sequence[str], columns: tuple[str, ...] = COLUMNS
-) -> pa.Table:
-    """Some columns of contract 3, of a table that has those of the file."""
-    found, fields = [], []
-    for column in columns:
-        places = [table.schema.get_field_index(header[at]) for at in _positions(shape, (column,))]
-        if column in shape.constants:
-            found.append(constant(shape.constants[column], table.num_rows))
-            fields.append(pa.field(column, _NAME))
-        elif len(places) > 1:
-            parts = (table.column(place).cast(pa.string()) for place in places)
-            found.append(pc.binary_join_element_wise(*parts, "/").dictionary_encode())
-            fields.append(pa.field(column, _NAME))
-        else:
-            found.append(table.column(places[0]))
-            fields.append(table.schema.field(places[0]).with_name(column))
-    return pa.table(found, schema=pa.schema(fields))
-
-
-def _typed(table: pa.Table) -> pa.Table:
-    """Cast values and names of a Parquet file to our types."""
-    for place, field in enumerate(table.schema):
-        if field.name != "timestamp" and field.type != _TYPES[field.name]:
-            column = table.column(place)
-            numbers = pa.types.is_dictionary(field.type) and pa.types.is_integer(field.type.value_type)
-            if numbers or (pa.types.is_dictionary(field.type) and field.name == "value"):
-                column = column.cast(field.type.value_type)
-            if field.name != "value" and pa.types.is_integer(column.type):  # the numbers of services
-                column = column.cast(pa.string())
-            safe = field.name != "value"
-            table = table.set_column(place, field.name, column.cast(_TYPES[field.name], safe=safe))
-    return table
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -145,6 +145,15 @@ class Shape:
         named = [one for many in self.names.values() for one in many]
         return sorted({self.timestamp, *value, *named, *self.series, *self.labels})
 
+    def positions(self, columns: Sequence[str]) -> list[int]:
+        """The positions to read for some columns of contract 3, in their order."""
+        places = {
+            "timestamp": (self.timestamp,),
+            "value": self.series if self.value is None else (self.value,),
+            **self.names,
+        }
+        return [at for column in columns for at in places.get(column, ())]
+
 
 def shape_of(header: Sequence[str], naming: Naming, path: object, *, grafana: bool = False) -> Shape:
     """Find the columns of contract 3 in a header.

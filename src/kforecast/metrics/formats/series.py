@@ -5,8 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kforecast.errors import DataError
+from kforecast.metrics.formats.names import Shape
+from kforecast.metrics.source import COLUMNS
+
+NAME = pa.dictionary(pa.int32(), pa.string())
+TYPES = {"timestamp": pa.float64(), "value": pa.float64(), "workload": NAME, "metric": NAME}
 
 
 def rows_of(
@@ -91,3 +97,23 @@ def series_of(table: pa.Table) -> np.ndarray:
         width = len(column.dictionary) + 1
         numbers = numbers * width + column.indices.fill_null(width - 1).to_numpy(zero_copy_only=False)
     return numbers
+
+
+def renamed(
+    table: pa.Table, shape: Shape, header: Sequence[str], columns: Sequence[str] = COLUMNS
+) -> pa.Table:
+    """Some columns of contract 3, of a table that has those of the file."""
+    found, fields = [], []
+    for column in columns:
+        places = [table.schema.get_field_index(header[at]) for at in shape.positions((column,))]
+        if column in shape.constants:
+            found.append(constant(shape.constants[column], table.num_rows))
+            fields.append(pa.field(column, NAME))
+        elif len(places) > 1:
+            parts = (table.column(place).cast(pa.string()) for place in places)
+            found.append(pc.binary_join_element_wise(*parts, "/").dictionary_encode())
+            fields.append(pa.field(column, NAME))
+        else:
+            found.append(table.column(places[0]))
+            fields.append(table.schema.field(places[0]).with_name(column))
+    return pa.table(found, schema=pa.schema(fields))
