@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kforecast.artifact import Artifact
+from kforecast.data.findings import SERIOUS, panel_findings, refuse_coarse, warnings_of
 from kforecast.data.frames import AGE, forecast_frame
 from kforecast.data.freshness import (
     OnStale,
@@ -26,7 +27,6 @@ from kforecast.data.freshness import (
     parse_moment,
     stale_words,
 )
-from kforecast.data.quality import SERIOUS, panel_findings, refuse_coarse, warnings_of
 from kforecast.data.reading import read_panel
 from kforecast.errors import ArtifactError, ConfigError, DataError, few
 from kforecast.files.directory import check_writable

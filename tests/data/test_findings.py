@@ -13,8 +13,9 @@ import kforecast
 from conftest import run_command
 from kforecast.data import mapped
 from kforecast.data.datamodule import ForecastDataModule
+from kforecast.data.findings import TOLD, panel_findings, refuse_coarse, warnings_of
 from kforecast.data.panel import Panel
-from kforecast.data.quality import TOLD, examine, panel_findings, refuse_coarse, warnings_of
+from kforecast.data.quality import examine
 from kforecast.data.reading import read_panel
 from kforecast.errors import ConfigError, DataError
 from kforecast.metrics.csv import CsvSource

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kforecast.data.quality import Finding, examine, findings_text, quality_table
+from kforecast.data.findings import Finding
+from kforecast.data.quality import examine, findings_text, quality_table
 from kforecast.window import Frequency, Window
 
 START = 1_704_067_200

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from pydantic import ValidationError
 
 from kforecast.data.edges import edge_values
+from kforecast.data.findings import SERIOUS, panel_findings, refuse_coarse, warnings_of
 from kforecast.data.freshness import StaleRule, next_origins
 from kforecast.data.panel import Panel
-from kforecast.data.quality import SERIOUS, panel_findings, refuse_coarse, warnings_of
 from kforecast.data.reading import read_panel
 from kforecast.errors import ConfigError, DataError, few
 from kforecast.evaluation.backtest import BacktestSettings, Span
