@@ -79,7 +79,7 @@ class ForecastDataModule(pl.LightningDataModule):
     teacher:
         A model whose forecasts are mixed into the training targets.
     strict:
-        Refuse a history with findings (:mod:`kforecast.data.quality`) instead of warning of them.
+        Refuse a history with findings (:mod:`kforecast.data.findings`) instead of warning of them.
     """
 
     panel: Panel
