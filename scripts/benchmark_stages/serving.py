@@ -35,7 +35,7 @@ def made(rows: pd.DataFrame, length: int, horizon: int) -> Artifact:
 
 
 def backtest() -> list[Row]:
-    """50 origins x 20 series x 12 steps: one batched pass with seven baselines, against a plain loop."""
+    """50 origins x 20 series x 12 steps: one batched pass with nine baselines, against a plain loop."""
     rows = SyntheticSource(workloads=20, **TRAFFIC).fetch()
     artifact = made(rows, 12, 12)
     forecaster = Forecaster.of(artifact, "model")

@@ -223,7 +223,7 @@ class Forecaster(Predictor):
         capacity: Mapping[str, Any] | None = None,
         seed: int = 42,
     ) -> "Evaluation":
-        """Judge the forecasts of a span of history against seven baselines, as kforecast-evaluate does.
+        """Judge the forecasts of a span of history against nine baselines, as kforecast-evaluate does.
 
         Parameters
         ----------

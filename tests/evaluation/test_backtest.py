@@ -29,6 +29,8 @@ BASELINES = (
     "same time yesterday",
     "same time last week",
     "mean by time of week",
+    "last value plus daily difference",
+    "last value plus weekly difference",
     "training mean",
     "always zero",
 )
@@ -183,6 +185,18 @@ def test_the_baselines_forecast_from_the_same_origins_with_a_history_of_their_ow
     for name in BASELINES:
         np.testing.assert_array_equal(test.forecasts[name], expected[name])
         assert test.forecasts[name].shape == (len(test.cells), 3)
+
+
+def test_the_baselines_see_a_bin_that_has_just_begun_as_the_job_does():
+    panel, edge = _panel(gaps=0.1), _panel(gaps=0, seed=6).values
+    test = backtest(_forecaster(), panel, Span(30, 60), BacktestSettings(edge=edge))
+    assert len(test.cells) > 50
+    for window, (row, origin) in enumerate(zip(test.series, test.origin, strict=True)):
+        seen = panel.values.copy()
+        seen[row, origin - 1] = edge[row, origin - 1]
+        known = baselines(replace(panel, values=seen), test.cells[window : window + 1], WINDOW, 30)
+        for name in ("last value", "moving average", *BASELINES[5:7]):
+            _assert_close(test.forecasts[name][window], known[name][0])
 
 
 @pytest.mark.parametrize("stride", [1, 4])

@@ -30,6 +30,8 @@ BASELINES = [
     "same time yesterday",
     "same time last week",
     "mean by time of week",
+    "last value plus daily difference",
+    "last value plus weekly difference",
     "training mean",
     "always zero",
 ]

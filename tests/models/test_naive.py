@@ -15,6 +15,7 @@ from kforecast.models.naive import (
     NAIVE,
     baselines,
     history_mean,
+    last_plus_difference,
     last_value,
     moving_average,
     naive_forecasts,
@@ -27,7 +28,15 @@ NAN = float("nan")
 VALUES = st.floats(-1000, 1000, width=32)
 # Days of 4 and 2 bins, so that a short panel has several weeks.
 COARSE = [Frequency("6H", 6 * 3600, ("hour",)), Frequency("12H", 12 * 3600, ("hour",))]
-NAMES = ["last value", "moving average", "same time yesterday", "same time last week", "mean by time of week"]
+NAMES = [
+    "last value",
+    "moving average",
+    "same time yesterday",
+    "same time last week",
+    "mean by time of week",
+    "last value plus daily difference",
+    "last value plus weekly difference",
+]
 # Baselines that no combination may use.
 TIMELESS = ["training mean", "always zero"]
 
@@ -60,6 +69,27 @@ def _season_ago(values, origin, step, *seasons):
             return values[source]
         source -= seasons[0]
     return _season_ago(values, origin, step, *seasons[1:])
+
+
+def _changed(values, origin, step, *seasons):
+    """The newest value plus the change in the newest season of which both bins were observed."""
+    newest = max((number for number in range(origin) if not math.isnan(values[number])), default=None)
+    if newest is None:
+        return 0.0
+    change = np.float32(0)
+    for season in reversed(seasons):  # the first that has both bins wins
+        back = season
+        while origin + step - back >= origin:
+            back += season
+        while newest - back >= 0:
+            pair = np.float32(values[origin + step - back]), np.float32(values[newest - back])
+            if not np.isnan(pair).any():
+                change = pair[0] - pair[1]
+                break
+            back += season
+    forecast = np.float32(values[newest]) + change
+    below = any(value < 0 for value in values[:origin])
+    return forecast if below else max(forecast, 0.0)
 
 
 def _mean_at_that_time(values, origin, step, stop, panel):
@@ -139,6 +169,22 @@ def test_the_season_before_is_repeated_and_where_there_is_none_that_of_the_next_
     np.testing.assert_array_equal(forecast, expected)
 
 
+@given(cases(), st.lists(st.integers(1, 9), min_size=1, max_size=3), st.booleans())
+@settings(deadline=None, max_examples=200)
+def test_the_change_of_the_season_before_is_added_to_the_last_value(case, seasons, nonnegative):
+    values, cells, horizon, _, panel = case
+    if nonnegative:
+        values = np.abs(values)
+        panel = _panel(values, panel.frequency, panel.start)
+    last = last_value(panel, cells, horizon)
+    forecast = last_plus_difference(panel, cells, last, *seasons)
+    assert forecast.dtype == np.float32
+    expected = _by_loop(
+        values, cells, horizon, lambda row, origin, step: _changed(row, origin, step, *seasons)
+    )
+    np.testing.assert_array_equal(forecast, expected)
+
+
 @given(cases())
 @settings(deadline=None, max_examples=200)
 def test_the_mean_at_that_time_of_the_week_is_forecast(case):
@@ -165,12 +211,17 @@ def test_all_of_them_at_the_frequencies_there_are(name, day, week, seen):
     begin, window = bins - 2 * day - 9, Window(frequency, 7, horizon)
     cells = np.array([begin, begin + day + 1, bins - 1, bins + begin, 2 * bins - day - 1], dtype=np.int64)
     made = baselines(panel, cells, window, begin)
+    season = day if day > 1 else week  # a season of one bin has no change of its own
     loops = {
         "last value": lambda row, origin, step: _newest(row, origin),
         "moving average": lambda row, origin, step: _mean_of_context(row, origin, 7),
         "same time yesterday": lambda row, origin, step: _season_ago(row, origin, step, day),
         "same time last week": lambda row, origin, step: _season_ago(row, origin, step, week, day),
         "mean by time of week": lambda row, origin, step: _mean_at_that_time(row, origin, step, begin, panel),
+        "last value plus daily difference": lambda row, origin, step: _changed(row, origin, step, season),
+        "last value plus weekly difference": lambda row, origin, step: _changed(
+            row, origin, step, week, season
+        ),
         "training mean": lambda row, origin, step: _mean_of_context(row[:begin], begin, begin),
         "always zero": lambda row, origin, step: 0.0,
     }
@@ -228,6 +279,8 @@ def test_the_baselines_by_name_and_in_order():
     assert made["same time last week"].tolist() == [[70 - week, 71 - week, 72 - week], [43, 44, 45]]
     # Bins 14 and 42, 15 and 43, ...: only bins before bin 60 count.
     assert made["mean by time of week"].tolist() == [[28, 29, 30], [29, 30, 31]]
+    assert made["last value plus daily difference"].tolist() == [[70, 71, 72], [71, 72, 73]]
+    assert made["last value plus weekly difference"].tolist() == [[70, 71, 72], [71, 72, 73]]
     assert made["training mean"].tolist() == [[29.5] * 3] * 2
     assert made["always zero"].tolist() == [[0] * 3] * 2
 
@@ -265,6 +318,29 @@ def test_before_a_whole_season_the_next_season_stands_in_and_after_the_last_one_
     assert seasonal_naive(late, np.array([4]), 3, 4, 2).tolist() == [[3, 2, 3]]
 
 
+def _plus_difference(values, origin, horizon, *seasons):
+    panel, cells = _panel([values]), np.array([origin])
+    last = last_value(panel, cells, horizon)
+    return last_plus_difference(panel, cells, last, *seasons)[0].tolist()
+
+
+def test_a_change_is_measured_from_the_newest_observed_bin():
+    # Bin 5 was not observed: the last value is that of bin 4, and bin 0 has its time of the season.
+    assert _plus_difference([1, 2, 5, 9, 40, NAN, 90, 90], 6, 2, 4) == [44, 48]
+    # A season of which one bin was not observed is passed over: bins 4 and 5 are followed by 5 and nothing.
+    assert _plus_difference([1, 3, 0, 0, 1, NAN, 0, 0, 10, 90], 9, 1, 4) == [12]
+
+
+def test_a_long_horizon_adds_the_change_over_as_many_seasons():
+    assert _plus_difference([10, 11, 13, 20, 21, 23, 30, 90, 90, 90, 90], 7, 4, 3) == [31, 33, 40, 41]
+
+
+def test_a_falling_change_ends_at_zero_unless_the_series_was_below_zero():
+    assert _plus_difference([9, 1, 4, 90], 3, 1, 2) == [0]
+    assert _plus_difference([9, 1, 4, -90], 3, 1, 2) == [0]
+    assert _plus_difference([-1, 9, 1, 4, 90], 4, 1, 2) == [-4]
+
+
 def test_a_mean_by_time_of_week_falls_back_to_the_day_to_the_series_and_to_the_last_value():
     week, day = 28, 4
     values = np.full((4, 2 * week + day), NAN)
@@ -285,6 +361,7 @@ def test_a_mean_by_time_of_week_falls_back_to_the_day_to_the_series_and_to_the_l
         partial(moving_average, context_length=2),
         lambda panel, cells, horizon: seasonal_naive(panel, cells, horizon, 3, 2),
         partial(time_of_week_mean, stop=0),
+        lambda panel, cells, horizon: last_plus_difference(panel, cells, np.zeros((2, 2), np.float32), 3, 2),
     ],
 )
 def test_without_any_value_the_forecast_is_zero(naive):

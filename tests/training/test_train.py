@@ -34,6 +34,7 @@ hyperParams: {learningRate: 0.002, epochs: 3, batchSize: 64}
 NOTHING_HELD_OUT = ["data.validation=0", "data.test=0", "monitor=train/loss"]  # so there is no report
 BASELINES = {
     *("last value", "moving average", "same time yesterday", "same time last week", "mean by time of week"),
+    *("last value plus daily difference", "last value plus weekly difference"),
     *("training mean", "always zero"),
 }
 

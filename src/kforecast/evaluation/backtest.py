@@ -10,7 +10,7 @@ from kforecast.data.panel import Panel
 from kforecast.data.split import cells_between, running_sum
 from kforecast.errors import ArtifactError, DataError
 from kforecast.intervals import check_levels
-from kforecast.models.naive import LAST_VALUE, MOVING_AVERAGE, baselines
+from kforecast.models.naive import LAST_VALUE, MOVING_AVERAGE, baselines, last_plus_differences
 from kforecast.predictor import Predictor, WindowForecasts
 
 MODEL = "kforecast"
@@ -243,9 +243,11 @@ def _at_edge(
     known = running_sum(panel.observed)
     seen = known[series, origin] - known[series, np.maximum(origin - context_length, 0)]
     change = (newest - panel.values[series, origin - 1])[:, None]
+    last = naive[LAST_VALUE] + change
     return {
-        LAST_VALUE: naive[LAST_VALUE] + change,
+        LAST_VALUE: last,
         MOVING_AVERAGE: naive[MOVING_AVERAGE] + change / seen[:, None].astype(np.float32),
+        **last_plus_differences(panel, cells, last),
     }
 
 

@@ -12,6 +12,8 @@ from kforecast.window import Window
 
 LAST_VALUE = "last value"
 MOVING_AVERAGE = "moving average"
+LAST_PLUS_DAILY = "last value plus daily difference"
+LAST_PLUS_WEEKLY = "last value plus weekly difference"
 # A combination may give these weights; artifacts refer to them by name.
 NAIVE = (
     LAST_VALUE,
@@ -19,6 +21,8 @@ NAIVE = (
     "same time yesterday",
     "same time last week",
     "mean by time of week",
+    LAST_PLUS_DAILY,
+    LAST_PLUS_WEEKLY,
 )
 # A model that does not beat these knows nothing about time. They are never part of a combination.
 TRAINING_MEAN, ALWAYS_ZERO = "training mean", "always zero"
@@ -42,12 +46,14 @@ def baselines(panel: Panel, cells: np.ndarray, window: Window, begin: int) -> di
 def naive_forecasts(panel: Panel, cells: np.ndarray, window: Window, begin: int) -> dict[str, np.ndarray]:
     """The forecasts of :data:`NAIVE` by name; parameters as in :func:`baselines`."""
     horizon, frequency = window.prediction_length, panel.frequency
+    last = last_value(panel, cells, horizon)
     made = (
-        last_value(panel, cells, horizon),
+        last,
         moving_average(panel, cells, horizon, window.context_length),
         seasonal_naive(panel, cells, horizon, frequency.day),
         seasonal_naive(panel, cells, horizon, frequency.week, frequency.day),
         time_of_week_mean(panel, cells, horizon, begin),
+        *last_plus_differences(panel, cells, last).values(),
     )
     return dict(zip(NAIVE, made, strict=True))
 
@@ -112,6 +118,55 @@ def seasonal_naive(panel: Panel, cells: np.ndarray, prediction_length: int, *sea
     return np.where(known, held[row, column], otherwise)
 
 
+def last_plus_differences(panel: Panel, cells: np.ndarray, last: np.ndarray) -> dict[str, np.ndarray]:
+    """The last value plus the change of a day and of a week ago; where a bin is a day, both of a week ago.
+
+    ``last`` is as in :func:`last_plus_difference`.
+    """
+    season, week = panel.frequency.season, panel.frequency.week
+    return {
+        LAST_PLUS_DAILY: last_plus_difference(panel, cells, last, season),
+        LAST_PLUS_WEEKLY: last_plus_difference(panel, cells, last, week, season),
+    }
+
+
+def last_plus_difference(panel: Panel, cells: np.ndarray, last: np.ndarray, *seasons: int) -> np.ndarray:
+    """The last value plus the change one season ago, from its time of the season to the target's.
+
+    If one of these two bins was not observed, the previous season is used, and so on. If there is no such
+    season, the next of the given seasons is tried, and finally the last value alone. A series that was never
+    below 0 before the origin is not forecast below 0.
+
+    Parameters
+    ----------
+    last:
+        The last value of each window, float32 ``[windows, prediction_length]``.
+    seasons:
+        Lengths of the seasons in bins, in the order in which they are tried.
+    """
+    season, *others = seasons
+    observed, values = panel.observed, panel.values
+    series, origin = np.divmod(cells, panel.num_bins)
+    newest = np.where(origin > 0, newest_observed(observed)[series, origin - 1], -1)
+    oldest = observed.argmax(axis=1)[series]
+    forecast = last_plus_difference(panel, cells, last, *others) if others else last.copy()
+    # Go back the fewest seasons that lead before the origin, and one more until both bins were observed.
+    window, step = np.indices(last.shape).reshape(2, -1)
+    back = season * (1 + step // season)
+    while len(window):
+        possible = newest[window] - back >= oldest[window]
+        window, step, back = window[possible], step[possible], back[possible]
+        row, start, end = series[window], newest[window] - back, origin[window] + step - back
+        known = observed[row, start] & observed[row, end]
+        change = (values[row, end] - values[row, start])[known]
+        at = (window[known], step[known])
+        forecast[at] = last[at] + change
+        window, step, back = window[~known], step[~known], back[~known] + season
+    below = observed & (values < 0)
+    first_below = np.where(below.any(axis=1), below.argmax(axis=1), panel.num_bins)[series]
+    return np.where((origin <= first_below)[:, None] & (forecast < 0), np.float32(0), forecast)
+
+
 def time_of_week_mean(panel: Panel, cells: np.ndarray, prediction_length: int, stop: int) -> np.ndarray:
     """The mean of the observed bins before ``stop`` at the same time of the week.
 
@@ -153,6 +208,11 @@ def history_mean(panel: Panel, cells: np.ndarray, prediction_length: int, stop: 
 
 def hold_last(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """The newest observed value at or before each column, ``[rows, columns]``; 0 before the first one."""
-    newest = np.maximum.accumulate(np.where(observed, np.arange(values.shape[1]), -1), axis=1)
+    newest = newest_observed(observed)
     held = np.take_along_axis(values, np.maximum(newest, 0), axis=1)
     return np.where(newest >= 0, held, np.float32(0))
+
+
+def newest_observed(observed: np.ndarray) -> np.ndarray:
+    """The newest observed column at or before each column, int64 ``[rows, columns]``; -1 before the first."""
+    return np.maximum.accumulate(np.where(observed, np.arange(observed.shape[1]), -1), axis=1)
