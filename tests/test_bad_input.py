@@ -613,7 +613,7 @@ OVERRIDES = [
     Case(
         "override: a combination that Kapacity could not serve",
         ["--dataset-file=traffic.csv", "combine=true"],
-        ["configuration: combine: true is not for Kapacity's network", "model=auto"],
+        ["configuration: combine is not for Kapacity's network", "model=auto"],
     ),
     Case(
         "override: one artifact a series of a network that has no embeddings like that",

@@ -29,7 +29,7 @@ FLOORS = (
     ("metrics",),
     ("data",),
     ("models",),
-    ("artifact",),
+    ("artifact", "following"),
     ("predictor",),
     ("evaluation", "onnx_export"),
     ("forecaster", "leaderboard"),

@@ -31,6 +31,7 @@ from kforecast.localtime import check_time_zone
 from kforecast.models import NETWORKS, Network
 from kforecast.models.combination import Combination
 from kforecast.models.naive import NAIVE
+from kforecast.models.online import Online
 from kforecast.window import Frequency, Window
 
 CHECKPOINT = "checkpoint.pth"
@@ -61,7 +62,7 @@ _MOST_VALUES = {CONFIG: 200_000, ITEM_IDS: 8_000_000, METADATA: 2_000_000}
 
 # Keys of estimator_config.yaml that contract 5 requires, and keys of ours, written only if they are set.
 _REQUIRED = ("freq", "prediction_length", "context_length", "num_series")
-_OURS = ("network", "calendar", "combination", "history_length", "bin_zone")
+_OURS = ("network", "calendar", "combination", "history_length", "bin_zone", "online")
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class EstimatorConfig:
 
     Networks other than Kapacity's need further keys: ``network`` (arguments of its class), ``calendar`` (time
     zones and holidays), ``combination`` (weights of the network's parts and of naive forecasts),
-    ``history_length`` (bins that a forecast can use) and ``bin_zone`` (time zone whose local time the bins
-    follow, if that is not UTC).
+    ``history_length`` (bins that a forecast can use), ``bin_zone`` (time zone whose local time the bins
+    follow, if that is not UTC) and ``online`` (how weights and intervals follow the newest errors).
     """
 
     freq: str
@@ -96,6 +97,7 @@ class EstimatorConfig:
     combination: Mapping[str, Any] = field(default_factory=dict)
     history_length: int = 0
     bin_zone: str = ""
+    online: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def window(self) -> Window:
@@ -142,7 +144,7 @@ class EstimatorConfig:
         length = content.get("history_length", 0)
         if isinstance(length, bool) or not isinstance(length, int) or length < 0:
             problems.append(f"history_length is {shortened(length)}, not a number of bins")
-        for name in ("network", "calendar", "combination"):
+        for name in ("network", "calendar", "combination", "online"):
             if not isinstance(content.get(name, {}), dict):
                 problems.append(f"{name} is {shortened(content[name])}, not a mapping")
         if problems:
@@ -376,6 +378,21 @@ def combination_of(artifact: Artifact, net: Network, name: str) -> Combination |
     except ValueError as error:
         raise ArtifactError(f"{name}: combination in estimator_config.yaml: {shortened(error)}") from error
     return found
+
+
+def online_of(artifact: Artifact, name: str) -> Online | None:
+    """How weights and intervals follow the newest errors; None if they are fixed.
+
+    Raises
+    ------
+    ArtifactError
+        When ``online`` in the config is invalid.
+    """
+    config = artifact.config
+    try:
+        return Online.from_dict(config.online, config.prediction_length) if config.online else None
+    except ValueError as error:
+        raise ArtifactError(f"{name}: online in estimator_config.yaml: {shortened(error)}") from error
 
 
 def save_intervals(directory: Path, intervals: Intervals) -> Path:

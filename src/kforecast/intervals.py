@@ -93,6 +93,7 @@ class Intervals:
         series: np.ndarray,
         levels: Sequence[float],
         peak: np.ndarray,
+        widths: np.ndarray | None = None,
     ) -> np.ndarray:
         """Quantiles around point forecasts.
 
@@ -112,6 +113,9 @@ class Intervals:
             Between 0.005 and 0.995, in any order; see :func:`check_levels`.
         peak:
             Largest absolute value in the bins before each origin, ``[windows]``.
+        widths:
+            Widths below and above the forecast as multiples of the calibrated ones, ``[windows, horizon,
+            2]``; None for these.
 
         Returns
         -------
@@ -129,7 +133,10 @@ class Intervals:
         limit = _LARGEST * np.maximum(known[:, None], np.abs(center))
         least = np.maximum(lowest[:, None], -limit)
         scale = np.maximum(level, floor[:, None])[..., None]
-        found = center[..., None] + scale * table[series]
+        offset = table[series]
+        if widths is not None:
+            offset = offset * widths[..., (asked > 0.5).astype(np.int64)]
+        found = center[..., None] + scale * offset
         for number, one in enumerate(asked):
             at = found[..., number]
             np.clip(at, least, limit, out=at)
@@ -138,6 +145,16 @@ class Intervals:
                 (np.minimum if one < 0.5 else np.maximum)(at, center, out=at)
         quantiles: np.ndarray = found.astype(np.float32)
         return quantiles
+
+    def tails(self, keys: Sequence[str], level: float) -> tuple[np.ndarray, np.ndarray]:
+        """Floors ``[series]``, and offsets ``[series, horizon, 2]`` at ``level`` and at ``1 - level``."""
+        own = [self.series.get(key) or _unknown() for key in keys]
+        offsets = np.stack([self.pooled if one.offsets is None else one.offsets for one in own])
+        found = _at_levels(offsets, np.array([level, 1 - level]))
+        # An interval contains its forecast, see quantiles().
+        found[..., 0] = np.minimum(found[..., 0], 0.0)
+        found[..., 1] = np.maximum(found[..., 1], 0.0)
+        return np.array([one.floor for one in own]), found
 
     def with_history(self, keys: Sequence[str], nonnegative: np.ndarray, peak: np.ndarray) -> "Intervals":
         """These intervals with what the history at hand tells of its series.

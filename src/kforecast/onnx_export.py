@@ -180,7 +180,7 @@ def described(predictor: Predictor, directory: Path, network: OnnxNetwork) -> di
         "step": window.frequency.step,
         "context_length": window.context_length,
         "prediction_length": window.prediction_length,
-        "history_length": predictor.history_length,
+        "history_length": window.history_length(look),
         "fill": predictor.fill,
         "item2id": predictor.item_ids,
         "unknown_series": predictor.net.unknown_series(),

@@ -1,15 +1,25 @@
 """Predictor: panels in, arrays out. Evaluation, training, the ONNX export and Forecaster share it."""
 
 import logging
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import gcd
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import torch
 
-from kforecast.artifact import METADATA, Artifact, bin_zone_of, calendar_of, combination_of, network_of
+from kforecast.artifact import (
+    METADATA,
+    Artifact,
+    bin_zone_of,
+    calendar_of,
+    combination_of,
+    network_of,
+    online_of,
+)
 from kforecast.data.calendar import Calendar
 from kforecast.data.fill import FILLS, Fill
 from kforecast.data.origins import blocks
@@ -18,10 +28,12 @@ from kforecast.data.split import cells_between
 from kforecast.data.windows import WindowDataset
 from kforecast.errors import ArtifactError
 from kforecast.files.untrusted import inside, shortened
+from kforecast.following import Following, WindowForecasts, never_below_zero
 from kforecast.intervals import OWN_WINDOWS, Intervals, calibrate, missing
 from kforecast.models import Fcnet, Network
 from kforecast.models.combination import Combination, fitted
-from kforecast.models.naive import naive_forecasts
+from kforecast.models.naive import TIME_OF_WEEK, naive_forecasts
+from kforecast.models.online import Online
 from kforecast.window import Window
 
 log = logging.getLogger(__name__)
@@ -31,19 +43,6 @@ _CONSUMER_FILL: Fill = "zero"
 # This many windows give quantiles of the errors that are exact enough. In a fleet of thousands of series this
 # leaves too few windows per series for intervals of its own, which would also take tens of megabytes.
 _MOST_CALIBRATION_WINDOWS = 1_000_000
-
-
-class WindowForecasts(NamedTuple):
-    """Point forecasts of many windows."""
-
-    values: np.ndarray
-    """float32 ``[windows, horizon]``; at least 0 for a series that was never observed below zero."""
-    level: np.ndarray
-    """float32 ``[windows, horizon]`` or ``[windows, 1]``: errors are expected to be proportional to it."""
-    parts: dict[str, np.ndarray]
-    """The parts of the network's forecast by name, each float32 ``[windows, horizon]``."""
-    peak: np.ndarray
-    """float32 ``[windows]``: the largest absolute value that the network saw before the origin."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,6 +71,8 @@ class Predictor:
         The artifact it was made from; None if there is none.
     zone:
         IANA name of the time zone whose local time the bins follow (:class:`kforecast.data.grid.Grid`).
+    online:
+        How weights and widths follow the errors at the newest origins; None if they are fixed.
     """
 
     window: Window
@@ -84,6 +85,7 @@ class Predictor:
     combination: Combination | None = None
     artifact: Artifact | None = field(default=None, compare=False)
     zone: str = "UTC"
+    online: Online | None = None
 
     def __repr__(self) -> str:
         return (
@@ -107,8 +109,8 @@ class Predictor:
         net = network_of(artifact, name)
         calendar, combination = calendar_of(artifact, name), combination_of(artifact, net, name)
         window, ids, intervals = artifact.config.window, dict(artifact.item_ids), artifact.intervals
-        zone = bin_zone_of(artifact, name)
-        return cls(window, ids, fill, net, intervals, name, calendar, combination, artifact, zone)
+        zone, online = bin_zone_of(artifact, name), online_of(artifact, name)
+        return cls(window, ids, fill, net, intervals, name, calendar, combination, artifact, zone, online)
 
     @property
     def bin_calendar(self) -> Calendar:
@@ -118,7 +120,8 @@ class Predictor:
     @property
     def history_length(self) -> int:
         """Bins before an origin that a forecast can use; fewer are possible."""
-        return self.window.history_length(self.net.lookback)
+        length = self.window.history_length(self.net.lookback)
+        return length + (0 if self.online is None else self.online.reach(self.window.prediction_length))
 
     def unknown(self, series: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """The series, among those given, that cannot be forecast.
@@ -137,7 +140,6 @@ class Predictor:
         listed = [key for key in recorded if isinstance(key, str)] if isinstance(recorded, list) else []
         return {*listed, *(key for key, own in known.items() if not own.nonnegative)}
 
-    @torch.inference_mode()
     def forecast_windows(
         self,
         panel: Panel,
@@ -171,6 +173,28 @@ class Predictor:
         ArtifactError
             When ``as_consumed`` is set and Kapacity's job cannot load the network.
         """
+        made = self._fixed(
+            panel, series, origin, as_consumed=as_consumed, hold_newest=hold_newest, newest=newest
+        )
+        if self.online is None or not len(origin):
+            return made
+        fixed = partial(self._fixed, as_consumed=as_consumed)
+        following = Following(self.online, self.window, fixed, self._first_below_zero, self.intervals)
+        reuse = not hold_newest and newest is None
+        return following.follow(panel, series, origin, made, reuse)
+
+    @torch.inference_mode()
+    def _fixed(
+        self,
+        panel: Panel,
+        series: np.ndarray,
+        origin: np.ndarray,
+        *,
+        as_consumed: bool = False,
+        hold_newest: bool = False,
+        newest: np.ndarray | None = None,
+    ) -> WindowForecasts:
+        """:meth:`forecast_windows` with fixed weights and widths."""
         if as_consumed and not isinstance(self.net, Fcnet):
             raise ArtifactError(
                 f"{self.name}: Kapacity's job cannot load a {type(self.net).__name__}; leave out "
@@ -239,15 +263,40 @@ class Predictor:
         if not len(cells):
             return self
         series, origin = np.divmod(cells, panel.num_bins)
-        alone = replace(self, combination=None)
-        made = alone.forecast_windows(panel, series, origin)
+        made = replace(self, combination=None, online=None).forecast_windows(panel, series, origin)
+        actual, level = self._targets(panel, series, origin)
+        naive = self._naive(panel, cells)
+        if self.online is not None:
+            # A mean over the whole history would differ between a backtest and a forecast from recent bins.
+            naive.pop(TIME_OF_WEEK)
+        found = fitted(made.parts, naive, actual, level)
+        return replace(self, combination=found, artifact=None)  # the artifact lacks these weights
+
+    def step_errors(self, panel: Panel, begin: int, stop: int) -> np.ndarray | None:
+        """Mean absolute errors by step, in units of each series' level, in the bins ``[begin, stop)``.
+
+        Weights and widths are fixed. None without a window.
+        """
+        cells = cells_between(panel, self.window, begin, stop, self._stride(panel, begin, stop))
+        if not len(cells):
+            return None
+        series, origin = np.divmod(cells, panel.num_bins)
+        made = replace(self, online=None).forecast_windows(panel, series, origin)
+        actual, level = self._targets(panel, series, origin)
+        error = np.abs(actual - made.values) / np.where(level > 0, level, np.nan)[:, None]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a step without a target
+            found: np.ndarray = np.nanmean(error, axis=0)
+        return found if np.isfinite(found).all() else None
+
+    def _targets(self, panel: Panel, series: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Targets ``[windows, horizon]``, NaN where not observed, and the mean level of each series."""
         at = (series[:, None], origin[:, None] + np.arange(self.window.prediction_length))
         actual = np.where(panel.observed[at], panel.values[at], np.nan).astype(np.float64)
         level = np.abs(np.nan_to_num(actual)).mean(axis=1)
         count = np.bincount(series, minlength=panel.num_series)
         mean_level = np.bincount(series, level, panel.num_series) / np.maximum(count, 1)
-        found = fitted(made.parts, self._naive(panel, cells), actual, mean_level[series])
-        return replace(self, combination=found, artifact=None)  # the artifact lacks these weights
+        return actual, mean_level[series]
 
     def _stride(self, panel: Panel, begin: int, stop: int) -> int:
         """Bins between the origins in ``[begin, stop)``, so that there are not more windows than needed."""
@@ -284,7 +333,7 @@ class Predictor:
         if panel.num_bins >= panel.frequency.season and not self.intervals.series.keys() >= set(keys):
             peak = _peaks(panel, panel.num_bins)
         intervals = self.intervals.with_history(keys, nonnegative, peak)
-        return intervals.quantiles(made.values, made.level, keys, series, levels, made.peak)
+        return intervals.quantiles(made.values, made.level, keys, series, levels, made.peak, made.widths)
 
     def calibrated(
         self,
@@ -308,7 +357,9 @@ class Predictor:
         if not len(series):
             return replace(self, intervals=None)
         newest = None if edge is None else edge[series, origin - 1]
-        made = self.forecast_windows(panel, series, origin, as_consumed=as_consumed, newest=newest)
+        made = replace(self, intervals=None).forecast_windows(
+            panel, series, origin, as_consumed=as_consumed, newest=newest
+        )
         at = (series[:, None], origin[:, None] + np.arange(horizon))
         error = np.where(panel.observed[at], panel.values[at] - made.values, np.nan)
         if (stop - begin) // stride < OWN_WINDOWS <= stop - begin:
@@ -351,19 +402,6 @@ def _peaks(panel: Panel, stop: int) -> np.ndarray:
         value = np.abs(panel.values[first : first + len(observed), :stop])
         found.append(value.max(axis=1, where=observed, initial=0.0))
     return np.concatenate(found)
-
-
-def never_below_zero(forecast: np.ndarray, nonnegative: np.ndarray) -> np.ndarray:
-    """Forecasts with 0 in place of values below zero, where the series was never observed below zero.
-
-    Parameters
-    ----------
-    forecast:
-        ``[..., windows, horizon]``; NaN stays NaN.
-    nonnegative:
-        bool ``[windows]``.
-    """
-    return np.where(nonnegative[:, None] & (forecast < 0), np.float32(0), forecast)
 
 
 def zero_after_zeros(forecast: np.ndarray, peak: np.ndarray) -> np.ndarray:

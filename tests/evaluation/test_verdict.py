@@ -20,8 +20,9 @@ from kforecast.evaluation.report.words import summary
 from kforecast.evaluation.scoreboard import ORDER_LEVELS, QUANTILES, Scoreboard, judge
 from kforecast.evaluation.skill import Skill, saving
 from kforecast.evaluation.verdict import caveats, champion_shortfall, shortfall, unfit, verdict
+from kforecast.following import WindowForecasts
 from kforecast.models.fcnet import Fcnet
-from kforecast.predictor import Predictor, WindowForecasts
+from kforecast.predictor import Predictor
 from kforecast.window import Frequency, Window
 
 NAN = float("nan")

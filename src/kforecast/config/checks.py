@@ -85,7 +85,7 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
         )
     if settings.combine and settings.model.shared_embedding is not None:
         problems.append(
-            "combine: true is not for Kapacity's network, because its job would serve the network alone; add "
+            "combine is not for Kapacity's network, because its job would serve the network alone; add "
             "model=auto"
         )
     trainer = settings.trainer

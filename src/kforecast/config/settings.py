@@ -288,7 +288,7 @@ class TrainSettings(_Section):
     average_windows: Annotated[int, Field(ge=1)] | None
     schedule: Literal["constant", "cosine"]
     refit: bool
-    combine: bool
+    combine: bool | Literal["online"]
     teacher: Annotated[str, Field(min_length=1)] | None
     warm_start: Annotated[str, Field(min_length=1)] | None
     resume: Annotated[str, Field(min_length=1)] | None

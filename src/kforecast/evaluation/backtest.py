@@ -9,9 +9,10 @@ import numpy as np
 from kforecast.data.panel import Panel
 from kforecast.data.split import cells_between, running_sum
 from kforecast.errors import ArtifactError, DataError
+from kforecast.following import WindowForecasts
 from kforecast.intervals import check_levels
 from kforecast.models.naive import LAST_VALUE, MOVING_AVERAGE, baselines, last_plus_differences
-from kforecast.predictor import Predictor, WindowForecasts
+from kforecast.predictor import Predictor
 
 MODEL = "kforecast"
 AS_CONSUMED = "the same, with series id 0"

@@ -12,6 +12,7 @@ from kforecast.window import Window
 
 LAST_VALUE = "last value"
 MOVING_AVERAGE = "moving average"
+TIME_OF_WEEK = "mean by time of week"
 LAST_PLUS_DAILY = "last value plus daily difference"
 LAST_PLUS_WEEKLY = "last value plus weekly difference"
 # A combination may give these weights; artifacts refer to them by name.
@@ -20,7 +21,7 @@ NAIVE = (
     MOVING_AVERAGE,
     "same time yesterday",
     "same time last week",
-    "mean by time of week",
+    TIME_OF_WEEK,
     LAST_PLUS_DAILY,
     LAST_PLUS_WEEKLY,
 )

@@ -95,9 +95,10 @@ class ArtifactMaker:
         forecaster = judged.forecaster
         made = self.make(forecaster.net, _scores_of(judged))
         combination = {} if forecaster.combination is None else forecaster.combination.as_dict()
-        return replace(
-            made, config=replace(made.config, combination=combination), intervals=forecaster.intervals
-        )
+        config = replace(made.config, combination=combination, online=_online_of(judged))
+        if config.history_length:
+            config = replace(config, history_length=forecaster.history_length)
+        return replace(made, config=config, intervals=forecaster.intervals)
 
     def refitted(self) -> "ArtifactMaker":
         """A maker for a network that was also trained on the validation part."""
@@ -119,6 +120,7 @@ class ArtifactMaker:
         settings = settings | {"model": settings["model"] | {"shared_embedding": False}}
         metadata = self._metadata | {"config": settings, "scores": _scores_of(judged)}
         state, config = judged.forecaster.net.artifact_state(), replace(self._config, num_series=1)
+        config = replace(config, online=_online_of(judged))
         intervals = judged.forecaster.intervals
         rows = state.pop(Fcnet.series_table)
         return {
@@ -195,6 +197,11 @@ def restored(described: Mapping[str, Any], weights: Mapping[str, Tensor], scores
     except (ArtifactError, AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(shortened(" ".join(str(error).split()) or type(error).__name__, 500)) from error
     return artifact
+
+
+def _online_of(judged: JudgedFit) -> dict[str, Any]:
+    online = judged.forecaster.online
+    return {} if online is None else online.as_dict()
 
 
 def _scores_of(judged: JudgedFit) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 import logging
 from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
 
 from kforecast.data.fill import Fill
 from kforecast.data.origins import middles
@@ -11,6 +14,7 @@ from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.champion import Champion
 from kforecast.evaluation.scoreboard import QUANTILES, Scoreboard, judge
 from kforecast.models import Fcnet
+from kforecast.models.online import RATE, Online
 from kforecast.predictor import Predictor
 from kforecast.training.fit import Fit
 
@@ -19,6 +23,8 @@ log = logging.getLogger(__name__)
 # With more windows in the judged span, only some series are judged, spread evenly: as many as have this many
 # windows, and at least twenty.
 _MOST_WINDOWS, _FEWEST_SERIES = 500_000, 20
+# Limit of the held-out error divided by the error on data that the network was trained on.
+_MOST_OPTIMISM = 3.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def judge_fit(
     capacity: Capacity,
     seed: int,
     refit: Fit | None = None,
-    combine: bool = False,
+    combine: bool | Literal["online"] = False,
     champion: Champion | None = None,
 ) -> JudgedFit:
     """Calibrate on the validation part, judge on the test part.
@@ -65,17 +71,33 @@ def judge_fit(
         The second training, with the validation part. Its network replaces the first one, whose intervals it
         takes: the first one has not seen the data that they are calibrated on.
     combine:
-        Combine the network with naive forecasts, with weights fitted on the validation part.
+        Combine the network with naive forecasts, with weights fitted on the validation part; ``online``
+        weights follow the errors at the newest origins too.
     champion:
         A model to compare with on the test part.
     """
     first = _forecaster_of(fit, fill, combine)
-    refitted = None if refit is None else replace(first, net=refit.net)
+    refitted = None if refit is None else _refitted(fit, first, refit)
     scoreboard = _judge_held_out(fit, first, refitted, capacity, seed, champion)
     return JudgedFit(fit, refitted or first, scoreboard, refit)
 
 
-def _forecaster_of(fit: Fit, fill: Fill, combine: bool) -> Predictor:
+def _refitted(fit: Fit, first: Predictor, refit: Fit) -> Predictor:
+    """The network that was also trained on the validation part, in place of the first one."""
+    second = replace(first, net=refit.net)
+    if first.online is None:
+        return second
+    panel, split = fit.data.panel, fit.data.split
+    begin, stop = split.train_end, split.validation_end
+    online = replace(first.online, trained_until=panel.seconds(stop))
+    held_out, trained_on = (one.step_errors(panel, begin, stop) for one in (first, second))
+    if held_out is not None and trained_on is not None:
+        ratio = held_out / np.where(trained_on > 0, trained_on, np.inf)
+        online = replace(online, optimism=np.clip(ratio, 1.0, _MOST_OPTIMISM))
+    return replace(second, online=online)
+
+
+def _forecaster_of(fit: Fit, fill: Fill, combine: bool | Literal["online"]) -> Predictor:
     """The trained network as it will be served, with intervals if there is a validation part."""
     panel, split = fit.data.panel, fit.data.split
     forecaster = Predictor(
@@ -83,6 +105,9 @@ def _forecaster_of(fit: Fit, fill: Fill, combine: bool) -> Predictor:
     )
     if not len(split.validation):
         return forecaster
+    rate = RATE if combine == "online" else 0.0
+    unknown = np.full(fit.data.window.prediction_length, np.nan)
+    forecaster = replace(forecaster, online=Online(panel.seconds(split.train_end), unknown, rate))
     if combine:
         forecaster = forecaster.combined(panel, split.train_end, split.validation_end)
         combination = forecaster.combination
@@ -91,6 +116,7 @@ def _forecaster_of(fit: Fit, fill: Fill, combine: bool) -> Predictor:
     forecaster = forecaster.calibrated(panel, split.train_end, split.validation_end)
     if forecaster.intervals is None:
         log.warning("No intervals: the validation part has too few windows to calibrate them on")
+        return forecaster if rate else replace(forecaster, online=None)
     return forecaster
 
 

@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.loader import share_of
 from kforecast.data.windows import WindowBatch
+from kforecast.following import never_below_zero
 from kforecast.models import Network, rebuilt
-from kforecast.predictor import first_below_zero, never_below_zero, zero_after_zeros
+from kforecast.predictor import first_below_zero, zero_after_zeros
 from kforecast.training.finite import check_step, check_validation
 from kforecast.training.gradients.automatic import Chunk, scaled
 from kforecast.training.gradients.steps import Steps

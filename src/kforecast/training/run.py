@@ -109,8 +109,8 @@ def _run(recipe: Recipe, say: Callable[[str], None]) -> Outcome | None:
         judged: JudgedFit | None = None
         rejected: str | None = None
         if process.first:
-            fill, combine, champion = settings.data.fill, settings.combine, recipe.champion
-            judged = judge_fit(fit, fill, recipe.capacity, settings.seed, refit, combine, champion)
+            fill, champion = settings.data.fill, recipe.champion
+            judged = judge_fit(fit, fill, recipe.capacity, settings.seed, refit, settings.combine, champion)
             rejected = publisher.shortfall(judged)
 
         # Publish the artifact, with an artifact per series if requested.

@@ -7,8 +7,9 @@ import numpy as np
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.evaluation.backtest import MODEL, Backtest
 from kforecast.evaluation.scores import overall, score
+from kforecast.following import WindowForecasts, never_below_zero
 from kforecast.models import Network
-from kforecast.predictor import Predictor, WindowForecasts, first_below_zero, never_below_zero
+from kforecast.predictor import Predictor, first_below_zero
 
 
 def scores_of_test(data: ForecastDataModule, net: Network, forecast: np.ndarray) -> dict[str, float]:

@@ -1,0 +1,195 @@
+"""Weights and interval widths that follow the errors at the newest origins."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kforecast.data.panel import Panel
+from kforecast.forecaster import Forecaster
+from kforecast.intervals import calibrate
+from kforecast.models.combination import Combination
+from kforecast.models.online import Online, naive_experts
+from kforecast.models.seasonal_mlp import SeasonalMLP
+from kforecast.window import Frequency, Window
+
+HOUR = 3600
+WINDOW = Window("1H", 6, 4)
+DAYS = 40
+
+
+def panel_of(values: np.ndarray, observed: np.ndarray | None = None) -> Panel:
+    """Series at 1H that begin on a Monday."""
+    known = np.ones(values.shape, bool) if observed is None else observed
+    names = tuple((f"w{number}", "m") for number in range(len(values)))
+    shown = np.where(known, values, 0).astype(np.float32)
+    return Panel(shown, known, 1_704_067_200, Frequency.parse("1H"), names)
+
+
+def daily(series: int = 2, days: int = DAYS, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    hour = np.arange(days * 24)
+    shape = 100 + 50 * np.sin(2 * np.pi * hour / 24)
+    return shape * random.uniform(0.9, 1.1, (series, 1)) + random.normal(0, 5, (series, len(hour)))
+
+
+def forecaster_of(panel: Panel, origins: int = 30, memory: int = 12) -> Forecaster:
+    """An untrained network, combined online, with intervals."""
+    torch.manual_seed(0)
+    net = SeasonalMLP(WINDOW, panel.num_series, members=1, hidden=8, layers=1, embedding=2).eval()
+    online = Online(0, np.full(4, np.nan), 0.2, origins, memory, 24)
+    half = Combination({"past days": np.full(4, 0.5), "context": np.full(4, 0.5)})
+    made = Forecaster(WINDOW, panel.item_ids, "interpolate", net, combination=half, online=online)
+    windows = 40
+    series = np.repeat(np.arange(panel.num_series), windows)
+    error = np.random.default_rng(1).normal(0, 5, (len(series), 4))
+    keys = list(panel.item_ids)
+    intervals = calibrate(
+        error,
+        np.full((len(series), 1), 1.0),
+        keys,
+        series,
+        np.full(panel.num_series, 100.0),
+        np.ones(panel.num_series, bool),
+        np.full(panel.num_series, 1e3),
+    )
+    return replace(made, intervals=intervals)
+
+
+def frame_of(panel: Panel, begin: int, stop: int) -> pd.DataFrame:
+    row, column = np.nonzero(panel.observed[:, begin:stop])
+    return pd.DataFrame(
+        {
+            "timestamp": panel.start + (begin + column) * HOUR,
+            "value": panel.values[row, begin + column].astype(np.float64),
+            "workload": [panel.series[number][0] for number in row],
+            "metric": "m",
+        }
+    )
+
+
+@settings(max_examples=5)
+@given(seed=st.integers(0, 10**6), gaps=st.sampled_from([0.0, 0.03]))
+def test_a_backtest_and_a_forecast_from_recent_bins_give_the_same_numbers(seed: int, gaps: float) -> None:
+    values = daily(days=50, seed=seed)
+    observed = np.random.default_rng(seed).random(values.shape) >= gaps
+    observed[:, -10:] = True
+    panel = panel_of(values, observed)
+    forecaster = forecaster_of(panel)
+    ends = np.array([panel.num_bins, panel.num_bins - 1, panel.num_bins - 7])
+    series, origin = np.tile([0, 1], len(ends)), np.repeat(ends, 2)
+    everything = np.divmod(np.arange(2 * panel.num_bins), panel.num_bins)
+    late = everything[1] >= panel.num_bins - 60
+    cells = np.concatenate([everything[0][late], series]), np.concatenate([everything[1][late], origin])
+    made = forecaster.forecast_windows(panel, *cells)
+    quantiles = forecaster.quantiles(panel, cells[0], made, [0.05, 0.95])
+    assert made.widths is not None
+    assert np.ptp(made.widths) > 0.1
+    for end in ends:
+        history = frame_of(panel, end - forecaster.history_length, end)
+        frame = forecaster.forecast(history, quantiles=[0.05, 0.95])
+        for row, name in enumerate(["w0", "w1"]):
+            at = np.flatnonzero((cells[0] == row) & (cells[1] == end))[-1]
+            mine = frame[frame["workload"] == name]
+            np.testing.assert_allclose(mine["value"], made.values[at], rtol=1e-5)
+            np.testing.assert_allclose(mine[["q0.05", "q0.95"]], quantiles[at], rtol=1e-5)
+
+
+def test_nothing_after_the_origin_changes_a_forecast() -> None:
+    values = daily()
+    other = values.copy()
+    other[:, 800:] *= 3
+    made = [
+        forecaster_of(panel_of(some)).forecast_windows(
+            panel_of(some), np.arange(2).repeat(101), np.tile(np.arange(700, 801), 2)
+        )
+        for some in (values, other)
+    ]
+    np.testing.assert_array_equal(made[0].values, made[1].values)
+    np.testing.assert_array_equal(made[0].widths, made[1].widths)
+
+
+def test_the_better_forecast_of_each_series_gets_the_weight() -> None:
+    hours = np.arange(DAYS * 24)
+    same_every_day = 100 + 80 * np.sin(2 * np.pi * hours / 24)
+    level = 100 + 30 * (np.random.default_rng(0).random(DAYS * 24 // 48 + 1).repeat(48)[: len(hours)])
+    panel = panel_of(np.stack([same_every_day, level]))
+    forecaster = forecaster_of(panel, origins=144, memory=48)
+    series, origin = np.arange(2).repeat(200), np.tile(np.arange(700, 900), 2)
+    at = (series[:, None], origin[:, None] + np.arange(4))
+    follows = forecaster.forecast_windows(panel, series, origin).values - panel.values[at]
+    fixed = replace(forecaster, online=None).forecast_windows(panel, series, origin).values - panel.values[at]
+    error, before = (np.abs(one).reshape(2, -1).mean(axis=1) for one in (follows, fixed))
+    assert error[0] < 0.1 * before[0]  # the same time yesterday is exact
+    assert error[1] < 1.2 * before[1]  # the untrained network repeats the last value, which is best
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_intervals_follow_errors_that_grow(factor: float) -> None:
+    random = np.random.default_rng(3)
+    error = random.normal(0, 1, (4, 900, 2))
+    error[:, 300:] *= factor
+    online = Online(0, np.ones(2))
+    tail = 1.645
+    shares = []
+    for sign in (-1, 1):
+        wide = online.widths(sign * error / tail)
+        shares.append((sign * error[:, 500:] > tail * wide[:, 500:]).mean())
+    assert 0.03 < sum(shares) < 0.12
+    assert 1 - sum(shares) > 0.88
+
+
+def test_an_unknown_forecast_has_no_weight_and_loses_nothing() -> None:
+    random = np.random.default_rng(0)
+    actual = random.normal(100, 10, (1, 100, 2))
+    forecasts = np.stack([actual + 10, actual + 1, actual + 1])
+    forecasts[2, :, 50:60] = np.nan
+    weights = Online(0, np.ones(2), 0.2).weights(
+        forecasts, np.abs(forecasts - actual), np.array([0.8, 0.1, 0.1])
+    )
+    np.testing.assert_allclose(weights.sum(axis=0), 1)
+    assert (weights[2, :, 50:60] == 0).all()
+    assert (weights[1, :, -1] + weights[2, :, -1] > 0.99).all()
+    np.testing.assert_allclose(weights[:, 0, 0, 0], [0.8, 0.1, 0.1])
+
+
+def test_naive_experts_are_unknown_where_a_bin_is() -> None:
+    values = np.arange(2 * 24 * 15.0).reshape(2, -1)
+    observed = np.ones(values.shape, bool)
+    observed[0, 200 - 24] = False
+    last, day, week, by_day, by_week = naive_experts(
+        panel_of(values, observed), np.array([0, 1]), np.array([200, 200]), 4
+    )
+    assert (last == [[199.0] * 4, [559.0] * 4]).all()
+    assert np.isnan(day[0, 0])
+    assert np.isnan(by_day[0, 0])
+    assert (day[1] == [536.0, 537.0, 538.0, 539.0]).all()
+    assert (by_day[1] == [560.0, 561.0, 562.0, 563.0]).all()
+    assert np.isfinite(week).all()
+    assert np.isfinite(by_week).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimism": [1.0]},
+        {"optimism": [0.0, 1.0]},
+        {"optimism": "no"},
+        {"rate": -1},
+        {"rate": float("nan")},
+        {"origins": 0},
+        {"origins": 10**9},
+        {"widths_memory": 0},
+        {"trained_until": None},
+    ],
+)
+def test_wrong_settings_of_an_artifact_are_refused(change: dict[str, object]) -> None:
+    content = Online(1_700_000_000, np.array([1.1, 1.2]), 0.2).as_dict()
+    again = Online.from_dict(content, 2)
+    assert again.as_dict() == content
+    with pytest.raises(ValueError, match=r"optimism|rate|structure"):
+        Online.from_dict(content | change, 2)
