@@ -13,7 +13,7 @@ from kforecast.data.panel import Panel
 from kforecast.forecaster import Forecaster
 from kforecast.intervals import calibrate
 from kforecast.models.combination import Combination
-from kforecast.models.online import Online, naive_experts
+from kforecast.models.online import Online, jumps, naive_experts, prior
 from kforecast.models.seasonal_mlp import SeasonalMLP
 from kforecast.window import Frequency, Window
 
@@ -149,7 +149,11 @@ def test_an_unknown_forecast_has_no_weight_and_loses_nothing() -> None:
     forecasts = np.stack([actual + 10, actual + 1, actual + 1])
     forecasts[2, :, 50:60] = np.nan
     weights = Online(0, np.ones(2), 0.2).weights(
-        forecasts, np.abs(forecasts - actual), np.array([0.8, 0.1, 0.1])
+        forecasts,
+        np.abs(forecasts - actual),
+        np.array([0.8, 0.1, 0.1]),
+        np.array([0.1, 0.8, 0.1]),
+        np.zeros((1, 100), bool),
     )
     np.testing.assert_allclose(weights.sum(axis=0), 1)
     assert (weights[2, :, 50:60] == 0).all()
@@ -161,7 +165,7 @@ def test_naive_experts_are_unknown_where_a_bin_is() -> None:
     values = np.arange(2 * 24 * 15.0).reshape(2, -1)
     observed = np.ones(values.shape, bool)
     observed[0, 200 - 24] = False
-    last, day, week, by_day, by_week = naive_experts(
+    last, day, week, by_day, day_ratio, by_week, week_ratio = naive_experts(
         panel_of(values, observed), np.array([0, 1]), np.array([200, 200]), 4
     )
     assert (last == [[199.0] * 4, [559.0] * 4]).all()
@@ -171,6 +175,9 @@ def test_naive_experts_are_unknown_where_a_bin_is() -> None:
     assert (by_day[1] == [560.0, 561.0, 562.0, 563.0]).all()
     assert np.isfinite(week).all()
     assert np.isfinite(by_week).all()
+    assert np.isnan(day_ratio[0, 0])
+    np.testing.assert_allclose(day_ratio[1], 559 * np.array([536, 537, 538, 539]) / 535, rtol=1e-6)
+    assert np.isfinite(week_ratio).all()
 
 
 @pytest.mark.parametrize(
@@ -193,3 +200,46 @@ def test_wrong_settings_of_an_artifact_are_refused(change: dict[str, object]) ->
     assert again.as_dict() == content
     with pytest.raises(ValueError, match=r"optimism|rate|structure"):
         Online.from_dict(content | change, 2)
+
+
+def jumped_at(values: np.ndarray) -> np.ndarray:
+    """Origins of the first series at which its level has just jumped."""
+    panel = panel_of(values)
+    return np.flatnonzero(jumps(panel, 0, panel.num_bins)[0])
+
+
+@pytest.mark.parametrize("factor", [8.0, 0.1])
+def test_a_jump_is_found_within_three_bins_and_over_after_half_a_day(factor: float) -> None:
+    values = daily()
+    assert not len(jumped_at(values))
+    values[:, 800:] *= factor
+    found = jumped_at(values)
+    assert found[0] == 803
+    assert set(found) <= set(range(803, 817))
+    assert len(found) >= 8
+
+
+def test_bursts_that_recur_are_no_jump() -> None:
+    values = daily()
+    for begin in range(5 * 24, DAYS * 24, 40):
+        values[:, begin : begin + 4] *= 8
+    assert len(jumped_at(values)) <= 4  # the first burst was not known
+
+
+def test_a_jump_is_found_from_the_bins_before_it_alone() -> None:
+    values = daily()
+    values[:, 800:] *= 8
+    whole = jumps(panel_of(values), 700, 830)
+    for stop in (802, 804, 810):
+        some = jumps(panel_of(values[:, :stop]), stop - 5, stop)
+        np.testing.assert_array_equal(some, whole[:, stop - 5 - 700 : stop - 700])
+
+
+def test_after_a_jump_the_last_value_has_the_weight() -> None:
+    actual = np.full((1, 60, 4), 1000.0)
+    forecasts = np.stack([np.full_like(actual, 100.0), np.full_like(actual, 990.0), actual * 0.1])
+    jumped = np.zeros((1, 60), bool)
+    jumped[:, 30:] = True
+    before, after = prior(0, 2)
+    weights = Online(0, np.ones(4), 0.2).weights(forecasts, np.abs(forecasts - actual), before, after, jumped)
+    assert (weights[1, 0, 30:] > 0.7).all()

@@ -9,7 +9,7 @@ import numpy as np
 from kforecast.data.panel import Panel, item_key
 from kforecast.data.split import running_sum
 from kforecast.intervals import Intervals
-from kforecast.models.online import TAIL, Online, naive_experts, prior
+from kforecast.models.online import TAIL, Online, jumps, naive_experts, prior
 from kforecast.window import Window
 
 # Values of a block of series, of each forecast at each origin and step: 8 MB.
@@ -135,8 +135,8 @@ class Following:
             parts = len(own.parts) if len(own.parts) > 1 else 0
             loss = np.abs(made - actual)
             loss[: 1 + parts] *= raised
-            before = prior(parts, len(made) - 1 - parts)
-            weights = online.weights(made, loss, before)
+            jumped = jumps(panel, first, origins.stop)
+            weights = online.weights(made, loss, *prior(parts, len(made) - 1 - parts), jumped)
             values = (weights * np.nan_to_num(made)).sum(axis=0)
             combined = (weights[:, row, origin - first] * np.nan_to_num(asked)).sum(axis=0)
         widths = np.ones((*combined.shape, 2))

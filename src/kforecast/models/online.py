@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kforecast.data.panel import Panel
+from kforecast.data.split import running_sum
 
 # Newest origins that count, and how many origins it takes until an error counts e times less: for weights,
 # and for widths, which depend on few errors.
@@ -23,11 +24,18 @@ ORIGINS, WEIGHTS_MEMORY, WIDTHS_MEMORY = 288, 48, 96
 RATE = 0.2
 # Weight without any errors: of each part of the network, and of all naive forecasts together.
 _PART, _NAIVE = 0.05, 0.1
+# Weight of the last value after a jump.
+_LAST_VALUE = 0.7
 # Tails of the 90 % interval, and the widths that are tried, as multiples of the calibrated one.
 TAIL = 0.05
 _WIDTHS = np.geomspace(0.5, 16.0, 16)
 # The calibrated width counts like this many origins at which it was right.
 _CALIBRATED = 20.0
+# A jump: so many newest bins, by so large a factor, so many times as unlike the same time of other days as
+# any before; and the memory of weights after one.
+_JUMP_BINS, _JUMP, _JUMP_UNUSUAL, _JUMP_MEMORY = 3, 4.0, 1.25, 6
+# Limits of the ratio of two values a day apart.
+_MOST_RATIO = 5.0
 # Limits for damaged or hostile artifacts.
 _MOST_ORIGINS = 100_000
 
@@ -73,7 +81,14 @@ class Online:
         # Intervals follow the errors of combined forecasts, whose weights follow earlier errors.
         return (self.origins + horizon) * (2 if self.rate else 1)
 
-    def weights(self, forecasts: np.ndarray, loss: np.ndarray, before: np.ndarray) -> np.ndarray:
+    def weights(
+        self,
+        forecasts: np.ndarray,
+        loss: np.ndarray,
+        before: np.ndarray,
+        after: np.ndarray,
+        jumped: np.ndarray,
+    ) -> np.ndarray:
         """Weights of forecasts at each origin, from what is known there.
 
         Parameters
@@ -84,24 +99,38 @@ class Online:
             Their absolute errors, ``[K, S, T, P]``; NaN where unknown, or no evidence.
         before:
             Their weights without any errors, ``[K]``.
+        after:
+            Those after a jump.
+        jumped:
+            Whether the level has just jumped (:func:`jumps`), bool ``[S, T]``. Only the newest origins count
+            then.
 
         Returns
         -------
         float64 ``[K, S, T, P]``; sums to 1 over the forecasts, and is 0 where a forecast is unknown.
         """
-        sums = partial(self._sums, memory=self.weights_memory)
-        known = np.isfinite(loss[0])
-        mean = sums(np.where(known, loss[0], 0.0)) / np.maximum(sums(known), 1e-9)
-        unit = np.where(mean > 0, mean, np.inf)
-        found = np.empty(forecasts.shape)
-        for number in range(len(forecasts)):
-            more = np.where(np.isfinite(loss[number]) & known, loss[number] - loss[0], 0.0)
-            found[number] = np.log(before[number]) - self.rate * sums(more) / unit
+        found = self._logarithms(loss, np.log(before), self.weights_memory)
+        if jumped.any():
+            afresh = self._logarithms(loss, np.log(after), _JUMP_MEMORY)
+            found = np.where(jumped[..., None], afresh, found)
         found[~np.isfinite(forecasts)] = -np.inf
         most = found.max(axis=0)
         found = np.exp(found - np.where(np.isfinite(most), most, 0.0))
         found[0] += ~np.isfinite(most)  # nothing is known: the first one says so
         found /= found.sum(axis=0)
+        return found
+
+    def _logarithms(self, loss: np.ndarray, before: np.ndarray, memory: int) -> np.ndarray:
+        """Logarithms of weights up to a constant, ``[K, S, T, P]``."""
+        sums = partial(self._sums, memory=memory)
+        known = np.isfinite(loss[0])
+        first = np.where(known, loss[0], 0.0)
+        mean = (sums(first) + _of_newest(first)) / np.maximum(sums(known) + _of_newest(known), 1e-9)
+        unit = np.where(mean > 0, mean, np.inf)
+        found = np.empty(loss.shape)
+        for number in range(len(loss)):
+            more = np.where(np.isfinite(loss[number]) & known, loss[number] - loss[0], 0.0)
+            found[number] = before[number] - self.rate * (sums(more) + _of_newest(more)) / unit
         return found
 
     def widths(self, beyond: np.ndarray) -> np.ndarray:
@@ -196,17 +225,79 @@ class Online:
         return cls(until, optimism, rate, *counts)
 
 
-def prior(parts: int, naive: int) -> np.ndarray:
-    """Weights without any errors, ``[K]``: of the combination, of the network's parts, of naive forecasts."""
+def _of_newest(of_origin: np.ndarray) -> np.ndarray:
+    """Sums ``[S, T, P]`` over the origins whose target at this step is not known yet, at their newest target.
+
+    After a jump they tell long before the errors of the last steps are known.
+    """
+    length, horizon = of_origin.shape[1:]
+    found = np.zeros(of_origin.shape)
+    for step in range(min(horizon - 1, length - 1)):
+        found[:, step + 1 :, step + 1 :] += of_origin[:, : length - step - 1, step, None]
+    return found
+
+
+def jumps(panel: Panel, first: int, stop: int) -> np.ndarray:
+    """Whether the level of each series has just jumped, at the origins ``[first, stop)``, bool ``[S, T]``.
+
+    The newest three bins are all above, or all below, the median of the same time on the last seven days, by
+    at least a factor of 4, and by more than any three bins were in the week before. Bursts that recur are
+    therefore no jump. A jump is over after half a day.
+    """
+    season = panel.frequency.season
+    begin = max(first - 14 * season - _JUMP_BINS, 0)
+    values = np.where(panel.observed[:, begin:stop], panel.values[:, begin:stop], np.nan).astype(np.float64)
+    length = values.shape[1]
+    past = np.full((7, *values.shape), np.nan)
+    for day in range(min(7, (length - 1) // season)):
+        past[day, :, (day + 1) * season :] = values[:, : length - (day + 1) * season]
+    known = np.isfinite(past).sum(axis=0)
+    ranked = np.sort(past, axis=0)  # NaN last
+    middle = np.take_along_axis(ranked, np.maximum(known - 1, 0)[None] // 2, axis=0)[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.log(values / middle)
+    ratio = np.where(np.isfinite(ratio), ratio, 0.0)
+    # How unlike the newest bins are, all of them in the same direction, at each origin.
+    newest = np.zeros((values.shape[0], length + 1))
+    for sign in (1, -1):
+        least = np.minimum.reduce([sign * np.roll(ratio, bins, axis=1) for bins in range(_JUMP_BINS)])
+        newest[:, _JUMP_BINS:] = np.maximum(newest[:, _JUMP_BINS:], least[:, _JUMP_BINS - 1 :])
+    at = np.arange(first, stop) - begin
+    count = running_sum(known > 0)
+    end, start = np.maximum(at - season // 2, 0), np.maximum(at - 7 * season, 0)
+    usual = np.where(end > start, _largest(newest, 7 * season - season // 2)[:, end], np.inf)
+    enough = count[:, end] - count[:, start] >= season
+    return enough & (newest[:, at] > np.maximum(np.log(_JUMP), _JUMP_UNUSUAL * usual))
+
+
+def _largest(values: np.ndarray, length: int) -> np.ndarray:
+    """The largest of the newest ``length`` columns up to each column, at least 0."""
+    found, width = values, 1
+    while width < length:
+        # Twice the width, or what is missing.
+        shift = min(width, length - width)
+        found = np.maximum(found, np.pad(found, ((0, 0), (shift, 0)))[:, : found.shape[1]])
+        width += shift
+    return found
+
+
+def prior(parts: int, naive: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights without any errors, and those after a jump, ``[K]``.
+
+    They are of the combination with fixed weights, of the network's parts, and of naive forecasts, the last
+    value first. After a jump, the last value alone is at the new level for sure.
+    """
     shares = [_PART] * parts + [_NAIVE / naive] * naive
-    return np.array([1 - sum(shares), *shares])
+    rest = (1 - _LAST_VALUE) / (parts + naive)
+    after = [rest] * (1 + parts) + [_LAST_VALUE] + [rest] * (naive - 1)
+    return np.array([1 - sum(shares), *shares]), np.array(after)
 
 
 def naive_experts(panel: Panel, series: np.ndarray, origin: np.ndarray, horizon: int) -> list[np.ndarray]:
     """Naive forecasts that need at most two weeks of history, each float32 ``[windows, horizon]``.
 
-    The last value, the same time yesterday and last week, and the last value plus the daily and the weekly
-    difference. NaN where a bin that they need was not observed.
+    The last value; the same time yesterday and last week; and the last value plus the difference, and times
+    the ratio, of these days. NaN where a bin that they need was not observed.
 
     Parameters
     ----------
@@ -229,5 +320,9 @@ def naive_experts(panel: Panel, series: np.ndarray, origin: np.ndarray, horizon:
         ago = length * (1 + ahead // length)
         then = at(origin[:, None] + ahead - ago)
         found.append(then)
-        moves.append(last + then - at(origin[:, None] - 1 - ago))
+        base = at(origin[:, None] - 1 - ago)
+        moves.append(last + then - base)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(base > 0, then / base, np.nan)
+        moves.append(last * ratio.clip(0, _MOST_RATIO))
     return [*found, *moves]
