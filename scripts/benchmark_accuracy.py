@@ -207,7 +207,7 @@ class Bench:
             figures,
             series_of_run(folder),
             self._outages(run, folder) if self.outages else {},
-            None if self.rival is None else self._rival(run, folder),
+            self._rival(run, folder),
         )
         return facts, f"{run.task} seed {run.seed}: {said} ({how}{since})"
 
@@ -215,7 +215,8 @@ class Bench:
         """Train and evaluate on traffic with a nightly pause, as :meth:`do` does on a task."""
         folder, stamp = self._trained(run)
         kept = self._finished(folder, stamp)
-        facts = accuracy_drops.facts(run.seed, folder / "evaluation" / "forecasts.csv")
+        its = self._forecasts_of_rival(run)
+        facts = accuracy_drops.facts(run.seed, folder / "evaluation" / "forecasts.csv", its)
         since = f" (kept from {kept})" if kept else ""
         return facts, f"{run.task} seed {run.seed}: error in the pause {facts.paused:.4f}{since}"
 
@@ -310,15 +311,21 @@ class Bench:
 
     def _rival(self, run: Run, folder: Path) -> RivalFacts | None:
         """Compare with the rival's run of the same seed; None if there is none."""
-        assert self.rival is not None
-        its = self._folder(run.task, self.rival) / f"seed-{run.seed}" / "evaluation" / "forecasts.csv"
-        if not its.is_file():
+        its = self._forecasts_of_rival(run)
+        if its is None:
             return None
         scores = self.saved()
         names = [f"{name} seed {run.seed}" for name in (self.name, self.rival)]
         own, other = (scores.get(name, {}).get(run.task) for name in names)
         error = self.ratio(own, other) if own and other else None
         return RivalFacts(error, *equal_coverage(folder / "evaluation" / "forecasts.csv", its))
+
+    def _forecasts_of_rival(self, run: Run) -> Path | None:
+        """The forecasts of the rival's run of the same seed; None if there is none."""
+        if self.rival is None:
+            return None
+        found = self._folder(run.task, self.rival) / f"seed-{run.seed}" / "evaluation" / "forecasts.csv"
+        return found if found.is_file() else None
 
     def _data(self, task: str) -> Path:
         """Return the task's files, which are exported once."""

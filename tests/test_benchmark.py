@@ -384,6 +384,16 @@ def test_traffic_with_a_nightly_pause(tmp_path: Path, monkeypatch: pytest.Monkey
     found = drops.facts(7, tmp_path / "made.csv")
     assert (found.seed, found.elsewhere) == (7, 0)
     assert 0.9 < found.paused < 1
+    judged.assign(value=judged["actual"].where(~paused, usual / 2)).to_csv(tmp_path / "half.csv", index=False)
+    against = drops.facts(7, tmp_path / "made.csv", tmp_path / "half.csv")
+    assert against.of_rival == pytest.approx(2, rel=0.1)
+    table = importlib.import_module("benchmark_stages.accuracy_table")
+    (line,) = table.drop_lines([drops.DropFacts(1, 0.01, 0.2, 1.1), drops.DropFacts(2, 0.03, 0.4, 0.9)])
+    assert line == (
+        "recurring drops: error in the hours of a nightly pause 0.0200 of the mean traffic (seed 1: 0.0100, "
+        "seed 2: 0.0300), 1.000 of the other recipe's; in the other hours 0.3000"
+    )
+    assert table.drop_lines([]) == []
 
 
 def test_an_accuracy_benchmark_that_is_stopped_leaves_nothing_running(tmp_path: Path) -> None:

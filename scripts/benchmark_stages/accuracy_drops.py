@@ -17,11 +17,15 @@ _PAUSE, _LEFT = (2 * 3600, 3 * 3600), 0.05
 
 
 class DropFacts(NamedTuple):
-    """Errors on traffic with a nightly pause, divided by the mean traffic; means over the series."""
+    """Errors on traffic with a nightly pause, divided by the mean traffic; means over the series.
+
+    ``of_rival`` is the error in the pause divided by that of the rival; None without one.
+    """
 
     seed: int
     paused: float
     elsewhere: float
+    of_rival: float | None = None
 
 
 def export(folder: Path) -> None:
@@ -50,14 +54,20 @@ def export(folder: Path) -> None:
     (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
 
 
-def facts(seed: int, forecasts: Path) -> DropFacts:
-    """The errors in ``forecasts.csv``."""
+def facts(seed: int, forecasts: Path, of_rival: Path | None = None) -> DropFacts:
+    """The errors in ``forecasts.csv``, also against those in a rival's."""
+    paused, elsewhere = _errors(forecasts)
+    return DropFacts(seed, paused, elsewhere, None if of_rival is None else paused / _errors(of_rival)[0])
+
+
+def _errors(forecasts: Path) -> tuple[float, float]:
+    """The errors in the pause and in the other hours."""
     frame = pd.read_csv(forecasts, usecols=["workload", "timestamp", "value", "actual"]).dropna()
     frame = frame.assign(error=(frame["value"] - frame["actual"]).abs(), paused=_paused(frame))
     level = frame.groupby("workload")["actual"].mean()
     errors = frame.groupby(["workload", "paused"])["error"].mean().unstack()
     relative = errors.div(level, axis=0).mean()
-    return DropFacts(seed, float(relative[True]), float(relative[False]))
+    return float(relative[True]), float(relative[False])
 
 
 def _paused(rows: pd.DataFrame) -> pd.Series:

@@ -76,10 +76,14 @@ def drop_lines(drops: Sequence[DropFacts]) -> list[str]:
     if not drops:
         return []
     by_seed = ", ".join(f"seed {one.seed}: {one.paused:.4f}" for one in drops)
-    elsewhere = mean(one.elsewhere for one in drops)
+    paused, elsewhere, of_rival = (
+        mean(values)
+        for values in zip(*((one.paused, one.elsewhere, one.of_rival) for one in drops), strict=True)
+    )
+    beside = "" if of_rival is None else f", {of_rival:.3f} of the other recipe's"
     return [
-        f"recurring drops: error in the hours of a nightly pause {mean(one.paused for one in drops):.4f} of "
-        f"the mean traffic ({by_seed}), in the other hours {elsewhere:.4f}"
+        f"recurring drops: error in the hours of a nightly pause {paused:.4f} of the mean traffic "
+        f"({by_seed}){beside}; in the other hours {elsewhere:.4f}"
     ]
 
 
