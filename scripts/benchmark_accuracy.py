@@ -44,11 +44,12 @@ from benchmark_stages.commands import CommandFailedError, Commands
 
 BIN = Path(sys.executable).parent
 BENCH = Path(__file__).resolve().parents[2] / "shared" / "bench"
+# A command of its own, since the models that it loads need torch.
+MEASURE_OUTAGES = Path(__file__).parent / "benchmark_stages" / "accuracy_outages.py"
 SEEDS = [42, 43]
 STAMP, OUTAGES_FILE = "stamp.json", "outages.json"
 OUTAGES, DROPS = "outages", "drops"
 STAGES = [OUTAGES, DROPS]
-
 
 Facts = TypeVar("Facts")
 
@@ -300,12 +301,9 @@ class Bench:
         """Forecast after outages in the history, unless it was done."""
         found = folder / OUTAGES_FILE
         if not found.is_file():
-            data, script = (
-                self._data(run.task),
-                Path(accuracy_drops.__file__).with_name("accuracy_outages.py"),
-            )
+            data = self._data(run.task)
             begin = _json(data / "task.json")["train_end"]
-            command = [sys.executable, script, folder / "model", data / "full.csv", begin, found]
+            command = [sys.executable, MEASURE_OUTAGES, folder / "model", data / "full.csv", begin, found]
             self.commands.run(*command, env=os.environ | self.threads)
         return _json(found)
 
