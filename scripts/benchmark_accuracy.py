@@ -6,7 +6,8 @@ python scripts/benchmark_accuracy.py --jobs 2 --name slow --task nasa_http_10min
 The folder of the protocol (--bench) contains protocol.py (exports tasks, judges forecasts, prints its table),
 tasks.json, and peers.json (the scores of other forecasters). Each task is trained and evaluated with the
 public commands only, once per seed. Everything after the options is passed to kforecast-train, with {task}
-and {seed} filled in.
+and {seed} filled in. Two more stages follow: forecasts after outages in the history, and a training on
+traffic with a nightly pause.
 """
 
 import argparse
@@ -20,20 +21,37 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from benchmark_stages.accuracy_facts import Peers, RunFacts, figures_of_run, task_facts
-from benchmark_stages.accuracy_table import report, write
+from benchmark_stages import accuracy_drops
+from benchmark_stages.accuracy_facts import (
+    Peers,
+    RivalFacts,
+    RunFacts,
+    Score,
+    figures_of_run,
+    series_of_run,
+    task_facts,
+)
+from benchmark_stages.accuracy_intervals import equal_coverage
+from benchmark_stages.accuracy_table import drop_lines, report, rival_lines, write
 from benchmark_stages.commands import CommandFailedError, Commands
 
 BIN = Path(sys.executable).parent
 BENCH = Path(__file__).resolve().parents[2] / "shared" / "bench"
+# A command of its own, since the models that it loads need torch.
+MEASURE_OUTAGES = Path(__file__).parent / "benchmark_stages" / "accuracy_outages.py"
 SEEDS = [42, 43]
-STAMP = "stamp.json"
+STAMP, OUTAGES_FILE = "stamp.json", "outages.json"
+OUTAGES, DROPS = "outages", "drops"
+STAGES = [OUTAGES, DROPS]
+
+Facts = TypeVar("Facts")
 
 
 class Run(NamedTuple):
@@ -54,6 +72,18 @@ def main() -> None:
     parser.add_argument("--seed", action="append", type=int, help="42 and 43 when not given, may be repeated")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side; above 1 each has one thread")
     parser.add_argument("--again", action="store_true", help="run anew what has been run the same way before")
+    parser.add_argument(
+        "--evaluate-again",
+        action="store_true",
+        help="only evaluate anew what has been trained before",
+    )
+    parser.add_argument(
+        "--stage",
+        action="append",
+        choices=[*STAGES, "none"],
+        help="what to measure besides the accuracy; all when not given, may be repeated",
+    )
+    parser.add_argument("--rival", metavar="NAME", help="another recipe in --out to compare with")
     parser.add_argument("override", nargs="*", help="overrides for kforecast-train")
     given = parser.parse_args()
     if given.jobs < 1:
@@ -70,20 +100,26 @@ def main() -> None:
     # When this script ends, the commands that it started end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
-    alone = given.jobs == 1
+    alone, stages = given.jobs == 1, given.stage or STAGES
     bench = Bench(
         protocol_file=protocol_file,
         tasks=protocol.TASKS,
+        ratio=protocol.ratio,
         out=given.out,
         name=given.name,
         overrides=[*([] if alone else ["threads=1"]), *given.override],
         again=given.again,
+        evaluate_again=given.evaluate_again,
+        outages=OUTAGES in stages,
+        rival=given.rival,
         threads={} if alone else {"OMP_NUM_THREADS": "1"},
     )
     chosen, seeds = given.task or list(protocol.TASKS), list(dict.fromkeys(given.seed or SEEDS))
     runs = [Run(task, seed) for task in dict.fromkeys(chosen) for seed in seeds]
+    pauses = [Run(accuracy_drops.TASK, seed) for seed in seeds if DROPS in stages]
     try:
-        found = run_all(bench, runs, given.jobs)
+        found = run_all(bench.do, runs, given.jobs, bench)
+        drops = run_all(bench.do_drops, pauses, given.jobs, bench)
     except KeyboardInterrupt:
         print("stopped; runs that are done are kept", file=sys.stderr)
         sys.exit(130)
@@ -95,10 +131,13 @@ def main() -> None:
             print(bench.protocol("table"))
         except CommandFailedError as error:  # for instance if the original's scores are unknown
             print(f"no table of the protocol: {error}\n", file=sys.stderr)
-        print("\n".join(report(tasks, order, peers)))
-        write(given.out, given.name, bench.overrides, tasks, order, peers)
-    if len(found) < len(runs):
-        sys.exit(f"{len(runs) - len(found)} of {len(runs)} runs failed")
+        paused = [facts for run in pauses if (facts := drops.get(run))]
+        beside = [] if given.rival is None else ["", *rival_lines(given.rival, tasks, order, peers)]
+        print("\n".join([*report(tasks, order, peers), *drop_lines(paused), *beside]))
+        write(given.out, given.name, bench.overrides, tasks, order, peers, paused)
+    count = len(runs) + len(pauses)
+    if failed := count - len(found) - len(drops):
+        sys.exit(f"{failed} of {count} runs failed")
 
 
 def imported(file: Path) -> Any:
@@ -111,11 +150,13 @@ def imported(file: Path) -> Any:
     return module
 
 
-def run_all(bench: "Bench", runs: list[Run], jobs: int) -> dict[Run, RunFacts]:
+def run_all(
+    do: Callable[[Run], tuple[Facts, str]], runs: list[Run], jobs: int, bench: "Bench"
+) -> dict[Run, Facts]:
     """Do the runs, several at a time, and return the facts of those that did not fail."""
-    found: dict[Run, RunFacts] = {}
+    found: dict[Run, Facts] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(bench.do, run): run for run in runs}
+        futures = {pool.submit(do, run): run for run in runs}
         try:
             for future in as_completed(futures):
                 run = futures[future]
@@ -138,11 +179,15 @@ class Bench:
 
     protocol_file: Path
     tasks: dict[str, dict[str, Any]]
+    ratio: Callable[[Score, Score], float]
     out: Path
     name: str
     overrides: list[str]
     again: bool
     threads: dict[str, str]
+    evaluate_again: bool = False
+    outages: bool = False
+    rival: str | None = None
     commands: Commands = field(default_factory=Commands)
     judging: threading.Lock = field(default_factory=threading.Lock)
     exporting: threading.Lock = field(default_factory=threading.Lock)
@@ -150,21 +195,31 @@ class Bench:
 
     def do(self, run: Run) -> tuple[RunFacts, str]:
         """Train, evaluate and judge, unless the results exist; return the facts, and one line about them."""
-        folder = self._folder(run.task) / f"seed-{run.seed}"
-        wanted = {"seed": run.seed, "overrides": self.overrides, "task": self.tasks[run.task]}
-        stamp = {} if self.again else _json(folder / STAMP)
-        kept = {key: stamp.get(key) for key in wanted} == wanted
-        if not kept:
-            stamp = wanted | self._train_and_evaluate(run, folder)
-        scores = self._judged(run, folder, anew=not kept)
-        if not kept:
-            # Written last: if the stamp exists, all other files do.
-            (folder / STAMP).write_text(json.dumps(stamp, indent=1), encoding="utf-8")
+        folder, stamp = self._trained(run)
+        scores = self._judged(run, folder, anew="finished" not in stamp)
+        kept = self._finished(folder, stamp)
         figures = figures_of_run(folder, stamp["seconds"], stamp["fit_seconds"])
         said = ", ".join(f"{score} {scores[score]:.4f}" for score in ("NMAE", "MASE", "under", "over"))
         how = f"{figures.epochs} epochs, trained in {figures.seconds:.0f} s"
-        since = f", kept from {stamp['finished']}" if kept else ""
-        return RunFacts(run.task, run.seed, figures), f"{run.task} seed {run.seed}: {said} ({how}{since})"
+        since = f", kept from {kept}" if kept else ""
+        facts = RunFacts(
+            run.task,
+            run.seed,
+            figures,
+            series_of_run(folder),
+            self._outages(run, folder) if self.outages else {},
+            self._rival(run, folder),
+        )
+        return facts, f"{run.task} seed {run.seed}: {said} ({how}{since})"
+
+    def do_drops(self, run: Run) -> tuple[accuracy_drops.DropFacts, str]:
+        """Train and evaluate on traffic with a nightly pause, as :meth:`do` does on a task."""
+        folder, stamp = self._trained(run)
+        kept = self._finished(folder, stamp)
+        its = self._forecasts_of_rival(run)
+        facts = accuracy_drops.facts(run.seed, folder / "evaluation" / "forecasts.csv", its)
+        since = f" (kept from {kept})" if kept else ""
+        return facts, f"{run.task} seed {run.seed}: error in the pause {facts.paused:.4f}{since}"
 
     def saved(self) -> dict[str, Any]:
         """Return the scores that the protocol has saved, by name and task."""
@@ -174,11 +229,38 @@ class Bench:
         env = os.environ | {"BENCH_SCORES": str((self.out / "scores.json").resolve())}
         return self.commands.run(sys.executable, self.protocol_file, *words, env=env)
 
-    def _train_and_evaluate(self, run: Run, folder: Path) -> dict[str, Any]:
-        """Train on the task's train part and forecast its test part; return the content of the stamp."""
+    def _trained(self, run: Run) -> tuple[Path, dict[str, Any]]:
+        """Train and evaluate, unless it was done; return the folder, and the stamp as it was found.
+
+        A stamp without ``finished`` belongs to an evaluation that has not been judged.
+        """
+        folder = self._folder(run.task) / f"seed-{run.seed}"
+        wanted = {"seed": run.seed, "overrides": self.overrides, "task": self.tasks.get(run.task)}
+        stamp = {} if self.again else _json(folder / STAMP)
+        if {key: stamp.get(key) for key in wanted} != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            stamp = wanted | self._train(run, folder)
+        elif self.evaluate_again:
+            stamp.pop("finished", None)
+        if "finished" not in stamp:
+            _write_json(folder / STAMP, stamp)
+            shutil.rmtree(folder / "evaluation", ignore_errors=True)
+            (folder / OUTAGES_FILE).unlink(missing_ok=True)
+            self._evaluate(run, folder)
+        return folder, stamp
+
+    def _finished(self, folder: Path, stamp: dict[str, Any]) -> str | None:
+        """Complete the stamp; return when the run was finished if that was before."""
+        if "finished" in stamp:
+            return str(stamp["finished"])
+        # Written last: if the stamp has this, all other files exist.
+        _write_json(folder / STAMP, stamp | {"finished": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"})
+        return None
+
+    def _train(self, run: Run, folder: Path) -> dict[str, Any]:
+        """Train on the task's train part; return what the stamp says about it."""
         data = self._data(run.task)
         task = _json(data / "task.json")
-        shutil.rmtree(folder, ignore_errors=True)
         train = [
             BIN / "kforecast-train",
             "source=csv",
@@ -191,34 +273,67 @@ class Bench:
             f"seed={run.seed}",
             *(part.replace("{task}", run.task).replace("{seed}", str(run.seed)) for part in self.overrides),
         ]
-        evaluate = [
-            BIN / "kforecast-evaluate",
-            f"artifact_dir={folder / 'model'}",
-            "source=csv",
-            f"source.path={data / 'full.csv'}",
-            "source.any_time=true",  # the NASA log is of 1995
-            f"evaluate.start={task['train_end']}",
-            f"hydra.run.dir={folder / 'evaluation'}",
-        ]
-        env = os.environ | self.threads
         begun = time.perf_counter()
-        said = self.commands.run(*train, env=env)
+        said = self.commands.run(*train, env=os.environ | self.threads)
         seconds = time.perf_counter() - begun
-        self.commands.run(*evaluate, env=env)
         fit = re.search(r"trained in +([\d.]+) s", said)
         return {
             "command": shlex.join(map(str, train)),
             "seconds": round(seconds, 2),
             "fit_seconds": float(fit[1]) if fit else None,
-            "finished": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         }
+
+    def _evaluate(self, run: Run, folder: Path) -> None:
+        """Forecast the task's test part."""
+        data = self._data(run.task)
+        self.commands.run(
+            BIN / "kforecast-evaluate",
+            f"artifact_dir={folder / 'model'}",
+            "source=csv",
+            f"source.path={data / 'full.csv'}",
+            "source.any_time=true",  # the NASA log is of 1995
+            f"evaluate.start={_json(data / 'task.json')['train_end']}",
+            f"hydra.run.dir={folder / 'evaluation'}",
+            env=os.environ | self.threads,
+        )
+
+    def _outages(self, run: Run, folder: Path) -> dict[str, dict[str, float]]:
+        """Forecast after outages in the history, unless it was done."""
+        found = folder / OUTAGES_FILE
+        if not found.is_file():
+            data = self._data(run.task)
+            begin = _json(data / "task.json")["train_end"]
+            command = [sys.executable, MEASURE_OUTAGES, folder / "model", data / "full.csv", begin, found]
+            self.commands.run(*command, env=os.environ | self.threads)
+        return _json(found)
+
+    def _rival(self, run: Run, folder: Path) -> RivalFacts | None:
+        """Compare with the rival's run of the same seed; None if there is none."""
+        its = self._forecasts_of_rival(run)
+        if its is None:
+            return None
+        scores = self.saved()
+        names = [f"{name} seed {run.seed}" for name in (self.name, self.rival)]
+        own, other = (scores.get(name, {}).get(run.task) for name in names)
+        error = self.ratio(own, other) if own and other else None
+        return RivalFacts(error, *equal_coverage(folder / "evaluation" / "forecasts.csv", its))
+
+    def _forecasts_of_rival(self, run: Run) -> Path | None:
+        """The forecasts of the rival's run of the same seed; None if there is none."""
+        if self.rival is None:
+            return None
+        found = self._folder(run.task, self.rival) / f"seed-{run.seed}" / "evaluation" / "forecasts.csv"
+        return found if found.is_file() else None
 
     def _data(self, task: str) -> Path:
         """Return the task's files, which are exported once."""
         folder = self._folder(task) / "data"
         with self.exporting:
             if task not in self.exported:
-                self.protocol("export", "--task", task, "--out", folder)
+                if task == accuracy_drops.TASK:
+                    accuracy_drops.export(folder)
+                else:
+                    self.protocol("export", "--task", task, "--out", folder)
                 self.exported.add(task)
         return folder
 
@@ -232,14 +347,20 @@ class Bench:
             scores: dict[str, float] = self.saved()[name][run.task]
         return scores
 
-    def _folder(self, task: str) -> Path:
+    def _folder(self, task: str, name: str | None = None) -> Path:
+        """The folder of a task, under this recipe's name or another one."""
         # Some characters have a meaning in an override.
-        return self.out / re.sub(r"[^\w.-]+", "-", self.name) / task
+        inside = [re.sub(r"[^\w.-]+", "-", part) for part in (name or self.name, task)]
+        return self.out.joinpath(*inside)
 
 
 def _json(file: Path) -> dict[str, Any]:
     """Return the content of a JSON file, or nothing if there is no such file."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

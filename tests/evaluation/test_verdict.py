@@ -19,7 +19,14 @@ from kforecast.evaluation.report.files import publish
 from kforecast.evaluation.report.words import summary
 from kforecast.evaluation.scoreboard import ORDER_LEVELS, QUANTILES, Scoreboard, judge
 from kforecast.evaluation.skill import Skill, saving
-from kforecast.evaluation.verdict import caveats, champion_shortfall, shortfall, unfit, verdict
+from kforecast.evaluation.verdict import (
+    better_naive,
+    caveats,
+    champion_shortfall,
+    shortfall,
+    unfit,
+    verdict,
+)
 from kforecast.following import WindowForecasts
 from kforecast.models.fcnet import Fcnet
 from kforecast.predictor import Predictor
@@ -138,6 +145,29 @@ def test_the_report_says_it_in_every_file(tmp_path: Path) -> None:
     assert "No headroom and no quantile of it can be advised: see the verdict." in page
     models = pd.read_csv(tmp_path / "scores.csv")["model"].unique().tolist()
     assert models[-2:] == ["training mean", "always zero"]
+
+
+def test_a_naive_forecast_that_would_serve_better_is_named_with_both_errors(good: Scoreboard) -> None:
+    assert better_naive(good) is None
+    # A daily cycle that grows, at a level that rises: the model repeats the day before.
+    days = np.arange(BINS) / DAY
+    values = np.stack([100 + 20 * days + (50 + days) * np.sin(2 * np.pi * days)])
+    board = judged(values, shifted(values, DAY))
+    words = better_naive(board)
+    assert board.skill.best_baseline == "last value plus daily difference"
+    assert words is not None
+    assert words.startswith("'last value plus daily difference', which needs no training, would serve")
+    errors = board.scores[(board.scores["step"] == "all") & (board.scores["workload"] == "*")]
+    wape = errors.set_index("model")["wape"]
+    assert words.endswith(f"is {wape[board.skill.best_baseline]:.2%}, the model's {board.model['wape']:.2%}")
+    assert "(last value plus daily difference)" in verdict(board).words
+
+
+def test_no_baseline_without_a_forecast_is_advised() -> None:
+    # 'always zero' is best here, and no autoscaler could use it.
+    board = judged(bursts(0.01), np.zeros((1, 1)))
+    assert board.skill.best_baseline == "always zero"
+    assert better_naive(board) is None
 
 
 @pytest.mark.parametrize("density", DENSITIES)

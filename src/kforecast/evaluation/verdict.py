@@ -11,6 +11,7 @@ from kforecast.evaluation.capacity import REACTIVE
 from kforecast.evaluation.scoreboard import Scoreboard
 from kforecast.evaluation.scores import overall
 from kforecast.files.untrusted import shortened
+from kforecast.models.naive import NAIVE
 
 Tone = Literal["good", "unsure", "bad"]
 # Forecasts that sum to less than this share of the traffic are useless for capacity.
@@ -100,6 +101,19 @@ def unfit(board: Scoreboard) -> str | None:
     objection = _bias(board) if board.model["wape"] > _AS_BAD_AS_ZERO else None
     objection = objection or _doubts(board)
     return None if objection is None else objection.reason
+
+
+def better_naive(board: Scoreboard) -> str | None:
+    """Which naive forecast has a lower error than the model, with both errors; None if none has."""
+    errors = {name: overall(board.scores, name)["wape"] for name in NAIVE}
+    best = min(errors, key=lambda name: errors[name])
+    if not errors[best] < board.model["wape"]:
+        return None
+    return (
+        f"'{best}', which needs no training, would serve the cluster better than this model: on "
+        f"{board.part or 'the span'} its error (WAPE) is {errors[best]:.2%}, the model's "
+        f"{board.model['wape']:.2%}"
+    )
 
 
 def caveats(board: Scoreboard) -> tuple[str, ...]:

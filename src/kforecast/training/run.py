@@ -18,6 +18,7 @@ from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.summary import data_table, summarize
 from kforecast.errors import DataError
 from kforecast.evaluation.report.words import scores_table
+from kforecast.evaluation.verdict import better_naive
 from kforecast.files.directory import make_directories
 from kforecast.files.lock import sole_writer
 from kforecast.training.artifact_maker import ArtifactMaker
@@ -125,6 +126,8 @@ def _run(recipe: Recipe, say: Callable[[str], None]) -> Outcome | None:
         artifact = maker.finished(judged)
         if recipe.artifact_dir is not None:
             rejected = publisher.publish(artifact, parts, rejected)
+        if rejected is None and judged.scoreboard is not None and (words := better_naive(judged.scoreboard)):
+            log.warning("%s", words)
         outcome = Outcome(recipe, judged, artifact, data.panel.fingerprint(), threads, rejected)
         if recipe.job is not None:
             show(outcome, loggers, parameters)
