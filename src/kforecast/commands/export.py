@@ -90,7 +90,14 @@ def export(cfg: DictConfig) -> None:
     from kforecast.onnx_export import write_onnx
 
     output = Path(str(settings["output"]))
-    inputs = write_onnx(Forecaster.load(directory), directory, output)
+    forecaster = Forecaster.load(directory)
+    if forecaster.online is not None and forecaster.online.rate:
+        log.warning(
+            "%s has the weights of the validation part; those that follow the newest errors (combine=online) "
+            "need kforecast-forecast or the Python API",
+            output,
+        )
+    inputs = write_onnx(forecaster, directory, output)
     log.info("%s: inputs %s; output forecast", output, ", ".join(inputs))
 
 
