@@ -11,6 +11,7 @@ import torch
 
 from kforecast.artifact import METADATA, Artifact, bin_zone_of, calendar_of, combination_of, network_of
 from kforecast.data.calendar import Calendar
+from kforecast.data.events import Events, detected, span
 from kforecast.data.fill import FILLS, Fill
 from kforecast.data.origins import blocks
 from kforecast.data.panel import Panel, item_key
@@ -21,7 +22,7 @@ from kforecast.files.untrusted import inside, shortened
 from kforecast.intervals import OWN_WINDOWS, Intervals, calibrate, missing
 from kforecast.models import Fcnet, Network
 from kforecast.models.combination import Combination, fitted
-from kforecast.models.naive import naive_forecasts
+from kforecast.models.naive import SEASONAL, naive_forecasts
 from kforecast.window import Window
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,9 @@ class Predictor:
         The artifact it was made from; None if there is none.
     zone:
         IANA name of the time zone whose local time the bins follow (:class:`kforecast.data.grid.Grid`).
+    events:
+        Whether a network with a lookback sees usual values in place of past events
+        (:mod:`kforecast.data.events`).
     """
 
     window: Window
@@ -84,6 +88,7 @@ class Predictor:
     combination: Combination | None = None
     artifact: Artifact | None = field(default=None, compare=False)
     zone: str = "UTC"
+    events: bool = False
 
     def __repr__(self) -> str:
         return (
@@ -107,8 +112,8 @@ class Predictor:
         net = network_of(artifact, name)
         calendar, combination = calendar_of(artifact, name), combination_of(artifact, net, name)
         window, ids, intervals = artifact.config.window, dict(artifact.item_ids), artifact.intervals
-        zone = bin_zone_of(artifact, name)
-        return cls(window, ids, fill, net, intervals, name, calendar, combination, artifact, zone)
+        zone, events = bin_zone_of(artifact, name), artifact.config.events
+        return cls(window, ids, fill, net, intervals, name, calendar, combination, artifact, zone, events)
 
     @property
     def bin_calendar(self) -> Calendar:
@@ -118,7 +123,7 @@ class Predictor:
     @property
     def history_length(self) -> int:
         """Bins before an origin that a forecast can use; fewer are possible."""
-        return self.window.history_length(self.net.lookback)
+        return self.window.history_length(self.net.lookback) + (span(self.window.frequency) if self.events else 0)
 
     def unknown(self, series: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """The series, among those given, that cannot be forecast.
@@ -179,6 +184,7 @@ class Predictor:
         context, horizon = self.window.context_length, self.window.prediction_length
         reaches_out = len(origin) and (origin.min() < context or origin.max() + horizon > panel.num_bins)
         before, after = (context, horizon) if reaches_out else (0, 0)
+        events = self._events(panel, origin)
         # Padding copies the panel, so it is avoided for panels that are mapped from a file.
         padded = panel.padded(before, after) if reaches_out else panel
         windows = WindowDataset(
@@ -188,6 +194,7 @@ class Predictor:
             lookback=self.net.lookback,
             calendar=self.calendar,
             hold_newest=hold_newest,
+            events=events.moved(before),
         )
         other = self.net.unknown_series()
         ids = torch.tensor(
@@ -216,8 +223,15 @@ class Predictor:
         found = WindowForecasts(forecast, torch.cat(levels).numpy(), by_name, peak)
         if self.combination is None:
             return found
-        naive = self._naive(padded, cells.numpy()) if self.combination.naive else {}
+        naive = self._naive(padded, cells.numpy(), events.moved(before)) if self.combination.naive else {}
         return found._replace(values=self.combination.of(by_name | naive))
+
+    def _events(self, panel: Panel, origin: np.ndarray) -> Events:
+        """The events that forecasts from these origins leave out."""
+        if not self.events or self.net.lookback is None or not len(origin):
+            return detected(panel, 0, 0)
+        begin = max(0, int(origin.min()) - self.history_length)
+        return detected(panel, begin, max(begin, int(origin.max())))
 
     def _first_below_zero(self, panel: Panel) -> np.ndarray:
         """First bin from which a series may be forecast below zero, int64 ``[series]``."""
@@ -225,9 +239,16 @@ class Predictor:
         negative = np.array([item_key(*pair) in known for pair in panel.series], dtype=bool)
         return np.where(negative, -1, first_below_zero(panel))
 
-    def _naive(self, panel: Panel, cells: np.ndarray) -> dict[str, np.ndarray]:
-        """The naive forecasts of windows, given as flat cells of the panel."""
-        return naive_forecasts(panel, cells, self.window, int((cells % panel.num_bins).min()))
+    def _naive(self, panel: Panel, cells: np.ndarray, events: Events) -> dict[str, np.ndarray]:
+        """The naive forecasts of windows, given as flat cells of the panel; seasonal ones without events."""
+        begin = int((cells % panel.num_bins).min())
+        made = naive_forecasts(panel, cells, self.window, begin)
+        if not len(events):
+            return made
+        # A season ago at the newest step; the means by time of week end at the first origin.
+        age = max(1, self.window.frequency.day - self.window.prediction_length + 1)
+        usual = naive_forecasts(events.repaired(panel, age), cells, self.window, begin)
+        return made | {name: usual[name] for name in SEASONAL}
 
     def combined(self, panel: Panel, begin: int, stop: int) -> Self:
         """This predictor with the combination weights that are best on the bins ``[begin, stop)``.
@@ -246,7 +267,8 @@ class Predictor:
         level = np.abs(np.nan_to_num(actual)).mean(axis=1)
         count = np.bincount(series, minlength=panel.num_series)
         mean_level = np.bincount(series, level, panel.num_series) / np.maximum(count, 1)
-        found = fitted(made.parts, self._naive(panel, cells), actual, mean_level[series])
+        naive = self._naive(panel, cells, self._events(panel, origin))
+        found = fitted(made.parts, naive, actual, mean_level[series])
         return replace(self, combination=found, artifact=None)  # the artifact lacks these weights
 
     def _stride(self, panel: Panel, begin: int, stop: int) -> int:

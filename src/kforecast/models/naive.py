@@ -20,6 +20,8 @@ NAIVE = (
     "same time last week",
     "mean by time of week",
 )
+# Those that repeat past days, and with them past outages.
+SEASONAL = NAIVE[2:4]
 # A model that does not beat these knows nothing about time. They are never part of a combination.
 TRAINING_MEAN, ALWAYS_ZERO = "training mean", "always zero"
 
