@@ -32,6 +32,8 @@ _CONSUMER_FILL: Fill = "zero"
 # This many windows give quantiles of the errors that are exact enough. In a fleet of thousands of series this
 # leaves too few windows per series for intervals of its own, which would also take tens of megabytes.
 _MOST_CALIBRATION_WINDOWS = 1_000_000
+# Events may raise the error on a validation part by this factor.
+_TOLERANCE = 1.01
 
 
 class WindowForecasts(NamedTuple):
@@ -123,7 +125,8 @@ class Predictor:
     @property
     def history_length(self) -> int:
         """Bins before an origin that a forecast can use; fewer are possible."""
-        return self.window.history_length(self.net.lookback) + (span(self.window.frequency) if self.events else 0)
+        length = self.window.history_length(self.net.lookback)
+        return length + span(self.window.frequency) if self._leaves_out_events else length
 
     def unknown(self, series: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """The series, among those given, that cannot be forecast.
@@ -226,10 +229,14 @@ class Predictor:
         naive = self._naive(padded, cells.numpy(), events.moved(before)) if self.combination.naive else {}
         return found._replace(values=self.combination.of(by_name | naive))
 
+    @property
+    def _leaves_out_events(self) -> bool:
+        return self.events and self.net.lookback is not None
+
     def _events(self, panel: Panel, origin: np.ndarray) -> Events:
         """The events that forecasts from these origins leave out."""
-        if not self.events or self.net.lookback is None or not len(origin):
-            return detected(panel, 0, 0)
+        if not self._leaves_out_events or not len(origin):
+            return Events.none()
         begin = max(0, int(origin.min()) - self.history_length)
         return detected(panel, begin, max(begin, int(origin.max())))
 
@@ -262,14 +269,41 @@ class Predictor:
         series, origin = np.divmod(cells, panel.num_bins)
         alone = replace(self, combination=None)
         made = alone.forecast_windows(panel, series, origin)
+        actual, level = self._actual(panel, series, origin)
+        naive = self._naive(panel, cells, self._events(panel, origin))
+        found = fitted(made.parts, naive, actual, level)
+        return replace(self, combination=found, artifact=None)  # the artifact lacks these weights
+
+    def with_events(self, panel: Panel, begin: int, stop: int) -> Self:
+        """This predictor, with ``events`` unless that raises its error on the bins ``[begin, stop)``.
+
+        A rise of up to 1 % is allowed: a short span holds few events, and a single outage costs more. The
+        network should not have been fitted to these bins. A network without a lookback sees no events.
+        """
+        cells = cells_between(panel, self.window, begin, stop, self._stride(panel, begin, stop))
+        if self.net.lookback is None or not len(cells):
+            return self
+        series, origin = np.divmod(cells, panel.num_bins)
+        actual, level = self._actual(panel, series, origin)
+        scale = np.where(level > 0, level, np.inf)[:, None]
+
+        def error_of(predictor: Self) -> float:
+            made = predictor.forecast_windows(panel, series, origin).values
+            return float(np.nansum(np.abs(made - actual) / scale))
+
+        without, usual = (replace(self, events=events, artifact=None) for events in (False, True))
+        return usual if error_of(usual) <= error_of(without) * _TOLERANCE else without
+
+    def _actual(self, panel: Panel, series: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The observed targets of windows, NaN where unobserved, and the mean level of each window's series.
+
+        float64 ``[windows, horizon]`` and ``[windows]``.
+        """
         at = (series[:, None], origin[:, None] + np.arange(self.window.prediction_length))
         actual = np.where(panel.observed[at], panel.values[at], np.nan).astype(np.float64)
         level = np.abs(np.nan_to_num(actual)).mean(axis=1)
         count = np.bincount(series, minlength=panel.num_series)
-        mean_level = np.bincount(series, level, panel.num_series) / np.maximum(count, 1)
-        naive = self._naive(panel, cells, self._events(panel, origin))
-        found = fitted(made.parts, naive, actual, mean_level[series])
-        return replace(self, combination=found, artifact=None)  # the artifact lacks these weights
+        return actual, (np.bincount(series, level, panel.num_series) / np.maximum(count, 1))[series]
 
     def _stride(self, panel: Panel, begin: int, stop: int) -> int:
         """Bins between the origins in ``[begin, stop)``, so that there are not more windows than needed."""

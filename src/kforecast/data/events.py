@@ -25,8 +25,8 @@ _EVENT = 0.2
 _HABITS = (1, 7)
 # Fewer days say nothing about what is usual.
 _FEWEST_DAYS = 3
-# A longer stretch is a new level. An event is over after this long with usual values, and recurs if it is seen
-# again this long. In hours.
+# Hours. A longer stretch is a new level. An event is over after this long with usual values, and it recurs if
+# it is seen again this long.
 _LONGEST, _CONFIRMED = 18, 1
 _LEAST_CONFIRMED = 2
 # The usual value is the median of the same time this many days ago.
@@ -62,6 +62,12 @@ class Events:
     end: np.ndarray
     usual: np.ndarray
 
+    @classmethod
+    def none(cls) -> "Events":
+        """No events."""
+        empty = np.empty(0, np.int64)
+        return cls(empty, empty, empty, empty, empty, np.empty(0, np.float32))
+
     def __len__(self) -> int:
         return len(self.series)
 
@@ -69,7 +75,8 @@ class Events:
     def offset(self) -> np.ndarray:
         """Index in ``usual`` of the first bin of each event, int64 ``[events]``."""
         length = self.stop - self.first
-        return np.cumsum(length) - length
+        before: np.ndarray = np.cumsum(length) - length
+        return before
 
     def moved(self, bins: int) -> "Events":
         """The events of a panel that begins ``bins`` earlier."""
@@ -101,11 +108,11 @@ def span(frequency: Frequency) -> int:
 def detected(panel: Panel, begin: int = 0, stop: int | None = None) -> Events:
     """Find the events among the bins ``[begin, stop)``.
 
-    An event is a stretch of bins that are unlike the same time on all but one of the 14 days before, on the
-    day before, and a week before. It must be over: with usual values for an hour, and within 18 hours, because
-    a longer stretch is a new level. The dispersion of a series therefore sets the measure: where the values of
-    14 days differ much, few are unlike them all. An event that recurs a day or a week later is a habit; from
-    then on, the observed values are seen again.
+    An event is a stretch of bins that are unlike the same time on the day before, a week before, and all but
+    one of the 14 days before. The dispersion of a series therefore sets the measure: where the values of 14
+    days differ much, few bins are unlike them all. An event is known once it is over, which takes an hour of
+    usual values. A stretch of more than 18 hours is a new level and no event. An event that recurs a day or a
+    week later is a habit: from then on, the observed values are seen again.
 
     Bins wider than an hour have no events.
 
@@ -116,7 +123,7 @@ def detected(panel: Panel, begin: int = 0, stop: int | None = None) -> Events:
     """
     window = slice(begin, stop)
     values, frequency = panel.values[:, window], panel.frequency
-    found = [_none()]
+    found = [Events.none()]
     if _applies(frequency) and values.shape[1] > frequency.day:
         for first, observed in blocks(panel.observed[:, window], _MOST_CELLS):
             block = values[first : first + len(observed)]
@@ -128,11 +135,6 @@ def detected(panel: Panel, begin: int = 0, stop: int | None = None) -> Events:
 
 def _applies(frequency: Frequency) -> bool:
     return frequency.day >= 24
-
-
-def _none() -> Events:
-    empty = np.empty(0, np.int64)
-    return Events(empty, empty, empty, empty, empty, np.empty(0, np.float32))
 
 
 class _Search:
@@ -155,13 +157,19 @@ class _Search:
         return replace(found, usual=self._usual(series[event], at))
 
     def _unlike(self) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-        """Bins unlike all days; and by days, those like that day and at most one other; bool [series, time]."""
-        values, observed, day = self.values, self.observed, self.day
+        """How unlike the days before each bin is, and where it repeats an unlike bin of a day before.
+
+        Returns
+        -------
+        The distance to the nearest day that counts, float32 ``[series, time]``, 0 where too few days are
+        known; and for each day of :data:`_HABITS`, bool: where a bin is like it and at most one other day.
+        """
+        values, observed = self.values, self.observed
         size = np.abs(values)
         level = self._level(size)
         nearest = np.full(values.shape, np.inf, np.float32)
         second, days = nearest.copy(), np.zeros(values.shape, np.int8)
-        alike: dict[int, np.ndarray] = {}
+        habits: dict[int, np.ndarray] = {}
         for ago, now, then in self._days():
             total = size[:, now] + size[:, then] + _OF_LEVEL * level[:, now]
             apart = np.abs(values[:, now] - values[:, then]) / np.maximum(total, np.finfo(np.float32).tiny)
@@ -170,13 +178,13 @@ class _Search:
             np.minimum(second[:, now], np.maximum(nearest[:, now], apart), out=second[:, now])
             np.minimum(nearest[:, now], apart, out=nearest[:, now])
             if ago in _HABITS:
-                alike[ago] = np.full(values.shape, np.inf, np.float32)
-                alike[ago][:, now] = apart
+                habits[ago] = np.full(values.shape, np.inf, np.float32)
+                habits[ago][:, now] = apart
         valid = observed & (days >= _FEWEST_DAYS) & (level > 0)
         second[~valid] = 0
-        again = {ago: (second > _UNLIKE) & (like <= _UNLIKE) for ago, like in alike.items()}
-        for like in alike.values():
-            np.minimum(second, like, out=second)
+        again = {ago: (second > _UNLIKE) & (apart <= _UNLIKE) for ago, apart in habits.items()}
+        for apart in habits.values():
+            np.minimum(second, apart, out=second)
         return second, again
 
     def _days(self) -> Iterator[tuple[int, slice, slice]]:
@@ -194,10 +202,11 @@ class _Search:
         stop = np.maximum(np.arange(length) - self.day + 1, 0)
         begin = np.maximum(np.arange(length) - _DAYS * self.day, 0)
         mean = (total[:, stop] - total[:, begin]) / np.maximum(count[:, stop] - count[:, begin], 1)
-        return mean.astype(np.float32)
+        level: np.ndarray = mean.astype(np.float32)
+        return level
 
     def _stretches(self, novelty: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Series, first bin and stop of each stretch of new bins that is not too long; int64."""
+        """Series, first bin and stop of the stretches that are events once they are over, int64."""
         series, at = np.nonzero(novelty > _UNLIKE)
         if not len(series):
             return series, at, at
@@ -206,11 +215,13 @@ class _Search:
         last = np.append(first[1:], len(at)) - 1
         mean = np.add.reduceat(novelty[series, at], first) / np.diff(first, append=len(at))
         series, first, stop = series[first], at[first], at[last] + 1
-        short = (stop - first <= self.longest) & (mean > _EVENT)
-        return series[short], first[short], stop[short]
+        chosen = (stop - first <= self.longest) & (mean > _EVENT)
+        return series[chosen], first[chosen], stop[chosen]
 
-    def _over(self, novelty: np.ndarray, series: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The first origin that knows an event to be over, and whether there is one; int64, bool [events]."""
+    def _over(
+        self, novelty: np.ndarray, series: np.ndarray, stop: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The first origin that knows each event to be over, int64; and whether there is one, bool."""
         length = novelty.shape[1]
         usual = np.flatnonzero(self.observed & (novelty <= _UNLIKE))
         number = np.searchsorted(usual, series * length + stop) + self.confirmed - 1
@@ -220,23 +231,24 @@ class _Search:
     def _recurred(
         self, again: dict[int, np.ndarray], series: np.ndarray, first: np.ndarray, stop: np.ndarray
     ) -> np.ndarray:
-        """The first origin that has seen an event recur; int64 [events], later than all origins if none has."""
+        """The first origin that has seen each event recur, or one later than all; int64 ``[events]``."""
         length = self.values.shape[1]
         end = np.full(len(series), np.iinfo(np.int32).max, np.int64)
         if not len(series):
             return end
         cells = [np.flatnonzero(found) for found in again.values()]
         seen = np.concatenate(cells)
-        before = np.repeat([ago * self.day for ago in again], [len(each) for each in cells])
-        event = np.searchsorted(series * length + first, seen - before, side="right") - 1
-        within = (event >= 0) & (seen - before < (series * length + stop)[event])
+        earlier = seen - np.repeat([ago * self.day for ago in again], [len(each) for each in cells])
+        event = np.searchsorted(series * length + first, earlier, side="right") - 1
+        within = (event >= 0) & (earlier < (series * length + stop)[event])
         event, seen = event[within], seen[within]
         order = np.lexsort((seen, event))
         event, seen = event[order], seen[order] % length
-        begins, count = np.searchsorted(event, np.arange(len(series))), np.bincount(event, minlength=len(series))
+        count = np.bincount(event, minlength=len(series))
         needed = np.minimum(self.confirmed, stop - first)
-        has = count >= needed
-        end[has] = seen[(begins + needed - 1)[has]] + 1
+        decisive = np.cumsum(count) - count + needed - 1
+        recurred = count >= needed
+        end[recurred] = seen[decisive[recurred]] + 1
         return end
 
     def _usual(self, series: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -244,8 +256,8 @@ class _Search:
         then = at[:, None] - self.day * np.array(_USUAL)
         place = (series[:, None], np.maximum(then, 0))
         known = (then >= 0) & self.observed[place]
-        count = known.sum(axis=1)
+        count, row = known.sum(axis=1), np.arange(len(at))
         ascending = np.sort(np.where(known, self.values[place], np.inf), axis=1)
-        row = np.arange(len(at))
-        middle = (ascending[row, np.maximum(count - 1, 0) // 2] + ascending[row, count // 2 % len(_USUAL)]) / 2
-        return np.where(count > 0, middle, self.values[series, at])
+        median = (ascending[row, np.maximum(count - 1, 0) // 2] + ascending[row, count // 2]) / 2
+        found: np.ndarray = np.where(count > 0, median, self.values[series, at])
+        return found

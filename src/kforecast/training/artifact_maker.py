@@ -95,9 +95,10 @@ class ArtifactMaker:
         forecaster = judged.forecaster
         made = self.make(forecaster.net, _scores_of(judged))
         combination = {} if forecaster.combination is None else forecaster.combination.as_dict()
-        return replace(
-            made, config=replace(made.config, combination=combination), intervals=forecaster.intervals
-        )
+        config = replace(made.config, combination=combination, events=forecaster.events)
+        if config.history_length:
+            config = replace(config, history_length=forecaster.history_length)
+        return replace(made, config=config, intervals=forecaster.intervals)
 
     def refitted(self) -> "ArtifactMaker":
         """A maker for a network that was also trained on the validation part."""
