@@ -197,8 +197,7 @@ class Predictor:
             lookback=self.net.lookback,
             calendar=self.calendar,
             hold_newest=hold_newest,
-            events=events.moved(before),
-        )
+        ).leave_out(events.moved(before))
         other = self.net.unknown_series()
         ids = torch.tensor(
             [0 if as_consumed else self.item_ids.get(item_key(*pair), other) for pair in panel.series]
@@ -246,11 +245,11 @@ class Predictor:
         negative = np.array([item_key(*pair) in known for pair in panel.series], dtype=bool)
         return np.where(negative, -1, first_below_zero(panel))
 
-    def _naive(self, panel: Panel, cells: np.ndarray, events: Events) -> dict[str, np.ndarray]:
+    def _naive(self, panel: Panel, cells: np.ndarray, events: Events | None = None) -> dict[str, np.ndarray]:
         """The naive forecasts of windows, given as flat cells of the panel; seasonal ones without events."""
         begin = int((cells % panel.num_bins).min())
         made = naive_forecasts(panel, cells, self.window, begin)
-        if not len(events):
+        if not events:
             return made
         # A season ago at the newest step; the means by time of week end at the first origin.
         age = max(1, self.window.frequency.day - self.window.prediction_length + 1)

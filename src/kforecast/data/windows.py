@@ -97,9 +97,6 @@ class WindowDataset(Dataset[WindowBatch]):
         Local time of the series, for the lookback.
     hold_newest:
         See :class:`kforecast.data.gaps.Gaps`.
-    events:
-        Bins of the panel whose usual values windows see, in context and lookback but never as targets; None
-        for none.
 
     Attributes
     ----------
@@ -116,7 +113,6 @@ class WindowDataset(Dataset[WindowBatch]):
         lookback: Lookback | None = None,
         calendar: Calendar | None = None,
         hold_newest: bool = False,
-        events: Events | None = None,
     ) -> None:
         self.window, self.lookback = window, lookback
         self.num_bins = panel.num_bins
@@ -125,8 +121,8 @@ class WindowDataset(Dataset[WindowBatch]):
         self.training_windows = min(_TRAINING_WINDOWS, most)
         self.evaluation_windows = min(_EVALUATION_WINDOWS, most)
         self._clock = None if lookback is None else _Clock(panel, calendar or Calendar(), lookback)
-        lead = 0 if lookback is None else max(lookback.recent, lookback.width(window))
-        self._events = _UsualValues(events, panel, lead) if events else None
+        self._num_series = panel.num_series
+        self._events: _UsualValues | None = None
         self.mask_gaps = mask_gaps
         self._gaps = Gaps(panel.observed, fill, hold_newest)
         self._values = torch.from_numpy(panel.values).flatten()
@@ -138,6 +134,14 @@ class WindowDataset(Dataset[WindowBatch]):
             if self._observed is not None:
                 self._observed = functional.pad(self._observed, (0, missing))
         self._calendar = torch.from_numpy(calendar_fields(panel.timestamps, window.frequency)).flatten()
+
+    def leave_out(self, events: Events) -> "WindowDataset":
+        """Put usual values in place of the panel's events, in context and lookback but never in targets."""
+        if len(events):
+            look = self.lookback
+            lead = 0 if look is None else max(look.recent, look.width(self.window))
+            self._events = _UsualValues(events, self._num_series, self.num_bins, lead)
+        return self
 
     def to(self, device: torch.device) -> "WindowDataset":
         """Move the panel's tensors to ``device``, in place, so that batches are gathered there."""
@@ -276,11 +280,11 @@ class _UsualValues:
     Rows may begin ``lead`` cells before the first one, and end as many after the last one.
     """
 
-    def __init__(self, events: Events, panel: Panel, lead: int) -> None:
+    def __init__(self, events: Events, num_series: int, num_bins: int, lead: int) -> None:
         event, at = events.bins()
-        lies_in = np.zeros(panel.observed.shape, bool)
+        lies_in = np.zeros((num_series, num_bins), bool)
         lies_in[events.series[event], at] = True
-        of_series = events.series * panel.num_bins
+        of_series = events.series * num_bins
         self._lead, self._lies_in = lead, torch.from_numpy(np.pad(lies_in.ravel(), lead))
         self._first, self._begin, self._end = (
             torch.from_numpy(of_series + part) for part in (events.first, events.begin, events.end)
