@@ -19,8 +19,9 @@ _DAYS = 14
 # Two values are unlike if their difference exceeds this share of their sum, as 4 and 5.1 do; the sum includes
 # a tenth of the series' level, so that small numbers at night make no difference.
 _UNLIKE, _OF_LEVEL = 0.12, 0.1
-# The mean of these shares that makes a stretch of unlike bins an event: two thirds, or one and a half times.
-_EVENT = 0.2
+# A stretch of unlike bins is an event if the mean of these shares for the nearest day exceeds this, as for 2 and
+# 3, and half the mean for all days: in bursty traffic, days are as far from each other.
+_EVENT, _APART = 0.2, 0.5
 # Bins like those of yesterday or of a week ago are habits, whatever the other days.
 _HABITS = (1, 7)
 # Fewer days say nothing about what is usual.
@@ -109,8 +110,8 @@ def detected(panel: Panel, begin: int = 0, stop: int | None = None) -> Events:
     """Find the events among the bins ``[begin, stop)``.
 
     An event is a stretch of bins that are unlike the same time on the day before, a week before, and all but
-    one of the 14 days before. The dispersion of a series therefore sets the measure: where the values of 14
-    days differ much, few bins are unlike them all. An event is known once it is over, which takes an hour of
+    one of the 14 days before, and that are further from these days than the days are from each other. The
+    dispersion of a series therefore sets the measure. An event is known once it is over, which takes an hour of
     usual values. A stretch of more than 18 hours is a new level and no event. An event that recurs a day or a
     week later is a habit: from then on, the observed values are seen again.
 
@@ -147,8 +148,8 @@ class _Search:
 
     def events(self) -> Events:
         """All events of the series."""
-        novelty, again = self._unlike()
-        series, first, stop = self._stretches(novelty)
+        novelty, mean, again = self._unlike()
+        series, first, stop = self._stretches(novelty, mean)
         begin, over = self._over(novelty, series, stop)
         series, first, stop, begin = series[over], first[over], stop[over], begin[over]
         end = self._recurred(again, series, first, stop)
@@ -156,23 +157,26 @@ class _Search:
         event, at = found.bins()
         return replace(found, usual=self._usual(series[event], at))
 
-    def _unlike(self) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    def _unlike(self) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]:
         """How unlike the days before each bin is, and where it repeats an unlike bin of a day before.
 
         Returns
         -------
         The distance to the nearest day that counts, float32 ``[series, time]``, 0 where too few days are
-        known; and for each day of :data:`_HABITS`, bool: where a bin is like it and at most one other day.
+        known; the mean distance to all days; and for each day of :data:`_HABITS`, bool: where a bin is like it
+        and at most one other day.
         """
         values, observed = self.values, self.observed
         size = np.abs(values)
         level = self._level(size)
         nearest = np.full(values.shape, np.inf, np.float32)
         second, days = nearest.copy(), np.zeros(values.shape, np.int8)
+        total = np.zeros(values.shape, np.float32)
         habits: dict[int, np.ndarray] = {}
         for ago, now, then in self._days():
-            total = size[:, now] + size[:, then] + _OF_LEVEL * level[:, now]
-            apart = np.abs(values[:, now] - values[:, then]) / np.maximum(total, np.finfo(np.float32).tiny)
+            both = size[:, now] + size[:, then] + _OF_LEVEL * level[:, now]
+            apart = np.abs(values[:, now] - values[:, then]) / np.maximum(both, np.finfo(np.float32).tiny)
+            total[:, now] += np.where(observed[:, then], apart, 0)
             apart[~observed[:, then]] = np.inf
             days[:, now] += observed[:, then]
             np.minimum(second[:, now], np.maximum(nearest[:, now], apart), out=second[:, now])
@@ -185,7 +189,7 @@ class _Search:
         again = {ago: (second > _UNLIKE) & (apart <= _UNLIKE) for ago, apart in habits.items()}
         for apart in habits.values():
             np.minimum(second, apart, out=second)
-        return second, again
+        return second, total / np.maximum(days, 1), again
 
     def _days(self) -> Iterator[tuple[int, slice, slice]]:
         """For each number of days: the bins that have that day before them, and the same bins that day."""
@@ -205,7 +209,7 @@ class _Search:
         level: np.ndarray = mean.astype(np.float32)
         return level
 
-    def _stretches(self, novelty: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _stretches(self, novelty: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Series, first bin and stop of the stretches that are events once they are over, int64."""
         series, at = np.nonzero(novelty > _UNLIKE)
         if not len(series):
@@ -213,9 +217,10 @@ class _Search:
         starts = (np.diff(series, prepend=-1) != 0) | (np.diff(at, prepend=0) > self.confirmed)
         first = np.flatnonzero(starts)
         last = np.append(first[1:], len(at)) - 1
-        mean = np.add.reduceat(novelty[series, at], first) / np.diff(first, append=len(at))
+        nearest, typical = (np.add.reduceat(part[series, at], first) for part in (novelty, mean))
+        count = np.diff(first, append=len(at))
         series, first, stop = series[first], at[first], at[last] + 1
-        chosen = (stop - first <= self.longest) & (mean > _EVENT)
+        chosen = (stop - first <= self.longest) & (nearest > _EVENT * count) & (nearest > _APART * typical)
         return series[chosen], first[chosen], stop[chosen]
 
     def _over(
