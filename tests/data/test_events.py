@@ -161,8 +161,7 @@ def test_few_bins_of_bursty_traffic_are_events():
     ids=["no bins", "one bin", "nothing observed", "zeros", "short", "negative", "huge"],
 )
 def test_histories_without_events(values):
-    with np.errstate(over="ignore", invalid="ignore"):
-        assert len(detected(panel_of(values))) == 0
+    assert len(detected(panel_of(values))) == 0
 
 
 def test_wide_bins_have_no_events():

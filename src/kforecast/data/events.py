@@ -19,8 +19,8 @@ _DAYS = 14
 # Two values are unlike if their difference exceeds this share of their sum, as 4 and 5.1 do; the sum includes
 # a tenth of the series' level, so that small numbers at night make no difference.
 _UNLIKE, _OF_LEVEL = 0.12, 0.1
-# A stretch of unlike bins is an event if the mean of these shares for the nearest day exceeds this, as for 2 and
-# 3, and half the mean for all days: in bursty traffic, days are as far from each other.
+# A stretch of unlike bins is an event if the mean share for the nearest day exceeds 0.2, as for 2 and 3, and
+# half the mean share for all days: in bursty traffic, some days are near and some are far.
 _EVENT, _APART = 0.2, 0.5
 # Bins like those of yesterday or of a week ago are habits, whatever the other days.
 _HABITS = (1, 7)
@@ -110,10 +110,10 @@ def detected(panel: Panel, begin: int = 0, stop: int | None = None) -> Events:
     """Find the events among the bins ``[begin, stop)``.
 
     An event is a stretch of bins that are unlike the same time on the day before, a week before, and all but
-    one of the 14 days before, and that are further from these days than the days are from each other. The
-    dispersion of a series therefore sets the measure. An event is known once it is over, which takes an hour of
-    usual values. A stretch of more than 18 hours is a new level and no event. An event that recurs a day or a
-    week later is a habit: from then on, the observed values are seen again.
+    one of the 14 days before. Where the values of these days differ much, few bins are unlike them all, so
+    that the dispersion of a series sets the measure. An event is known once it is over, which takes an hour
+    of usual values. A stretch of more than 18 hours is a new level and no event. An event that recurs a day
+    or a week later is a habit: from then on, the observed values are seen again.
 
     Bins wider than an hour have no events.
 
@@ -128,7 +128,8 @@ def detected(panel: Panel, begin: int = 0, stop: int | None = None) -> Events:
     if _applies(frequency) and values.shape[1] > frequency.day:
         for first, observed in blocks(panel.observed[:, window], _MOST_CELLS):
             block = values[first : first + len(observed)]
-            events = _Search(block, observed, frequency.day).events()
+            with np.errstate(over="ignore", invalid="ignore"):  # values near the largest float have no events
+                events = _Search(block, observed, frequency.day).events()
             found.append(replace(events, series=events.series + first))
     arrays = {name: np.concatenate([getattr(each, name) for each in found]) for name in vars(found[0])}
     return Events(**arrays).moved(begin)
@@ -163,8 +164,8 @@ class _Search:
         Returns
         -------
         The distance to the nearest day that counts, float32 ``[series, time]``, 0 where too few days are
-        known; the mean distance to all days; and for each day of :data:`_HABITS`, bool: where a bin is like it
-        and at most one other day.
+        known; the mean distance to all days; and for each day of :data:`_HABITS`, bool: where a bin is like
+        it and at most one other day.
         """
         values, observed = self.values, self.observed
         size = np.abs(values)
