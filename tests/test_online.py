@@ -165,8 +165,9 @@ def test_naive_experts_are_unknown_where_a_bin_is() -> None:
     values = np.arange(2 * 24 * 15.0).reshape(2, -1)
     observed = np.ones(values.shape, bool)
     observed[0, 200 - 24] = False
+    panel = panel_of(values, observed)
     last, day, week, by_day, day_ratio, by_week, week_ratio = naive_experts(
-        panel_of(values, observed), np.array([0, 1]), np.array([200, 200]), 4
+        panel, panel, np.array([0, 1]), np.array([200, 200]), 4
     )
     assert (last == [[199.0] * 4, [559.0] * 4]).all()
     assert np.isnan(day[0, 0])

@@ -23,6 +23,12 @@ def main(model: str, dataset: str) -> int:
     if about["naive"]:
         print(f"error: naive forecasts take part in it: {', '.join(about['naive'])}", file=sys.stderr)
         return 2
+    if about.get("events"):
+        print(
+            "error: it sees usual values in place of past events, which this example does not",
+            file=sys.stderr,
+        )
+        return 2
     if about["bin_zone"] != "UTC":
         print(f"error: its bins follow the local time of {about['bin_zone']}, not UTC", file=sys.stderr)
         return 2

@@ -62,7 +62,7 @@ _MOST_VALUES = {CONFIG: 200_000, ITEM_IDS: 8_000_000, METADATA: 2_000_000}
 
 # Keys of estimator_config.yaml that contract 5 requires, and keys of ours, written only if they are set.
 _REQUIRED = ("freq", "prediction_length", "context_length", "num_series")
-_OURS = ("network", "calendar", "combination", "history_length", "bin_zone", "online")
+_OURS = ("network", "calendar", "combination", "history_length", "bin_zone", "events", "online")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class EstimatorConfig:
     Networks other than Kapacity's need further keys: ``network`` (arguments of its class), ``calendar`` (time
     zones and holidays), ``combination`` (weights of the network's parts and of naive forecasts),
     ``history_length`` (bins that a forecast can use), ``bin_zone`` (time zone whose local time the bins
-    follow, if that is not UTC) and ``online`` (how weights and intervals follow the newest errors).
+    follow, if that is not UTC), ``events`` (whether past events are replaced by usual values) and ``online``
+    (how weights and intervals follow the newest errors).
     """
 
     freq: str
@@ -97,6 +98,7 @@ class EstimatorConfig:
     combination: Mapping[str, Any] = field(default_factory=dict)
     history_length: int = 0
     bin_zone: str = ""
+    events: bool = False
     online: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -141,6 +143,8 @@ class EstimatorConfig:
         ):
             if not isinstance(content.get(name, kind()), kind):
                 problems.append(f"{name} is {shortened(content[name])}, not {what}")
+        if not isinstance(content.get("events", False), bool):
+            problems.append(f"events is {shortened(content['events'])}, not true or false")
         length = content.get("history_length", 0)
         if isinstance(length, bool) or not isinstance(length, int) or length < 0:
             problems.append(f"history_length is {shortened(length)}, not a number of bins")

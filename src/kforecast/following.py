@@ -44,6 +44,8 @@ class Following:
         Context and horizon.
     fixed:
         Forecasts with fixed weights, given a panel, its rows and the origins, int64 ``[windows]``.
+    usual:
+        A panel with usual values in place of past events, given the panel and the range of the origins.
     first_below_zero:
         First bin from which each series of a panel may be forecast below zero, int64 ``[series]``.
     intervals:
@@ -53,6 +55,7 @@ class Following:
     online: Online
     window: Window
     fixed: Callable[[Panel, np.ndarray, np.ndarray], WindowForecasts]
+    usual: Callable[[Panel, int, int], Panel]
     first_below_zero: Callable[[Panel], np.ndarray]
     intervals: Intervals | None
 
@@ -117,11 +120,12 @@ class Following:
         wanted = counts.copy()
         wanted[row, origin - first] = not reuse
         rows, at = np.nonzero(wanted)
-        experts = asked = self._experts(panel, row, origin, own)
+        usual = self.usual(panel, first, origins.stop) if online.rate else panel
+        experts = asked = self._experts(panel, usual, row, origin, own)
         level = own.level
         if len(rows):
             rest = self.fixed(panel, rows, at + first)
-            experts, level = self._experts(panel, rows, at + first, rest), rest.level
+            experts, level = self._experts(panel, usual, rows, at + first, rest), rest.level
             if reuse:
                 rows, at = np.concatenate([row, rows]), np.concatenate([origin - first, at])
                 experts = np.concatenate([asked, experts], axis=1)
@@ -170,13 +174,13 @@ class Following:
         return actual, np.where(trained, self.online.optimism, 1.0), counts
 
     def _experts(
-        self, panel: Panel, row: np.ndarray, origin: np.ndarray, made: WindowForecasts
+        self, panel: Panel, usual: Panel, row: np.ndarray, origin: np.ndarray, made: WindowForecasts
     ) -> np.ndarray:
         """The forecast with fixed weights, its parts if several, and naive forecasts, ``[K, windows, P]``."""
         if not self.online.rate:
             return made.values[None]
         parts = list(made.parts.values()) if len(made.parts) > 1 else []
-        naive = np.stack(naive_experts(panel, row, origin, self.window.prediction_length))
+        naive = np.stack(naive_experts(panel, usual, row, origin, self.window.prediction_length))
         nonnegative = origin <= self.first_below_zero(panel)[row]
         return np.concatenate(
             [made.values[None], *[part[None] for part in parts], never_below_zero(naive, nonnegative)]

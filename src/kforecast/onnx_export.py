@@ -189,6 +189,7 @@ def described(predictor: Predictor, directory: Path, network: OnnxNetwork) -> di
         "bin_zone": predictor.zone,
         "lookback": None if look is None else asdict(look),
         "naive": network.naive,
+        "events": predictor.events,
     }
     return {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

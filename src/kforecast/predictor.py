@@ -21,6 +21,7 @@ from kforecast.artifact import (
     online_of,
 )
 from kforecast.data.calendar import Calendar
+from kforecast.data.events import Events, detected, span
 from kforecast.data.fill import FILLS, Fill
 from kforecast.data.origins import blocks
 from kforecast.data.panel import Panel, item_key
@@ -32,7 +33,7 @@ from kforecast.following import Following, WindowForecasts, never_below_zero
 from kforecast.intervals import OWN_WINDOWS, Intervals, calibrate, missing
 from kforecast.models import Fcnet, Network
 from kforecast.models.combination import Combination, fitted
-from kforecast.models.naive import TIME_OF_WEEK, naive_forecasts
+from kforecast.models.naive import LAST_VALUE, SEASONAL, TIME_OF_WEEK, last_plus_differences, naive_forecasts
 from kforecast.models.online import Online
 from kforecast.window import Window
 
@@ -43,6 +44,8 @@ _CONSUMER_FILL: Fill = "zero"
 # This many windows give quantiles of the errors that are exact enough. In a fleet of thousands of series this
 # leaves too few windows per series for intervals of its own, which would also take tens of megabytes.
 _MOST_CALIBRATION_WINDOWS = 1_000_000
+# Events may raise the error on a validation part by this factor.
+_TOLERANCE = 1.01
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,6 +74,9 @@ class Predictor:
         The artifact it was made from; None if there is none.
     zone:
         IANA name of the time zone whose local time the bins follow (:class:`kforecast.data.grid.Grid`).
+    events:
+        Whether a network with a lookback sees usual values in place of past events
+        (:mod:`kforecast.data.events`).
     online:
         How weights and widths follow the errors at the newest origins; None if they are fixed.
     """
@@ -85,6 +91,7 @@ class Predictor:
     combination: Combination | None = None
     artifact: Artifact | None = field(default=None, compare=False)
     zone: str = "UTC"
+    events: bool = False
     online: Online | None = None
 
     def __repr__(self) -> str:
@@ -109,8 +116,11 @@ class Predictor:
         net = network_of(artifact, name)
         calendar, combination = calendar_of(artifact, name), combination_of(artifact, net, name)
         window, ids, intervals = artifact.config.window, dict(artifact.item_ids), artifact.intervals
-        zone, online = bin_zone_of(artifact, name), online_of(artifact, name)
-        return cls(window, ids, fill, net, intervals, name, calendar, combination, artifact, zone, online)
+        zone, events = bin_zone_of(artifact, name), artifact.config.events
+        online = online_of(artifact, name)
+        return cls(
+            window, ids, fill, net, intervals, name, calendar, combination, artifact, zone, events, online
+        )
 
     @property
     def bin_calendar(self) -> Calendar:
@@ -121,6 +131,8 @@ class Predictor:
     def history_length(self) -> int:
         """Bins before an origin that a forecast can use; fewer are possible."""
         length = self.window.history_length(self.net.lookback)
+        if self._leaves_out_events:
+            length += span(self.window.frequency)
         return length + (0 if self.online is None else self.online.reach(self.window.prediction_length))
 
     def unknown(self, series: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -179,7 +191,9 @@ class Predictor:
         if self.online is None or not len(origin):
             return made
         fixed = partial(self._fixed, as_consumed=as_consumed)
-        following = Following(self.online, self.window, fixed, self._first_below_zero, self.intervals)
+        following = Following(
+            self.online, self.window, fixed, self._usual, self._first_below_zero, self.intervals
+        )
         reuse = not hold_newest and newest is None
         return following.follow(panel, series, origin, made, reuse)
 
@@ -203,6 +217,7 @@ class Predictor:
         context, horizon = self.window.context_length, self.window.prediction_length
         reaches_out = len(origin) and (origin.min() < context or origin.max() + horizon > panel.num_bins)
         before, after = (context, horizon) if reaches_out else (0, 0)
+        events = self._events(panel, origin)
         # Padding copies the panel, so it is avoided for panels that are mapped from a file.
         padded = panel.padded(before, after) if reaches_out else panel
         windows = WindowDataset(
@@ -212,7 +227,7 @@ class Predictor:
             lookback=self.net.lookback,
             calendar=self.calendar,
             hold_newest=hold_newest,
-        )
+        ).leave_out(events.moved(before))
         other = self.net.unknown_series()
         ids = torch.tensor(
             [0 if as_consumed else self.item_ids.get(item_key(*pair), other) for pair in panel.series]
@@ -240,8 +255,29 @@ class Predictor:
         found = WindowForecasts(forecast, torch.cat(levels).numpy(), by_name, peak)
         if self.combination is None:
             return found
-        naive = self._naive(padded, cells.numpy()) if self.combination.naive else {}
+        naive = self._naive(padded, cells.numpy(), events.moved(before)) if self.combination.naive else {}
         return found._replace(values=self.combination.of(by_name | naive))
+
+    @property
+    def _leaves_out_events(self) -> bool:
+        return self.events and self.net.lookback is not None
+
+    def _events(self, panel: Panel, origin: np.ndarray) -> Events:
+        """The events that forecasts from these origins leave out."""
+        if not self._leaves_out_events or not len(origin):
+            return Events.none()
+        begin = max(0, int(origin.min()) - self.history_length)
+        return detected(panel, begin, max(begin, int(origin.max())))
+
+    def _usual(self, panel: Panel, first: int, stop: int) -> Panel:
+        """The panel with usual values in place of events, for seasonal forecasts from ``[first, stop)``."""
+        events = self._events(panel, np.array([first, stop - 1]))
+        return events.repaired(panel, self._least_age) if len(events) else panel
+
+    @property
+    def _least_age(self) -> int:
+        """Bins from the youngest bin that a forecast of the same time yesterday repeats to the origin."""
+        return max(1, self.window.frequency.day - self.window.prediction_length + 1)
 
     def _first_below_zero(self, panel: Panel) -> np.ndarray:
         """First bin from which a series may be forecast below zero, int64 ``[series]``."""
@@ -249,9 +285,16 @@ class Predictor:
         negative = np.array([item_key(*pair) in known for pair in panel.series], dtype=bool)
         return np.where(negative, -1, first_below_zero(panel))
 
-    def _naive(self, panel: Panel, cells: np.ndarray) -> dict[str, np.ndarray]:
-        """The naive forecasts of windows, given as flat cells of the panel."""
-        return naive_forecasts(panel, cells, self.window, int((cells % panel.num_bins).min()))
+    def _naive(self, panel: Panel, cells: np.ndarray, events: Events | None = None) -> dict[str, np.ndarray]:
+        """The naive forecasts of windows, given as flat cells of the panel; seasonal ones without events."""
+        begin = int((cells % panel.num_bins).min())
+        made = naive_forecasts(panel, cells, self.window, begin)
+        if not events:
+            return made
+        repaired = events.repaired(panel, self._least_age)
+        usual = naive_forecasts(repaired, cells, self.window, begin)
+        made |= {name: usual[name] for name in SEASONAL}
+        return made | last_plus_differences(repaired, cells, made[LAST_VALUE])
 
     def combined(self, panel: Panel, begin: int, stop: int) -> Self:
         """This predictor with the combination weights that are best on the bins ``[begin, stop)``.
@@ -264,8 +307,8 @@ class Predictor:
             return self
         series, origin = np.divmod(cells, panel.num_bins)
         made = replace(self, combination=None, online=None).forecast_windows(panel, series, origin)
-        actual, level = self._targets(panel, series, origin)
-        naive = self._naive(panel, cells)
+        actual, level = self._actual(panel, series, origin)
+        naive = self._naive(panel, cells, self._events(panel, origin))
         if self.online is not None:
             # A mean over the whole history would differ between a backtest and a forecast from recent bins.
             naive.pop(TIME_OF_WEEK)
@@ -282,21 +325,43 @@ class Predictor:
             return None
         series, origin = np.divmod(cells, panel.num_bins)
         made = replace(self, online=None).forecast_windows(panel, series, origin)
-        actual, level = self._targets(panel, series, origin)
+        actual, level = self._actual(panel, series, origin)
         error = np.abs(actual - made.values) / np.where(level > 0, level, np.nan)[:, None]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a step without a target
             found: np.ndarray = np.nanmean(error, axis=0)
         return found if np.isfinite(found).all() else None
 
-    def _targets(self, panel: Panel, series: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Targets ``[windows, horizon]``, NaN where not observed, and the mean level of each series."""
+    def with_events(self, panel: Panel, begin: int, stop: int) -> Self:
+        """This predictor, with ``events`` unless that raises its error on the bins ``[begin, stop)``.
+
+        A rise of up to 1 % is allowed: a short span holds few events, and a single outage costs more. The
+        network should not have been fitted to these bins. A network without a lookback sees no events.
+        """
+        cells = cells_between(panel, self.window, begin, stop, self._stride(panel, begin, stop))
+        if self.net.lookback is None or not len(cells):
+            return self
+        series, origin = np.divmod(cells, panel.num_bins)
+        actual, level = self._actual(panel, series, origin)
+        scale = np.where(level > 0, level, np.inf)[:, None]
+
+        def error_of(predictor: Self) -> float:
+            made = replace(predictor, online=None).forecast_windows(panel, series, origin).values
+            return float(np.nansum(np.abs(made - actual) / scale))
+
+        without, usual = (replace(self, events=events, artifact=None) for events in (False, True))
+        return usual if error_of(usual) <= error_of(without) * _TOLERANCE else without
+
+    def _actual(self, panel: Panel, series: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The observed targets of windows, NaN where unobserved, and the mean level of each window's series.
+
+        float64 ``[windows, horizon]`` and ``[windows]``.
+        """
         at = (series[:, None], origin[:, None] + np.arange(self.window.prediction_length))
         actual = np.where(panel.observed[at], panel.values[at], np.nan).astype(np.float64)
         level = np.abs(np.nan_to_num(actual)).mean(axis=1)
         count = np.bincount(series, minlength=panel.num_series)
-        mean_level = np.bincount(series, level, panel.num_series) / np.maximum(count, 1)
-        return actual, mean_level[series]
+        return actual, (np.bincount(series, level, panel.num_series) / np.maximum(count, 1))[series]
 
     def _stride(self, panel: Panel, begin: int, stop: int) -> int:
         """Bins between the origins in ``[begin, stop)``, so that there are not more windows than needed."""

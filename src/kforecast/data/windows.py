@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from kforecast.data.calendar import Calendar, calendar_fields
+from kforecast.data.events import Events
 from kforecast.data.fill import Fill
 from kforecast.data.gaps import Gaps
 from kforecast.data.panel import Panel
@@ -120,6 +121,8 @@ class WindowDataset(Dataset[WindowBatch]):
         self.training_windows = min(_TRAINING_WINDOWS, most)
         self.evaluation_windows = min(_EVALUATION_WINDOWS, most)
         self._clock = None if lookback is None else _Clock(panel, calendar or Calendar(), lookback)
+        self._num_series = panel.num_series
+        self._events: _UsualValues | None = None
         self.mask_gaps = mask_gaps
         self._gaps = Gaps(panel.observed, fill, hold_newest)
         self._values = torch.from_numpy(panel.values).flatten()
@@ -132,14 +135,23 @@ class WindowDataset(Dataset[WindowBatch]):
                 self._observed = functional.pad(self._observed, (0, missing))
         self._calendar = torch.from_numpy(calendar_fields(panel.timestamps, window.frequency)).flatten()
 
+    def leave_out(self, events: Events) -> "WindowDataset":
+        """Put usual values in place of the panel's events, in context and lookback but never in targets."""
+        if len(events):
+            look = self.lookback
+            lead = 0 if look is None else max(look.recent, look.width(self.window))
+            self._events = _UsualValues(events, self._num_series, self.num_bins, lead)
+        return self
+
     def to(self, device: torch.device) -> "WindowDataset":
         """Move the panel's tensors to ``device``, in place, so that batches are gathered there."""
         self._gaps.to(device)
         self._values, self._calendar = self._values.to(device), self._calendar.to(device)
         if self._observed is not None:
             self._observed = self._observed.to(device)
-        if self._clock is not None:
-            self._clock.to(device)
+        for part in (self._clock, self._events):
+            if part is not None:
+                part.to(device)
         return self
 
     def __getitem__(self, cell_B: Tensor) -> WindowBatch:  # noqa: N803
@@ -158,6 +170,8 @@ class WindowDataset(Dataset[WindowBatch]):
             )
             if self.mask_gaps:
                 observed = known[:, context_length:]
+        if self._events is not None:
+            self._events.put(values[:, :context_length], first_B, cell_B)
         fields = len(self.window.frequency.calendar_fields)
         calendar = self._calendar.new_empty((len(cell_B), 0))
         if fields:
@@ -181,7 +195,9 @@ class WindowDataset(Dataset[WindowBatch]):
         index = (cell_B[:, None] + ago).clamp_min(0)
         if self._observed is not None:
             recent_observed &= self._observed[index]
-        recent = self._values[index].where(recent_observed, 0.0)
+        recent = self._values[index]
+        if self._events is not None:
+            self._events.put(recent, cell_B - look.recent, cell_B)
 
         width = look.width(self.window)
         seasons_BD = clock.seasons_ago(series, origin_B, look.seasons, self.window.frequency.season)  # noqa: N806
@@ -193,11 +209,14 @@ class WindowDataset(Dataset[WindowBatch]):
         known = reached[..., None] & (first_BD[..., None] + along < origin_B[:, None, None])
         if self._observed is not None:
             known = known & _rows(self._observed, width, 1)[row]
+        seasons = _rows(self._values, width, 1)[row]
+        if self._events is not None:
+            self._events.put(seasons, row, cell_B)
         here_B = origin_B - look.before  # noqa: N806
         return Past(
-            recent=recent,
+            recent=recent.where(recent_observed, 0.0),
             recent_observed=recent_observed,
-            seasons=_rows(self._values, width, 1)[row].where(known, 0.0),
+            seasons=seasons.where(known, 0.0),
             seasons_observed=known,
             alike=clock.alike(series, first_BD.where(reached, here_B[:, None]), here_B, width),
             moment=clock.moment(series, origin_B),
@@ -253,6 +272,49 @@ class _Clock:
     def _at(self, series_B: Tensor) -> Tensor:  # noqa: N803
         """Index of bin 0 of each series' zone."""
         return self._zone[series_B] * self._length + self._lead
+
+
+class _UsualValues:
+    """Events of a panel as tensors. Cells are flat, ``series * num_bins + bin``.
+
+    Rows may begin ``lead`` cells before the first one, and end as many after the last one.
+    """
+
+    def __init__(self, events: Events, num_series: int, num_bins: int, lead: int) -> None:
+        event, at = events.bins()
+        lies_in = np.zeros((num_series, num_bins), bool)
+        lies_in[events.series[event], at] = True
+        of_series = events.series * num_bins
+        self._lead, self._lies_in = lead, torch.from_numpy(np.pad(lies_in.ravel(), lead))
+        self._first, self._begin, self._end = (
+            torch.from_numpy(of_series + part) for part in (events.first, events.begin, events.end)
+        )
+        self._offset, self._usual = torch.from_numpy(events.offset), torch.from_numpy(events.usual)
+
+    def to(self, device: torch.device) -> None:
+        """Move to ``device``, in place."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+
+    def put(self, values: Tensor, first: Tensor, origin_B: Tensor) -> None:  # noqa: N803
+        """Put the usual values of known events in place.
+
+        Parameters
+        ----------
+        values:
+            float32 ``[B, ..., W]``: consecutive bins, changed in place.
+        first:
+            The first cell of each row of ``values``, int64 ``[B, ...]``.
+        origin_B:
+            The cells of the origins.
+        """
+        place = _rows(self._lies_in, values.shape[-1], 1)[first + self._lead].nonzero(as_tuple=True)
+        cell, origin = first[place[:-1]] + place[-1], origin_B[place[0]]
+        event = (torch.searchsorted(self._first, cell, right=True) - 1).clamp_min(0)
+        known = (cell >= self._first[event]) & (self._begin[event] <= origin) & (origin < self._end[event])
+        usual = self._usual[(self._offset[event] + cell - self._first[event])[known]]
+        values[tuple(index[known] for index in place)] = usual
 
 
 def _rows(flat: Tensor, length: int, step: int) -> Tensor:

@@ -117,8 +117,8 @@ class Online:
         most = found.max(axis=0)
         found = np.exp(found - np.where(np.isfinite(most), most, 0.0))
         found[0] += ~np.isfinite(most)  # nothing is known: the first one says so
-        found /= found.sum(axis=0)
-        return found
+        weights: np.ndarray = found / found.sum(axis=0)
+        return weights
 
     def _logarithms(self, loss: np.ndarray, before: np.ndarray, memory: int) -> np.ndarray:
         """Logarithms of weights up to a constant, ``[K, S, T, P]``."""
@@ -267,7 +267,8 @@ def jumps(panel: Panel, first: int, stop: int) -> np.ndarray:
     end, start = np.maximum(at - season // 2, 0), np.maximum(at - 7 * season, 0)
     usual = np.where(end > start, _largest(newest, 7 * season - season // 2)[:, end], np.inf)
     enough = count[:, end] - count[:, start] >= season
-    return enough & (newest[:, at] > np.maximum(np.log(_JUMP), _JUMP_UNUSUAL * usual))
+    found: np.ndarray = enough & (newest[:, at] > np.maximum(np.log(_JUMP), _JUMP_UNUSUAL * usual))
+    return found
 
 
 def _largest(values: np.ndarray, length: int) -> np.ndarray:
@@ -293,7 +294,9 @@ def prior(parts: int, naive: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array([1 - sum(shares), *shares]), np.array(after)
 
 
-def naive_experts(panel: Panel, series: np.ndarray, origin: np.ndarray, horizon: int) -> list[np.ndarray]:
+def naive_experts(
+    panel: Panel, usual: Panel, series: np.ndarray, origin: np.ndarray, horizon: int
+) -> list[np.ndarray]:
     """Naive forecasts that need at most two weeks of history, each float32 ``[windows, horizon]``.
 
     The last value; the same time yesterday and last week; and the last value plus the difference, and times
@@ -301,19 +304,21 @@ def naive_experts(panel: Panel, series: np.ndarray, origin: np.ndarray, horizon:
 
     Parameters
     ----------
+    usual:
+        The panel with usual values in place of past events, for past days.
     series, origin:
         Panel row and index of the first forecast bin, int64 ``[windows]``.
     """
     season, week = panel.frequency.season, panel.frequency.week
     row, ahead = series[:, None], np.arange(horizon)
 
-    def at(bins: np.ndarray) -> np.ndarray:
+    def at(bins: np.ndarray, panel: Panel = usual) -> np.ndarray:
         """Values at bins ``[windows, n]``; NaN where not observed."""
         inside = np.clip(bins, 0, panel.num_bins - 1)
         known = (bins == inside) & panel.observed[row, inside]
         return np.where(known, panel.values[row, inside], np.float32(np.nan))
 
-    last = at(origin[:, None] - 1)
+    last = at(origin[:, None] - 1, panel)
     found = [np.repeat(last, horizon, axis=1)]
     moves = []
     for length in dict.fromkeys((season, week)):

@@ -95,7 +95,12 @@ class ArtifactMaker:
         forecaster = judged.forecaster
         made = self.make(forecaster.net, _scores_of(judged))
         combination = {} if forecaster.combination is None else forecaster.combination.as_dict()
-        config = replace(made.config, combination=combination, online=_online_of(judged))
+        config = replace(
+            made.config,
+            combination=combination,
+            events=forecaster.events,
+            online=_online_of(judged),
+        )
         if config.history_length:
             config = replace(config, history_length=forecaster.history_length)
         return replace(made, config=config, intervals=forecaster.intervals)

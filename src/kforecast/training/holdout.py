@@ -71,8 +71,9 @@ def judge_fit(
         The second training, with the validation part. Its network replaces the first one, whose intervals it
         takes: the first one has not seen the data that they are calibrated on.
     combine:
-        Combine the network with naive forecasts, with weights fitted on the validation part; ``online``
-        weights follow the errors at the newest origins too.
+        Combine the network with naive forecasts, with weights fitted on the validation part, and let it see
+        usual values in place of past events, unless that raises the error there. ``online`` weights follow
+        the errors at the newest origins too.
     champion:
         A model to compare with on the test part.
     """
@@ -109,6 +110,8 @@ def _forecaster_of(fit: Fit, fill: Fill, combine: bool | Literal["online"]) -> P
     unknown = np.full(fit.data.window.prediction_length, np.nan)
     forecaster = replace(forecaster, online=Online(panel.seconds(split.train_end), unknown, rate))
     if combine:
+        forecaster = forecaster.with_events(panel, split.train_end, split.validation_end)
+        log.info("Past events are seen %s", "with usual values" if forecaster.events else "as they were")
         forecaster = forecaster.combined(panel, split.train_end, split.validation_end)
         combination = forecaster.combination
         for name, weights in ({} if combination is None else combination.as_dict()).items():
