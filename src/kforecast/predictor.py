@@ -251,7 +251,7 @@ class Predictor:
         made = naive_forecasts(panel, cells, self.window, begin)
         if not events:
             return made
-        # A season ago at the newest step; the means by time of week end at the first origin.
+        # The age of the newest bin that they repeat.
         age = max(1, self.window.frequency.day - self.window.prediction_length + 1)
         usual = naive_forecasts(events.repaired(panel, age), cells, self.window, begin)
         return made | {name: usual[name] for name in SEASONAL}
@@ -277,10 +277,11 @@ class Predictor:
         """This predictor, with ``events`` unless that raises its error on the bins ``[begin, stop)``.
 
         A rise of up to 1 % is allowed: a short span holds few events, and a single outage costs more. The
-        network should not have been fitted to these bins. A network without a lookback sees no events.
+        network should not have been fitted to these bins. Nothing changes for a network without a lookback, at
+        a frequency without events, and without a window.
         """
         cells = cells_between(panel, self.window, begin, stop, self._stride(panel, begin, stop))
-        if self.net.lookback is None or not len(cells):
+        if self.net.lookback is None or not span(self.window.frequency) or not len(cells):
             return self
         series, origin = np.divmod(cells, panel.num_bins)
         actual, level = self._actual(panel, series, origin)

@@ -90,9 +90,10 @@ class Events:
         return event, np.arange(len(self.usual)) - self.offset[event] + self.first[event]
 
     def repaired(self, panel: Panel, age: int) -> Panel:
-        """The panel with usual values in place of events, as seen at ``age`` bins after each bin or later.
+        """The panel with usual values in place of events, for forecasts that read bins from that age on.
 
-        Whether an event recurs is left out.
+        Bins of events that are known later than ``age`` bins after them keep their values, and it makes no
+        difference whether an event recurs.
         """
         event, at = self.bins()
         known = self.begin[event] <= at + age
