@@ -277,8 +277,8 @@ class Predictor:
         """This predictor, with ``events`` unless that raises its error on the bins ``[begin, stop)``.
 
         A rise of up to 1 % is allowed: a short span holds few events, and a single outage costs more. The
-        network should not have been fitted to these bins. Nothing changes for a network without a lookback, at
-        a frequency without events, and without a window.
+        network should not have been fitted to these bins. Nothing changes for a network without a lookback,
+        at a frequency without events, and without a window.
         """
         cells = cells_between(panel, self.window, begin, stop, self._stride(panel, begin, stop))
         if self.net.lookback is None or not span(self.window.frequency) or not len(cells):
