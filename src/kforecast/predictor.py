@@ -22,7 +22,7 @@ from kforecast.files.untrusted import inside, shortened
 from kforecast.intervals import OWN_WINDOWS, Intervals, calibrate, missing
 from kforecast.models import Fcnet, Network
 from kforecast.models.combination import Combination, fitted
-from kforecast.models.naive import SEASONAL, naive_forecasts
+from kforecast.models.naive import MEANS, SEASONAL, naive_forecasts
 from kforecast.window import Window
 
 log = logging.getLogger(__name__)
@@ -246,15 +246,23 @@ class Predictor:
         return np.where(negative, -1, first_below_zero(panel))
 
     def _naive(self, panel: Panel, cells: np.ndarray, events: Events | None = None) -> dict[str, np.ndarray]:
-        """The naive forecasts of windows, given as flat cells of the panel; seasonal ones without events."""
+        """The naive forecasts of windows, given as flat cells of the panel.
+
+        Those that look further back than the context see usual values in place of the events.
+        """
         begin = int((cells % panel.num_bins).min())
         made = naive_forecasts(panel, cells, self.window, begin)
         if not events:
             return made
-        # The age of the newest bin that they repeat.
+        # The age of the newest bin that is repeated.
         age = max(1, self.window.frequency.day - self.window.prediction_length + 1)
-        usual = naive_forecasts(events.repaired(panel, age), cells, self.window, begin)
-        return made | {name: usual[name] for name in SEASONAL}
+        for names, repaired in (
+            (SEASONAL, events.repaired(panel, age=age)),
+            (MEANS, events.repaired(panel, origin=begin)),
+        ):
+            usual = naive_forecasts(repaired, cells, self.window, begin)
+            made |= {name: usual[name] for name in names}
+        return made
 
     def combined(self, panel: Panel, begin: int, stop: int) -> Self:
         """This predictor with the combination weights that are best on the bins ``[begin, stop)``.

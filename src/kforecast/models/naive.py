@@ -20,8 +20,8 @@ NAIVE = (
     "same time last week",
     "mean by time of week",
 )
-# Those that repeat past days, and with them past outages.
-SEASONAL = ("same time yesterday", "same time last week")
+# Those that repeat a past bin, and those that read the whole history before the first origin.
+SEASONAL, MEANS = ("same time yesterday", "same time last week"), ("mean by time of week",)
 # A model that does not beat these knows nothing about time. They are never part of a combination.
 TRAINING_MEAN, ALWAYS_ZERO = "training mean", "always zero"
 
