@@ -281,3 +281,17 @@ def test_the_example_says_that_it_makes_no_naive_forecasts(
     done = without_torch(folder / "model.onnx", traffic_csv(points=30), cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: naive forecasts take part in it: same time yesterday\n"
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="not a checkout")
+def test_the_example_says_that_it_does_not_replace_past_events(
+    write: Callable[[str], Written], traffic_csv: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = onnx.load(write("fcnet").folder / "model.onnx")
+    props = {prop.key: prop.value for prop in model.metadata_props}
+    assert props["events"] == "false"
+    onnx.helper.set_model_props(model, props | {"events": "true"})
+    onnx.save_model(model, str(tmp_path / "model.onnx"))
+    done = without_torch(tmp_path / "model.onnx", traffic_csv(points=30), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: it sees usual values in place of past events, which this example does not\n"

@@ -78,6 +78,17 @@ def test_an_outage_is_not_forecast_again(factor: float, ago: tuple[int, ...], na
     assert (abs(repeated - 1) > 0.5) == (days_seen in ago)
 
 
+def test_the_mean_by_time_of_week_leaves_an_outage_out() -> None:
+    plain = traffic()
+    values, first = plain.copy(), (DAYS - 1) * 24 + 9
+    values[first - 7 * 24 : first - 7 * 24 + 6] *= 0.05
+    origin = np.arange(first, first + 4)
+    model = forecaster(naive="mean by time of week")
+    usual = forecast(model, plain, origin)
+    assert 0.99 < forecast(model, values, origin).sum() / usual.sum() < 1.01
+    assert forecast(replace(model, events=False), values, origin).sum() / usual.sum() < 0.92
+
+
 def test_backtest_and_forecast_know_the_same_events() -> None:
     values = traffic()
     for first in (900, 1100, 1210, 1300, 1390):

@@ -33,7 +33,14 @@ from kforecast.following import Following, WindowForecasts, never_below_zero
 from kforecast.intervals import OWN_WINDOWS, Intervals, calibrate, missing
 from kforecast.models import Fcnet, Network
 from kforecast.models.combination import Combination, fitted
-from kforecast.models.naive import LAST_VALUE, SEASONAL, TIME_OF_WEEK, last_plus_differences, naive_forecasts
+from kforecast.models.naive import (
+    LAST_VALUE,
+    MEANS,
+    SEASONAL,
+    TIME_OF_WEEK,
+    last_plus_differences,
+    naive_forecasts,
+)
 from kforecast.models.online import Online
 from kforecast.window import Window
 
@@ -272,7 +279,7 @@ class Predictor:
     def _usual(self, panel: Panel, first: int, stop: int) -> Panel:
         """The panel with usual values in place of events, for seasonal forecasts from ``[first, stop)``."""
         events = self._events(panel, np.array([first, stop - 1]))
-        return events.repaired(panel, self._least_age) if len(events) else panel
+        return events.repaired(panel, age=self._least_age) if len(events) else panel
 
     @property
     def _least_age(self) -> int:
@@ -286,15 +293,20 @@ class Predictor:
         return np.where(negative, -1, first_below_zero(panel))
 
     def _naive(self, panel: Panel, cells: np.ndarray, events: Events | None = None) -> dict[str, np.ndarray]:
-        """The naive forecasts of windows, given as flat cells of the panel; seasonal ones without events."""
+        """The naive forecasts of windows, given as flat cells of the panel.
+
+        Those that look further back than the context see usual values in place of the events.
+        """
         begin = int((cells % panel.num_bins).min())
         made = naive_forecasts(panel, cells, self.window, begin)
         if not events:
             return made
-        repaired = events.repaired(panel, self._least_age)
-        usual = naive_forecasts(repaired, cells, self.window, begin)
-        made |= {name: usual[name] for name in SEASONAL}
-        return made | last_plus_differences(repaired, cells, made[LAST_VALUE])
+        by_age = events.repaired(panel, age=self._least_age)
+        for names, repaired in ((SEASONAL, by_age), (MEANS, events.repaired(panel, origin=begin))):
+            usual = naive_forecasts(repaired, cells, self.window, begin)
+            made |= {name: usual[name] for name in names}
+        # The last value stays the observed one.
+        return made | last_plus_differences(by_age, cells, made[LAST_VALUE])
 
     def combined(self, panel: Panel, begin: int, stop: int) -> Self:
         """This predictor with the combination weights that are best on the bins ``[begin, stop)``.
@@ -336,10 +348,11 @@ class Predictor:
         """This predictor, with ``events`` unless that raises its error on the bins ``[begin, stop)``.
 
         A rise of up to 1 % is allowed: a short span holds few events, and a single outage costs more. The
-        network should not have been fitted to these bins. A network without a lookback sees no events.
+        network should not have been fitted to these bins. Nothing changes for a network without a lookback,
+        at a frequency without events, and without a window.
         """
         cells = cells_between(panel, self.window, begin, stop, self._stride(panel, begin, stop))
-        if self.net.lookback is None or not len(cells):
+        if self.net.lookback is None or not span(self.window.frequency) or not len(cells):
             return self
         series, origin = np.divmod(cells, panel.num_bins)
         actual, level = self._actual(panel, series, origin)

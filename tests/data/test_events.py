@@ -186,10 +186,12 @@ def test_a_repaired_panel_has_usual_values_where_they_are_known_in_time():
     events = Events(
         *(np.array(part) for part in ([0, 0], [3, 10], [5, 12], [6, 15], [99, 99], [70, 80, 90, 95]))
     )
-    known = events.repaired(panel_of(values), 4).values[0]
+    known = events.repaired(panel_of(values), age=4).values[0]
     expected = values.copy()
     expected[[3, 4, 11]] = [70, 80, 95]  # bin 10 is looked at from bin 14 on, when the event is not yet over
     np.testing.assert_array_equal(known, expected)
+    expected[11] = values[11]
+    np.testing.assert_array_equal(events.repaired(panel_of(values), origin=14).values[0], expected)
 
 
 @given(data=st.data())

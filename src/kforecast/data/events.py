@@ -89,13 +89,18 @@ class Events:
         event = np.repeat(np.arange(len(self)), self.stop - self.first)
         return event, np.arange(len(self.usual)) - self.offset[event] + self.first[event]
 
-    def repaired(self, panel: Panel, age: int) -> Panel:
-        """The panel with usual values in place of events, as seen at ``age`` bins after each bin or later.
+    def repaired(self, panel: Panel, *, age: int = 0, origin: int | None = None) -> Panel:
+        """The panel with usual values in place of the events that are known in time.
 
-        Whether an event recurs is left out.
+        Parameters
+        ----------
+        age:
+            Forecasts read each bin from this many bins after it on.
+        origin:
+            Forecasts read all bins from this origin on, whatever their age. An event that recurs stays one.
         """
         event, at = self.bins()
-        known = self.begin[event] <= at + age
+        known = self.begin[event] <= (at + age if origin is None else origin)
         values = panel.values.copy()
         values[self.series[event[known]], at[known]] = self.usual[known]
         return replace(panel, values=values)

@@ -25,8 +25,8 @@ NAIVE = (
     LAST_PLUS_DAILY,
     LAST_PLUS_WEEKLY,
 )
-# Those that repeat past days, and with them past outages.
-SEASONAL = NAIVE[2:4]
+# Those that repeat a past bin, and those that read the whole history before the first origin.
+SEASONAL, MEANS = ("same time yesterday", "same time last week"), ("mean by time of week",)
 # A model that does not beat these knows nothing about time. They are never part of a combination.
 TRAINING_MEAN, ALWAYS_ZERO = "training mean", "always zero"
 
