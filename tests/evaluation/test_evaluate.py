@@ -35,7 +35,7 @@ JUDGED = 99
 def seasonal(seed: int, days: int = DAYS) -> pd.DataFrame:
     """Two growing services with a daily and an hourly rhythm and a random walk of the level."""
     weeks = days > 14  # a weekend that was not seen before is no rhythm
-    # The last value plus a difference has the noise of three bins: with little, a week of data cannot beat it.
+    # The last value plus a difference has the noise of three bins; with little, a week cannot beat it.
     shape = {"hourly": 0.25, "trend": 0.2, "noise": 0.08 if weeks else 0.12, "spikes": 0.0, "gaps": 0.0}
     shape |= {"weekend": 0.6 if weeks else 1.0, "step": 60 if weeks else 300}
     return SyntheticSource(workloads=2, days=days, start=START, seed=seed, **shape).fetch()
