@@ -149,7 +149,13 @@ class TrainerSection(_Section):
 class ModelSection(_Section):
     """``model``: the network checks the rest."""
 
+    target: Annotated[str, Field(alias="_target_")]
     shared_embedding: bool | None = None
+
+    @property
+    def grows_trees(self) -> bool:
+        """Whether it has trees, which are not trained by gradients."""
+        return self.target.endswith(".BoostedTrees")
 
 
 # Objectives of a sweep: those of every training, and those measured on the test part.

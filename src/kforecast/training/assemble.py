@@ -15,7 +15,8 @@ from lightning.pytorch.loggers import Logger
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import Panel
 from kforecast.metrics.csv import CsvSource
-from kforecast.models import Network
+from kforecast.models import BoostedTrees, Network
+from kforecast.training.boosting import Boosting, grow
 from kforecast.training.distributed.process_group import first
 from kforecast.training.distributed.processes import this_process
 from kforecast.training.fit import Fit, fit
@@ -110,6 +111,8 @@ class Assembly:
         recipe, settings = self.recipe, self.recipe.settings
         # Finds wrong settings of the optimizer before the training begins.
         recipe.optimizer(params=net.parameters())
+        if isinstance(net, BoostedTrees):
+            return self._grow(net, data, training)
         used = [callback() for callback in recipe.callbacks.values()]
         run_checkpoint, resumed = self.checkpoints.of(training)
         if training:  # the jobs of a sweep are compared by their first trainings
@@ -141,6 +144,19 @@ class Assembly:
             return fit(module, data, trainer, settings.monitor, run_checkpoint, resumed)
         finally:
             run_checkpoint.restore_handlers()
+
+    def _grow(self, net: BoostedTrees, data: ForecastDataModule, training: str) -> Fit:
+        """Grow trees, one an epoch; a training that was interrupted begins again."""
+        recipe, settings = self.recipe, self.recipe.settings
+        run_checkpoint, resumed = self.checkpoints.of(training)
+        stopping = settings.callbacks.early_stopping
+        how = Boosting(
+            rounds=recipe.trainer.settings["max_epochs"],
+            rate=settings.optimizer.lr,
+            patience=None if stopping is None else stopping.patience,
+            seed=settings.seed,
+        )
+        return grow(ForecastModule(net), data, how, run_checkpoint, resumed)
 
     def train_again(self, first_fit: Fit, described: dict[str, Any]) -> Fit:
         """Train the network again, with the validation part, for as many epochs as were best.
