@@ -90,9 +90,16 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
             "model=auto"
         )
     trainer = settings.trainer
-    if settings.model.grows_trees and settings.warm_start is not None:
+    alone = settings.model.name == "BoostedTrees"
+    if alone and settings.warm_start is not None:
         problems.append("warm_start: is not for model=lightgbm, whose trees are always new; leave it out")
-    if settings.model.grows_trees and trainer.processes > 1:
+    if settings.trees and settings.model.name != "SeasonalMLP":
+        problems.append(
+            "trees: true is for model=auto and model=seasonal_mlp; leave it out, or add model=auto"
+        )
+    elif settings.trees and find_spec("lightgbm") is None:
+        problems.append("trees: true needs a package: pip install 'kforecast[lightgbm]'")
+    if alone and trainer.processes > 1:
         problems.append(
             f"trainer.devices: {trainer.processes} processes cannot share the trees of model=lightgbm; leave "
             "it out, one process uses all cores"

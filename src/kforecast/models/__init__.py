@@ -11,15 +11,17 @@ from kforecast.models.boosted_trees import BoostedTrees
 from kforecast.models.fcnet import Fcnet
 from kforecast.models.network import Network
 from kforecast.models.seasonal_mlp import SeasonalMLP
+from kforecast.models.seasonal_trees import SeasonalTrees
 from kforecast.window import Frequency, Window
 
-__all__ = ["NETWORKS", "BoostedTrees", "Fcnet", "Network", "SeasonalMLP", "rebuilt"]
+__all__ = ["NETWORKS", "BoostedTrees", "Fcnet", "Network", "SeasonalMLP", "SeasonalTrees", "rebuilt"]
 
 # Classes by their name in an artifact's estimator_config.yaml. Kapacity's job knows Fcnet only.
 NETWORKS: dict[str, type[Network]] = {
     "Fcnet": Fcnet,
     "SeasonalMLP": SeasonalMLP,
     "BoostedTrees": BoostedTrees,
+    "SeasonalTrees": SeasonalTrees,
 }
 
 

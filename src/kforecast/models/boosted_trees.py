@@ -78,7 +78,7 @@ class BoostedTrees(Network):
         num_series: int,
         leaves: int = 31,
         depth: int = 8,
-        rows: int = 500_000,
+        rows: int = 400_000,
         least_rows: int = 50,
     ) -> None:
         super().__init__()
@@ -103,6 +103,26 @@ class BoostedTrees(Network):
         self._same_days = _SAME_DAYS if days else tuple(range(4))
         self.correction, self.spread = Forest(self.num_features), Forest(self.num_features)
 
+    def look_back(self, lookback: Lookback) -> None:
+        """Read windows that were made for another network, with more of the past.
+
+        Raises
+        ------
+        ValueError
+            When they have less.
+        """
+        own, given = self.lookback, lookback
+        if given.recent < own.recent or given.before < own.before or given.after < own.after:
+            raise ValueError(f"the trees need {own}, not {given}")
+        if given.seasons < own.seasons:
+            raise ValueError(f"the trees need {own.seasons} seasons, not {given.seasons}")
+        self.lookback = lookback
+
+    @property
+    def count(self) -> int:
+        """Number of trees."""
+        return self.correction.count
+
     @property
     def num_features(self) -> int:
         """F."""
@@ -119,18 +139,25 @@ class BoostedTrees(Network):
         alive = unit > 0
         unit = unit.where(alive, 1.0)
         horizon = self.window.prediction_length
-        of_window = torch.cat(_of_window(past, center, unit, level), dim=1)
+        before = self._slice(-_BEFORE, 0)
+        of_window = torch.cat(_of_window(past, before, center, unit, level), dim=1)
         of_steps = torch.cat(self._of_steps(past, center, unit, level), dim=2)
         rows = torch.cat([of_window[:, None].expand(-1, horizon, -1), of_steps], dim=2)
         return Prepared((rows,), center, unit, alive)
 
+    def _slice(self, first: int, last: int) -> slice:
+        """Bins of a season, counted from the local time of the origin."""
+        before = self.lookback.before
+        return slice(before + first, before + last)
+
     def _of_steps(self, past: Past, center: Tensor, unit: Tensor, level: Tensor) -> list[Tensor]:
         """The features that differ from step to step, each [B, P, ...]."""
-        horizon, before = self.window.prediction_length, _BEFORE
-        ahead = slice(before, before + horizon)
+        horizon = self.window.prediction_length
+        ahead, newest = self._slice(0, horizon), self._slice(-1, 0)
         value = past.seasons[:, :, ahead].transpose(1, 2)  # [B, P, D]
         known = past.seasons_observed[:, :, ahead].transpose(1, 2)
-        then, then_known = past.seasons[:, None, :, before - 1], past.seasons_observed[:, None, :, before - 1]
+        then = past.seasons[:, :, newest].transpose(1, 2)
+        then_known = past.seasons_observed[:, :, newest].transpose(1, 2)
         values = (value - center[:, :, None]).div_(unit[:, :, None]).clamp_(-_LARGEST_INPUT, _LARGEST_INPUT)
         moved = (value - then).div_(unit[:, :, None]).clamp_(-_LARGEST_INPUT, _LARGEST_INPUT)
         moved_known = known & then_known
@@ -160,19 +187,20 @@ class BoostedTrees(Network):
         counted = (past.seasons_observed & past.alike).float()
         times = counted.sum(dim=1)
         mean, has = (past.seasons * counted).sum(dim=1) / times.clamp_min(1), times > 0
-        both = has[:, :_BEFORE] & past.recent_observed[:, -_BEFORE:]
+        before, ahead = self._slice(-_BEFORE, 0), self._slice(0, horizon)
+        both = has[:, before] & past.recent_observed[:, -_BEFORE:]
         now = past.recent[:, -_BEFORE:].where(both, 0.0).sum(dim=1, keepdim=True)
-        before = mean[:, :_BEFORE].where(both, 0.0).sum(dim=1, keepdim=True)
-        growth = (now / before).where(before.abs() > 1e-3 * level, 1.0)
-        ahead = slice(_BEFORE, _BEFORE + horizon)
+        then = mean[:, before].where(both, 0.0).sum(dim=1, keepdim=True)
+        growth = (now / then).where(then.abs() > 1e-3 * level, 1.0)
         values = mean[:, ahead] * growth.clamp(1 / _MOST_GROWTH, _MOST_GROWTH)
         return _relative(values, has[:, ahead], center, unit)[..., None]
 
     def _smooth(self, past: Past, center: Tensor, unit: Tensor) -> Tensor:
         """The mean over 7 days of the bins from one before to one after the same time; [B, P, 1]."""
         horizon = self.window.prediction_length
-        near = past.seasons_observed[:, :_WEEK, _BEFORE - 1 : _BEFORE + horizon + 1].float().sum(dim=1)
-        total = past.seasons[:, :_WEEK, _BEFORE - 1 : _BEFORE + horizon + 1].sum(dim=1)
+        around = self._slice(-1, horizon + 1)
+        near = past.seasons_observed[:, :_WEEK, around].float().sum(dim=1)
+        total = past.seasons[:, :_WEEK, around].sum(dim=1)
         count, total = near.unfold(1, 3, 1).sum(dim=2), total.unfold(1, 3, 1).sum(dim=2)
         return _relative(total / count.clamp_min(1), count > 0, center, unit)[..., None]
 
@@ -220,17 +248,17 @@ class BoostedTrees(Network):
         }
 
 
-def _of_window(past: Past, center: Tensor, unit: Tensor, level: Tensor) -> list[Tensor]:
-    """The features that all steps of a window share, each [B, ...]."""
+def _of_window(past: Past, before: slice, center: Tensor, unit: Tensor, level: Tensor) -> list[Tensor]:
+    """The features that all steps of a window share, each [B, ...]; ``before`` are bins of a season."""
     recent, known = past.recent[:, -_RECENT:], past.recent_observed[:, -_RECENT:]
     made = [_relative(recent, known, center, unit)]
     # Today's level against that of yesterday, of a week ago and of the mean over 7 days.
-    week = past.seasons_observed[:, :_WEEK, :_BEFORE]
+    week = past.seasons_observed[:, :_WEEK, before]
     count = week.sum(dim=1)
-    mean = past.seasons[:, :_WEEK, :_BEFORE].sum(dim=1) / count.clamp_min(1)
+    mean = past.seasons[:, :_WEEK, before].sum(dim=1) / count.clamp_min(1)
     for then, there in (
-        (past.seasons[:, 0, :_BEFORE], week[:, 0]),
-        (past.seasons[:, _WEEK - 1, :_BEFORE], week[:, _WEEK - 1]),
+        (past.seasons[:, 0, before], week[:, 0]),
+        (past.seasons[:, _WEEK - 1, before], week[:, _WEEK - 1]),
         (mean, count > 0),
     ):
         both = there & known[:, -_BEFORE:]

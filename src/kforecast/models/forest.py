@@ -52,6 +52,11 @@ class Forest(nn.Module):
         self.depth = 0
         self._slots: tuple[Tensor, ...] = ()
 
+    @property
+    def count(self) -> int:
+        """Number of trees."""
+        return len(self.value)
+
     def grow(self, trees: Mapping[str, Tensor]) -> None:
         """Take over trees, given as the attributes of the class.
 
@@ -67,8 +72,7 @@ class Forest(nn.Module):
 
     def forward(self, rows_NF: Tensor) -> Tensor:  # noqa: N803
         """The sum over the trees for each row, float32 [N]; 0 without trees."""
-        count = self.value.shape[0]
-        if not count:
+        if not self.count:
             return rows_NF.new_zeros(len(rows_NF))
         if not self._slots or self._slots[0].device != rows_NF.device:
             self._slots = tuple(slot.to(rows_NF.device) for slot in self._as_slots())
@@ -76,7 +80,7 @@ class Forest(nn.Module):
 
     def _sums(self, rows_NF: Tensor) -> Tensor:  # noqa: N803
         feature, threshold, child, value = self._slots
-        size, trees = len(rows_NF), self.value.shape[0]
+        size, trees = len(rows_NF), self.count
         # index_select with int32 is several times as fast as indexing with int64.
         first = torch.arange(size, dtype=torch.int32, device=rows_NF.device) * self.features
         first = first[:, None].expand(size, trees).flatten()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.windows import WindowBatch
 from kforecast.errors import TrainingError
 from kforecast.models.boosted_trees import BoostedTrees
+from kforecast.models.seasonal_trees import SeasonalTrees
 from kforecast.training.fit import Fit
 from kforecast.training.module import ForecastModule
 from kforecast.training.resume.checkpoints import RunCheckpoint
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # The second forest forecasts the size of the error, which needs fewer and smaller trees.
 _SPREAD_ROUNDS, _SPREAD_LEAVES, _SPREAD_RATE = 40, 15, 0.1
+# Most trees, without another setting. More than these steps of a window tell little more.
+_ROUNDS, _STEPS = 400, 6
 # Rounds from one log line to the next.
 _LOGGED = 50
 
@@ -35,20 +39,25 @@ class Boosting:
 
     Attributes
     ----------
+    seed:
+        Seed of the rows and of the features that each tree may use.
     rounds:
-        Most trees.
+        Most trees; None for the default.
     rate:
         Share of each tree's correction that is used.
     patience:
         Trees without a smaller validation error before it ends; None never ends early.
-    seed:
-        Seed of the rows and of the features that each tree may use.
     """
 
-    rounds: int
-    rate: float
-    patience: int | None
     seed: int
+    rounds: int | None = None
+    rate: float = 0.05
+    patience: int | None = 30
+
+    @property
+    def most(self) -> int:
+        """Most trees."""
+        return _ROUNDS if self.rounds is None else self.rounds
 
 
 @dataclass(frozen=True)
@@ -93,13 +102,35 @@ def grow(
         begun = time.perf_counter()
         run_checkpoint.make_folder()
         made = boost(net, data, how)
-        stopped_by = f"trainer.max_epochs={how.rounds}"
-        if made.rounds < how.rounds:
+        stopped_by = f"trainer.max_epochs={how.most}"
+        if made.rounds < how.most:
             stopped_by = f"early stopping: no better validation/loss in {how.patience} epochs"
         outcome = {"score": made.loss, "epochs": made.rounds, "best_epoch": made.best}
         outcome |= {"stopped_by": stopped_by, "seconds": time.perf_counter() - begun}
         run_checkpoint.finish(module, outcome)
     return Fit(module.eval(), data, **outcome)
+
+
+def grow_beside(found: Fit, how: Boosting, run_checkpoint: RunCheckpoint) -> Fit:
+    """Grow the trees beside a network that is trained, and put them into its last checkpoint.
+
+    Raises
+    ------
+    TrainingError
+        As :func:`boost` does.
+    """
+    module, net = found.module, found.net
+    assert isinstance(net, SeasonalTrees)
+    if net.trees.count:  # a finished training that was resumed
+        return found
+    begun, device = time.perf_counter(), module.device
+    # The limits on windows are those of an epoch of the network.
+    boost(net.trees, _limited(found.data, None), how)
+    module.to(device)
+    found = replace(found, seconds=found.seconds + time.perf_counter() - begun)
+    names = ("score", "epochs", "best_epoch", "stopped_by", "seconds", "hopeless")
+    run_checkpoint.finish(module, {name: getattr(found, name) for name in names})
+    return found
 
 
 def boost(net: BoostedTrees, data: ForecastDataModule, how: Boosting) -> Boosted:
@@ -113,7 +144,9 @@ def boost(net: BoostedTrees, data: ForecastDataModule, how: Boosting) -> Boosted
     import lightgbm
 
     random = torch.Generator().manual_seed(how.seed)
-    rows, target, weight = _rows(net, data.train_dataloader(), len(data.split.train), random)
+    windows = max(1, net.rows // min(net.window.prediction_length, _STEPS))
+    data = _limited(data, windows)
+    rows, target, weight = _rows(net, data.train_dataloader(), min(windows, len(data.split.train)), random)
     if not len(rows):
         raise TrainingError("no window of the training part moves, so that nothing can be learned from them")
     log.info("Boosting trees on %s rows of %d features", f"{len(rows):,}", rows.shape[1])
@@ -122,7 +155,7 @@ def boost(net: BoostedTrees, data: ForecastDataModule, how: Boosting) -> Boosted
     validation = None
     if len(data.split.validation):
         loader: Any = data.val_dataloader()
-        held_out = _rows(net, loader, len(data.split.validation), random)
+        held_out = _rows(net, loader, min(windows, len(data.split.validation)), random)
         if len(held_out[0]):
             validation = lightgbm.Dataset(held_out[0], held_out[1], weight=held_out[2], reference=training)
     watched = training if validation is None else validation
@@ -131,7 +164,7 @@ def boost(net: BoostedTrees, data: ForecastDataModule, how: Boosting) -> Boosted
     if how.patience is not None and validation is not None:
         callbacks.append(lightgbm.early_stopping(how.patience, verbose=False))
     booster = lightgbm.train(
-        settings, training, how.rounds, valid_sets=[watched], valid_names=["watched"], callbacks=callbacks
+        settings, training, how.most, valid_sets=[watched], valid_names=["watched"], callbacks=callbacks
     )
     losses = found["watched"]["l1"]
     best = int(np.argmin(losses)) + 1 if validation is not None else len(losses)
@@ -141,6 +174,16 @@ def boost(net: BoostedTrees, data: ForecastDataModule, how: Boosting) -> Boosted
     training.set_label(error)
     net.spread.grow(_trees_of(lightgbm.train(spread, training, _SPREAD_ROUNDS).dump_model()))
     return Boosted(losses[best - 1], len(losses), best)
+
+
+def _limited(data: ForecastDataModule, most: int | None) -> ForecastDataModule:
+    """The same data with at most this many windows of each part, without the trainer and its epochs."""
+    found = copy(data)
+    found.trainer = None
+    given = (data.windows_per_epoch, data.validation_windows)
+    limits = (None if most is None else min(most, most if one is None else one) for one in given)
+    found.windows_per_epoch, found.validation_windows = limits
+    return found
 
 
 def _settings(net: BoostedTrees, how: Boosting) -> dict[str, Any]:
