@@ -103,21 +103,6 @@ class BoostedTrees(Network):
         self._same_days = _SAME_DAYS if days else tuple(range(4))
         self.correction, self.spread = Forest(self.num_features), Forest(self.num_features)
 
-    def look_back(self, lookback: Lookback) -> None:
-        """Read windows that were made for another network, with more of the past.
-
-        Raises
-        ------
-        ValueError
-            When they have less.
-        """
-        own, given = self.lookback, lookback
-        if given.recent < own.recent or given.before < own.before or given.after < own.after:
-            raise ValueError(f"the trees need {own}, not {given}")
-        if given.seasons < own.seasons:
-            raise ValueError(f"the trees need {own.seasons} seasons, not {given.seasons}")
-        self.lookback = lookback
-
     @property
     def count(self) -> int:
         """Number of trees."""
@@ -139,21 +124,15 @@ class BoostedTrees(Network):
         alive = unit > 0
         unit = unit.where(alive, 1.0)
         horizon = self.window.prediction_length
-        before = self._slice(-_BEFORE, 0)
-        of_window = torch.cat(_of_window(past, before, center, unit, level), dim=1)
+        of_window = torch.cat(_of_window(past, center, unit, level), dim=1)
         of_steps = torch.cat(self._of_steps(past, center, unit, level), dim=2)
         rows = torch.cat([of_window[:, None].expand(-1, horizon, -1), of_steps], dim=2)
         return Prepared((rows,), center, unit, alive)
 
-    def _slice(self, first: int, last: int) -> slice:
-        """Bins of a season, counted from the local time of the origin."""
-        before = self.lookback.before
-        return slice(before + first, before + last)
-
     def _of_steps(self, past: Past, center: Tensor, unit: Tensor, level: Tensor) -> list[Tensor]:
         """The features that differ from step to step, each [B, P, ...]."""
         horizon = self.window.prediction_length
-        ahead, newest = self._slice(0, horizon), self._slice(-1, 0)
+        ahead, newest = _bins(0, horizon), _bins(-1, 0)
         value = past.seasons[:, :, ahead].transpose(1, 2)  # [B, P, D]
         known = past.seasons_observed[:, :, ahead].transpose(1, 2)
         then = past.seasons[:, :, newest].transpose(1, 2)
@@ -187,7 +166,7 @@ class BoostedTrees(Network):
         counted = (past.seasons_observed & past.alike).float()
         times = counted.sum(dim=1)
         mean, has = (past.seasons * counted).sum(dim=1) / times.clamp_min(1), times > 0
-        before, ahead = self._slice(-_BEFORE, 0), self._slice(0, horizon)
+        before, ahead = _bins(-_BEFORE, 0), _bins(0, horizon)
         both = has[:, before] & past.recent_observed[:, -_BEFORE:]
         now = past.recent[:, -_BEFORE:].where(both, 0.0).sum(dim=1, keepdim=True)
         then = mean[:, before].where(both, 0.0).sum(dim=1, keepdim=True)
@@ -198,7 +177,7 @@ class BoostedTrees(Network):
     def _smooth(self, past: Past, center: Tensor, unit: Tensor) -> Tensor:
         """The mean over 7 days of the bins from one before to one after the same time; [B, P, 1]."""
         horizon = self.window.prediction_length
-        around = self._slice(-1, horizon + 1)
+        around = _bins(-1, horizon + 1)
         near = past.seasons_observed[:, :_WEEK, around].float().sum(dim=1)
         total = past.seasons[:, :_WEEK, around].sum(dim=1)
         count, total = near.unfold(1, 3, 1).sum(dim=2), total.unfold(1, 3, 1).sum(dim=2)
@@ -248,10 +227,16 @@ class BoostedTrees(Network):
         }
 
 
-def _of_window(past: Past, before: slice, center: Tensor, unit: Tensor, level: Tensor) -> list[Tensor]:
-    """The features that all steps of a window share, each [B, ...]; ``before`` are bins of a season."""
+def _bins(first: int, last: int) -> slice:
+    """Bins of a season, counted from the local time of the origin."""
+    return slice(_BEFORE + first, _BEFORE + last)
+
+
+def _of_window(past: Past, center: Tensor, unit: Tensor, level: Tensor) -> list[Tensor]:
+    """The features that all steps of a window share, each [B, ...]."""
     recent, known = past.recent[:, -_RECENT:], past.recent_observed[:, -_RECENT:]
     made = [_relative(recent, known, center, unit)]
+    before = _bins(-_BEFORE, 0)
     # Today's level against that of yesterday, of a week ago and of the mean over 7 days.
     week = past.seasons_observed[:, :_WEEK, before]
     count = week.sum(dim=1)

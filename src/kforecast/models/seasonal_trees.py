@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kforecast.data.windows import WindowBatch
+from kforecast.data.windows import Past, WindowBatch
 from kforecast.models.boosted_trees import BoostedTrees
 from kforecast.models.network import Forecast
 from kforecast.models.seasonal_mlp import SeasonalMLP
@@ -31,11 +31,10 @@ class SeasonalTrees(SeasonalMLP):
     def __init__(self, window: Window, num_series: int, **settings: Any) -> None:
         super().__init__(window, num_series, **settings)
         self.trees = BoostedTrees(window, num_series)
-        self.trees.look_back(self.lookback)
 
     def forecast(self, batch: WindowBatch) -> Forecast:
         """The mean of both, and of their spreads."""
-        network, trees = super().forecast(batch), self.trees.forecast(batch)
+        network, trees = super().forecast(batch), self.trees.forecast(self._for_trees(batch))
         share = _SHARE if self.trees.count else 0.0
         assert network.parts is not None
         return Forecast(
@@ -43,6 +42,17 @@ class SeasonalTrees(SeasonalMLP):
             torch.lerp(network.spread.expand_as(trees.spread), trees.spread, share),
             torch.cat([network.parts, trees.values[None]]),
         )
+
+    def _for_trees(self, batch: WindowBatch) -> WindowBatch:
+        """The batch with as much of the past as the trees read."""
+        past, look, least = batch.past, self.lookback, self.trees.lookback
+        assert past is not None
+        bins = slice(look.before - least.before, look.width(self.window) - (look.after - least.after))
+        seasons, observed, alike = (
+            each[:, : least.seasons, bins] for each in (past.seasons, past.seasons_observed, past.alike)
+        )
+        recent, recent_observed = past.recent[:, -least.recent :], past.recent_observed[:, -least.recent :]
+        return batch._replace(past=Past(recent, recent_observed, seasons, observed, alike, past.moment))
 
 
 def without_trees(state: dict[str, Tensor]) -> dict[str, Tensor]:

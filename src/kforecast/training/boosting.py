@@ -94,7 +94,6 @@ def grow(
     """
     net = module.net
     assert isinstance(net, BoostedTrees)
-    data.look_back(net.lookback)
     if resumed is not None and "finished" in resumed:
         module.load_state_dict(resumed["state_dict"])
         outcome: State = resumed["finished"]
@@ -146,6 +145,7 @@ def boost(net: BoostedTrees, data: ForecastDataModule, how: Boosting) -> Boosted
     random = torch.Generator().manual_seed(how.seed)
     windows = max(1, net.rows // min(net.window.prediction_length, _STEPS))
     data = _limited(data, windows)
+    data.look_back(net.lookback)
     rows, target, weight = _rows(net, data.train_dataloader(), min(windows, len(data.split.train)), random)
     if not len(rows):
         raise TrainingError("no window of the training part moves, so that nothing can be learned from them")
@@ -168,11 +168,11 @@ def boost(net: BoostedTrees, data: ForecastDataModule, how: Boosting) -> Boosted
     )
     losses = found["watched"]["l1"]
     best = int(np.argmin(losses)) + 1 if validation is not None else len(losses)
-    net.correction.grow(_trees_of(booster.dump_model(num_iteration=best)))
+    net.correction.grow(trees_of(booster.dump_model(num_iteration=best)))
     error = np.abs(target - booster.predict(rows, num_iteration=best)).astype(np.float32)
     spread = settings | {"num_leaves": _SPREAD_LEAVES, "learning_rate": _SPREAD_RATE}
     training.set_label(error)
-    net.spread.grow(_trees_of(lightgbm.train(spread, training, _SPREAD_ROUNDS).dump_model()))
+    net.spread.grow(trees_of(lightgbm.train(spread, training, _SPREAD_ROUNDS).dump_model()))
     return Boosted(losses[best - 1], len(losses), best)
 
 
@@ -242,7 +242,7 @@ def _log_rounds(environment: Any) -> None:
         log.info("Tree %d: loss %.6f", done, environment.evaluation_result_list[0][2])
 
 
-def _trees_of(dumped: dict[str, Any]) -> dict[str, Tensor]:
+def trees_of(dumped: dict[str, Any]) -> dict[str, Tensor]:
     """The trees of LightGBM's description as the tensors of :class:`kforecast.models.forest.Forest`."""
     found = [tree["tree_structure"] for tree in dumped["tree_info"]]
     leaves = max(tree["num_leaves"] for tree in dumped["tree_info"])
