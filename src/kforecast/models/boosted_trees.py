@@ -1,6 +1,6 @@
 """BoostedTrees: gradient-boosted trees that see the same time of past days and weeks.
 
-Shape suffixes: B windows, P horizon bins, D seasons, R recent bins, F features, G groups of seasons.
+Shape suffixes: B windows, P horizon bins, D seasons, F features.
 """
 
 from typing import Any
@@ -78,7 +78,7 @@ class BoostedTrees(Network):
         num_series: int,
         leaves: int = 31,
         depth: int = 8,
-        rows: int = 400_000,
+        rows: int = 200_000,
         least_rows: int = 50,
     ) -> None:
         super().__init__()

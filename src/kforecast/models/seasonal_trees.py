@@ -1,5 +1,6 @@
 """SeasonalTrees: SeasonalMLP and boosted trees on the same past, as parts of one forecast."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class SeasonalTrees(SeasonalMLP):
         As of SeasonalMLP; the trees have the default settings.
     """
 
-    parts = (*SeasonalMLP.parts, *BoostedTrees.parts)
+    parts: tuple[str, ...] = (*SeasonalMLP.parts, *BoostedTrees.parts)
 
     def __init__(self, window: Window, num_series: int, **settings: Any) -> None:
         super().__init__(window, num_series, **settings)
@@ -55,6 +56,6 @@ class SeasonalTrees(SeasonalMLP):
         return batch._replace(past=Past(recent, recent_observed, seasons, observed, alike, past.moment))
 
 
-def without_trees(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def without_trees(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a state dict that gradients train."""
     return {name: value for name, value in state.items() if not name.startswith("trees.")}

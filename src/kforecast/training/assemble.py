@@ -16,7 +16,7 @@ from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import Panel
 from kforecast.metrics.csv import CsvSource
 from kforecast.models import BoostedTrees, Network, SeasonalTrees
-from kforecast.training.boosting import Boosting, grow, grow_beside
+from kforecast.training.boosting import ROUNDS, Boosting, grow, grow_beside
 from kforecast.training.distributed.process_group import first
 from kforecast.training.distributed.processes import this_process
 from kforecast.training.fit import Fit, fit
@@ -85,13 +85,13 @@ class Assembly:
     checkpoints:
         The folder of checkpoints, and the one to resume from.
     trees:
-        Most trees to grow beside a network; None for the default.
+        Most trees to grow beside a network.
     """
 
     recipe: Recipe
     cluster: ClusterEnvironment | None
     checkpoints: Checkpoints
-    trees: int | None = None
+    trees: int = ROUNDS
 
     def train(
         self,
@@ -180,7 +180,7 @@ class Assembly:
         panel = first_fit.data.panel
         net, data = network_of(recipe, panel), data_of(recipe, panel)
         data.setup("fit")
-        trees = first_fit.net.trees.count if isinstance(first_fit.net, SeasonalTrees) else None
+        trees = max(1, first_fit.net.trees.count) if isinstance(first_fit.net, SeasonalTrees) else ROUNDS
         assembly = replace(self, recipe=recipe, checkpoints=checkpoints, trees=trees)
         whole = self.recipe.settings.trainer
         return assembly.train(net, data, training="refit", schedule_epochs=whole.max_epochs)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from kforecast.data.datamodule import ForecastDataModule
+from kforecast.data.loader import BatchOrder
 from kforecast.data.windows import WindowBatch
 from kforecast.errors import TrainingError
 from kforecast.models.boosted_trees import BoostedTrees
@@ -27,8 +28,12 @@ log = logging.getLogger(__name__)
 
 # The second forest forecasts the size of the error, which needs fewer and smaller trees.
 _SPREAD_ROUNDS, _SPREAD_LEAVES, _SPREAD_RATE = 40, 15, 0.1
-# Most trees, without another setting. More than these steps of a window tell little more.
-_ROUNDS, _STEPS = 400, 6
+# Most trees beside a network, and the share of each that is used.
+ROUNDS, _RATE = 200, 0.1
+# So many steps of a window tell nearly as much as all of them.
+_STEPS = 6
+# Largest target, in units of the movement, and largest weight: one wild window must not decide everything.
+_LARGEST_TARGET, _LARGEST_WEIGHT = 10_000.0, 5.0
 # Rounds from one log line to the next.
 _LOGGED = 50
 
@@ -42,7 +47,7 @@ class Boosting:
     seed:
         Seed of the rows and of the features that each tree may use.
     rounds:
-        Most trees; None for the default.
+        Most trees.
     rate:
         Share of each tree's correction that is used.
     patience:
@@ -50,19 +55,14 @@ class Boosting:
     """
 
     seed: int
-    rounds: int | None = None
-    rate: float = 0.05
+    rounds: int = ROUNDS
+    rate: float = _RATE
     patience: int | None = 30
-
-    @property
-    def most(self) -> int:
-        """Most trees."""
-        return _ROUNDS if self.rounds is None else self.rounds
 
 
 @dataclass(frozen=True)
 class Boosted:
-    """What became of it.
+    """The outcome.
 
     Attributes
     ----------
@@ -101,8 +101,8 @@ def grow(
         begun = time.perf_counter()
         run_checkpoint.make_folder()
         made = boost(net, data, how)
-        stopped_by = f"trainer.max_epochs={how.most}"
-        if made.rounds < how.most:
+        stopped_by = f"trainer.max_epochs={how.rounds}"
+        if made.rounds < how.rounds:
             stopped_by = f"early stopping: no better validation/loss in {how.patience} epochs"
         outcome = {"score": made.loss, "epochs": made.rounds, "best_epoch": made.best}
         outcome |= {"stopped_by": stopped_by, "seconds": time.perf_counter() - begun}
@@ -123,8 +123,9 @@ def grow_beside(found: Fit, how: Boosting, run_checkpoint: RunCheckpoint) -> Fit
     if net.trees.count:  # a finished training that was resumed
         return found
     begun, device = time.perf_counter(), module.device
-    # The limits on windows are those of an epoch of the network.
-    boost(net.trees, _limited(found.data, None), how)
+    data = copy(found.data)
+    data.windows_per_epoch = data.validation_windows = None  # they are for the network's epochs
+    boost(net.trees, data, how)
     module.to(device)
     found = replace(found, seconds=found.seconds + time.perf_counter() - begun)
     names = ("score", "epochs", "best_epoch", "stopped_by", "seconds", "hopeless")
@@ -138,51 +139,59 @@ def boost(net: BoostedTrees, data: ForecastDataModule, how: Boosting) -> Boosted
     Raises
     ------
     TrainingError
-        When no training window can be learned from.
+        When LightGBM fails.
     """
     import lightgbm
 
     random = torch.Generator().manual_seed(how.seed)
-    windows = max(1, net.rows // min(net.window.prediction_length, _STEPS))
-    data = _limited(data, windows)
-    data.look_back(net.lookback)
-    rows, target, weight = _rows(net, data.train_dataloader(), min(windows, len(data.split.train)), random)
-    if not len(rows):
-        raise TrainingError("no window of the training part moves, so that nothing can be learned from them")
-    log.info("Boosting trees on %s rows of %d features", f"{len(rows):,}", rows.shape[1])
-    settings = _settings(net, how)
-    training = lightgbm.Dataset(rows, target, weight=weight, params=settings, free_raw_data=False)
-    validation = None
+    most = max(1, net.rows // min(net.window.prediction_length, _STEPS))
+    trained = _windows(data, net, min(most, data.windows_per_epoch or most))
+    training = _rows(net, trained.train_dataloader(), random)
+    if training is None:
+        log.warning("No window of the training part moves: the forecast will be the last value")
+        return Boosted(0.0, 1, 1)
+    log.info("Growing trees on %s rows of %d features", f"{len(training.target):,}", net.num_features)
+    held_out = None
     if len(data.split.validation):
-        loader: Any = data.val_dataloader()
-        held_out = _rows(net, loader, min(windows, len(data.split.validation)), random)
-        if len(held_out[0]):
-            validation = lightgbm.Dataset(held_out[0], held_out[1], weight=held_out[2], reference=training)
-    watched = training if validation is None else validation
+        loader: Any = _windows(data, net, min(most, data.validation_windows or most)).val_dataloader()
+        held_out = _rows(net, loader, random)
+    try:
+        return _boosted(net, training, held_out, how)
+    except lightgbm.basic.LightGBMError as error:
+        raise TrainingError(f"LightGBM: {' '.join(str(error).split())}") from error
+
+
+def _boosted(net: BoostedTrees, rows: _Rows, held_out: _Rows | None, how: Boosting) -> Boosted:
+    import lightgbm
+
+    settings = _settings(net, how)
+    training = lightgbm.Dataset(
+        rows.features, rows.target, weight=rows.weight, params=settings, free_raw_data=False
+    )
     found: dict[str, Any] = {}
-    callbacks = [lightgbm.record_evaluation(found), _log_rounds]
-    if how.patience is not None and validation is not None:
-        callbacks.append(lightgbm.early_stopping(how.patience, verbose=False))
+    watched, callbacks = training, [lightgbm.record_evaluation(found), _log_rounds]
+    if held_out is not None:
+        watched = training.create_valid(held_out.features, held_out.target, weight=held_out.weight)
+        if how.patience is not None:
+            callbacks.append(lightgbm.early_stopping(how.patience, verbose=False))
     booster = lightgbm.train(
-        settings, training, how.most, valid_sets=[watched], valid_names=["watched"], callbacks=callbacks
+        settings, training, how.rounds, valid_sets=[watched], valid_names=["watched"], callbacks=callbacks
     )
     losses = found["watched"]["l1"]
-    best = int(np.argmin(losses)) + 1 if validation is not None else len(losses)
+    best = len(losses) if held_out is None else int(np.argmin(losses)) + 1
     net.correction.grow(trees_of(booster.dump_model(num_iteration=best)))
-    error = np.abs(target - booster.predict(rows, num_iteration=best)).astype(np.float32)
+    training.set_label(np.abs(rows.target - booster.predict(rows.features, num_iteration=best)))
     spread = settings | {"num_leaves": _SPREAD_LEAVES, "learning_rate": _SPREAD_RATE}
-    training.set_label(error)
     net.spread.grow(trees_of(lightgbm.train(spread, training, _SPREAD_ROUNDS).dump_model()))
     return Boosted(losses[best - 1], len(losses), best)
 
 
-def _limited(data: ForecastDataModule, most: int | None) -> ForecastDataModule:
-    """The same data with at most this many windows of each part, without the trainer and its epochs."""
+def _windows(data: ForecastDataModule, net: BoostedTrees, most: int) -> ForecastDataModule:
+    """The same data with at most this many windows in each part, without the trainer and its epochs."""
     found = copy(data)
     found.trainer = None
-    given = (data.windows_per_epoch, data.validation_windows)
-    limits = (None if most is None else min(most, most if one is None else one) for one in given)
-    found.windows_per_epoch, found.validation_windows = limits
+    found.windows_per_epoch = found.validation_windows = most
+    found.look_back(net.lookback)
     return found
 
 
@@ -192,6 +201,7 @@ def _settings(net: BoostedTrees, how: Boosting) -> dict[str, Any]:
         "metric": "l1",
         "num_leaves": net.leaves,
         "max_depth": net.depth,
+        "max_bin": 63,
         "min_data_in_leaf": net.least_rows,
         "learning_rate": how.rate,
         "feature_fraction": 0.5,
@@ -207,39 +217,49 @@ def _settings(net: BoostedTrees, how: Boosting) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode()
-def _rows(
-    net: BoostedTrees, batches: Iterable[WindowBatch], windows: int, random: torch.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features, targets and weights of steps drawn at random from windows.
+class _Rows(NamedTuple):
+    """Steps of windows, as LightGBM takes them."""
 
-    Weighted by its unit, an error counts as in the series' own units; divided by the series' mean unit, no
-    series dominates the others.
-    """
-    share = net.rows / max(1, windows * net.window.prediction_length)
-    rows: list[Tensor] = []
-    targets: list[Tensor] = []
-    units: list[Tensor] = []
-    series: list[Tensor] = []
+    features: np.ndarray
+    """float32 ``[rows, features]``."""
+    target: np.ndarray
+    """float32 ``[rows]``: corrections in units of the movement."""
+    weight: np.ndarray
+    """float32 ``[rows]``."""
+
+
+@torch.inference_mode()
+def _rows(net: BoostedTrees, batches: DataLoader[WindowBatch], random: torch.Generator) -> _Rows | None:
+    """Steps drawn at random from windows; None if there is none to learn from."""
+    order = batches.sampler
+    assert isinstance(order, BatchOrder)
+    share = net.rows / max(1, order.num_windows * net.window.prediction_length)
+    parts: list[tuple[Tensor, ...]] = []
     for batch in batches:
         prepared = net.prepare(batch)
         assert prepared.alive is not None
-        drawn = torch.rand(batch.target.shape, generator=random) < share
-        drawn &= batch.observed.cpu() & prepared.alive.cpu()
-        target = (batch.target - prepared.center) / prepared.scale
-        rows.append(prepared.inputs[0].cpu()[drawn])
-        targets.append(target.cpu()[drawn])
-        units.append(prepared.scale.cpu().expand_as(drawn)[drawn])
-        series.append(batch.series.cpu()[:, None].expand_as(drawn)[drawn])
-    unit, of = torch.cat(units).double().numpy(), torch.cat(series).numpy()
-    mean = np.bincount(of, unit) / np.maximum(np.bincount(of), 1)
-    return torch.cat(rows).numpy(), torch.cat(targets).numpy(), unit / mean[of]
+        drawn = torch.rand(batch.target.shape, generator=random).to(batch.target.device) < share
+        drawn &= batch.observed & prepared.alive
+        target = ((batch.target - prepared.center) / prepared.scale).clamp(-_LARGEST_TARGET, _LARGEST_TARGET)
+        of_window = (each.expand_as(drawn) for each in (prepared.scale, batch.series[:, None]))
+        parts.append(tuple(each[drawn].cpu() for each in (prepared.inputs[0], target, *of_window)))
+    features, target, unit, series = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+    return _Rows(features, target, _weights(unit, series)) if len(target) else None
+
+
+def _weights(unit: np.ndarray, series: np.ndarray) -> np.ndarray:
+    """Weights with which errors count as in the units of each series, and no series dominates the others."""
+    order = np.lexsort((unit, series))
+    count = np.bincount(series)
+    median = unit[order][np.cumsum(count) - (count + 1) // 2] if len(unit) else unit
+    weights: np.ndarray = np.minimum(unit / median[series], _LARGEST_WEIGHT)
+    return weights
 
 
 def _log_rounds(environment: Any) -> None:
     done = environment.iteration + 1
     if done % _LOGGED == 0:
-        log.info("Tree %d: loss %.6f", done, environment.evaluation_result_list[0][2])
+        log.info("Tree %d: mean absolute error %.6f", done, environment.evaluation_result_list[0][2])
 
 
 def trees_of(dumped: dict[str, Any]) -> dict[str, Tensor]:
