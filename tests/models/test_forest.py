@@ -102,7 +102,16 @@ def test_hostile_trees_are_refused(name, place, value):
     with pytest.raises(ValueError, match="trees"):
         Forest(FEATURES).grow(trees)
     with pytest.raises(RuntimeError, match="trees"):
-        Forest(FEATURES).load_state_dict(trees)
+        Forest(FEATURES).load_state_dict(trees | {"width": torch.tensor([float(FEATURES)])})
+
+
+def test_trees_over_other_features_are_refused():
+    forest = Forest(FEATURES)
+    forest.grow(grown(1, 2, 8))
+    with pytest.raises(RuntimeError, match="not over the 6 features"):
+        Forest(FEATURES + 1).load_state_dict(forest.state_dict())
+    with pytest.raises(RuntimeError, match="Missing"):
+        Forest(FEATURES).load_state_dict(grown(1, 2, 8))
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,11 @@ class Forest(nn.Module):
         float32 [T, K]. A child of 0 or more is an inner node; -1 is leaf 0, -2 is leaf 1 and so on.
     value:
         float32 [T, K + 1]: the values of the leaves.
+    width:
+        float32 [1]: the number of features, so that trees over other features are noticed.
     """
 
+    width: Tensor
     feature: nn.Parameter
     threshold: nn.Parameter
     left: nn.Parameter
@@ -46,6 +49,7 @@ class Forest(nn.Module):
     def __init__(self, features: int) -> None:
         super().__init__()
         self.features = features
+        self.register_buffer("width", torch.tensor([float(features)]))
         for name in _NAMES:
             empty = torch.empty(0, int(name == "value"))
             self.register_parameter(name, nn.Parameter(empty, requires_grad=False))
@@ -162,11 +166,16 @@ class Forest(nn.Module):
     ) -> None:
         """Take over any number of trees; torch's own method wants the shapes of now."""
         given = {name: state_dict[prefix + name] for name in _NAMES if prefix + name in state_dict}
-        if len(given) == len(_NAMES):
+        width = state_dict.get(prefix + "width")
+        if width is not None and len(given) == len(_NAMES):
+            if width.shape != (1,) or float(width) != self.features:
+                error_msgs.append(f"its trees are not over the {self.features} features of this version")
+                return
             try:
                 self.grow(given)
             except ValueError as error:
                 error_msgs.append(str(error))
+            self.width = width
             return
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
