@@ -10,7 +10,7 @@ TEST := .venv/.test
 SLOW := .venv/.slow
 # Extras that the tests need in addition to their dependency groups.
 TEST_EXTRAS := --extra holidays --extra joblib --extra onnx --extra optuna
-SLOW_EXTRAS := $(TEST_EXTRAS) --extra mlflow --extra notebook --extra submitit --extra wandb
+SLOW_EXTRAS := $(TEST_EXTRAS) --extra lightgbm --extra mlflow --extra notebook --extra submitit --extra wandb
 # --inexact: packages outside of the lock (torch, pip, your own) stay.
 # uv shows its progress only on a terminal.
 SYNC = $(UV) sync --locked --inexact --no-python-downloads $$(test -t 2 || echo --quiet)

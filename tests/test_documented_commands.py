@@ -143,6 +143,7 @@ MODULES = {
     "hydra/launcher=submitit_slurm": "hydra_plugins.hydra_submitit_launcher",
     "logger=mlflow": "mlflow",
     "logger=wandb": "wandb",
+    "model=lightgbm": "lightgbm",
 }
 
 

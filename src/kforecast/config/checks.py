@@ -32,8 +32,8 @@ NO_SOURCE = """no source of traffic is given; name one of:
   source=prometheus source.url=URL source.queries=[...]    Prometheus itself
   source=synthetic                                         built-in traffic, to try things out"""
 
-# Extras that provide the package of a logger, by the class of the logger.
-_EXTRAS = {"MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
+# Extras that provide the package of a logger or of a model, by the class.
+_EXTRAS = {"MLFlowLogger": "mlflow", "WandbLogger": "wandb", "BoostedTrees": "lightgbm"}
 
 
 def check_train_settings(cfg: DictConfig) -> TrainSettings:
@@ -67,9 +67,10 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
             f"objective: {', '.join(sorted(judged))} needs data that the model has never seen; set data.test "
             "above 0"
         )
+    loggers = [(f"logger.{name}", target) for name, target in settings.logger_classes]
     problems += [
-        f"logger.{name}: needs a package: pip install 'kforecast[{extra}]'"
-        for name, target in settings.logger_classes
+        f"{key}: needs a package: pip install 'kforecast[{extra}]'"
+        for key, target in [("model", settings.model.target), *loggers]
         if (extra := _EXTRAS.get(target.rpartition(".")[2])) is not None and find_spec(extra) is None
     ]
     if settings.artifact.per_series and settings.model.shared_embedding is None:
@@ -89,7 +90,21 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
             "model=auto"
         )
     trainer = settings.trainer
-    if trainer.processes > 1 and (trainer.strategy != "ddp" or trainer.use_distributed_sampler):
+    alone = settings.model.name == "BoostedTrees"
+    if alone and settings.warm_start is not None:
+        problems.append("warm_start: is not for model=lightgbm, whose trees are always new; leave it out")
+    if settings.trees and settings.model.name != "SeasonalMLP":
+        problems.append(
+            "trees: true is for model=auto and model=seasonal_mlp; leave it out, or add model=auto"
+        )
+    elif settings.trees and find_spec("lightgbm") is None:
+        problems.append("trees: true needs a package: pip install 'kforecast[lightgbm]'")
+    if alone and trainer.processes > 1:
+        problems.append(
+            f"trainer.devices: {trainer.processes} processes cannot share the trees of model=lightgbm; leave "
+            "it out, one process uses all cores"
+        )
+    elif trainer.processes > 1 and (trainer.strategy != "ddp" or trainer.use_distributed_sampler):
         problems.append(
             f"trainer.devices: {trainer.devices} on {trainer.num_nodes} machines work together only with "
             f"trainer=ddp; add trainer=ddp trainer.devices={trainer.devices}"

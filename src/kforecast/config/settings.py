@@ -1,5 +1,6 @@
 """Schema of a composed configuration: the keys that this project owns."""
 
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -149,7 +150,13 @@ class TrainerSection(_Section):
 class ModelSection(_Section):
     """``model``: the network checks the rest."""
 
+    target: Annotated[str, Field(alias="_target_")]
     shared_embedding: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its class."""
+        return self.target.rpartition(".")[2]
 
 
 # Objectives of a sweep: those of every training, and those measured on the test part.
@@ -289,6 +296,7 @@ class TrainSettings(_Section):
     schedule: Literal["constant", "cosine"]
     refit: bool
     combine: bool | Literal["online"]
+    trees: bool | None = False  # recorded configurations of earlier versions lack it
     teacher: Annotated[str, Field(min_length=1)] | None
     warm_start: Annotated[str, Field(min_length=1)] | None
     resume: Annotated[str, Field(min_length=1)] | None
@@ -303,6 +311,11 @@ class TrainSettings(_Section):
     artifact: ArtifactSection
     gate: GateSection
     logger: dict[str, Any]
+
+    @property
+    def with_trees(self) -> bool:
+        """Whether boosted trees are grown beside the network."""
+        return find_spec("lightgbm") is not None if self.trees is None else self.trees
 
     @property
     def logger_classes(self) -> list[tuple[str, str]]:

@@ -154,12 +154,17 @@ class ForecastDataModule(pl.LightningDataModule):
         if self.trainer is None:
             return
         net = getattr(self.trainer.lightning_module, "net", None)
-        if net is not None and net.lookback != self.lookback:
-            self.lookback = net.lookback
-            self.__dict__.pop("windows", None)
-            self.__dict__.pop("_to_learn", None)
+        if net is not None:
+            self.look_back(net.lookback)
         if self.num_workers == 0:  # worker processes gather on the host
             self.windows.to(self.trainer.strategy.root_device)
+
+    def look_back(self, lookback: Lookback | None) -> None:
+        """Make the windows of a network with this lookback."""
+        if lookback != self.lookback:
+            self.lookback = lookback
+            self.__dict__.pop("windows", None)
+            self.__dict__.pop("_to_learn", None)
 
     def _read(self) -> Panel:
         source, frequency = self._source, self.window.frequency

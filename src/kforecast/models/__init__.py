@@ -7,15 +7,22 @@ uses ``data`` for windows and panels, and never imports training.
 from collections.abc import Mapping
 from typing import Any
 
+from kforecast.models.boosted_trees import BoostedTrees
 from kforecast.models.fcnet import Fcnet
 from kforecast.models.network import Network
 from kforecast.models.seasonal_mlp import SeasonalMLP
+from kforecast.models.seasonal_trees import SeasonalTrees
 from kforecast.window import Frequency, Window
 
-__all__ = ["NETWORKS", "Fcnet", "Network", "SeasonalMLP", "rebuilt"]
+__all__ = ["NETWORKS", "BoostedTrees", "Fcnet", "Network", "SeasonalMLP", "SeasonalTrees", "rebuilt"]
 
 # Classes by their name in an artifact's estimator_config.yaml. Kapacity's job knows Fcnet only.
-NETWORKS: dict[str, type[Network]] = {"Fcnet": Fcnet, "SeasonalMLP": SeasonalMLP}
+NETWORKS: dict[str, type[Network]] = {
+    "Fcnet": Fcnet,
+    "SeasonalMLP": SeasonalMLP,
+    "BoostedTrees": BoostedTrees,
+    "SeasonalTrees": SeasonalTrees,
+}
 
 
 def rebuilt(description: Mapping[str, Any]) -> Network:

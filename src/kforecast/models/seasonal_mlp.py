@@ -97,7 +97,7 @@ class SeasonalMLP(Network):
     """
 
     windows_per_thread = 128
-    parts = ("past days", "context")
+    parts: tuple[str, ...] = ("past days", "context")
     series_table = "series"
 
     def __init__(

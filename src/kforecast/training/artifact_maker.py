@@ -18,7 +18,7 @@ from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import item_key
 from kforecast.errors import ArtifactError
 from kforecast.files.untrusted import shortened
-from kforecast.models import NETWORKS, Fcnet, Network
+from kforecast.models import NETWORKS, BoostedTrees, Fcnet, Network
 from kforecast.predictor import Predictor, first_below_zero
 from kforecast.training.holdout import JudgedFit
 from kforecast.training.plan import Recipe
@@ -117,7 +117,8 @@ class ArtifactMaker:
         if net.lookback is None:
             return config
         length = max(config.context_length, net.lookback.length(config.window))
-        return replace(config, loss="quantile", calendar=self._calendar.as_dict(), history_length=length)
+        loss = "MAE" if isinstance(net, BoostedTrees) else "quantile"
+        return replace(config, loss=loss, calendar=self._calendar.as_dict(), history_length=length)
 
     def single_series(self, judged: JudgedFit) -> dict[str, Artifact]:
         """One artifact per series, by folder name: its row of the embedding, and the shared weights."""
@@ -142,7 +143,8 @@ class ArtifactMaker:
     def announce(self, net: Network) -> None:
         """Log the size of the artifact, and incompatibilities with Kapacity's job."""
         sizes = self.make(net).sizes()
-        log.info("The checkpoint will have %.0f KiB", sizes[CHECKPOINT] / 1024)
+        if not isinstance(net, BoostedTrees):  # that of trees depends on how many there will be
+            log.info("The checkpoint will have %.0f KiB", sizes[CHECKPOINT] / 1024)
         if (size := sum(sizes.values())) > CONFIG_MAP_LIMIT:
             log.warning(
                 "The artifact (%.2f MiB) will not fit a ConfigMap, which holds at most 1 MiB: mount it from "

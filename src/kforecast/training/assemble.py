@@ -15,7 +15,8 @@ from lightning.pytorch.loggers import Logger
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import Panel
 from kforecast.metrics.csv import CsvSource
-from kforecast.models import Network
+from kforecast.models import BoostedTrees, Network, SeasonalTrees
+from kforecast.training.boosting import ROUNDS, Boosting, grow, grow_beside
 from kforecast.training.distributed.process_group import first
 from kforecast.training.distributed.processes import this_process
 from kforecast.training.fit import Fit, fit
@@ -83,11 +84,14 @@ class Assembly:
         The launcher's environment, for Lightning; None for one process.
     checkpoints:
         The folder of checkpoints, and the one to resume from.
+    trees:
+        Most trees to grow beside a network.
     """
 
     recipe: Recipe
     cluster: ClusterEnvironment | None
     checkpoints: Checkpoints
+    trees: int = ROUNDS
 
     def train(
         self,
@@ -110,6 +114,8 @@ class Assembly:
         recipe, settings = self.recipe, self.recipe.settings
         # Finds wrong settings of the optimizer before the training begins.
         recipe.optimizer(params=net.parameters())
+        if isinstance(net, BoostedTrees):
+            return self._grow(net, data, training)
         used = [callback() for callback in recipe.callbacks.values()]
         run_checkpoint, resumed = self.checkpoints.of(training)
         if training:  # the jobs of a sweep are compared by their first trainings
@@ -138,9 +144,25 @@ class Assembly:
             schedule_epochs=schedule_epochs,
         )
         try:
-            return fit(module, data, trainer, settings.monitor, run_checkpoint, resumed)
+            found = fit(module, data, trainer, settings.monitor, run_checkpoint, resumed)
         finally:
             run_checkpoint.restore_handlers()
+        if isinstance(net, SeasonalTrees) and this_process().first and not found.hopeless:
+            return grow_beside(found, Boosting(settings.seed, rounds=self.trees), run_checkpoint)
+        return found
+
+    def _grow(self, net: BoostedTrees, data: ForecastDataModule, training: str) -> Fit:
+        """Grow trees, one an epoch; a training that was interrupted begins again."""
+        recipe, settings = self.recipe, self.recipe.settings
+        run_checkpoint, resumed = self.checkpoints.of(training)
+        stopping = settings.callbacks.early_stopping
+        how = Boosting(
+            settings.seed,
+            rounds=recipe.trainer.settings["max_epochs"],
+            rate=settings.optimizer.lr,
+            patience=None if stopping is None else stopping.patience,
+        )
+        return grow(ForecastModule(net), data, how, run_checkpoint, resumed)
 
     def train_again(self, first_fit: Fit, described: dict[str, Any]) -> Fit:
         """Train the network again, with the validation part, for as many epochs as were best.
@@ -158,7 +180,9 @@ class Assembly:
         panel = first_fit.data.panel
         net, data = network_of(recipe, panel), data_of(recipe, panel)
         data.setup("fit")
-        assembly, whole = replace(self, recipe=recipe, checkpoints=checkpoints), self.recipe.settings.trainer
+        trees = max(1, first_fit.net.trees.count) if isinstance(first_fit.net, SeasonalTrees) else ROUNDS
+        assembly = replace(self, recipe=recipe, checkpoints=checkpoints, trees=trees)
+        whole = self.recipe.settings.trainer
         return assembly.train(net, data, training="refit", schedule_epochs=whole.max_epochs)
 
     def train_individually(self, first_fit: Fit) -> Fit:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from kforecast.training.warm_start import WarmStart
     from kforecast.window import Window
 
+# The class of a SeasonalMLP with trees beside it.
+_WITH_TREES = "kforecast.models.seasonal_trees.SeasonalTrees"
 # Callbacks that need a validation part.
 _OF_VALIDATION = ("early_stopping", "model_checkpoint", "forecast_figures")
 
@@ -158,7 +160,7 @@ class Recipe:
         return self._varied(cfg, self.settings)
 
     def _varied(self, cfg: DictConfig, settings: TrainSettings) -> Recipe:
-        return replace(self, settings=settings, _cfg=cfg, **_components(cfg))
+        return replace(self, settings=settings, _cfg=cfg, **_components(cfg, settings))
 
 
 def check(cfg: DictConfig) -> None:
@@ -236,7 +238,7 @@ def _recipe(cfg: DictConfig, settings: TrainSettings, **others: Any) -> Recipe:
         window=window,
         capacity=built(cfg.capacity, "capacity"),
         _cfg=cfg,
-        **_components(cfg),
+        **_components(cfg, settings),
         **_earlier_artifacts(cfg, settings, window),
         **others,
     )
@@ -247,7 +249,11 @@ def is_unfinished(run_dir: Path) -> bool:
     return read_result(run_dir).get("status") in UNFINISHED
 
 
-def _components(cfg: DictConfig) -> dict[str, Any]:
+def _components(cfg: DictConfig, settings: TrainSettings) -> dict[str, Any]:
+    model = cfg.model.copy()
+    if settings.with_trees:
+        model._target_ = _WITH_TREES
+
     def several(key: str, section: DictConfig) -> dict[str, Component]:
         found = {str(name): node for name, node in section.items() if node is not None}
         return {name: Component(f"{key}.{name}", node) for name, node in found.items()}
@@ -258,7 +264,7 @@ def _components(cfg: DictConfig) -> dict[str, Any]:
     trainer.pop("gradient_clip_val", None)
     return {
         "data": Component("data", cfg.data),
-        "network": Component("model", cfg.model),
+        "network": Component("model", model),
         "optimizer": Component("optimizer", cfg.optimizer),
         "trainer": Component("trainer", trainer),
         "callbacks": several("callbacks", cfg.callbacks),

@@ -82,6 +82,9 @@ def _run(recipe: Recipe, say: Callable[[str], None]) -> Outcome | None:
         f"Training {type(net).__name__} on {data.panel.num_series:,} series, {len(data.split.train):,} "
         f"windows ({recipe.window}), seed {settings.seed}"
     )
+    if settings.trees is None:
+        given = "with" if settings.with_trees else "without, as lightgbm is not installed"
+        log.info("Boosted trees beside the network (trees=null): %s", given)
     if recipe.teacher is not None:
         recipe.teacher.announce(data.panel, data.split)
     if recipe.warm_start is not None:

@@ -9,7 +9,8 @@ import torch
 from kforecast.artifact import Artifact, load_for
 from kforecast.data.panel import Panel, item_key
 from kforecast.errors import ConfigError
-from kforecast.models import Network
+from kforecast.models import NETWORKS, Network
+from kforecast.models.seasonal_trees import without_trees
 from kforecast.predictor import Predictor
 from kforecast.window import Window
 
@@ -44,8 +45,9 @@ class WarmStart:
         """
         artifact = load_for("warm_start", directory, window)
         Predictor.of(artifact, str(directory))  # checks that it is consistent
-        its, own = artifact.state, net.state_dict()
-        same = artifact.config.model == type(net).__name__ and its.keys() == own.keys()
+        # Trees are always new.
+        its, own = without_trees(artifact.state), without_trees(net.state_dict())
+        same = issubclass(NETWORKS[artifact.config.model], type(net)) and its.keys() == own.keys()
         if not same or any(
             its[name].shape != value.shape for name, value in own.items() if name != net.series_table
         ):
@@ -60,7 +62,7 @@ class WarmStart:
     @torch.no_grad()
     def give(self, net: Network, panel: Panel) -> None:
         """Copy the weights into a network for the series of a panel; new series begin as unknown ones."""
-        weights = dict(self.artifact.state)
+        weights = net.state_dict() | without_trees(self.artifact.state)
         known = [self.artifact.item_ids.get(item_key(*pair), -1) for pair in panel.series]
         table = weights[net.series_table].float()
         weights[net.series_table] = net.series_rows(table, torch.tensor(known))

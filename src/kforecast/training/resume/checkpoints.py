@@ -97,14 +97,19 @@ class RunCheckpoint(Checkpoint):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Remember the signal handlers; Lightning sets its own before the training starts."""
         self._begun = self._saved = time.monotonic()
-        if self._folder is not None and trainer.is_global_zero:
-            with writing(self._folder):
-                self._folder.mkdir(parents=True, exist_ok=True)
+        if trainer.is_global_zero:
+            self.make_folder()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 # An ignored signal (of a background job) stays ignored. None: not set from Python.
                 if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None):
                     self._handlers[number] = handler
+
+    def make_folder(self) -> None:
+        """Make the folder of the checkpoints, where there is to be one."""
+        if self._folder is not None:
+            with writing(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """From here on a signal waits for a checkpoint. A resumed training that had stopped early ends."""
