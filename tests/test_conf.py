@@ -29,8 +29,8 @@ OPTIONS = [file for file in FILES if "/" in file and not file.startswith("hydra/
 PRIMARIES = [file.removesuffix(".yaml") for file in FILES if "/" not in file]
 # The arguments that kforecast-retrain adds to a command line of kforecast-train.
 RETRAIN = prepare_retrain([])[0]
-# Packages that an extra of ours installs for a logger.
-PROVIDERS = {"mlflow": "mlflow", "wandb": "wandb"}
+# Packages that an extra of ours installs for a logger or a model.
+PROVIDERS = {"mlflow": "mlflow", "wandb": "wandb", "lightgbm": "lightgbm"}
 # Values that only the user can provide.
 NEEDED = {
     "train": ["source.path=traffic.csv"],
@@ -80,7 +80,7 @@ def test_every_primary_config_composes_and_resolves(primary: str) -> None:
 def test_every_option_composes_resolves_and_passes_the_checks(file: str) -> None:
     cfg = composed_once(*selected(file))
     group, option = file.removesuffix(".yaml").split("/")
-    if group == "logger" and option in PROVIDERS and find_spec(PROVIDERS[option]) is None:
+    if group in ("logger", "model") and option in PROVIDERS and find_spec(PROVIDERS[option]) is None:
         with pytest.raises(ConfigError, match=rf"needs a package: pip install 'kforecast\[{option}\]'"):
             check_train_settings(cfg)
     else:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from kforecast.artifact import sha256
 from kforecast.data.windows import Past, WindowBatch
+from kforecast.errors import ArtifactError
 from kforecast.files.output import replace_file
+from kforecast.models import BoostedTrees, SeasonalTrees
 from kforecast.models.naive import NAIVE
 from kforecast.models.network import Forecast
 from kforecast.predictor import Predictor
@@ -130,11 +132,18 @@ def write_onnx(predictor: Predictor, directory: Path, path: Path) -> list[str]:
 
     Raises
     ------
+    ArtifactError
+        When the network has trees, which the exporter cannot follow.
     OutputError
         When the file system refuses.
     """
     import onnx
 
+    if isinstance(predictor.net, BoostedTrees | SeasonalTrees):
+        raise ArtifactError(
+            f"{directory}: boosted trees cannot be written as ONNX; train with model=seasonal_mlp, or with "
+            "model=auto trees=false"
+        )
     network = OnnxNetwork(predictor).eval()
     windows = torch.export.Dim("windows")
     examples = tuple(network.inputs.values())

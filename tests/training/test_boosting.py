@@ -127,6 +127,15 @@ def test_the_artifact_is_complete_without_lightgbm(trained: Path) -> None:
     assert result["best_epoch"] == net.count
 
 
+def test_trees_are_not_written_as_onnx(trained: Path) -> None:
+    pytest.importorskip("onnx")
+    command = ["format=onnx", "artifact_dir=model", "output=model.onnx"]
+    done = run_command("kforecast-export", *command, cwd=trained)
+    assert done.returncode == ArtifactError.exit_code
+    assert done.stderr.startswith("error: model: boosted trees cannot be written as ONNX")
+    assert not (trained / "model.onnx").exists()
+
+
 def test_damaged_trees_are_refused(trained: Path, tmp_path: Path) -> None:
     artifact = Artifact.load(trained / "model")
     for name, value in (("left", 0.0), ("feature", 1e6), ("value", float("nan"))):
@@ -153,6 +162,7 @@ def test_beside_a_network_the_trees_are_weighed_with_it(beside: Path) -> None:
     assert np.isfinite(forecast(beside)["value"]).all()
 
 
+@pytest.mark.slow
 def test_a_network_with_trees_begins_another_one(beside: Path, tmp_path: Path) -> None:
     start = f"warm_start={beside / 'model'}"
     for number, trees in enumerate(("true", "false")):

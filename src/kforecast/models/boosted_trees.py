@@ -153,7 +153,7 @@ class BoostedTrees(Network):
             made.append(_statistics(found, there & alike))
         made.append(self._scaled_like_days(past, center, unit, level))
         made.append(self._smooth(past, center, unit))
-        step = torch.arange(horizon, device=value.device)
+        step = torch.arange(horizon, device=value.device).float()
         time = past.moment[:, :1] + step / self.window.frequency.day
         day = (past.moment[:, 1:2] + time.floor()) % 7
         steps = step.expand(len(time), horizon)
@@ -323,7 +323,7 @@ def _unit_and_level(past: Past) -> tuple[Tensor, Tensor]:
     for values, there in ((past.recent[:, None], past.recent_observed[:, None]), (week, known)):
         both = there[..., 1:] & there[..., :-1]
         moves = values.diff(dim=2).abs().where(both, 0.0)
-        sums.append(torch.stack([one.sum(dim=(1, 2)) for one in (moves, both, values.abs(), there)]))
+        sums.append(torch.stack([one.float().sum(dim=(1, 2)) for one in (moves, both, values.abs(), there)]))
     moves, pairs, total, count = (sums[0] + sums[1])[..., None]
     level = total / count.clamp_min(1)
     return torch.maximum(moves / pairs.clamp_min(1), _LEAST_UNIT * level), level

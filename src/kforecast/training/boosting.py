@@ -201,7 +201,6 @@ def _settings(net: BoostedTrees, how: Boosting) -> dict[str, Any]:
         "metric": "l1",
         "num_leaves": net.leaves,
         "max_depth": net.depth,
-        "max_bin": 63,
         "min_data_in_leaf": net.least_rows,
         "learning_rate": how.rate,
         "feature_fraction": 0.5,
