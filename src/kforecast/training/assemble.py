@@ -26,6 +26,9 @@ from kforecast.training.resume.checkpoints import Checkpoints, WholeFiles
 
 log = logging.getLogger(__name__)
 
+# Epochs of a second training that continues the first, as a share of the best epoch.
+_CONTINUED = 0.4
+
 
 def data_of(recipe: Recipe, source: Any = None) -> ForecastDataModule:
     """The recipe's data module, not set up yet; ``source`` replaces the recipe's source."""
@@ -142,24 +145,37 @@ class Assembly:
         finally:
             run_checkpoint.restore_handlers()
 
+    def epochs_again(self, first_fit: Fit) -> int:
+        """Epochs of the second training: as many as were best, or fewer if it continues the first."""
+        share = _CONTINUED if self.recipe.continues else 1.0
+        # Only the first process knows the best epoch of a training that was resumed after its end.
+        return first(lambda: max(1, round(share * first_fit.best_epoch)))
+
     def train_again(self, first_fit: Fit, described: dict[str, Any]) -> Fit:
-        """Train the network again, with the validation part, for as many epochs as were best.
+        """Train the network again, with the validation part, for :meth:`epochs_again`.
+
+        With ``refit=continue`` it begins from the best weights, and the learning rate falls to zero.
 
         Parameters
         ----------
         described:
             The artifact without weights, for the checkpoints.
         """
-        # Only the first process knows the best epoch of a training that was resumed after its end.
-        epochs = first(lambda: first_fit.best_epoch)
+        epochs = self.epochs_again(first_fit)
         log.info("Training again, with the validation part, for %d epochs (refit)", epochs)
         recipe, checkpoints = self.recipe.on_all_data(epochs), replace(self.checkpoints, artifact=described)
         seed_everything(recipe.settings.seed, workers=True, verbose=False)
         panel = first_fit.data.panel
         net, data = network_of(recipe, panel), data_of(recipe, panel)
         data.setup("fit")
-        assembly, whole = replace(self, recipe=recipe, checkpoints=checkpoints), self.recipe.settings.trainer
-        return assembly.train(net, data, training="refit", schedule_epochs=whole.max_epochs)
+        assembly = replace(self, recipe=recipe, checkpoints=checkpoints)
+        if not recipe.continues:
+            whole = self.recipe.settings.trainer.max_epochs
+            return assembly.train(net, data, training="refit", schedule_epochs=whole)
+        # Only the first process has the best weights of such a training.
+        weights = first(lambda: {name: value.cpu() for name, value in first_fit.net.state_dict().items()})
+        net.load_state_dict(weights)
+        return assembly.train(net, data, training="refit")
 
     def train_individually(self, first_fit: Fit) -> Fit:
         """Train a network with an embedding for each series, on the same windows."""

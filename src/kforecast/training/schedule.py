@@ -1,7 +1,9 @@
 """Schedules of the learning rate.
 
-``constant``, or ``cosine``: after a short linear warm-up the rate falls to zero along half a cosine
-(Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983).
+``constant``; or, after a short linear warm-up, the rate falls to zero: along half a cosine with ``cosine``
+(Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983), in a straight line with ``linear``. A constant
+rate followed by a linear one needs no length known in advance, and ends as well as a cosine (Hägele et al.
+2024, https://arxiv.org/abs/2405.18392).
 """
 
 import math
@@ -11,13 +13,13 @@ import lightning.pytorch as pl
 
 from kforecast.data.loader import ResumableLoader
 
-Schedule = Literal["constant", "cosine"]
+Schedule = Literal["constant", "cosine", "linear"]
 
 _WARM_UP_STEPS = 100
 
 
-def rate_of(step: int, num_steps: int) -> float:
-    """The share of the base learning rate at a step of the cosine schedule.
+def rate_of(step: int, num_steps: int, schedule: Schedule = "cosine") -> float:
+    """The share of the base learning rate at a step of a schedule.
 
     Parameters
     ----------
@@ -26,7 +28,10 @@ def rate_of(step: int, num_steps: int) -> float:
     num_steps:
         Steps after which the rate is zero.
     """
-    rate = 0.5 + 0.5 * math.cos(math.pi * min(step / num_steps, 1.0))
+    if schedule == "constant":
+        return 1.0
+    done = min(step / num_steps, 1.0)
+    rate = 1.0 - done if schedule == "linear" else 0.5 + 0.5 * math.cos(math.pi * done)
     return rate * min(1.0, (step + 1) / _WARM_UP_STEPS)
 
 
