@@ -26,8 +26,9 @@ from kforecast.training.resume.checkpoints import Checkpoints, WholeFiles
 
 log = logging.getLogger(__name__)
 
-# Epochs of a second training that continues the first, as a share of the best epoch.
-_CONTINUED = 0.4
+# Epochs of a second training that continues the first: a share of the best epoch, but at least two, to learn
+# from the validation part more than once.
+_CONTINUED, _FEWEST = 0.4, 2
 
 
 def data_of(recipe: Recipe, source: Any = None) -> ForecastDataModule:
@@ -147,9 +148,9 @@ class Assembly:
 
     def epochs_again(self, first_fit: Fit) -> int:
         """Epochs of the second training: as many as were best, or fewer if it continues the first."""
-        share = _CONTINUED if self.recipe.continues else 1.0
         # Only the first process knows the best epoch of a training that was resumed after its end.
-        return first(lambda: max(1, round(share * first_fit.best_epoch)))
+        best = first(lambda: first_fit.best_epoch)
+        return max(_FEWEST, round(_CONTINUED * best)) if self.recipe.continues else best
 
     def train_again(self, first_fit: Fit, described: dict[str, Any]) -> Fit:
         """Train the network again, with the validation part, for :meth:`epochs_again`.

@@ -1,4 +1,4 @@
-"""Lightning callbacks: log lines per epoch, progress, the best artifact so far, figures, a limit of time."""
+"""Lightning callbacks: log lines per epoch, progress, the best artifact so far, figures, a budget."""
 
 import logging
 import math

@@ -105,7 +105,7 @@ def _run(recipe: Recipe, say: Callable[[str], None]) -> Outcome | None:
         callbacks = publisher.writers(maker) if recipe.job is not None else [Progress(say)]
         fit = assembly.train(net, data, callbacks, loggers)
 
-        # Train again, with the validation part, for as many epochs as were best.
+        # Train again, with the validation part, as many epochs as were best or a share of them.
         refit: Fit | None = None
         if settings.refit and len(data.split.validation) and not first(lambda: fit.hopeless):
             say(f"training again, with the validation part, for {assembly.epochs_again(fit)} epochs (refit)")

@@ -1,9 +1,9 @@
 """Schedules of the learning rate.
 
-``constant``; or, after a short linear warm-up, the rate falls to zero: along half a cosine with ``cosine``
-(Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983), in a straight line with ``linear``. A constant
-rate followed by a linear one needs no length known in advance, and ends as well as a cosine (Hägele et al.
-2024, https://arxiv.org/abs/2405.18392).
+``constant``; ``cosine``: after a short linear warm-up the rate falls to zero along half a cosine (Loshchilov &
+Hutter 2017, https://arxiv.org/abs/1608.03983); ``linear``: it falls in a straight line from the first step.
+Trained weights need no warm-up. A constant rate followed by a linear one ends as well as a cosine, without
+knowing the number of steps in advance (Hägele et al. 2024, https://arxiv.org/abs/2405.18392).
 """
 
 import math
@@ -31,7 +31,9 @@ def rate_of(step: int, num_steps: int, schedule: Schedule = "cosine") -> float:
     if schedule == "constant":
         return 1.0
     done = min(step / num_steps, 1.0)
-    rate = 1.0 - done if schedule == "linear" else 0.5 + 0.5 * math.cos(math.pi * done)
+    if schedule == "linear":
+        return 1.0 - done
+    rate = 0.5 + 0.5 * math.cos(math.pi * done)
     return rate * min(1.0, (step + 1) / _WARM_UP_STEPS)
 
 
