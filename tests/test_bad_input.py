@@ -592,6 +592,8 @@ OVERRIDES = [
     override("artifact_dir=null"),
     override("teacher=nowhere", "teacher: nowhere", "no such directory"),
     override("teacher=model", "model"),
+    override("refit=perhaps"),
+    override("callbacks.window_budget.windows=0", "callbacks.window_budget.windows"),
     override("schedule=linear"),
     override("monitor=loss", "monitor: 'loss'"),
     override("hydra.run.dir=traffic.csv", "hydra.run.dir", "is a file"),
@@ -614,6 +616,11 @@ OVERRIDES = [
         "override: a combination that Kapacity could not serve",
         ["--dataset-file=traffic.csv", "combine=true"],
         ["configuration: combine is not for Kapacity's network", "model=auto"],
+    ),
+    Case(
+        "override: a teacher trained first by several processes",
+        ["--dataset-file=traffic.csv", "teacher=auto", "trainer=ddp", "trainer.accelerator=cpu"],
+        ["configuration: teacher: auto trains a teacher in one process, but there are 2", "model=auto"],
     ),
     Case(
         "override: one artifact a series of a network that has no embeddings like that",

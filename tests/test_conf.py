@@ -178,6 +178,7 @@ def test_the_kapacity_experiment_is_the_recipe_of_the_contract() -> None:
     assert (cfg.data.skip_zero_context, cfg.data.skip_newest_window) == (False, True)
     assert (cfg.callbacks.early_stopping.patience, cfg.callbacks.early_stopping.monitor) == (15, "train/loss")
     assert (cfg.trainer.max_epochs, cfg.model.shared_embedding) == (100, False)
+    assert (cfg.refit, cfg.callbacks.window_budget) == (False, None)
     assert (cfg.window.freq, cfg.window.context_length, cfg.window.prediction_length) == ("10min", 7, 3)
 
 

@@ -162,6 +162,42 @@ def test_kapacitys_network_can_be_trained_again_too(tmp_path: Path) -> None:
         assert alone["train_end"] < alone["validation_end"] == data["validation_end"]
 
 
+BUILT_IN = ["source=synthetic", "source.workloads=2", "source.days=10", "source.step=600", "logger=none"]
+
+
+def losses(words: str) -> list[float]:
+    """Training losses of the epochs in a log."""
+    return [float(loss) for loss in re.findall(r"Epoch: \d+, Steps: \d+ \| Train Loss: ([\d.]+)", words)]
+
+
+@pytest.mark.parametrize("refit, epochs", [("continue", 2), ("true", 5)])
+def test_a_second_training_continues_the_first_or_begins_anew(
+    tmp_path: Path, refit: str, epochs: int
+) -> None:
+    rule = [] if refit == "continue" else [f"refit={refit}"]  # the default of Kapacity's network
+    steps = ["trainer.max_epochs=5", "callbacks.early_stopping=null", "callbacks.model_checkpoint=null"]
+    done = run_command("kforecast-train", *BUILT_IN, *steps, *rule, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.split(
+        f"Training again, with the validation part, for {epochs} epochs (refit)"
+    )
+    before, after = losses(first), losses(second)
+    assert (len(before), len(after)) == (5, epochs)
+    # Where it began anew, its first epoch is as bad as that of the first training.
+    assert (after[0] < 0.9 * before[0]) == (refit == "continue")
+    assert min(after) < before[1]
+
+
+def test_a_training_ends_after_the_epoch_that_uses_up_its_windows(tmp_path: Path) -> None:
+    budget = "callbacks.window_budget.windows=5000"  # an epoch has 36 batches of 64: 2,304
+    rule = ["trainer.max_epochs=9", "hydra.run.dir=run", budget]
+    done = run_command("kforecast-train", *BUILT_IN, *rule, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["epochs"], result["stopped_by"]) == (3, budget)
+    assert done.stdout.count("Training again") == 1
+
+
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     """Without dropout, which each process would draw on its own."""

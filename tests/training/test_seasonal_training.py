@@ -299,6 +299,12 @@ def test_the_rate_goes_up_for_a_hundred_steps_and_down_to_nothing(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_linear_rate_falls_by_the_same_amount_at_every_step() -> None:
+    seen = rates(3, 100, schedule="linear")
+    assert seen == pytest.approx({step: 0.5 * (1 - step / 300) for step in range(300)})
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_training_that_stops_earlier_keeps_to_the_schedule_of_the_whole() -> None:
     whole, part = rates(4, 50), rates(2, 50, whole=4)
     assert part == {step: whole[step] for step in range(100)}

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+import kforecast
 from conftest import composed, run_command
 from kforecast.artifact import Artifact, EstimatorConfig
 from kforecast.config.checks import built
@@ -102,6 +103,34 @@ def test_what_is_learned_leans_towards_the_teacher(folder: Path) -> None:
     found = {name: forecasts(folder, name) for name in ("teacher", "taught", "alone")}
     assert (
         np.abs(found["taught"] - found["teacher"]).mean() < np.abs(found["alone"] - found["teacher"]).mean()
+    )
+
+
+@pytest.mark.slow
+def test_a_teacher_is_trained_first_and_its_lesson_is_that_of_its_artifact(tmp_path: Path) -> None:
+    said = train(tmp_path, "experiment=smoke", "teacher=auto", "hydra.run.dir=run", "artifact_dir=one")
+    assert "Training a teacher first: model=auto (teacher=auto)" in said
+    taught, teacher = Artifact.load(tmp_path / "one"), Artifact.load(tmp_path / "run" / "teacher")
+    assert (taught.config.model, teacher.config.model) == ("Fcnet", "SeasonalMLP")
+    assert taught.metadata["config"]["teacher"] == "auto"
+    assert teacher.metadata["data"] == taught.metadata["data"]
+    assert sorted(path.name for path in (tmp_path / "run").glob("teacher*")) == ["teacher"]
+    train(tmp_path, "experiment=smoke", "teacher=run/teacher", "artifact_dir=other")
+    other = Artifact.load(tmp_path / "other").state
+    assert all(torch.equal(value, other[name]) for name, value in taught.state.items())
+
+
+def test_with_many_windows_no_teacher_is_trained(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = built(composed(*SOURCE).source, "source").fetch()
+    monkeypatch.setattr("kforecast.training.run.TEACHING_HELPS", 100)
+    with caplog.at_level("INFO", "kforecast"):
+        taught = kforecast.train(frame, HOURLY, max_epochs=1, overrides=["teacher=auto"], verbose=False)
+    assert "windows are enough without (teacher=auto)" in caplog.text
+    alone = kforecast.train(frame, HOURLY, max_epochs=1, verbose=False)
+    assert all(
+        torch.equal(value, alone.artifact.state[name]) for name, value in taught.artifact.state.items()
     )
 
 

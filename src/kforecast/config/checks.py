@@ -109,6 +109,11 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
             f"trainer.devices: {trainer.devices} on {trainer.num_nodes} machines work together only with "
             f"trainer=ddp; add trainer=ddp trainer.devices={trainer.devices}"
         )
+    if settings.trains_teacher and trainer.processes > 1:
+        problems.append(
+            f"teacher: auto trains a teacher in one process, but there are {trainer.processes}; train one "
+            "with model=auto, and give its artifact"
+        )
     if settings.data.batch_size < trainer.processes:
         problems.append(
             f"data.batch_size: {settings.data.batch_size} windows cannot be shared out to "

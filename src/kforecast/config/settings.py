@@ -203,12 +203,19 @@ class ForecastFiguresSection(_Section):
     num_windows: Annotated[int, Field(ge=1)]
 
 
+class WindowBudgetSection(_Section):
+    """``callbacks.window_budget``."""
+
+    windows: Count
+
+
 class CallbacksSection(_Section):
     """``callbacks``: those with keys that we check; each is optional."""
 
     early_stopping: EarlyStoppingSection | None = None
     model_checkpoint: ModelCheckpointSection | None = None
     forecast_figures: ForecastFiguresSection | None = None
+    window_budget: WindowBudgetSection | None = None
 
 
 class ArtifactSection(_OwnSection):
@@ -294,7 +301,7 @@ class TrainSettings(_Section):
     objective: Objective
     average_windows: Annotated[int, Field(ge=1)] | None
     schedule: Literal["constant", "cosine"]
-    refit: bool
+    refit: bool | Literal["continue"]
     combine: bool | Literal["online"]
     trees: bool | None = False  # recorded configurations of earlier versions lack it
     teacher: Annotated[str, Field(min_length=1)] | None
@@ -316,6 +323,11 @@ class TrainSettings(_Section):
     def with_trees(self) -> bool:
         """Whether boosted trees are grown beside the network."""
         return find_spec("lightgbm") is not None if self.trees is None else self.trees
+
+    @property
+    def trains_teacher(self) -> bool:
+        """Whether a teacher is trained first, instead of loaded from an artifact."""
+        return self.teacher == "auto"
 
     @property
     def logger_classes(self) -> list[tuple[str, str]]:

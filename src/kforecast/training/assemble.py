@@ -27,6 +27,10 @@ from kforecast.training.resume.checkpoints import Checkpoints, WholeFiles
 
 log = logging.getLogger(__name__)
 
+# Epochs of a second training that continues the first: a share of the best epoch, but at least two, to learn
+# from the validation part more than once.
+_CONTINUED, _FEWEST = 0.4, 2
+
 
 def data_of(recipe: Recipe, source: Any = None) -> ForecastDataModule:
     """The recipe's data module, not set up yet; ``source`` replaces the recipe's source."""
@@ -164,16 +168,23 @@ class Assembly:
         )
         return grow(ForecastModule(net), data, how, run_checkpoint, resumed)
 
+    def epochs_again(self, first_fit: Fit) -> int:
+        """Epochs of the second training: as many as were best, or fewer if it continues the first."""
+        # Only the first process knows the best epoch of a training that was resumed after its end.
+        best = first(lambda: first_fit.best_epoch)
+        return max(_FEWEST, round(_CONTINUED * best)) if self.recipe.continues else best
+
     def train_again(self, first_fit: Fit, described: dict[str, Any]) -> Fit:
-        """Train the network again, with the validation part, for as many epochs as were best.
+        """Train the network again, with the validation part, for :meth:`epochs_again`.
+
+        With ``refit=continue`` it begins from the best weights, and the learning rate falls to zero.
 
         Parameters
         ----------
         described:
             The artifact without weights, for the checkpoints.
         """
-        # Only the first process knows the best epoch of a training that was resumed after its end.
-        epochs = first(lambda: first_fit.best_epoch)
+        epochs = self.epochs_again(first_fit)
         log.info("Training again, with the validation part, for %d epochs (refit)", epochs)
         recipe, checkpoints = self.recipe.on_all_data(epochs), replace(self.checkpoints, artifact=described)
         seed_everything(recipe.settings.seed, workers=True, verbose=False)
@@ -182,8 +193,13 @@ class Assembly:
         data.setup("fit")
         trees = max(1, first_fit.net.trees.count) if isinstance(first_fit.net, SeasonalTrees) else ROUNDS
         assembly = replace(self, recipe=recipe, checkpoints=checkpoints, trees=trees)
-        whole = self.recipe.settings.trainer
-        return assembly.train(net, data, training="refit", schedule_epochs=whole.max_epochs)
+        if not recipe.continues:
+            whole = self.recipe.settings.trainer.max_epochs
+            return assembly.train(net, data, training="refit", schedule_epochs=whole)
+        # Only the first process has the best weights of such a training.
+        weights = first(lambda: {name: value.cpu() for name, value in first_fit.net.state_dict().items()})
+        net.load_state_dict(weights)
+        return assembly.train(net, data, training="refit")
 
     def train_individually(self, first_fit: Fit) -> Fit:
         """Train a network with an embedding for each series, on the same windows."""

@@ -1,4 +1,4 @@
-"""Lightning callbacks: log lines per epoch, progress, the best artifact so far, figures."""
+"""Lightning callbacks: log lines per epoch, progress, the best artifact so far, figures, a budget."""
 
 import logging
 import math
@@ -153,6 +153,26 @@ class ArtifactWriter(Checkpoint):
             assert isinstance(pl_module, ForecastModule)
             self._write(pl_module, self._first_time)
             self._best, self._first_time = score, False
+
+
+class WindowBudget(Callback):
+    """Ends a training after an epoch once it has seen enough windows, repeated ones included.
+
+    Parameters
+    ----------
+    windows:
+        Number of windows, over all epochs and processes.
+    """
+
+    def __init__(self, windows: int) -> None:
+        self.windows = windows
+        self.used_up = False
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Stop if the windows are used up."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, ForecastDataModule) and trainer.global_step * data.batch_size >= self.windows:
+            trainer.should_stop = self.used_up = True
 
 
 class ForecastFigures(Callback):

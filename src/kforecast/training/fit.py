@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.errors import ConfigError, TrainingError
 from kforecast.models import Network
+from kforecast.training.callbacks import WindowBudget
 from kforecast.training.median_stopping import MedianStopping
 from kforecast.training.module import ForecastModule
 from kforecast.training.resume.checkpoints import RunCheckpoint
@@ -152,6 +153,9 @@ def _stopped_by(trainer: pl.Trainer) -> tuple[str, bool]:
         return f"early stopping: no better {stopping.monitor} in {stopping.patience} epochs", False
     if isinstance(stopping, EarlyStopping) and stopping.stopped_epoch:
         return f"early stopping: {stopping.stopping_reason_message}", False
+    for callback in callbacks:
+        if isinstance(callback, WindowBudget) and callback.used_up:
+            return f"callbacks.window_budget.windows={callback.windows}", False
     if trainer.current_epoch == trainer.max_epochs:
         return f"trainer.max_epochs={trainer.max_epochs}", False
     return "another limit of the trainer", False

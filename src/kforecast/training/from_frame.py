@@ -103,7 +103,8 @@ def train(
         Shares of the time range: the validation part chooses the best epoch, the test part (the newest)
         judges the result. Without a validation part the training loss is watched.
     refit:
-        Whether to train again with the validation part, for as many epochs as were best.
+        Whether to train again with the validation part, from new weights for as many epochs as were best.
+        None does so too, or continues the first training with ``fcnet``.
     timezone, holidays:
         Local time of the series, an IANA name or one per workload; holidays, an ISO code like ``DE`` or
         ``DE-BY``.

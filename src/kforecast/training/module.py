@@ -122,7 +122,7 @@ class ForecastModule(pl.LightningModule):
 
     def _step(self, optimizer: Any, number: int) -> None:
         if self._schedule != "constant":
-            rate = rate_of(number, self._num_steps)
+            rate = rate_of(number, self._num_steps, self._schedule)
             for group, base in zip(optimizer.param_groups, self._base_rates, strict=True):
                 group["lr"] = base * rate
         optimizer.step()

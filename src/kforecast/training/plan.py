@@ -21,6 +21,7 @@ from kforecast.config.checks import (
     source_of,
     window_of,
 )
+from kforecast.config.compose import composed
 from kforecast.config.job import Job
 from kforecast.config.settings import TrainSettings
 from kforecast.console import no_log_lines
@@ -33,6 +34,7 @@ from kforecast.training.result import read_result
 from kforecast.training.resume.earlier_run import UNFINISHED, Earlier, earlier_run
 
 if TYPE_CHECKING:
+    from kforecast.data.panel import Panel
     from kforecast.evaluation.capacity import Capacity
     from kforecast.evaluation.champion import Champion
     from kforecast.models import Network
@@ -42,8 +44,8 @@ if TYPE_CHECKING:
 
 # The class of a SeasonalMLP with trees beside it.
 _WITH_TREES = "kforecast.models.seasonal_trees.SeasonalTrees"
-# Callbacks that need a validation part.
-_OF_VALIDATION = ("early_stopping", "model_checkpoint", "forecast_figures")
+# Callbacks that need a validation part, or decide when the first training ends.
+_OF_FIRST_TRAINING = ("early_stopping", "model_checkpoint", "forecast_figures", "window_budget")
 
 
 class Component:
@@ -139,13 +141,19 @@ class Recipe:
         """Directory of an artifact that has not passed the gate."""
         return self.run_dir / "candidate"
 
+    @property
+    def continues(self) -> bool:
+        """Whether the second training begins from the weights of the first."""
+        return self.settings.refit == "continue"
+
     def on_all_data(self, epochs: int) -> Recipe:
         """The recipe of the second training: with the validation part, for a given number of epochs."""
-        cfg, settings = self._cfg.copy(), self.settings.model_copy(update={"monitor": "train/loss"})
+        changes = {"monitor": "train/loss"} | ({"schedule": "linear"} if self.continues else {})
+        cfg, settings = self._cfg.copy(), self.settings.model_copy(update=changes)
         OmegaConf.update(cfg, "trainer.max_epochs", epochs)
         OmegaConf.update(cfg, "monitor", "train/loss")
         OmegaConf.update(cfg, "data.validation", 0.0)
-        for name in _OF_VALIDATION:
+        for name in _OF_FIRST_TRAINING:
             if name in cfg.callbacks:
                 cfg.callbacks[name] = None
         return self._varied(cfg, settings)
@@ -229,6 +237,28 @@ def make_recipe_for_frame(cfg: DictConfig, source: Any, folder: Path) -> Recipe:
     return _recipe(cfg, settings, run_dir=folder, source=source)
 
 
+def recipe_of_teacher(pupil: Recipe, panel: Panel, folder: Path) -> Recipe:
+    """The recipe of the teacher that is trained first (``teacher=auto``): ``model=auto`` on the same data.
+
+    Parameters
+    ----------
+    folder:
+        A temporary folder for the files of the training.
+    """
+    settings = pupil.settings
+    values: dict[str, Any] = {"seed": settings.seed, "threads": settings.threads}
+    values |= {f"window.{name}": value for name, value in settings.window.model_dump().items()}
+    values |= {f"data.{name}": value for name, value in settings.data.split_arguments.items()}
+    values |= {"data.timezone": settings.data.timezone, "data.holidays": settings.data.holidays}
+    values |= {"trainer.accelerator": settings.trainer.accelerator}
+    if not settings.data.validation:
+        values["monitor"] = "train/loss"
+    fixed = ["model=auto", "logger=none", "source=csv", "source.path=panel", "callbacks.epoch_log=null"]
+    return make_recipe_for_frame(
+        composed("train", fixed, values=values, output_dir=str(folder)), panel, folder
+    )
+
+
 def _recipe(cfg: DictConfig, settings: TrainSettings, **others: Any) -> Recipe:
     """The recipe with everything that follows from the configuration alone."""
     window = window_of(settings.window)
@@ -281,7 +311,7 @@ def _plain_values(node: DictConfig, resolve: bool) -> dict[str, Any]:
 def _earlier_artifacts(cfg: DictConfig, settings: TrainSettings, window: Window) -> dict[str, Any]:
     """Load the artifacts that the settings name; the imports are here because they load torch."""
     found: dict[str, Any] = {}
-    if settings.teacher is not None:
+    if settings.teacher is not None and not settings.trains_teacher:
         from kforecast.training.teacher import Teacher
 
         found["teacher"] = Teacher.load(Path(settings.teacher), window)

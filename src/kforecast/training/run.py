@@ -6,8 +6,11 @@ and publish the artifact.
 
 import logging
 import os
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import seed_everything
@@ -31,10 +34,11 @@ from kforecast.training.fit import Fit
 from kforecast.training.holdout import JudgedFit, judge_fit
 from kforecast.training.lightning_warnings import quiet
 from kforecast.training.outcome import Outcome, hyper_parameters, show
-from kforecast.training.plan import Recipe
+from kforecast.training.plan import Recipe, recipe_of_teacher
 from kforecast.training.publisher import Publisher
 from kforecast.training.resume.checkpoints import Checkpoints
 from kforecast.training.resume.reading import about_of, deciding, epoch_of
+from kforecast.training.teacher import TEACHING_HELPS, Teacher
 from kforecast.training.trackers import loggers_of, tracking
 
 log = logging.getLogger(__name__)
@@ -73,6 +77,9 @@ def _run(recipe: Recipe, say: Callable[[str], None]) -> Outcome | None:
         summary.to_csv(recipe.run_dir / "data_summary.csv", index=False)
         log.info("Data\n%s", data_table(summary, data.panel, data.split))
 
+    if settings.trains_teacher:
+        recipe = _taught(recipe, data, say)
+
     # Build the network, and the recorders of its training: artifact, checkpoints, loggers.
     seed_everything(settings.seed, workers=True, verbose=False)
     net = network_of(recipe, data.panel)
@@ -102,10 +109,10 @@ def _run(recipe: Recipe, say: Callable[[str], None]) -> Outcome | None:
         callbacks = publisher.writers(maker) if recipe.job is not None else [Progress(say)]
         fit = assembly.train(net, data, callbacks, loggers)
 
-        # Train again, with the validation part, for as many epochs as were best.
+        # Train again, with the validation part, as many epochs as were best or a share of them.
         refit: Fit | None = None
         if settings.refit and len(data.split.validation) and not first(lambda: fit.hopeless):
-            say(f"training again, with the validation part, for {fit.best_epoch} epochs (refit)")
+            say(f"training again, with the validation part, for {assembly.epochs_again(fit)} epochs (refit)")
             maker = maker.refitted()
             refit = assembly.train_again(fit, maker.describe(net))
 
@@ -144,6 +151,25 @@ def _reserved(recipe: Recipe) -> AbstractContextManager[None]:
     return sole_writer(
         recipe.artifact_dir, f"the run in {short_path(recipe.run_dir)} (process {os.getpid()})"
     )
+
+
+def _taught(recipe: Recipe, data: ForecastDataModule, say: Callable[[str], None]) -> Recipe:
+    """The recipe with a teacher that is trained here, if there are few enough windows to need one."""
+    count = len(data.split.train)
+    if count > TEACHING_HELPS:
+        log.info("No teacher: %s windows are enough without (teacher=auto)", f"{count:,}")
+        return recipe
+    directory = recipe.run_dir / "teacher"
+    if recipe.earlier.checkpoint is None or not directory.is_dir():
+        log.info("Training a teacher first: model=auto (teacher=auto)")
+        with tempfile.TemporaryDirectory(dir=recipe.run_dir, prefix="teacher-") as folder:
+            outcome = _run(
+                recipe_of_teacher(recipe, data.panel, Path(folder)), say if recipe.job is None else log.info
+            )
+        assert outcome is not None
+        outcome.artifact.save(directory)
+    data.teacher = Teacher.load(directory, recipe.window)
+    return replace(recipe, teacher=data.teacher)
 
 
 def _check_shares(data: ForecastDataModule) -> None:

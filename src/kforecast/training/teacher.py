@@ -1,4 +1,4 @@
-"""Distillation from a better model: ``teacher=ARTIFACT``."""
+"""Distillation from a better model: ``teacher=ARTIFACT``, or ``teacher=auto``, which trains one first."""
 
 import logging
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 # The forecasts are kept in memory. Making them needs several times as much, for their parts.
 _MOST_BYTES = 2**30
+TEACHING_HELPS = 20_000
+"""Training windows up to which teacher=auto trains a teacher; with 100,000, a teacher makes no difference."""
 
 
 @dataclass(frozen=True)
