@@ -1,7 +1,7 @@
 """Schedules of the learning rate.
 
-``constant``; ``cosine``: after a short linear warm-up the rate falls to zero along half a cosine (Loshchilov &
-Hutter 2017, https://arxiv.org/abs/1608.03983); ``linear``: it falls in a straight line from the first step.
+``constant``; ``cosine``: after a short linear warm-up the rate falls to zero along half a cosine (Loshchilov
+& Hutter 2017, https://arxiv.org/abs/1608.03983); ``linear``: it falls in a straight line from the first step.
 Trained weights need no warm-up. A constant rate followed by a linear one ends as well as a cosine, without
 knowing the number of steps in advance (Hägele et al. 2024, https://arxiv.org/abs/2405.18392).
 """
