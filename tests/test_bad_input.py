@@ -609,6 +609,8 @@ OVERRIDES = [
     override("+trainer.precision=bf16-mixed", "trainer.precision", "float32"),
     override("+trainer.gradient_clip_val=0", "trainer.gradient_clip_val"),
     override("threads=many", "threads", "'many'"),
+    override("refit=again", "configuration: refit: 'again' is wrong; use true, false or continue"),
+    override("combine=onlin", "configuration: combine: 'onlin' is wrong; use true, false or online"),
     override("average_windows=0", "average_windows"),
     override("data.windows_per_epoch=0", "data.windows_per_epoch"),
     overrides("data.timezone=Europe/Belin", "data.holidays=germany"),

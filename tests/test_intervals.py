@@ -159,6 +159,25 @@ def test_quantiles_do_not_cross_at_a_level_beside_a_far_one():
     assert found[0].tolist() == [np.float32(-1e10), *[np.float32(1e-6)] * 3]
 
 
+@given(
+    st.lists(st.floats(-10, 10), min_size=len(LEVELS), max_size=len(LEVELS)),
+    st.tuples(st.floats(0.5, 16), st.floats(0.5, 16)),
+)
+@settings(deadline=None, max_examples=60)
+def test_quantiles_do_not_cross_where_one_side_is_much_wider(offsets, widths):
+    table = np.sort(offsets)[None]
+    found = Intervals(table, {}).quantiles(
+        np.zeros((1, 1), np.float32),
+        np.ones((1, 1), np.float32),
+        ["a"],
+        np.zeros(1, np.int64),
+        LEVELS,
+        np.full(1, 1e6),
+        np.array(widths).reshape(1, 1, 2),
+    )
+    assert (np.diff(found[0, 0]) >= 0).all()
+
+
 def test_a_series_that_was_negative_may_be_again():
     errors = np.linspace(-10, 10, 41)[:, None]
     assert _quantiles(_of_one(errors, nonnegative=False), [0.1], forecast=2)[0] < 0

@@ -1,5 +1,6 @@
 """Weights and interval widths that follow the errors at the newest origins."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -141,6 +142,17 @@ def test_intervals_follow_errors_that_grow(factor: float) -> None:
         shares.append((sign * error[:, 500:] > tail * wide[:, 500:]).mean())
     assert 0.03 < sum(shares) < 0.12
     assert 1 - sum(shares) > 0.88
+
+
+def test_more_origins_than_the_history_has_take_no_memory() -> None:
+    error = np.random.default_rng(3).normal(0, 1, (50, 20, 6))
+    tracemalloc.start()
+    try:
+        found = Online(0, np.ones(6), origins=100_000).widths(error)
+        assert tracemalloc.get_traced_memory()[1] < 100 * error.nbytes
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(found, Online(0, np.ones(6), origins=20).widths(error))
 
 
 def test_an_unknown_forecast_has_no_weight_and_loses_nothing() -> None:

@@ -135,7 +135,8 @@ class Intervals:
         scale = np.maximum(level, floor[:, None])[..., None]
         offset = table[series]
         if widths is not None:
-            offset = offset * widths[..., (asked > 0.5).astype(np.int64)]
+            # By the side on which a quantile lies, and not by its level: a median is moved too.
+            offset = offset * np.where(offset < 0, widths[..., :1], widths[..., 1:])
         found = center[..., None] + scale * offset
         for number, one in enumerate(asked):
             at = found[..., number]

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from kforecast.data.calendar import Calendar
 from kforecast.data.fill import Fill
 from kforecast.intervals import check_levels
+from kforecast.validation import short
 from kforecast.window import canonical_frequency, parse_duration, parse_instant
 
 
@@ -48,6 +49,15 @@ def _threads(value: Any) -> Any:
     if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024):
         raise ValueError(f"{value!r} is wrong; use auto, or a number from 1 to 1024")
     return value
+
+
+def _or_word(word: str) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if not isinstance(value, bool) and value != word:
+            raise ValueError(f"{short(value)} is wrong; use true, false or {word}")
+        return value
+
+    return BeforeValidator(check)
 
 
 def _no_accumulation(number: int) -> int:
@@ -301,8 +311,8 @@ class TrainSettings(_Section):
     objective: Objective
     average_windows: Annotated[int, Field(ge=1)] | None
     schedule: Literal["constant", "cosine"]
-    refit: bool | Literal["continue"]
-    combine: bool | Literal["online"]
+    refit: Annotated[bool | Literal["continue"], _or_word("continue")]
+    combine: Annotated[bool | Literal["online"], _or_word("online")]
     trees: bool | None = False  # recorded configurations of earlier versions lack it
     teacher: Annotated[str, Field(min_length=1)] | None
     warm_start: Annotated[str, Field(min_length=1)] | None

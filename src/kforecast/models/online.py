@@ -167,7 +167,7 @@ class Online:
     def _sums(self, of_origin: np.ndarray, memory: int) -> np.ndarray:
         """Discounted sums ``[S, T, P]``, at each origin over the newest origins whose targets are known."""
         series, length, horizon = of_origin.shape
-        count = self.origins
+        count = min(self.origins, length)
         blocks = -(-length // count)
         # The target of step h is known h + 1 bins after its origin.
         known = np.zeros((blocks * count, series, horizon))
