@@ -83,7 +83,7 @@ def test_training_begins_where_the_artifact_ends(tmp_path: Path) -> None:
     everything = ["data.validation=0", "data.test=0", "monitor=train/loss"]
     done = run_command("kforecast-train", *quick, *everything, "artifact_dir=model", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    one = [*quick, "trainer.max_epochs=1", "optimizer.lr=1e-6", "artifact_dir=other"]
+    one = [*quick, "trainer.max_epochs=1", "optimizer.lr=1e-6", "refit=true", "artifact_dir=other"]
     warm = run_command("kforecast-train", *one, "warm_start=model", cwd=tmp_path)
     assert warm.returncode == 0, warm.stderr
     assert "Training begins from the weights of model (warm_start)" in warm.stdout
