@@ -100,6 +100,35 @@ def test_a_backtest_and_a_forecast_from_recent_bins_give_the_same_numbers(seed: 
             np.testing.assert_allclose(mine[["q0.05", "q0.95"]], quantiles[at], rtol=1e-5)
 
 
+@settings(max_examples=5)
+@given(seed=st.integers(0, 10**6), gaps=st.sampled_from([0.0, 0.03, 0.4]), jump=st.sampled_from([1.0, 8.0]))
+def test_one_bin_after_the_other_gives_the_same_numbers(seed: int, gaps: float, jump: float) -> None:
+    values = daily(series=3, days=50, seed=seed)
+    values[1, -8:] *= jump
+    observed = np.random.default_rng(seed).random(values.shape) >= gaps
+    panel = panel_of(values, observed)
+    forecaster = forecaster_of(panel)
+
+    def history(end: int) -> Panel:
+        window = slice(end - forecaster.history_length, end)
+        return replace(
+            panel,
+            values=panel.values[:, window],
+            observed=panel.observed[:, window],
+            start=panel.seconds(window.start),
+        )
+
+    recent = None
+    # Bins that come alone, together, again, and after a long time.
+    for ago in (45, 44, 43, 43, 40, 39, 3, 2, 1, 0):
+        mine = history(panel.num_bins - ago)
+        made, recent = forecaster.forecast_next(mine, recent)
+        rows, end = np.arange(3), np.full(3, mine.num_bins)
+        expected = forecaster.forecast_windows(mine, rows, end, hold_newest=True)
+        np.testing.assert_allclose(made.values, expected.values, rtol=1e-6)
+        np.testing.assert_allclose(made.widths, expected.widths, rtol=1e-6)
+
+
 def test_nothing_after_the_origin_changes_a_forecast() -> None:
     values = daily()
     other = values.copy()

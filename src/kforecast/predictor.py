@@ -29,7 +29,7 @@ from kforecast.data.split import cells_between
 from kforecast.data.windows import WindowDataset
 from kforecast.errors import ArtifactError
 from kforecast.files.untrusted import inside, shortened
-from kforecast.following import Following, WindowForecasts, never_below_zero
+from kforecast.following import Following, Recent, WindowForecasts, never_below_zero
 from kforecast.intervals import OWN_WINDOWS, Intervals, calibrate, missing
 from kforecast.models import Fcnet, Network
 from kforecast.models.combination import Combination, fitted
@@ -197,12 +197,46 @@ class Predictor:
         )
         if self.online is None or not len(origin):
             return made
-        fixed = partial(self._fixed, as_consumed=as_consumed)
-        following = Following(
-            self.online, self.window, fixed, self._usual, self._first_below_zero, self.intervals
-        )
         reuse = not hold_newest and newest is None
-        return following.follow(panel, series, origin, made, reuse)
+        return self._following(self.online, as_consumed).follow(panel, series, origin, made, reuse)
+
+    def forecast_next(
+        self, panel: Panel, recent: Recent | None = None
+    ) -> tuple[WindowForecasts, Recent | None]:
+        """Forecast all series from the panel's end, bridging gaps there: one bin after the other.
+
+        The numbers are those of :meth:`forecast_windows`. A process that keeps the second result pays for one
+        origin, not for all those whose errors the forecasts follow.
+
+        Parameters
+        ----------
+        panel:
+            The newest :attr:`history_length` bins; fewer if there are not as many.
+        recent:
+            The second result for an earlier end of the panel, which is changed; None at first.
+
+        Returns
+        -------
+        The forecasts, and what to keep; None if nothing is followed.
+        """
+        rows, end = np.arange(panel.num_series), np.full(panel.num_series, panel.num_bins)
+        seen = _EventsSeen()
+        made = self._fixed(panel, rows, end, hold_newest=True, seen=seen)
+        if self.online is None:
+            return made, None
+        return self._following(self.online, seen=seen).next(panel, made, recent)
+
+    def earlier(self, panel: Panel) -> Recent | None:
+        """What :meth:`forecast_next` keeps after forecasting from the panel's end, from the panel alone."""
+        return None if self.online is None else self._following(self.online).recent(panel)
+
+    def _following(
+        self, online: Online, as_consumed: bool = False, seen: "_EventsSeen | None" = None
+    ) -> Following:
+        seen = seen or _EventsSeen()
+        fixed = partial(self._fixed, as_consumed=as_consumed, seen=seen)
+        usual = partial(self._usual, seen=seen)
+        return Following(online, self.window, fixed, usual, self._first_below_zero, self.intervals)
 
     @torch.inference_mode()
     def _fixed(
@@ -214,8 +248,9 @@ class Predictor:
         as_consumed: bool = False,
         hold_newest: bool = False,
         newest: np.ndarray | None = None,
+        seen: "_EventsSeen | None" = None,
     ) -> WindowForecasts:
-        """:meth:`forecast_windows` with fixed weights and widths."""
+        """:meth:`forecast_windows` with fixed weights and widths; ``seen`` keeps events."""
         if as_consumed and not isinstance(self.net, Fcnet):
             raise ArtifactError(
                 f"{self.name}: Kapacity's job cannot load a {type(self.net).__name__}; leave out "
@@ -224,7 +259,7 @@ class Predictor:
         context, horizon = self.window.context_length, self.window.prediction_length
         reaches_out = len(origin) and (origin.min() < context or origin.max() + horizon > panel.num_bins)
         before, after = (context, horizon) if reaches_out else (0, 0)
-        events = self._events(panel, origin)
+        events = self._events(panel, origin, seen)
         # Padding copies the panel, so it is avoided for panels that are mapped from a file.
         padded = panel.padded(before, after) if reaches_out else panel
         windows = WindowDataset(
@@ -269,16 +304,16 @@ class Predictor:
     def _leaves_out_events(self) -> bool:
         return self.events and self.net.lookback is not None
 
-    def _events(self, panel: Panel, origin: np.ndarray) -> Events:
+    def _events(self, panel: Panel, origin: np.ndarray, seen: "_EventsSeen | None" = None) -> Events:
         """The events that forecasts from these origins leave out."""
         if not self._leaves_out_events or not len(origin):
             return Events.none()
         begin = max(0, int(origin.min()) - self.history_length)
-        return detected(panel, begin, max(begin, int(origin.max())))
+        return (seen or _EventsSeen()).events(panel, begin, max(begin, int(origin.max())))
 
-    def _usual(self, panel: Panel, first: int, stop: int) -> Panel:
+    def _usual(self, panel: Panel, first: int, stop: int, seen: "_EventsSeen | None" = None) -> Panel:
         """The panel with usual values in place of events, for seasonal forecasts from ``[first, stop)``."""
-        events = self._events(panel, np.array([first, stop - 1]))
+        events = self._events(panel, np.array([first, stop - 1]), seen)
         return events.repaired(panel, age=self._least_age) if len(events) else panel
 
     @property
@@ -457,6 +492,21 @@ class Predictor:
             peak=_peaks(panel, stop),
         )
         return replace(self, intervals=intervals)
+
+
+class _EventsSeen:
+    """The events found last: forecasts of the same panel and origins ask for them several times."""
+
+    def __init__(self) -> None:
+        self._asked: tuple[Panel, int, int] | None = None
+        self._events = Events.none()
+
+    def events(self, panel: Panel, begin: int, stop: int) -> Events:
+        """As :func:`kforecast.data.events.detected`."""
+        asked = self._asked
+        if asked is None or asked[0] is not panel or asked[1:] != (begin, stop):
+            self._asked, self._events = (panel, begin, stop), detected(panel, begin, stop)
+        return self._events
 
 
 def first_below_zero(panel: Panel) -> np.ndarray:

@@ -88,6 +88,7 @@ class Online:
         before: np.ndarray,
         after: np.ndarray,
         jumped: np.ndarray,
+        ages: np.ndarray | None = None,
     ) -> np.ndarray:
         """Weights of forecasts at each origin, from what is known there.
 
@@ -104,14 +105,18 @@ class Online:
         jumped:
             Whether the level has just jumped (:func:`jumps`), bool ``[S, T]``. Only the newest origins count
             then.
+        ages:
+            Bins since the target of each error was known, int64 ``[N, P]``. The errors may then be of any
+            origins ``[K, S, N, P]``, and the weights are those at one origin, T = 1. None: the errors are of
+            consecutive origins, those of the weights.
 
         Returns
         -------
         float64 ``[K, S, T, P]``; sums to 1 over the forecasts, and is 0 where a forecast is unknown.
         """
-        found = self._logarithms(loss, np.log(before), self.weights_memory)
+        found = self._logarithms(loss, np.log(before), self.weights_memory, ages)
         if jumped.any():
-            afresh = self._logarithms(loss, np.log(after), _JUMP_MEMORY)
+            afresh = self._logarithms(loss, np.log(after), _JUMP_MEMORY, ages)
             found = np.where(jumped[..., None], afresh, found)
         found[~np.isfinite(forecasts)] = -np.inf
         most = found.max(axis=0)
@@ -120,20 +125,26 @@ class Online:
         weights: np.ndarray = found / found.sum(axis=0)
         return weights
 
-    def _logarithms(self, loss: np.ndarray, before: np.ndarray, memory: int) -> np.ndarray:
+    def _logarithms(
+        self, loss: np.ndarray, before: np.ndarray, memory: int, ages: np.ndarray | None
+    ) -> np.ndarray:
         """Logarithms of weights up to a constant, ``[K, S, T, P]``."""
-        sums = partial(self._sums, memory=memory)
+
+        def sums(of_origin: np.ndarray) -> np.ndarray:
+            total: np.ndarray = self._sums(of_origin, memory, ages) + _of_newest(of_origin, ages)
+            return total
+
         known = np.isfinite(loss[0])
         first = np.where(known, loss[0], 0.0)
-        mean = (sums(first) + _of_newest(first)) / np.maximum(sums(known) + _of_newest(known), 1e-9)
+        mean = sums(first) / np.maximum(sums(known), 1e-9)
         unit = np.where(mean > 0, mean, np.inf)
-        found = np.empty(loss.shape)
+        found = np.empty((len(loss), *unit.shape))
         for number in range(len(loss)):
             more = np.where(np.isfinite(loss[number]) & known, loss[number] - loss[0], 0.0)
-            found[number] = before[number] - self.rate * (sums(more) + _of_newest(more)) / unit
+            found[number] = before[number] - self.rate * sums(more) / unit
         return found
 
-    def widths(self, beyond: np.ndarray) -> np.ndarray:
+    def widths(self, beyond: np.ndarray, ages: np.ndarray | None = None) -> np.ndarray:
         """The width of one tail of the interval at each origin, as a multiple of the calibrated one.
 
         Parameters
@@ -141,12 +152,14 @@ class Online:
         beyond:
             Errors in the tail's direction at each origin, divided by the calibrated width, ``[S, T, P]``; NaN
             where unknown.
+        ages:
+            As of :meth:`weights`.
 
         Returns
         -------
         float64 ``[S, T, P]``, within 0.5 and 16; 1 without errors.
         """
-        sums = partial(self._sums, memory=self.widths_memory)
+        sums = partial(self._sums, memory=self.widths_memory, ages=ages)
         known = np.isfinite(beyond)
         # As for other conformal quantiles, the next error counts as one beyond.
         total = sums(known) + _CALIBRATED + 1
@@ -164,8 +177,13 @@ class Online:
         found: np.ndarray = np.exp(np.log(_WIDTHS[below]) * (1 - part) + np.log(_WIDTHS[above]) * part)
         return found
 
-    def _sums(self, of_origin: np.ndarray, memory: int) -> np.ndarray:
+    def _sums(self, of_origin: np.ndarray, memory: int, ages: np.ndarray | None) -> np.ndarray:
         """Discounted sums ``[S, T, P]``, at each origin over the newest origins whose targets are known."""
+        if ages is not None:
+            counts = (ages >= 0) & (ages < self.origins)
+            discounts = np.where(counts, np.exp(-ages / memory), 0.0)
+            total: np.ndarray = np.einsum("snp,np->sp", of_origin, discounts)[:, None]
+            return total
         series, length, horizon = of_origin.shape
         count = min(self.origins, length)
         blocks = -(-length // count)
@@ -225,12 +243,16 @@ class Online:
         return cls(until, optimism, rate, *counts)
 
 
-def _of_newest(of_origin: np.ndarray) -> np.ndarray:
+def _of_newest(of_origin: np.ndarray, ages: np.ndarray | None) -> np.ndarray:
     """Sums ``[S, T, P]`` over the origins whose target at this step is not known yet, at their newest target.
 
     After a jump they tell long before the errors of the last steps are known.
     """
     length, horizon = of_origin.shape[1:]
+    if ages is not None:
+        newest = np.einsum("snp,np->sp", of_origin, (ages == 0).astype(np.float64))
+        before: np.ndarray = (np.cumsum(newest, axis=1) - newest)[:, None]
+        return before
     found = np.zeros(of_origin.shape)
     for step in range(min(horizon - 1, length - 1)):
         found[:, step + 1 :, step + 1 :] += of_origin[:, : length - step - 1, step, None]
@@ -244,30 +266,56 @@ def jumps(panel: Panel, first: int, stop: int) -> np.ndarray:
     at least a factor of 4, and by more than any three bins were in the week before. Bursts that recur are
     therefore no jump. A jump is over after half a day.
     """
+    found = np.zeros((panel.num_series, stop - first), bool)
+    newest, _ = _departures(panel, first, stop)
+    # Most series have no candidate, and need no look at the week before.
+    rows = np.flatnonzero((newest > np.log(_JUMP)).any(axis=1))
+    if not len(rows):
+        return found
     season = panel.frequency.season
-    begin = max(first - 14 * season - _JUMP_BINS, 0)
-    values = np.where(panel.observed[:, begin:stop], panel.values[:, begin:stop], np.nan).astype(np.float64)
-    length = values.shape[1]
-    past = np.full((7, *values.shape), np.nan)
-    for day in range(min(7, (length - 1) // season)):
-        past[day, :, (day + 1) * season :] = values[:, : length - (day + 1) * season]
+    begin = first - 7 * season
+    some, known = _departures(panel.rows(rows.tolist()), begin, stop)
+    at = np.arange(first, stop) - begin
+    end, start = at - season // 2, at - 7 * season
+    usual = _largest(some, 7 * season - season // 2)[:, end]
+    count = running_sum(known)
+    enough = count[:, end] - count[:, start] >= season
+    found[rows] = enough & (some[:, at] > np.maximum(np.log(_JUMP), _JUMP_UNUSUAL * usual))
+    return found
+
+
+def _departures(panel: Panel, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """How unlike the same time of other days the newest bins are, at the origins ``[first, stop)``.
+
+    Returns
+    -------
+    The least logarithm of a ratio among the newest three bins if all are above, or all below, else 0, float64
+    ``[S, T]``; and for each bin ``[first, stop)`` whether other days are known, bool ``[S, T]``.
+    """
+    season = panel.frequency.season
+    values = _values(panel, first - _JUMP_BINS, stop)
+    past = np.stack(
+        [_values(panel, first - _JUMP_BINS - day * season, stop - day * season) for day in range(1, 8)]
+    )
     known = np.isfinite(past).sum(axis=0)
     ranked = np.sort(past, axis=0)  # NaN last
     middle = np.take_along_axis(ranked, np.maximum(known - 1, 0)[None] // 2, axis=0)[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(values / middle)
     ratio = np.where(np.isfinite(ratio), ratio, 0.0)
-    # How unlike the newest bins are, all of them in the same direction, at each origin.
-    newest = np.zeros((values.shape[0], length + 1))
+    newest = np.zeros((len(values), stop - first))
     for sign in (1, -1):
-        least = np.minimum.reduce([sign * np.roll(ratio, bins, axis=1) for bins in range(_JUMP_BINS)])
-        newest[:, _JUMP_BINS:] = np.maximum(newest[:, _JUMP_BINS:], least[:, _JUMP_BINS - 1 :])
-    at = np.arange(first, stop) - begin
-    count = running_sum(known > 0)
-    end, start = np.maximum(at - season // 2, 0), np.maximum(at - 7 * season, 0)
-    usual = np.where(end > start, _largest(newest, 7 * season - season // 2)[:, end], np.inf)
-    enough = count[:, end] - count[:, start] >= season
-    found: np.ndarray = enough & (newest[:, at] > np.maximum(np.log(_JUMP), _JUMP_UNUSUAL * usual))
+        last = [sign * ratio[:, bins : bins + stop - first] for bins in range(_JUMP_BINS)]
+        newest = np.maximum(newest, np.minimum.reduce(last))
+    return newest, known[:, _JUMP_BINS:] > 0
+
+
+def _values(panel: Panel, begin: int, stop: int) -> np.ndarray:
+    """The values of the bins ``[begin, stop)``, NaN where unobserved or outside, float64 ``[S, bins]``."""
+    found = np.full((panel.num_series, stop - begin), np.nan)
+    inside = slice(max(begin, 0), max(0, min(stop, panel.num_bins)))
+    known = np.where(panel.observed[:, inside], panel.values[:, inside], np.nan)
+    found[:, inside.start - begin : inside.start - begin + known.shape[1]] = known
     return found
 
 
