@@ -171,7 +171,8 @@ class Snapshot:
             return f"the clock shows {age_words(self.origin - now)} before the first forecast bin"
         age = now - self.observed_end[row]
         if age > self.horizon:
-            return f"stale: the newest value is {age_words(age)} old, more than the horizon of {age_words(self.horizon)}"
+            old, most = age_words(age), age_words(self.horizon)
+            return f"stale: the newest value is {old} old, more than the horizon of {most}"
         if now >= self.end:
             return f"stale: the last forecast bin ended {age_words(now - self.end)} ago"
         return None
