@@ -194,6 +194,15 @@ class Artifact:
         fitted, used = (second if type(second) is int and 0 <= second < _LATEST else None for second in found)
         return fitted, used
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 over the contents of the files, metadata aside: equal for equal forecasts."""
+        digest = hashlib.sha256()
+        for name, content in sorted(self._files().items()):
+            if name != METADATA:
+                digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+        return digest.hexdigest()
+
     def save(self, directory: Path, parts: Mapping[str, "Artifact"] | None = None) -> None:
         """Write this artifact to a directory; an existing artifact is replaced as a whole.
 

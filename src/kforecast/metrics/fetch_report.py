@@ -13,7 +13,10 @@ MOST_LINES = 20
 
 @dataclass
 class QuestionReport:
-    """The answer to one question: counts, and in ``labels`` the labels of each series in it."""
+    """The answer to one question: counts, and in ``labels`` the labels of each series in it.
+
+    ``problem`` says why a question failed where others go on.
+    """
 
     workload: str
     metric: str
@@ -22,6 +25,7 @@ class QuestionReport:
     requests: int = 0
     retries: int = 0
     labels: list[dict[str, str]] = field(default_factory=list)
+    problem: str = ""
 
 
 @dataclass

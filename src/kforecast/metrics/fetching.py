@@ -26,7 +26,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from kforecast.errors import SourceError, few
+from kforecast.errors import DataError, SourceError, few
 from kforecast.metrics.fetch_report import MOST_LINES, FetchReport, QuestionReport, labels_text
 from kforecast.metrics.source import check_frame
 from kforecast.metrics.timerange import MOST_POINTS, TimeRange, utc
@@ -144,7 +144,12 @@ class FetchSettings(BaseModel):
 
 
 def fetch(
-    name: str, questions: Sequence[Question[Query]], connect: Connect[Query], settings: FetchSettings
+    name: str,
+    questions: Sequence[Question[Query]],
+    connect: Connect[Query],
+    settings: FetchSettings,
+    *,
+    resident: bool = False,
 ) -> tuple[pd.DataFrame, FetchReport]:
     """Ask all questions.
 
@@ -158,6 +163,10 @@ def fetch(
         Opens the connection as a context manager, which yields a function that asks one query for one chunk.
         The function raises :class:`PassingError` where another attempt may succeed, :class:`TooLargeError`
         where a smaller chunk may, and :class:`~kforecast.errors.SourceError` otherwise.
+    resident:
+        For a process that fetches again and again: a question that fails has a ``problem`` in the report and
+        no rows, an answer may be empty, and nothing is logged. Only a server that answers nothing is an
+        error.
 
     Returns
     -------
@@ -170,20 +179,23 @@ def fetch(
         forbid it, a value is infinite, or the timeout expires.
     """
     begun = time.monotonic()
-    partials = asyncio.run(_Fetch(name, questions, settings).run(connect))
+    partials = asyncio.run(_Fetch(name, questions, settings, resident).run(connect))
     ranges = [question.range for question in questions]
     report = FetchReport(
         name, min(r.start for r in ranges), max(r.end for r in ranges), settings.step, settings.on_multiple
     )
-    answers, problems = [], []
+    answers: list[tuple[np.ndarray, np.ndarray]] = []
+    problems: list[str] = []
     for question, partial in zip(questions, partials, strict=True):
         asked = QuestionReport(
             question.workload, question.metric, requests=partial.requests, retries=partial.retries
         )
         timestamps, values = _merge(partial.series, question.range, settings.on_multiple, asked.labels)
         asked.points, asked.nan = len(values), int(np.isnan(values).sum())
+        asked.problem = partial.problem
         report.questions.append(asked)
         answers.append((timestamps, values))
+        told = len(problems)
         if len(asked.labels) > 1 and settings.on_multiple == "error":
             problems.append(
                 f"{question}: {len(asked.labels)} series answer where one is wanted: "
@@ -195,7 +207,11 @@ def fetch(
                 f"{question}: the value at {utc(timestamps[int(wrong.argmax())])} is infinite; does the "
                 "query divide by zero?"
             )
+        if resident and len(problems) > told:
+            asked.problem = problems.pop()
     report.seconds = time.monotonic() - begun
+    if resident:
+        return _checked_apart(name, questions, answers, report), report
     empty = [number for number, asked in enumerate(report.questions) if asked.points == asked.nan]
     if empty and (settings.on_empty == "error" or len(empty) == len(questions)):
         problems += [
@@ -211,6 +227,30 @@ def fetch(
     # A range that the user gave may lie in any year, and all points lie in it.
     any_time = report.start < EARLIEST or report.end >= LATEST
     return check_frame(_frame(questions, answers), name, any_time=any_time), report
+
+
+def _checked_apart(
+    name: str,
+    questions: Sequence[Question[Query]],
+    answers: list[tuple[np.ndarray, np.ndarray]],
+    report: FetchReport,
+) -> pd.DataFrame:
+    """The rows of all questions without a problem; rows that are refused are a problem of their question."""
+    bad = [number for number, asked in enumerate(report.questions) if asked.problem]
+    for number in bad:
+        answers[number] = _NOTHING
+    frame = _frame(questions, answers)
+    try:
+        return check_frame(frame, name) if frame["value"].notna().any() else frame
+    except DataError:
+        for number, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+            try:
+                if not np.isnan(answer[1]).all():
+                    check_frame(_frame([question], [answer]), str(question))
+            except DataError as error:
+                report.questions[number].problem = str(error)
+                answers[number] = _NOTHING
+    return _frame(questions, answers)
 
 
 def _elsewhere(series: Sequence[Series]) -> str:
@@ -246,13 +286,17 @@ class _Partial:
     requests: int = 0
     retries: int = 0
     open_chunks: int = 0
+    problem: str = ""
 
 
 class _Fetch(Generic[Query]):
     """A running fetch: workers take chunks from one queue until it is empty or one of them fails."""
 
-    def __init__(self, name: str, questions: Sequence[Question[Query]], settings: FetchSettings) -> None:
-        self.name, self.questions, self.settings = name, questions, settings
+    def __init__(
+        self, name: str, questions: Sequence[Question[Query]], settings: FetchSettings, resident: bool = False
+    ) -> None:
+        self.name, self.questions, self.settings, self.resident = name, questions, settings, resident
+        self.failed = 0
         self.partials = [_Partial() for _ in questions]
         self.queue = deque(
             (number, chunk)
@@ -273,7 +317,7 @@ class _Fetch(Generic[Query]):
             TimeElapsedColumn(),
             console=Console(stderr=True),
             transient=True,
-            disable=not Console(stderr=True).is_terminal,
+            disable=self.resident or not Console(stderr=True).is_terminal,
         )
         try:
             with self.progress:
@@ -295,6 +339,8 @@ class _Fetch(Generic[Query]):
         while self.queue:
             number, chunk = self.queue.popleft()
             partial, question = self.partials[number], self.questions[number]
+            if partial.problem:
+                continue
             try:
                 series = await self._ask(ask, question, chunk, partial)
             except TooLargeError as error:
@@ -306,6 +352,15 @@ class _Fetch(Generic[Query]):
                 self.queue.extendleft((number, half) for half in reversed(halves))
                 partial.open_chunks += len(halves) - 1
                 self.progress.update(self.bar, total=self.progress.tasks[0].total + len(halves) - 1)  # type: ignore[operator]
+                continue
+            except SourceError as error:
+                self.failed += 1
+                silent = not self.answered and self.failed >= min(
+                    self.settings.concurrency, len(self.questions)
+                )
+                if not self.resident or silent:
+                    raise
+                partial.problem = str(error)
                 continue
             partial.series += series
             partial.open_chunks -= 1
@@ -350,6 +405,8 @@ class _Fetch(Generic[Query]):
         """Log one line per question, or one for every tenth of them when there are many."""
         self.answered += 1
         total = len(self.questions)
+        if self.resident:
+            return
         if total <= MOST_LINES:
             points = sum(len(series.values) for series in partial.series)
             log.info(

@@ -3,8 +3,9 @@
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -14,6 +15,7 @@ from kforecast.errors import ConfigError
 from kforecast.metrics.credentials import SecretFile, SecretVariable, Tls, read_secret
 from kforecast.metrics.fetch_report import FetchReport
 from kforecast.metrics.fetching import Ask, FetchSettings, Question, fetch
+from kforecast.metrics.timerange import TimeRange
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,42 @@ class ServerSource(FetchSettings, ABC):
         frame, self._report = fetch(self.server, questions, self.connect, self)
         self._report.warnings += self._warnings
         return frame
+
+    def series(self) -> list[tuple[str, str]]:
+        """``(workload, metric)`` of each question."""
+        return [(one.workload, one.metric) for one in self.questions(time.time())]
+
+    def read(
+        self, start: int, end: int, only: Collection[tuple[str, str]] | None = None
+    ) -> tuple[pd.DataFrame, dict[tuple[str, str], str]]:
+        """Fetch the rows of a time range, as a process does that fetches again and again.
+
+        Parameters
+        ----------
+        start, end:
+            Unix seconds; rows from ``start`` on and before ``end``.
+        only:
+            The series to fetch; None for all.
+
+        Returns
+        -------
+        The long frame of contract 3, which may be empty, and why series failed.
+
+        Raises
+        ------
+        SourceError
+            When the server cannot be reached, or answers nothing.
+        """
+        step = self.step
+        asked = TimeRange(-(-start // step) * step, (end - 1) // step * step, step)
+        questions = [
+            replace(one, range=asked)
+            for one in self.questions(end)
+            if only is None or (one.workload, one.metric) in only
+        ]
+        self._warnings.clear()
+        frame, report = fetch(self.server, questions, self.connect, self, resident=True)
+        return frame, {(one.workload, one.metric): one.problem for one in report.questions if one.problem}
 
     def warn(self, text: str) -> None:
         """Log a warning of the server, each one once."""

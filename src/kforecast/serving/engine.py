@@ -1,0 +1,267 @@
+"""Engine: reads the newest history, forecasts from it, and takes over new artifacts."""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kforecast.artifact import Artifact
+from kforecast.data.freshness import next_origins
+from kforecast.data.panel import Panel
+from kforecast.errors import DataError, KforecastError, few
+from kforecast.following import Recent, WindowForecasts
+from kforecast.forecaster import Forecaster
+from kforecast.serving.board import Board
+from kforecast.serving.feed import Feed
+from kforecast.serving.history import History
+from kforecast.serving.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+# Seconds between two attempts after a failure, at least and at most.
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0
+# Bins shown of the past.
+_DAY = 86_400
+
+
+class Engine:
+    """Keeps a :class:`Board` up to date; all its methods belong to one thread.
+
+    Parameters
+    ----------
+    board:
+        Gets the snapshots, and counts.
+    artifact_dir:
+        The artifact's directory, or a link to one; looked at again before every forecast.
+    feed:
+        Where the history comes from.
+    settle:
+        Seconds after a bin's end until it is read.
+
+    Raises
+    ------
+    ArtifactError
+        When there is no usable artifact at first.
+    """
+
+    def __init__(self, board: Board, artifact_dir: Path, feed: Feed, settle: float) -> None:
+        self.board, self.artifact_dir, self.feed, self.settle = board, artifact_dir, feed, settle
+        self.live = Live(*_loaded(artifact_dir), feed)
+        self._seen = _signature(artifact_dir)
+        self._next = 0.0  # monotonic seconds before which a failure is not tried again
+        self._pause = _FIRST_PAUSE
+        self._behind = False
+
+    def step(self) -> bool:
+        """Do what is due: take over a new artifact, read a new bin and forecast; True if something was.
+
+        Failures are counted and said; the last snapshot stays.
+        """
+        if time.monotonic() < self._next:
+            return False
+        now = self.board.clock()
+        changed = (signature := _signature(self.artifact_dir)) != self._seen
+        origin = self.live.history.grid.bin_at(int(now - self.settle))
+        if not changed and origin == self.live.origin and not self._behind:
+            return False
+        cause = "artifact"
+        try:
+            live = self.live
+            if changed:
+                self._seen = signature
+                live = self._replaced()
+                origin = live.history.grid.bin_at(int(now - self.settle))
+            cause = "fetch"
+            begun = time.monotonic()
+            late = live.read(origin)
+            _count(self.board.fetches, time.monotonic() - begun)
+            cause, begun = "forecast", time.monotonic()
+            snapshot = live.forecast()
+            _count(self.board.forecasts, time.monotonic() - begun)
+        except Exception as error:
+            self._failed("data" if isinstance(error, DataError) else cause, error, changed)
+            return True
+        if live is not self.live:
+            log.info("%s: new artifact %s serves", self.artifact_dir, snapshot.artifact[:12])
+            self.live, self.board.refused_artifact = live, ""
+        self.board.snapshot, self.board.reason = snapshot, ""
+        self._pause = _FIRST_PAUSE
+        # A series that was up to date and lacks its newest bin may only be late.
+        again = late and not self._behind
+        self._behind = again
+        self._next = time.monotonic() + (max(self.settle, _FIRST_PAUSE) if again else 0.0)
+        return True
+
+    def _replaced(self) -> "Live":
+        """What serves a new artifact."""
+        forecaster, identity = _loaded(self.artifact_dir)
+        if identity == self.live.identity:
+            return self.live
+        return Live(forecaster, identity, self.feed)
+
+    def _failed(self, cause: str, error: Exception, changed: bool) -> None:
+        self.board.failed(cause, error)
+        words = error if isinstance(error, KforecastError) else repr(error)
+        if changed:
+            # The failed attempt must not stop the artifact that serves.
+            self.board.refused_artifact = str(words)
+            log.warning("New artifact refused, the old one stays: %s", words)
+            if cause != "artifact":
+                self._seen = ()  # its history could not be read: try again
+        elif isinstance(error, KforecastError):
+            log.warning("%s failed, next attempt in %.0f s: %s", cause.capitalize(), self._pause, words)
+        else:
+            log.exception("%s failed, next attempt in %.0f s", cause.capitalize(), self._pause)
+        self._next = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+
+class Live:
+    """One artifact with the history it reads, and the forecasts that its next ones follow."""
+
+    def __init__(self, forecaster: Forecaster, identity: str, feed: Feed) -> None:
+        self.forecaster, self.identity = forecaster, identity
+        self.history = History(feed, forecaster)
+        self.origin: int | None = None
+        self.recent: Recent | None = None
+        self._changed = np.empty(0, np.int64)
+
+    def read(self, origin: int) -> bool:
+        """Read the bins before an origin (number of its bin on the grid).
+
+        Returns
+        -------
+        Whether a series that had the bin before the newest one lacks the newest one.
+
+        Raises
+        ------
+        SourceError, DataError
+            As :meth:`History.load`.
+        """
+        if self.history.panel is None or self.origin is None or origin < self.origin:
+            self.origin = self.recent = None
+            self.history.load(origin)
+            self._changed = np.empty(0, np.int64)
+        else:
+            self._changed = self.history.extend(origin)
+        self.origin = origin
+        observed = self._panel.observed
+        return bool((observed[:, -2:-1] & ~observed[:, -1:]).any())
+
+    @property
+    def _panel(self) -> Panel:
+        assert self.history.panel is not None, "read first"
+        return self.history.panel
+
+    def forecast(self) -> Snapshot:
+        """Forecast all series from the end of the history.
+
+        Raises
+        ------
+        DataError
+            When no series can be forecast.
+        """
+        panel, forecaster = self._panel, self.forecaster
+        unknown = {*forecaster.unknown(panel.series)}
+        served = [row for row, pair in enumerate(panel.series) if pair not in unknown]
+        if not served:
+            raise DataError(
+                f"{forecaster.name} knows none of the series: {few([' '.join(p) for p in panel.series])}"
+            )
+        mine = panel if not unknown else panel.rows(served)
+        rows = np.array(served)
+        changed = np.flatnonzero(np.isin(rows, self._changed))
+        made, recent = forecaster.forecast_next(mine, self.recent)
+        if recent is not None and recent is self.recent and len(changed):
+            afresh = forecaster.earlier(mine.rows(changed.tolist()))
+            assert afresh is not None
+            recent.replace(changed, afresh)
+            made, recent = forecaster.forecast_next(mine, recent)
+        self.recent, self._changed = recent, np.empty(0, np.int64)
+        if not np.isfinite(made.values).all():
+            bad = np.flatnonzero(~np.isfinite(made.values).all(axis=1))
+            log.warning("not finite, left out: %s", few([" ".join(mine.series[row]) for row in bad]))
+        return self._snapshot(mine, rows, made)
+
+    def _snapshot(self, mine: Panel, rows: np.ndarray, made: WindowForecasts) -> Snapshot:
+        panel, forecaster, window = self._panel, self.forecaster, self.forecaster.window
+        horizon, end = window.prediction_length, panel.num_bins
+        values = np.full((panel.num_series, horizon), np.nan, np.float32)
+        values[rows] = made.values
+        origins = next_origins(panel)
+        newest = origins.newest
+        row = np.arange(panel.num_series)
+        observed = np.where(newest >= 0, panel.values[row, newest].astype(np.float64), np.nan)
+        unseen, guessed = origins.unseen(window, forecaster.net.lookback), origins.guessed(window)
+        missing, notes, known = {}, {}, {*rows.tolist()}
+        for number, pair in enumerate(panel.series):
+            if pair in self.history.problems:
+                notes[number] = f"not read last time: {self.history.problems[pair]}"
+            if number not in known:
+                missing[number] = "not in the artifact: train it on this series first"
+            elif newest[number] < 0:
+                missing[number] = "no value is known"
+            elif unseen[number]:
+                missing[number] = "no value in the bins that the model reads"
+            elif not np.isfinite(values[number]).all():
+                missing[number] = "the forecast is not a finite number"
+            elif guessed[number]:
+                notes.setdefault(number, "more than half of its context is missing and filled: a guess")
+
+        def quantiles_of(levels: Sequence[float]) -> np.ndarray:
+            found = np.full((panel.num_series, horizon, len(levels)), np.nan, np.float32)
+            found[rows] = forecaster.quantiles(mine, np.arange(len(rows)), made, levels)
+            return found
+
+        return Snapshot(
+            panel.series,
+            panel.seconds(end + np.arange(horizon + 1)),
+            values,
+            observed,
+            np.where(newest >= 0, panel.seconds(newest + 1), 0),
+            missing,
+            notes,
+            self.identity,
+            None if forecaster.intervals is None else quantiles_of,
+            self._past(rows),
+        )
+
+    def _past(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Bins of the last day, their values, and the forecasts made when they began."""
+        panel, recent = self._panel, self.recent
+        count = max(1, min(panel.num_bins, _DAY // panel.frequency.step))
+        bins = np.arange(panel.num_bins - count, panel.num_bins)
+        observed = np.where(panel.observed[:, bins], panel.values[:, bins], np.nan).astype(np.float64)
+        forecast = np.full(observed.shape, np.nan)
+        if recent is not None:
+            number = panel.first_bin + bins
+            place = number % len(recent.origins)
+            kept = recent.origins[place] == number
+            forecast[np.ix_(rows, kept)] = recent.values[:, place[kept], 0]
+        return panel.seconds(bins), observed, forecast
+
+
+def _loaded(directory: Path) -> tuple[Forecaster, str]:
+    """A forecaster from an artifact directory, and the hash that names it."""
+    artifact = Artifact.load(directory)
+    return Forecaster.of(artifact, str(directory)), artifact.identity
+
+
+def _signature(directory: Path) -> tuple[object, ...]:
+    """Changes when a file of the artifact, or a link to it, is replaced."""
+    found: list[object] = []
+    try:
+        real = directory.resolve()
+        found.append(str(real))
+        for file in sorted(real.iterdir()):
+            state = file.stat()
+            found.append((file.name, state.st_ino, state.st_size, state.st_mtime_ns))
+    except OSError as error:
+        found.append(error.errno)
+    return tuple(found)
+
+
+def _count(durations: list[float], seconds: float) -> None:
+    durations[:] = [durations[0] + 1, durations[1] + seconds, seconds]
