@@ -52,6 +52,7 @@ LIBRARIES = {
         *("metrics.kapacity", "metrics.provider", "metrics.proto"),
         *("serving.external_scaler", "serving.proto"),
     ),
+    ("prometheus_client",): ("serving.exposition",),
     ("torch",): (
         *("files.torch_file", "data", "models", "artifact", "predictor", "onnx_export", "training"),
         "commands.evaluate",
