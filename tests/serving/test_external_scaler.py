@@ -123,8 +123,9 @@ def test_a_value_arrives_whole(value: float) -> None:
         ),
         (WEB | {"workload": "shop/new"}, UNAVAILABLE, "no value in the history"),
         (WEB | {"workload": "x" * 30_000}, NOT_FOUND, "unknown series"),
+        (WEB | {"workload": "\U0001f6d2" * 9_000}, NOT_FOUND, "unknown series"),
     ],
-    ids=str,
+    ids=lambda part: str(part)[:80],
 )
 def test_questions_without_an_answer(metadata: dict[str, str], status: grpc.StatusCode, words: str) -> None:
     async def first_of(stub: Stub) -> Any:

@@ -47,10 +47,11 @@ _GRACE = 2.0
 _MOST_BYTES = 64 * 1024
 _MOST_RPCS = 1_000
 _MOST_CONNECTIONS = 1_000
-# Longer texts do not fit into the headers of an answer.
-_LONGEST_TEXT = 1_000
-# Largest float below 2^63, and the characters of a name that Kubernetes takes as a label, too.
+# Characters of a text; more do not fit into the 8 KiB of an answer's headers, where one takes up to 12 bytes.
+_LONGEST_TEXT = 600
+# Largest float below 2^63.
 _LARGEST = 2.0**63 - 1024
+# Characters of a metric's name: with KEDA's prefix it is still short enough for a label of Kubernetes.
 _LONGEST_NAME = 56
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -152,12 +153,11 @@ class ExternalScaler(pb_grpc.ExternalScalerServicer):
         """The value now."""
         async with _status_of_errors(context):
             trigger = Trigger.of(request.scaledObjectRef.scalerMetadata)
-            name = request.metricName or trigger.metric_name
+            own = trigger.metric_name
+            name = request.metricName or own
             # KEDA puts the number of the trigger before the name.
-            if re.sub("^s[0-9]+-", "", name) != trigger.metric_name:
-                raise ConfigError(
-                    f"metricName: {name!r} is not the metric of this scalerMetadata, {trigger.metric_name!r}"
-                )
+            if re.sub("^s[0-9]+-", "", name) != own:
+                raise ConfigError(f"metricName: {name!r} is not the metric of this scalerMetadata, {own!r}")
             value = trigger.ask(self.board).value
             whole = math.ceil(max(min(value, _LARGEST), -_LARGEST))
             return pb.GetMetricsResponse(
