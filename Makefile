@@ -31,7 +31,7 @@ help:
 	@echo "make check           ruff, format check, mypy"
 	@echo "make format          let ruff fix the style"
 	@echo "make bench-accuracy  compare the default recipe with other forecasters (BENCH=folder of the protocol)"
-	@echo "make proto           generate code from src/kforecast/metrics/proto/provider.proto"
+	@echo "make proto           generate code from the .proto files of src/kforecast"
 	@echo "make tensorboard     show every run under outputs/"
 	@echo "make docs            build the documentation as a site: outputs/site/index.html"
 	@echo "make lock            update uv.lock and constraints.txt to the newest versions, with hashes"
@@ -87,7 +87,7 @@ bench-accuracy: $(TRAIN)
 proto: $(TRAIN)
 	@$(SYNC) --group install --group proto
 	@cd src && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \
-	  kforecast/metrics/proto/provider.proto
+	  kforecast/metrics/proto/provider.proto kforecast/serving/proto/externalscaler.proto
 
 tensorboard: $(TRAIN)
 	@$(BIN)/tensorboard --logdir outputs

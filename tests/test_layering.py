@@ -36,6 +36,7 @@ FLOORS = (
     ("config",),
     ("training",),
     ("retraining",),
+    ("serving",),
     ("commands",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -49,7 +50,9 @@ LIBRARIES = {
     ("lightning",): ("training", "data.datamodule"),
     ("grpc", "grpc_health", "grpc_reflection", "google"): (
         *("metrics.kapacity", "metrics.provider", "metrics.proto"),
+        *("serving.external_scaler", "serving.proto"),
     ),
+    ("prometheus_client",): ("serving.exposition",),
     ("torch",): (
         *("files.torch_file", "data", "models", "artifact", "predictor", "onnx_export", "training"),
         "commands.evaluate",

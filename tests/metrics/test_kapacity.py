@@ -67,16 +67,17 @@ def assert_exact(frame: pd.DataFrame, name: str = "web", history: int = 7200, st
 
 
 @pytest.mark.slow
-def test_generated_code_is_that_of_the_proto(tmp_path: Path) -> None:
+@pytest.mark.parametrize("room, name", [("metrics", "provider"), ("serving", "externalscaler")])
+def test_generated_code_is_that_of_the_proto(room: str, name: str, tmp_path: Path) -> None:
     pytest.importorskip("grpc_tools", reason="the dependency group slow is not installed")
-    package = ROOT / "src" / "kforecast" / "metrics" / "proto"
+    package = Path("kforecast") / room / "proto"
     out = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-Isrc", *out]
-    subprocess.run([*command, "kforecast/metrics/proto/provider.proto"], cwd=ROOT, check=True)
-    made = sorted((tmp_path / "kforecast" / "metrics" / "proto").iterdir())
-    assert [path.name for path in made] == ["provider_pb2.py", "provider_pb2.pyi", "provider_pb2_grpc.py"]
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-Isrc", *out, f"{package / name}.proto"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    made = sorted((tmp_path / package).iterdir())
+    assert [path.name for path in made] == [f"{name}_pb2.py", f"{name}_pb2.pyi", f"{name}_pb2_grpc.py"]
     for path in made:
-        assert path.read_text() == (package / path.name).read_text(), f"{path.name}: run make proto"
+        assert path.read_text() == (ROOT / "src" / package / path.name).read_text(), "run make proto"
 
 
 def test_field_numbers_are_those_of_the_contract() -> None:
