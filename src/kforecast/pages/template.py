@@ -1,10 +1,13 @@
 """Jinja templates of self-contained HTML pages."""
 
+from functools import cache
+
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from kforecast.pages.colours import COLOURS
 
 
+@cache
 def template(name: str) -> Template:
     """The template of a page, by its file name in this package; all values are escaped.
 
