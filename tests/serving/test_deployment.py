@@ -3,6 +3,7 @@
 import copy
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -99,12 +100,13 @@ def test_objects_of_others_have_known_fields(file: str) -> None:
 
 def test_the_judge_finds_what_is_wrong() -> None:
     good = the("keda/metrics-api.yaml")
-    for change, words in (
+    changes: list[tuple[Callable[[Manifest], object], str]] = [
         (lambda spec: spec.update(fallbacks=spec.pop("fallback")), "fallbacks"),
         (lambda spec: spec["fallback"].pop("replicas"), "missing .'replicas'"),
         (lambda spec: spec["triggers"][0]["metadata"].update(targetValue=100), "not texts: .'targetValue'"),
         (lambda spec: spec["triggers"][1]["metadata"].pop("ignoreNullValues"), "missing .'ignoreNullValues'"),
-    ):
+    ]
+    for change, words in changes:
         bad = copy.deepcopy(good)
         change(bad["spec"])
         with pytest.raises(ValueError, match=words):

@@ -242,6 +242,7 @@ def test_every_query_has_the_data_that_it_is_meant_for(tmp_path: Path) -> None:
         target = stack.enter_context(served(standin))
         history = standin.history(target, int(time.time()))
         with prometheus(tmp_path, target, history) as real:
+            real.wait_for("scrape_samples_scraped > 0")  # the history alone would have answered, too
             real.wait_for("kforecast:error")
             for expression in dashboard_queries():
                 real.wait_for(expression)
