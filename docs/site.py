@@ -18,7 +18,10 @@ BESIDE = {
 # Titles of the pages whose heading is the project's name.
 TITLES = {"index.md": "Start", "index.zh-CN.md": "中文"}
 # Other pages follow in alphabetical order.
-FIRST = ("index", "train", "sources", "models", "evaluate", "deploy", "retrain", "experiments", "python")
+FIRST = (
+    *("index", "train", "sources", "models", "evaluate"),
+    *("deploy", "serve", "retrain", "experiments", "python"),
+)
 LAST = ("lab-log", "architecture", "development", "changelog", "security", "index.zh-CN")
 
 

@@ -25,7 +25,9 @@ pytestmark = pytest.mark.skipif(not DEPLOY.is_dir(), reason="not a checkout")
 
 OVERLAYS = ("kapacity", "prometheus")
 # Files that are not for Kubernetes.
-INPUTS = ("kustomization.yaml", "train-config.yaml", "shop.yaml")
+INPUTS = ("kustomization.yaml", "train-config.yaml", "shop.yaml", "alerts.yaml", "alerts_test.yaml")
+# Kinds of others, which tests/serving/test_deployment.py judges.
+CUSTOM = ("keda.sh/v1alpha1", "monitoring.coreos.com/v1")
 VERSIONS = ("1.31", "1.35")
 
 Manifest = dict[str, Any]
@@ -46,7 +48,8 @@ def documents(text: str) -> list[Manifest]:
 
 def plain_manifests() -> list[Manifest]:
     files = [path for path in sorted(DEPLOY.rglob("*.yaml")) if path.name not in INPUTS]
-    return [document for path in files for document in documents(path.read_text(encoding="utf-8"))]
+    found = [document for path in files for document in documents(path.read_text(encoding="utf-8"))]
+    return [manifest for manifest in found if manifest["apiVersion"] not in CUSTOM]
 
 
 def kustomization(folder: str) -> Manifest:
@@ -111,8 +114,9 @@ def jobs(manifests: list[Manifest]) -> Iterator[Manifest]:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_manifest_is_valid(version: str) -> None:
     kinds = [manifest["kind"] for manifest in plain_manifests()]
-    expected = ["CronJob", "Job", "Namespace", "NetworkPolicy", "PersistentVolumeClaim", "Pod"]
-    assert sorted(kinds) == expected
+    training = ["CronJob", "Job", "Namespace", "NetworkPolicy", "PersistentVolumeClaim", "Pod"]
+    serving = ["ConfigMap", "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "Service", "Service"]
+    assert sorted(kinds) == sorted([*training, *serving, "StatefulSet"])
     for manifest in plain_manifests():
         validate(manifest, version)
     for overlay in OVERLAYS:
@@ -152,7 +156,7 @@ def test_what_kustomize_makes_is_valid_and_what_we_take_it_for(overlay: str) -> 
 def test_pods_are_restricted() -> None:
     """The fields that the Pod Security Standard "restricted" and our image require."""
     found = pods(plain_manifests())
-    assert set(found) == {"kforecast-train", "kforecast-retrain", "kforecast-reader"}
+    assert set(found) == {*("kforecast-train", "kforecast-retrain", "kforecast-reader"), "kforecast-serve"}
     for spec in found.values():
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
