@@ -43,6 +43,7 @@ JOB_FLAGS = {
     "--scaling-freq": ("scale.freq", "distance of the points, like 10min"),
     "--scale-up-ahead-seconds": ("scale.lead_seconds", "how much earlier replicas rise (0)"),
 }
+_JOB_NUMBERS = ("scale.test_seconds", "scale.min_correlation", "scale.max_mse", "scale.lead_seconds")
 
 
 def _not_bool(value: object) -> object:
@@ -164,7 +165,7 @@ def _of_job(values: dict[str, str | None]) -> list[str]:
     for flag, value in values.items():
         key = JOB_FLAGS[flag][0]
         if value is not None and key is not None:
-            number = re.fullmatch(r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?", value)
+            number = key in _JOB_NUMBERS and re.fullmatch(r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?", value)
             overrides.append(f"{key}={value if number else quote(value)}")
         elif value is not None and re.fullmatch(r"[+-]?[0-9]+", value) is None:
             raise ConfigError(f"{flag}: {value!r} is not a whole number")

@@ -3,6 +3,8 @@
 Each of the three ways ends in one :class:`Rule`: the share of a replica that one unit of each traffic takes.
 """
 
+from __future__ import annotations
+
 import logging
 from dataclasses import dataclass
 
@@ -18,6 +20,8 @@ _FEWEST = 30
 # Groups of moments with similar traffic per replica whose medians make the curve, and moments of a group.
 _GROUPS = 32
 _GROUP = 10
+# Seconds whose medians are judged: single outliers, and noise between scrapes, decide on no replica.
+_JUDGED = 300
 # Shares of the target at which a replica counts as loaded up to its target.
 _AT_TARGET = (0.8, 1.1)
 # The target must be reached at this part of the lowest traffic per replica seen, at least.
@@ -81,9 +85,7 @@ class Observed:
     names: list[str]
 
     @classmethod
-    def of(
-        cls, history: pd.DataFrame, traffics: list[str], replicas: str, resource: str | None
-    ) -> "Observed":
+    def of(cls, history: pd.DataFrame, traffics: list[str], replicas: str, resource: str | None) -> Observed:
         """The moments at which all metrics of one workload have a value.
 
         Parameters
@@ -103,7 +105,7 @@ class Observed:
             traffics,
         )
 
-    def rows(self, chosen: np.ndarray) -> "Observed":
+    def rows(self, chosen: np.ndarray) -> Observed:
         """Some of the moments, bool ``[moments]``."""
         resource = None if self.resource is None else self.resource[chosen]
         return Observed(self.moments[chosen], self.traffic[chosen], resource, self.names)
@@ -161,7 +163,7 @@ def _positive(traffic: np.ndarray, names: list[str], where: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Limits:
-    """When a learned relation may be used.
+    """When a learned relation may be used, judged on medians of five minutes.
 
     Attributes
     ----------
@@ -170,7 +172,8 @@ class Limits:
     correlation:
         The lowest correlation of predicted and observed resource per replica there.
     error:
-        The greatest mean squared error there, on a scale from 0 to 100.
+        The greatest mean squared error there, on a scale from 0 (first percentile of the observed resource
+        per replica) to 100 (99th).
     """
 
     seconds: int
@@ -191,18 +194,23 @@ def learned(observed: Observed, target: float, limits: Limits) -> Rule:
     """
     assert observed.resource is not None
     _judge(observed, limits)
-    curve = Curve.of(observed.traffic, observed.resource)
-    if curve is None:
-        raise DataError(
-            f"{_failed(observed)}: the resource per replica does not rise with traffic; {_ELSEWISE}"
-        )
-    most = curve.index_at(target)
-    return Rule(curve.weights / most, added=True)
+    curve = _curve(observed)
+    return Rule(curve.weights / curve.index_at(target), added=True)
 
 
 def _failed(observed: Observed) -> str:
     count, days = len(observed.moments), np.ptp(observed.moments) / 86_400 if len(observed.moments) else 0
     return f"replicas estimation failed on {count:,} common moments of {days:.1f} days"
+
+
+def _curve(observed: Observed) -> Curve:
+    assert observed.resource is not None
+    found = Curve.of(observed.traffic, observed.resource)
+    if found is None:
+        raise DataError(
+            f"{_failed(observed)}: the resource per replica does not rise with traffic; {_ELSEWISE}"
+        )
+    return found
 
 
 def _judge(observed: Observed, limits: Limits) -> None:
@@ -218,22 +226,17 @@ def _judge(observed: Observed, limits: Limits) -> None:
             f"shorter --re-test-dataset-size-in-seconds, or {_ELSEWISE}"
         )
     assert observed.resource is not None
-    assert old.resource is not None
-    assert new.resource is not None
-    curve = Curve.of(old.traffic, old.resource)
+    both = pd.DataFrame({"seen": new.resource, "said": _curve(old)(new.traffic)})
     low, high = np.quantile(observed.resource, (0.01, 0.99))
-    correlation, error = 0.0, np.inf
-    if curve is not None and high > low:
-        # Outliers beyond these quantiles count as the quantiles.
-        seen, said = (np.clip((y - low) / (high - low), 0, 1) for y in (new.resource, curve(new.traffic)))
-        error = float(np.mean((100 * (said - seen)) ** 2))
-        if np.ptp(seen) > 0 and np.ptp(said) > 0:
-            correlation = float(np.corrcoef(seen, said)[0, 1])
+    both = ((both - low) / max(high - low, 1e-300)).clip(0, 1).groupby(new.moments // _JUDGED).median()
+    error = float(((100 * (both["said"] - both["seen"])) ** 2).mean())
+    varies = both.nunique().min() > 1
+    correlation = float(both["said"].corr(both["seen"])) if varies else 0.0
     words = (
-        f"on the newest {limits.seconds:,} s the correlation of predicted and observed resource per replica"
+        f"on the newest {limits.seconds:,} s the correlation of predicted and observed resource per replica "
+        f"is {correlation:.2f} (at least {limits.correlation:g}) and the mean squared error {error:.1f} (at "
+        f"most {limits.error:g})"
     )
-    words += f" is {correlation:.2f} (at least {limits.correlation:g}) and the mean squared error {error:.1f}"
-    words += f" (at most {limits.error:g})"
     if correlation < limits.correlation or error > limits.error:
         raise DataError(
             f"{_failed(observed)}: {words}. Where an autoscaler holds the resource near its target, there is "
@@ -260,7 +263,7 @@ class Curve:
     level: np.ndarray
 
     @classmethod
-    def of(cls, traffic: np.ndarray, resource: np.ndarray) -> "Curve | None":
+    def of(cls, traffic: np.ndarray, resource: np.ndarray) -> Curve | None:
         """The curve through the medians of moments with similar traffic; None without a relation.
 
         Parameters
