@@ -176,6 +176,8 @@ def check_scale_settings(cfg: DictConfig) -> tuple[_Settings, KapacitySource]:
         raise ConfigError(
             "source: a HorizontalPortrait's metrics come from the metrics provider, source=kapacity"
         )
+    if source.on_empty == "skip":
+        raise ConfigError("source.on_empty: skip leaves no replicas where a metric is missing; leave it out")
     source.token()
     return settings, source
 
@@ -217,7 +219,7 @@ def _fetched(
     minutes = -(-max(reads, parse_duration(chosen.history) if others else 0) // 60)
     targets = [portrait.asked(traffics, f"{minutes}min")]
     targets += [portrait.asked(others, chosen.history)] if others else []
-    return source.model_copy(update={"targets": targets, "on_empty": "error"}).fetch()
+    return source.model_copy(update={"targets": targets}).fetch()
 
 
 def _forecast(

@@ -31,7 +31,7 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 # Seconds until a request times out, attempts of each request, and seconds between the first two of them.
 _DEADLINE = 30.0
 _ATTEMPTS = 4
-FIRST_PAUSE = 0.5
+FIRST_PAUSE = 0.3
 # Statuses after which another attempt may succeed.
 _PASSING = (429, 500, 502, 503, 504)
 
@@ -123,9 +123,13 @@ class Cluster:
 
 def _named(content: Any, kind: str, name: Any) -> Manifest:
     """The entry of a kubeconfig's list ``contexts``, ``clusters`` or ``users``."""
+    if name is None:
+        raise ValueError(
+            f"{'current-context' if kind == 'context' else f'the {kind} of its context'}: missing"
+        )
     entries = inside(content, f"{kind}s")
     for entry in entries if isinstance(entries, list) else []:
-        if name is not None and inside(entry, "name") == name and isinstance(entry.get(kind), dict):
+        if inside(entry, "name") == name and isinstance(entry.get(kind), dict):
             found: Manifest = entry[kind]
             return found
     raise ValueError(f"no {kind} {shortened(name)!r} in {kind}s; kubectl config view shows the file")
