@@ -25,8 +25,9 @@ _TRAFFIC = ("Pods", "Object", "External")
 _QUANTITY = re.compile(
     r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:[eE]([+-]?[0-9]{1,3})|([KMGTPE]i|[numkMGTPE]))?"
 )
-_DECIMAL = dict(zip("numkMGTPE", (1e-9, 1e-6, 1e-3, 1e3, 1e6, 1e9, 1e12, 1e15, 1e18), strict=True))
-_FACTORS = _DECIMAL | {f"{sign}i": 1024.0 ** (power + 1) for power, sign in enumerate("KMGTPE")}
+_POWERS = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_FACTORS = {sign: 10.0**power for sign, power in _POWERS.items()}
+_FACTORS |= {f"{sign}i": 1024.0**power for power, sign in enumerate("KMGTPE", 1)}
 
 # Resources of the kinds that every cluster has; the others are looked up in the API server.
 _PLURALS = {
