@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
 
 import kforecast.errors
 from conftest import HANG, composed, run_command, started, wait_for
 from kforecast.artifact import CONFIG_MAP_LIMIT, TRIO, Artifact
 from kforecast.config.checks import source_of
 from kforecast.metrics.kapacity import query_of
+from kforecast.metrics.spec import Target
 from kforecast.scaling.kubernetes import Kubernetes
 from kforecast.scaling.portrait import Portrait
 from kforecast.training.distributed.processes import TERMINATED
@@ -356,16 +356,15 @@ def test_kapacitys_metrics_are_those_of_the_job_and_of_training() -> None:
 
     portrait = Portrait.read(Api(), "shop", "web-predictive")
     assert portrait.target(Api()) > 0
-    trained = composed(f"--config-file={DEPLOY / 'kapacity' / 'train-config.yaml'}", "source=kapacity")
-    (target,) = source_of(OmegaConf.merge(trained, {"source": {"address": "a:1"}})).targets
-    asked = portrait.asked(portrait.metrics[2:], "1H")
-    assert [query_of(asked, one) for one in asked.metrics] == [
-        query_of(target, one) for one in target.metrics
-    ]
-    assert (asked.workload, portrait.traffics) == (
-        target.workload,
-        [one.series_name for one in target.metrics],
-    )
+    file = DEPLOY / "kapacity" / "train-config.yaml"
+    cfg = composed(f"--config-file={file}", "--metrics-server-addr=localhost:9090")
+    (trained,) = source_of(cfg).targets
+    asked = portrait.asked(portrait.metrics[2:], trained.historyLength)
+
+    def series(target: Target) -> list[Any]:
+        return [(target.workload, one.series_name, query_of(target, one)) for one in target.metrics]
+
+    assert series(asked) == series(trained)
 
 
 def test_the_image_runs_as_the_manifests_say() -> None:

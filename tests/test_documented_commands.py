@@ -192,7 +192,7 @@ def known_keys() -> set[str]:
     known = {
         key
         for verb in ("train", "fetch", "evaluate", "forecast", "serve_metrics", "scale")
-        for key in keys(plain(composed("source.path=x", *needed(verb), name=verb)))
+        for key in keys(plain(composed(*needed(verb), name=verb)))
     }
     for file in CONF_DIR.rglob("*.yaml"):
         group = file.relative_to(CONF_DIR).parts[0]
@@ -209,7 +209,8 @@ def keys(content: dict[str, object], prefix: str = "") -> Iterator[str]:
 
 
 def needed(verb: str) -> list[str]:
-    return ["artifact_dir=model"] if verb in ("forecast", "evaluate", "scale") else []
+    artifact = ["artifact_dir=model"] if verb in ("forecast", "evaluate", "scale") else []
+    return artifact + (["source.path=x"] if has_source(verb) else [])
 
 
 def runs_here(command: Command) -> bool:
