@@ -230,6 +230,9 @@ def test_a_given_traffic_of_a_replica_needs_nothing_else(cluster: Cluster) -> No
         assert done.returncode == 0, done.stderr
         assert_needed(cluster.result(), 12.5)
     assert {request.query.type for request in cluster.provider.requests} == {pb.OBJECT}
+    # The context, and the bin under way.
+    for request in cluster.provider.requests:
+        assert request.end.seconds - request.start.seconds == (CONTEXT + 1) * STEP
 
 
 def test_the_traffic_of_a_replica_at_the_target_is_learned(cluster: Cluster) -> None:
@@ -378,7 +381,7 @@ FAILURES: dict[str, tuple[Callable[[Cluster], None], list[str], int, str]] = {
         answering(cpu=lambda t: 1 + t // 60 % 7),
         [],
         2,
-        "replicas estimation failed on 4,",
+        "replicas estimation failed on 86",
     ),
     "unattainable target": (
         changed(type="AverageValue", averageValue="40m"),

@@ -16,10 +16,13 @@ LIMITS = Limits(86_400, 0.9, 10.0)
 
 
 def observed(traffic: np.ndarray, resource: np.ndarray, names: tuple[str, ...] = ("qps",)) -> Observed:
-    """One moment a minute; traffic ``[moments, traffics]`` and resource are per replica."""
-    return Observed(
-        60 * np.arange(len(traffic)), traffic.reshape(len(traffic), len(names)), resource, [*names]
-    )
+    """A row a minute of two replicas; traffic ``[rows, traffics]`` and resource are per replica."""
+    columns = dict(zip(names, traffic.reshape(len(traffic), len(names)).T, strict=True)) | {"cpu": resource}
+    seconds = 60 * np.arange(len(traffic))
+    rows = {name: pd.DataFrame({"timestamp": seconds, "value": 2 * value}) for name, value in columns.items()}
+    rows["pods"] = pd.DataFrame({"timestamp": seconds, "value": 2.0})
+    history = pd.concat([frame.assign(metric=name) for name, frame in rows.items()])
+    return Observed.of(history, [*names], "pods", "cpu")
 
 
 def daily(days: int, low: float, high: float, seed: int = 0) -> np.ndarray:
@@ -95,12 +98,14 @@ def test_a_resource_that_does_not_follow_traffic_is_explained() -> None:
     with pytest.raises(DataError) as refusal:
         learned(observed(traffic, noise), 0.5, LIMITS)
     said = str(refusal.value)
-    assert said.startswith("replicas estimation failed on 5,760 common moments of 4.0 days: on the newest")
+    assert said.startswith(
+        "replicas estimation failed on 1,152 common moments (of 5 minutes) in 4.0 days: on the newest"
+    )
     for word in ("correlation", "(at least 0.9)", "(at most 10)", "scale.replicas=per_replica", "ratio"):
         assert word in said
 
 
-@pytest.mark.parametrize("days, old, new", [(0, 0, 0), (1, 0, 1440)])
+@pytest.mark.parametrize("days, old, new", [(0, 0, 0), (1, 0, 288)])
 def test_too_short_a_history_is_explained(days: int, old: int, new: int) -> None:
     traffic = daily(days, 10, 60)
     with pytest.raises(DataError, match=f"{old:,} to learn from and {new:,} in the newest 86,400 s"):
@@ -151,15 +156,15 @@ def test_the_largest_need_wins_where_numbers_are_given() -> None:
 
 
 def test_the_traffic_per_replica_at_the_target_is_a_median() -> None:
-    traffic = np.concatenate([np.full(100, 30.0), np.full(60, 50.0), np.full(9, 500.0)])
-    resource = np.concatenate([np.full(100, 0.25), np.full(69, 0.5)])
+    traffic = np.concatenate([np.full(500, 30.0), np.full(300, 50.0), np.full(45, 500.0)])
+    resource = np.concatenate([np.full(500, 0.25), np.full(345, 0.5)])
     rule = at_target(observed(traffic, resource), 0.5)
     assert rule.replicas(np.array([[99.0], [101.0]])).tolist() == [2, 3]
 
 
 def test_a_target_that_was_never_met_is_explained() -> None:
     traffic = daily(2, 10, 60)
-    with pytest.raises(DataError, match=r"near its target, 5, at only 0 of 2,880 .*\(its median is"):
+    with pytest.raises(DataError, match=r"near its target, 5, at only 0 of 576 .*\(its median is"):
         at_target(observed(traffic, 0.01 * traffic), 5.0)
 
 
@@ -175,13 +180,13 @@ def test_only_moments_with_all_metrics_and_a_replica_count() -> None:
     rows = [
         *((60 * k, 10.0 * k, "qps") for k in range(1, 6)),
         *((60 * k, 2.0, "pods") for k in range(2, 5)),
-        (300, 0.0, "pods"),
+        *((300, 0.0, "pods"), (360, 1.0, "pods"), (360, 30.0, "qps"), (360, 1.0, "cpu")),
         *((60 * k, 1.0 if k != 3 else np.nan, "cpu") for k in range(6)),
     ]
     history = pd.DataFrame(rows, columns=["timestamp", "value", "metric"])
     found = Observed.of(history, ["qps"], "pods", "cpu")
-    assert found.moments.tolist() == [120, 240]
-    assert found.traffic.tolist() == [[10.0], [20.0]]
+    assert found.moments.tolist() == [240, 360]
+    assert found.traffic.tolist() == [[15.0], [30.0]]
     assert found.resource is not None
-    assert found.resource.tolist() == [0.5, 0.5]
+    assert found.resource.tolist() == [0.5, 1.0]
     assert Observed.of(history, ["gone"], "pods", "cpu").moments.tolist() == []

@@ -17,9 +17,10 @@ from kforecast.commands.run import run
 from kforecast.config.checks import built, check_step, plain
 from kforecast.config.legacy_cli import JOB_FLAGS
 from kforecast.errors import ConfigError, DataError, StaleError, few
+from kforecast.files.untrusted import finite
 from kforecast.intervals import check_levels, column, missing
 from kforecast.metrics.timerange import utc
-from kforecast.validation import validate
+from kforecast.validation import short, validate
 from kforecast.window import Frequency, parse_duration
 
 if TYPE_CHECKING:
@@ -57,7 +58,14 @@ def _level(value: Any) -> Any:
     return None if value is None else check_levels([value])[0]
 
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+def _per_replica(value: Any) -> Any:
+    numbers = [] if value is None else [*value.values()] if isinstance(value, dict) else [value]
+    for number in numbers:
+        if (found := finite(number)) is None or found <= 0:
+            raise ValueError(f"{short(number)} is not a number above 0; write NUMBER or {{TRAFFIC: NUMBER}}")
+    return value
+
+
 Duration = Annotated[str, AfterValidator(_duration)]
 
 
@@ -70,7 +78,7 @@ class ScaleSection(BaseModel):
     name: Annotated[str, Field(min_length=1)]
     kubeconfig: Annotated[str, Field(min_length=1)] | None
     replicas: Literal["learned", "per_replica", "ratio"]
-    per_replica: Positive | dict[str, Positive] | None
+    per_replica: Annotated[float | dict[str, float] | None, BeforeValidator(_per_replica)]
     history: Duration
     test_seconds: Annotated[int, Field(ge=1)]
     min_correlation: Annotated[float, Field(ge=-1, le=1)]
@@ -154,9 +162,11 @@ def check_scale_settings(cfg: DictConfig) -> tuple[_Settings, KapacitySource]:
     ConfigError
         When a setting is wrong, or an environment variable of the job is missing.
     """
+    if "address" not in cfg.source:
+        raise ConfigError("source: the metrics of a HorizontalPortrait come from source=kapacity alone")
     content = plain(cfg)
     needed = {
-        "METRICS_SERVER_ADDR": ("source.address", content["source"].get("address")),
+        "METRICS_SERVER_ADDR": ("source.address", content["source"]["address"]),
         "HP_NAMESPACE": ("scale.namespace", content["scale"]["namespace"]),
         "HP_NAME": ("scale.name", content["scale"]["name"]),
     }
@@ -169,13 +179,7 @@ def check_scale_settings(cfg: DictConfig) -> tuple[_Settings, KapacitySource]:
     if settings.scale.per_replica is not None and settings.scale.replicas != "per_replica":
         raise ConfigError("scale.per_replica is for scale.replicas=per_replica; give both, or neither")
 
-    from kforecast.metrics.kapacity import KapacitySource
-
-    source = built(cfg.source, "source")
-    if not isinstance(source, KapacitySource):
-        raise ConfigError(
-            "source: a HorizontalPortrait's metrics come from the metrics provider, source=kapacity"
-        )
+    source: KapacitySource = built(cfg.source, "source")
     if source.on_empty == "skip":
         raise ConfigError("source.on_empty: skip leaves no replicas where a metric is missing; leave it out")
     source.token()

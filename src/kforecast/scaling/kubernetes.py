@@ -115,6 +115,8 @@ class Cluster:
             url = inside(cluster, "server")
             if not isinstance(url, str) or not url.startswith(("https://", "http://")):
                 raise ValueError(f"server {shortened(url)!r} is not a URL")
+            if unsupported := {"proxy-url", "tls-server-name"} & {*cluster}:
+                raise ValueError(f"its cluster has {', '.join(sorted(unsupported))}, which is not supported")
             tls = _tls(path.parent, cluster, user) if url.startswith("https://") else None
             return cls(url.rstrip("/"), tls, _token(path.parent, user))
         except (ValueError, OSError) as error:

@@ -20,8 +20,8 @@ _FEWEST = 30
 # Groups of moments with similar traffic per replica whose medians make the curve, and moments of a group.
 _GROUPS = 32
 _GROUP = 10
-# Seconds whose medians are judged: single outliers, and noise between scrapes, decide on no replica.
-_JUDGED = 300
+# Seconds whose median is one moment: noise between scrapes would flatten the relation.
+_MOMENT = 300
 # Shares of the target at which a replica counts as loaded up to its target.
 _AT_TARGET = (0.8, 1.1)
 # The target must be reached at this part of the lowest traffic per replica seen, at least.
@@ -65,12 +65,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Observed:
-    """What was observed at common moments, in ascending order and with at least one replica.
+    """What was observed at common moments, medians of five minutes with at least one replica, ascending.
 
     Attributes
     ----------
     moments:
-        Unix seconds, ``[moments]``.
+        The newest unix second of each, ``[moments]``.
     traffic:
         Traffic per replica, ``[moments, traffics]``.
     resource:
@@ -86,7 +86,7 @@ class Observed:
 
     @classmethod
     def of(cls, history: pd.DataFrame, traffics: list[str], replicas: str, resource: str | None) -> Observed:
-        """The moments at which all metrics of one workload have a value.
+        """The moments at which all metrics of one workload have values, at the same times.
 
         Parameters
         ----------
@@ -97,11 +97,12 @@ class Observed:
         wide = history.pivot_table("value", "timestamp", "metric", aggfunc="mean", observed=True)
         wide = wide.reindex(columns=wanted).dropna()
         wide = wide[wide[replicas] > 0]
-        count = wide[replicas].to_numpy()
+        each = wide.div(wide[replicas], axis=0).groupby(wide.index // _MOMENT)
+        middle = each.median()
         return cls(
-            wide.index.to_numpy(),
-            wide[traffics].to_numpy() / count[:, None],
-            None if resource is None else wide[resource].to_numpy() / count,
+            each[replicas].apply(lambda values: values.index.max()).to_numpy(),
+            middle[traffics].to_numpy(),
+            None if resource is None else middle[resource].to_numpy(),
             traffics,
         )
 
@@ -163,7 +164,7 @@ def _positive(traffic: np.ndarray, names: list[str], where: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Limits:
-    """When a learned relation may be used, judged on medians of five minutes.
+    """When a learned relation may be used.
 
     Attributes
     ----------
@@ -200,7 +201,7 @@ def learned(observed: Observed, target: float, limits: Limits) -> Rule:
 
 def _failed(observed: Observed) -> str:
     count, days = len(observed.moments), np.ptp(observed.moments) / 86_400 if len(observed.moments) else 0
-    return f"replicas estimation failed on {count:,} common moments of {days:.1f} days"
+    return f"replicas estimation failed on {count:,} common moments (of 5 minutes) in {days:.1f} days"
 
 
 def _curve(observed: Observed) -> Curve:
@@ -228,7 +229,7 @@ def _judge(observed: Observed, limits: Limits) -> None:
     assert observed.resource is not None
     both = pd.DataFrame({"seen": new.resource, "said": _curve(old)(new.traffic)})
     low, high = np.quantile(observed.resource, (0.01, 0.99))
-    both = ((both - low) / max(high - low, 1e-300)).clip(0, 1).groupby(new.moments // _JUDGED).median()
+    both = ((both - low) / max(high - low, 1e-300)).clip(0, 1)
     error = float(((100 * (both["said"] - both["seen"])) ** 2).mean())
     varies = both.nunique().min() > 1
     correlation = float(both["said"].corr(both["seen"])) if varies else 0.0
