@@ -162,7 +162,7 @@ def check_scale_settings(cfg: DictConfig) -> tuple[_Settings, KapacitySource]:
     ConfigError
         When a setting is wrong, or an environment variable of the job is missing.
     """
-    if "address" not in cfg.source:
+    if not str(cfg.source.get("_target_")).endswith(".KapacitySource"):
         raise ConfigError("source: the metrics of a HorizontalPortrait come from source=kapacity alone")
     content = plain(cfg)
     needed = {

@@ -6,7 +6,6 @@ import math
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from api_server import CONFIG_MAPS, PORTRAIT, RESULT, TOKEN, ApiServer, portrait
+from provider import Provider, moments
 
 from conftest import composed, free_port, run_command, serving
 from kforecast.artifact import Artifact, EstimatorConfig
@@ -26,12 +27,6 @@ from kforecast.intervals import LEVELS, Intervals
 from kforecast.metrics.proto import provider_pb2 as pb
 from kforecast.models import Fcnet
 
-sys.path += [str(Path(__file__).parent / "scaling")]
-
-from api_server import CONFIG_MAPS, PORTRAIT, RESULT, TOKEN, ApiServer, portrait
-from provider import Provider, moments
-
-ROOT = Path(__file__).parents[1]
 STEP, CONTEXT = 600, 6
 # The forecast is the mean of the context times these.
 RISE = (1.0, 2.0, 0.5)
