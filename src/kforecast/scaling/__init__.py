@@ -2,5 +2,5 @@
 
 ``portrait`` reads the HorizontalPortrait, ``replicas`` turns traffic into replicas, ``result`` writes the
 ConfigMap, and ``kubernetes`` speaks to the API server for both. Used by ``kforecast-scale``; it uses
-``metrics`` and ``data``.
+``metrics``, ``files`` and ``validation``.
 """

@@ -117,7 +117,8 @@ def write(api: Kubernetes, portrait: Portrait, points: Points) -> str:
             else:
                 api.put(f"{collection}/{quote(name)}", current | {"data": data})
         except StatusError as error:
-            if error.status not in (404, 409):  # created, changed or deleted since it was read
+            # Created, changed or deleted since it was read; 404 to a POST means another thing.
+            if error.status not in ((409,) if current is None else (404, 409)):
                 raise
         else:
             return f"{portrait.namespace}/{name}"
