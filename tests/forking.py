@@ -25,6 +25,7 @@ COMMANDS = {
     "kforecast-forecast": "kforecast.commands.forecast",
     "kforecast-leaderboard": "kforecast.commands.leaderboard",
     "kforecast-serve-metrics": "kforecast.commands.serve_metrics",
+    "kforecast-scale": "kforecast.commands.scale",
     "kforecast-retrain": "kforecast.commands.retrain",
     "kforecast-export": "kforecast.commands.export",
 }

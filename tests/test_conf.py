@@ -39,6 +39,7 @@ NEEDED = {
     "evaluate": ["source.path=traffic.csv", "artifact_dir=model"],
     "serve_metrics": ["source.path=traffic.csv"],
     "export": ["artifact_dir=model"],
+    "scale": ["artifact_dir=model"],
     "source/kapacity.yaml": ["source.address=localhost:9090"],
     "source/prometheus.yaml": ["source.url=http://localhost:9090"],
     "source/synthetic.yaml": [],

@@ -17,6 +17,10 @@ import kforecast.errors
 from conftest import HANG, composed, run_command, started, wait_for
 from kforecast.artifact import CONFIG_MAP_LIMIT, TRIO, Artifact
 from kforecast.config.checks import source_of
+from kforecast.metrics.kapacity import query_of
+from kforecast.metrics.spec import Target
+from kforecast.scaling.kubernetes import Kubernetes
+from kforecast.scaling.portrait import Portrait
 from kforecast.training.distributed.processes import TERMINATED
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +32,8 @@ OVERLAYS = ("kapacity", "prometheus")
 INPUTS = ("kustomization.yaml", "train-config.yaml", "shop.yaml", "alerts.yaml", "alerts_test.yaml")
 # Kinds of others, which tests/serving/test_deployment.py judges.
 CUSTOM = ("keda.sh/v1alpha1", "monitoring.coreos.com/v1")
+# An object of Kapacity's, which no schema of Kubernetes describes.
+IHPA = "ihpa.yaml"
 VERSIONS = ("1.31", "1.35")
 
 Manifest = dict[str, Any]
@@ -47,7 +53,7 @@ def documents(text: str) -> list[Manifest]:
 
 
 def plain_manifests() -> list[Manifest]:
-    files = [path for path in sorted(DEPLOY.rglob("*.yaml")) if path.name not in INPUTS]
+    files = [path for path in sorted(DEPLOY.rglob("*.yaml")) if path.name not in (*INPUTS, IHPA)]
     found = [document for path in files for document in documents(path.read_text(encoding="utf-8"))]
     return [manifest for manifest in found if manifest["apiVersion"] not in CUSTOM]
 
@@ -295,6 +301,74 @@ def test_an_artifact_as_a_config_map(tmp_path: Path) -> None:
     data |= {name: base64.b64decode(text) for name, text in manifest["binaryData"].items()}
     assert data == {name: (trio / name).read_bytes() for name in TRIO}
     assert sum(map(len, data.values())) <= CONFIG_MAP_LIMIT
+
+
+def predictive() -> Manifest:
+    """The predictive provider of the autoscaler in deploy/kapacity/."""
+    (ihpa,) = documents((DEPLOY / "kapacity" / IHPA).read_text(encoding="utf-8"))
+    (provider,) = [one for one in ihpa["spec"]["portraitProviders"] if one["type"] == "Dynamic"]
+    found: Manifest = provider["dynamic"] | {"scaleTargetRef": ihpa["spec"]["scaleTargetRef"]}
+    return found
+
+
+def cron_job() -> Manifest:
+    """The CronJob that Kapacity's controller makes of it."""
+    algorithm = predictive()["algorithm"]
+    assert algorithm["type"] == "ExternalJob"
+    assert algorithm["externalJob"]["resultSource"] == {"type": "ConfigMap"}
+    job = algorithm["externalJob"]["job"]
+    assert job["type"] == "CronJob"
+    kind = {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "shop-web-predictive"}}
+    return kind | job["cronJob"]["template"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kapacity_makes_a_valid_cron_job(version: str) -> None:
+    validate(cron_job(), version)
+
+
+def test_kapacitys_job_is_ours(tmp_path: Path) -> None:
+    """The container that Kapacity's controller knows by its name runs kforecast-scale (contract 7)."""
+    spec = cron_job()["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert (container["name"], container["command"]) == ("algorithm", ["kforecast-scale"])
+    assert spec.get("automountServiceAccountToken", True)
+    (mount,) = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == "model"]
+    environment = {
+        "METRICS_SERVER_ADDR": "provider:9090",
+        "HP_NAMESPACE": "shop",
+        "HP_NAME": "web-predictive",
+    }
+    given = [*container["args"], "--cfg", "job", "--resolve"]
+    done = run_command("kforecast-scale", *given, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    cfg = yaml.safe_load(done.stdout)
+    assert (cfg["artifact_dir"], cfg["scale"]["freq"], cfg["scale"]["kubeconfig"]) == (mount, "10min", None)
+    assert (cfg["source"]["address"], cfg["scale"]["namespace"]) == ("provider:9090", "shop")
+
+
+def test_kapacitys_metrics_are_those_of_the_job_and_of_training() -> None:
+    found = predictive()
+    manifest = {"metadata": {"uid": "a"}, "spec": {key: found[key] for key in ("scaleTargetRef", "metrics")}}
+
+    class Api(Kubernetes):
+        def __init__(self) -> None: ...
+
+        def get(self, path: str, **query: str) -> Manifest:
+            return manifest
+
+    portrait = Portrait.read(Api(), "shop", "web-predictive")
+    assert portrait.target(Api()) > 0
+    file = DEPLOY / "kapacity" / "train-config.yaml"
+    cfg = composed(f"--config-file={file}", "--metrics-server-addr=localhost:9090")
+    (trained,) = source_of(cfg).targets
+    asked = portrait.asked(portrait.metrics[2:], trained.historyLength)
+
+    def series(target: Target) -> list[Any]:
+        return [(target.workload, one.series_name, query_of(target, one)) for one in target.metrics]
+
+    assert series(asked) == series(trained)
 
 
 def test_the_image_runs_as_the_manifests_say() -> None:

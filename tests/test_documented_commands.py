@@ -182,7 +182,7 @@ def test_every_key_in_a_sentence_is_one(page: Path) -> None:
     for text in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")):
         for key in re.findall(r"(?<![\w.+/-])([a-z_]+(?:\.[a-z_]+)+)=", text):
             first, last = key.partition(".")[0], key.rpartition(".")[2]
-            if first in groups or first in ("evaluate", "forecast", "gate", "artifact", "serve"):
+            if first in groups or first in ("evaluate", "forecast", "gate", "artifact", "serve", "scale"):
                 assert key in known or last in known, f"{text}: {key}"
 
 
@@ -191,8 +191,8 @@ def known_keys() -> set[str]:
     """The keys of the commands that need nothing else, and all keys in conf/."""
     known = {
         key
-        for verb in ("train", "fetch", "evaluate", "forecast", "serve_metrics")
-        for key in keys(plain(composed("source.path=x", *needed(verb), name=verb)))
+        for verb in ("train", "fetch", "evaluate", "forecast", "serve_metrics", "scale")
+        for key in keys(plain(composed(*needed(verb), name=verb)))
     }
     for file in CONF_DIR.rglob("*.yaml"):
         group = file.relative_to(CONF_DIR).parts[0]
@@ -209,7 +209,8 @@ def keys(content: dict[str, object], prefix: str = "") -> Iterator[str]:
 
 
 def needed(verb: str) -> list[str]:
-    return ["artifact_dir=model"] if verb in ("forecast", "evaluate") else []
+    artifact = ["artifact_dir=model"] if verb in ("forecast", "evaluate", "scale") else []
+    return artifact + (["source.path=x"] if has_source(verb) else [])
 
 
 def runs_here(command: Command) -> bool:

@@ -33,7 +33,7 @@ FLOORS = (
     ("predictor",),
     ("evaluation", "onnx_export"),
     ("forecaster", "leaderboard"),
-    ("config",),
+    ("config", "scaling"),
     ("training",),
     ("retraining",),
     ("serving",),

@@ -86,7 +86,7 @@ def run(
     config_name:
         The name of its primary config in ``conf/``.
     flags:
-        The flags of :data:`kforecast.config.legacy_cli.FLAGS` that it takes.
+        The flags of :mod:`kforecast.config.legacy_cli` that it takes.
     together:
         Whether the processes that a launcher starts are one run. All but the first then print and write
         nothing, except that one process on each further machine prints errors.

@@ -1,4 +1,4 @@
-"""Translate Kapacity's flags and its train-config.yaml into a Hydra layer (contracts 1 and 2).
+"""Translate Kapacity's flags and its train-config.yaml into a Hydra layer (contracts 1, 2 and 7).
 
 Only this module knows either of them. Flags become overrides; the file becomes the option ``from_file`` of
 the config group ``train_config``. Both come before the user's own overrides, which therefore win.
@@ -28,6 +28,22 @@ FLAGS = {
     "--model-save-path": "directory for the artifact; created if missing",
     "--dataloader-num-workers": "worker processes of the data loader (0)",
 }
+
+# The flags of Kapacity's predictive job: each with the key that it sets, or None if kforecast-scale needs no
+# such number, and its meaning.
+JOB_FLAGS = {
+    "--kubeconfig": ("scale.kubeconfig", "the cluster, when it is not the one around this pod"),
+    "--tsf-model-path": ("artifact_dir", "the artifact"),
+    "--tsf-dataloader-num-workers": (None, "accepted, without effect"),
+    "--re-history-len": ("scale.history", "history to learn replicas from, like 24H or 7D"),
+    "--re-time-delta-hours": (None, "accepted, without effect"),
+    "--re-test-dataset-size-in-seconds": ("scale.test_seconds", "newest part of it, which judges (86400)"),
+    "--re-min-correlation-allowed": ("scale.min_correlation", "lowest correlation there (0.9)"),
+    "--re-max-mse-allowed": ("scale.max_mse", "greatest mean squared error there, on 0..100 (10.0)"),
+    "--scaling-freq": ("scale.freq", "distance of the points, like 10min"),
+    "--scale-up-ahead-seconds": ("scale.lead_seconds", "how much earlier replicas rise (0)"),
+}
+_JOB_NUMBERS = ("scale.test_seconds", "scale.min_correlation", "scale.max_mse", "scale.lead_seconds")
 
 
 def _not_bool(value: object) -> object:
@@ -77,7 +93,9 @@ SECTIONS = {
 }
 
 
-def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS), verb: str = "train") -> list[str]:
+def translate(
+    arguments: list[str], flags: Collection[str] = (*FLAGS, *JOB_FLAGS), verb: str = "train"
+) -> list[str]:
     """Translate a command line with Kapacity's flags into one that Hydra understands.
 
     Parameters
@@ -85,14 +103,14 @@ def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS), verb:
     arguments:
         Arguments as typed, without the name of the program.
     flags:
-        The part of :data:`FLAGS` that the command accepts.
+        The part of :data:`FLAGS` and :data:`JOB_FLAGS` that the command accepts.
     verb:
         Name of the command's primary config, a key of :data:`SECTIONS`.
 
     Raises
     ------
     ConfigError
-        When a flag has no value or the config file is wrong.
+        When a flag has no value, or the config file is wrong.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag in flags:
@@ -104,7 +122,7 @@ def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS), verb:
     # argparse turns the value "--" into an empty list.
     values = {name: "--" if value == [] else value for name, value in vars(given).items()}
     given = argparse.Namespace(**{flag[2:].replace("-", "_"): None for flag in FLAGS} | values)
-    overrides = []
+    overrides = _of_job({flag: values.get(flag[2:].replace("-", "_")) for flag in JOB_FLAGS})
     if given.config_file is not None:
         content = read_train_config(Path(given.config_file))
         chosen = [argument.partition("=")[2] for argument in rest if argument.startswith("source=")]
@@ -141,9 +159,22 @@ def translate(arguments: list[str], flags: Collection[str] = tuple(FLAGS), verb:
     return _insert(rest, overrides)
 
 
+def _of_job(values: dict[str, str | None]) -> list[str]:
+    """The overrides that the flags of Kapacity's job stand for; None is the value of a flag not given."""
+    overrides = []
+    for flag, value in values.items():
+        key = JOB_FLAGS[flag][0]
+        if value is not None and key is not None:
+            number = key in _JOB_NUMBERS and re.fullmatch(r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?", value)
+            overrides.append(f"{key}={value if number else quote(value)}")
+        elif value is not None and re.fullmatch(r"[+-]?[0-9]+", value) is None:
+            raise ConfigError(f"{flag}: {value!r} is not a whole number")
+    return overrides
+
+
 def without_flags(line: str) -> str:
     """A line to complete, without our flags and unfinished flags, which Hydra's completion cannot parse."""
-    line = re.sub(rf"\s(?:{'|'.join(FLAGS)})(?:=\S*|\s+\S+)?(?=\s|$)", "", line)
+    line = re.sub(rf"\s(?:{'|'.join((*FLAGS, *JOB_FLAGS))})(?:=\S*|\s+\S+)?(?=\s|$)", "", line)
     return re.sub(r"\s-\S*$", " ", line)
 
 
