@@ -24,6 +24,7 @@ COMMANDS = {
     "kforecast-evaluate": "kforecast.commands.evaluate",
     "kforecast-forecast": "kforecast.commands.forecast",
     "kforecast-leaderboard": "kforecast.commands.leaderboard",
+    "kforecast-serve": "kforecast.commands.serve",
     "kforecast-serve-metrics": "kforecast.commands.serve_metrics",
     "kforecast-scale": "kforecast.commands.scale",
     "kforecast-retrain": "kforecast.commands.retrain",

@@ -39,6 +39,8 @@ class Engine:
         Where the history comes from.
     settle:
         Seconds after a bin's end until it is read.
+    levels:
+        Quantiles that are made before a snapshot is shown, so that no answer waits for them.
 
     Raises
     ------
@@ -46,7 +48,15 @@ class Engine:
         When there is no usable artifact at first.
     """
 
-    def __init__(self, board: Board, artifact_dir: Path, feed: Feed, settle: float) -> None:
+    def __init__(
+        self,
+        board: Board,
+        artifact_dir: Path,
+        feed: Feed,
+        settle: float,
+        levels: Sequence[float | None] = (),
+    ) -> None:
+        self.levels = levels
         self.board, self.artifact_dir, self.feed, self.settle = board, artifact_dir, feed, settle
         self.live = Live(*_loaded(artifact_dir), feed)
         self._seen = _signature(artifact_dir)
@@ -79,6 +89,9 @@ class Engine:
             _count(self.board.fetches, time.monotonic() - begun)
             cause, begun = "forecast", time.monotonic()
             snapshot = live.forecast()
+            for level in self.levels:
+                if snapshot.quantiles_of is not None:
+                    snapshot.at_level(level)
             _count(self.board.forecasts, time.monotonic() - begun)
         except Exception as error:
             self._failed("data" if isinstance(error, DataError) else cause, error, changed)

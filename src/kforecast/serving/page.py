@@ -290,7 +290,9 @@ def _levels(board: Board, snapshot: Snapshot, row: int) -> dict[float, np.ndarra
     """Quantiles of one series by level, each ``[P]``; empty if the artifact has no intervals."""
     if snapshot.quantiles_of is None:
         return {}
-    asked = {_LOW, _MIDDLE, _HIGH} | ({board.defaults.quantile} - {None})
+    asked = {_LOW, _MIDDLE, _HIGH}
+    if board.defaults.quantile is not None:
+        asked.add(board.defaults.quantile)
     return {level: snapshot.at_level(level)[row].astype(np.float64) for level in sorted(asked)}
 
 

@@ -241,8 +241,8 @@ class Snapshot:
             raise NothingHonestError(f"the forecast ends before the lead of {lead:g} seconds")
         forecast = float(forecasts[row, steps].max())
         observed = float(self.observed[row])
-        if not np.isfinite(forecast):
-            raise NothingHonestError("the forecast is not a finite number")
+        if not np.isfinite([forecast, observed]).all():
+            raise NothingHonestError("the forecast or the newest observation is not a finite number")
         workload, metric = self.series[row]
         return Answer(
             workload,

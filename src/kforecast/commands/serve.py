@@ -1,0 +1,261 @@
+"""``kforecast-serve``: a resident server that forecasts at the end of every bin and answers autoscalers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import ssl
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from omegaconf import DictConfig
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from kforecast.commands.run import run
+from kforecast.config.checks import check_step, plain, source_of
+from kforecast.errors import ConfigError
+from kforecast.intervals import check_levels
+from kforecast.metrics.credentials import PemFile, SecretFile, is_loopback, read_secret
+from kforecast.training.distributed.processes import TERMINATED
+from kforecast.validation import validate
+
+if TYPE_CHECKING:
+    from kforecast.serving.engine import Engine
+
+log = logging.getLogger(__name__)
+
+# Seconds between two looks at clock and artifact.
+_LOOK = 0.5
+
+Address = Annotated[str, Field(pattern=r"^.+:[0-9]{1,5}$")]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def main() -> None:
+    """Run the command."""
+    flags = ("--config-file", "--dataset-file", "--metrics-server-addr")
+    sys.exit(run(serve, config_name="serve", flags=flags))
+
+
+def _level(level: float) -> float:
+    check_levels([level])
+    return level
+
+
+class TlsSection(BaseModel):
+    """``serve.tls``: the server's certificate."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    cert: PemFile | None
+    key: PemFile | None
+
+    @model_validator(mode="after")
+    def _pair(self) -> TlsSection:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key go together: give both, or neither")
+        try:
+            self.context()
+        except ssl.SSLError as error:
+            raise ValueError(
+                f"{self.cert} or {self.key}: not valid PEM, or not a matching pair: {error.reason}"
+            ) from error
+        return self
+
+    def context(self) -> ssl.SSLContext | None:
+        """For a server; None without a certificate."""
+        if self.cert is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        # Without a password argument, OpenSSL would prompt for one at the terminal.
+        context.load_cert_chain(self.cert, self.key, password="")
+        return context
+
+
+class ServeSection(BaseModel):
+    """``serve``: addresses, and the numbers to answer with."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    address: Address
+    grpc: Address | None
+    settle: Seconds
+    value: Literal["max", "forecast"]
+    quantile: Annotated[float, AfterValidator(_level)] | None
+    window: Seconds | None
+    quantiles: Annotated[list[float], BeforeValidator(check_levels), Field(min_length=1, max_length=20)]
+    leads: list[Seconds] | None
+    windows: list[Seconds] | None
+    shard: Annotated[str, Field(pattern=r"^[0-9]{1,4}/[1-9][0-9]{0,3}$")] | None
+    replay: bool
+    token_file: SecretFile | None
+    tls: TlsSection
+
+
+class _RetrainSection(BaseModel):
+    dir: str | None
+
+
+class _Settings(BaseModel):
+    artifact_dir: Annotated[str, BeforeValidator(str)] | None
+    retrain: _RetrainSection
+    serve: ServeSection
+
+
+def serve(cfg: DictConfig) -> None:
+    """Serve as configured until Ctrl-C or SIGTERM.
+
+    Raises
+    ------
+    ConfigError, ArtifactError
+        When a setting is wrong, or there is no usable artifact.
+    SourceError
+        When the server cannot listen on an address.
+    KeyboardInterrupt, SystemExit
+        When a signal has stopped it.
+    """
+    content = plain(cfg)
+    settings = validate(
+        _Settings, {name: content[name] for name in ("artifact_dir", "retrain", "serve")}, "configuration"
+    )
+    directory = _artifact_dir(settings)
+    source = source_of(cfg)
+    if getattr(source, "end", None) is not None:
+        raise ConfigError(f"source.end: {source.end}; a server reads up to now, leave it null")
+    chosen = settings.serve
+    if chosen.replay and not source.repeatable:
+        raise ConfigError("serve.replay: only a file can be moved in time, not the answers of a server")
+
+    import time
+
+    from kforecast.serving.board import AskDefaults, Board
+    from kforecast.serving.engine import Engine
+    from kforecast.serving.feed import Feed, Shard
+
+    shard = None
+    if chosen.shard is not None:
+        number, count = map(int, chosen.shard.split("/"))
+        if number >= count:
+            raise ConfigError(
+                f"serve.shard: {chosen.shard}; {count} parts are 0/{count} to {count - 1}/{count}"
+            )
+        shard = Shard(number, count)
+    board = Board(AskDefaults(chosen.value, chosen.quantile, chosen.window))
+    feed = Feed(source, shard, time.time() if chosen.replay else None)
+    engine = Engine(board, directory, feed, chosen.settle, [*chosen.quantiles, chosen.quantile])
+    window = engine.live.forecaster.window
+    check_step(source, window)
+    if engine.live.forecaster.intervals is None and chosen.quantile is not None:
+        raise ConfigError(
+            f"serve.quantile: {chosen.quantile:g}, but {directory} has no calibrated intervals; give "
+            "serve.quantile=null for the point forecast"
+        )
+    horizon = window.prediction_length * window.frequency.step
+    beyond = [
+        one for one in [chosen.window or 0, *(chosen.leads or []), *(chosen.windows or [])] if one > horizon
+    ]
+    if beyond:
+        raise ConfigError(
+            f"serve.window, leads or windows: {beyond[0]:g} s is beyond the horizon, {horizon} s"
+        )
+    stopped_by = asyncio.run(_serve(engine, chosen))
+    log.info("Stopped")
+    if stopped_by is signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(TERMINATED)
+
+
+def _artifact_dir(settings: _Settings) -> Path:
+    given, store = settings.artifact_dir, settings.retrain.dir
+    if (given is None) == (store is None):
+        raise ConfigError(
+            "give artifact_dir=DIR, or retrain.dir=DIR of kforecast-retrain"
+            + ("" if given is None else ", not both")
+        )
+    directory = Path(given) if given is not None else Path(str(store)) / "champion"
+    if not directory.is_dir():
+        raise ConfigError(
+            f"{'artifact_dir' if given is not None else 'retrain.dir'}: {directory}: no such directory"
+        )
+    return directory
+
+
+async def _serve(engine: Engine, chosen: ServeSection) -> signal.Signals:
+    from contextlib import AsyncExitStack
+
+    from kforecast.serving import external_scaler, http
+    from kforecast.serving.exposition import Exposition
+
+    board, loop = engine.board, asyncio.get_running_loop()
+    stopped: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def stop(number: signal.Signals) -> None:
+        if not stopped.done():
+            stopped.set_result(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    token = None if chosen.token_file is None else _Token(chosen.token_file)
+    exposition = Exposition(board, chosen.quantiles, chosen.leads, chosen.windows)
+    # Threads of numpy hold the interpreter for short times only; answers do not wait for them.
+    sys.setswitchinterval(0.001)
+    ended = threading.Event()
+    async with AsyncExitStack() as stack:
+        made = http.application(board, exposition, token)
+        context = chosen.tls.context()
+        port = await stack.enter_async_context(http.serving(made, chosen.address, context))
+        _say("https" if context else "http", chosen.address, port, chosen)
+        if chosen.grpc is not None:
+            pair = None if chosen.tls.cert is None else (chosen.tls.cert, str(chosen.tls.key))
+            grpc_port = await stack.enter_async_context(
+                external_scaler.serving(board, chosen.grpc, certificate=pair, token=token)
+            )
+            log.info("KEDA's external scaler at %s:%d", chosen.grpc.rpartition(":")[0], grpc_port)
+        worker = threading.Thread(target=_work, args=(engine, ended), name="engine", daemon=True)
+        worker.start()
+        try:
+            return await stopped
+        finally:
+            ended.set()
+
+
+def _say(scheme: str, address: str, port: int, chosen: ServeSection) -> None:
+    host = address.rpartition(":")[0]
+    log.info("Serving at %s://%s:%d; stop with Ctrl-C", scheme, host, port)
+    if is_loopback(host):
+        log.info("Only this machine can reach it; serve.address=0.0.0.0:%d opens it to others", port)
+    elif chosen.token_file is None:
+        log.warning("Everybody who reaches %s can ask; serve.token_file=FILE asks for a token", address)
+    if chosen.token_file is not None and scheme == "http" and not is_loopback(host):
+        log.warning(
+            "The token crosses the network in plain text; serve.tls.cert and serve.tls.key protect it"
+        )
+
+
+class _Token:
+    """Reads the token at every use, because token files are rotated; a file that fails keeps the last one."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.token = file, str(read_secret(file, None))
+
+    def __call__(self) -> str:
+        try:
+            self.token = str(read_secret(self.file, None))
+        except ValueError as error:
+            log.debug("%s", error)
+        return self.token
+
+
+def _work(engine: Any, ended: threading.Event) -> None:
+    while not ended.wait(_LOOK):
+        try:
+            engine.step()
+        except Exception:
+            log.exception("The engine failed; it goes on")
+
+
+if __name__ == "__main__":
+    main()
