@@ -241,13 +241,14 @@ class Snapshot:
             raise NothingHonestError(f"the forecast ends before the lead of {lead:g} seconds")
         forecast = float(forecasts[row, steps].max())
         observed = float(self.observed[row])
-        if not np.isfinite([forecast, observed]).all():
+        value = max(forecast, observed) if rule == "max" else forecast
+        if not np.isfinite([forecast, value]).all():
             raise NothingHonestError("the forecast or the newest observation is not a finite number")
         workload, metric = self.series[row]
         return Answer(
             workload,
             metric,
-            max(forecast, observed) if rule == "max" else forecast,
+            value,
             forecast,
             quantile,
             lead,
