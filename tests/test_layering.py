@@ -36,6 +36,7 @@ FLOORS = (
     ("config",),
     ("training",),
     ("retraining",),
+    ("serving",),
     ("commands",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
