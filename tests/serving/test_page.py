@@ -260,6 +260,15 @@ def test_an_artifact_without_intervals_has_no_quantiles() -> None:
     assert "the highest point forecast until" in text
 
 
+def test_the_drawing_marks_the_moment() -> None:
+    # The day before the origin and an hour after it, from 72 to 976.
+    (drawing,) = drawings(page(board(snapshot(), ORIGIN + 1800.0), workload="shop", metric="qps"))
+    (mark,) = (line for line in drawing.iter("line") if line.attrib["class"] == "now")
+    assert float(mark.attrib["x1"]) == pytest.approx(72 + 904 * 24.5 / 25, abs=0.1)
+    times = {str(label.text): float(label.attrib["x"]) for label in drawing.iter("text")}
+    assert times["14 Nov"] == times["00:00"] == pytest.approx(72 + 904 * (5 / 3) / 25, abs=0.1)
+
+
 def test_questions_without_an_answer_are_refused() -> None:
     with pytest.raises(AskError, match="workload and metric"):
         page(board(snapshot()), workload="shop")
@@ -436,6 +445,13 @@ def test_all_series_are_on_some_page_once() -> None:
     before = next(q for tag, q in Reader(text).tags if q.get("rel") == "prev")
     assert before["href"] == f"?first={ROWS}"
     assert f"{2 * ROWS + 1} to {2 * ROWS + 7} of {2 * ROWS + 7}" in says(text)
+
+
+def test_a_full_last_page_has_no_next_page() -> None:
+    of = board(snapshot(many(2 * ROWS)))
+    assert 'rel="next"' in page(of)
+    assert 'rel="next"' not in page(of, first=ROWS)
+    assert 'rel="prev"' not in page(of)
 
 
 @pytest.mark.parametrize("first", [-5, 107, 10**12])
