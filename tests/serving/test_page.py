@@ -261,12 +261,12 @@ def test_an_artifact_without_intervals_has_no_quantiles() -> None:
 
 
 def test_the_drawing_marks_the_moment() -> None:
-    # The day before the origin and an hour after it, from 72 to 976.
+    # The day before the origin and an hour after it, from 72 to 972.
     (drawing,) = drawings(page(board(snapshot(), ORIGIN + 1800.0), workload="shop", metric="qps"))
     (mark,) = (line for line in drawing.iter("line") if line.attrib["class"] == "now")
-    assert float(mark.attrib["x1"]) == pytest.approx(72 + 904 * 24.5 / 25, abs=0.1)
+    assert float(mark.attrib["x1"]) == pytest.approx(72 + 900 * 24.5 / 25, abs=0.1)
     times = {str(label.text): float(label.attrib["x"]) for label in drawing.iter("text")}
-    assert times["14 Nov"] == times["00:00"] == pytest.approx(72 + 904 * (5 / 3) / 25, abs=0.1)
+    assert times["14 Nov"] == times["00:00"] == pytest.approx(72 + 900 * (5 / 3) / 25, abs=0.1)
 
 
 def test_questions_without_an_answer_are_refused() -> None:
