@@ -12,7 +12,7 @@ _TIME_STEPS = (
     *(hours * _HOUR for hours in (1, 2, 3, 6, 12)),
     *(days * _DAY for days in (1, 2, 7, 14, 28, 91, 364)),
 )
-_MOST_TIMES, _MOST_NUMBERS = 8, 4
+_MOST_TIMES, _MOST_NUMBERS = 12, 5
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The page for people: the server's state, all series, and one series with its forecast."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -70,7 +71,7 @@ def page(
         links.insert(0, f"forecast?{_query(workload=workload, metric=metric)}")
     elif snapshot is not None:
         many = _many(board, snapshot, now, search, first)
-    return template("server.html").render(
+    text = template("server.html").render(
         starting=snapshot is None,
         moment=utc(now),
         tone=tone,
@@ -79,6 +80,8 @@ def page(
         many=many,
         links=links,
     )
+    # A source's JSON may name half of a surrogate pair, which UTF-8 cannot hold.
+    return text.encode(errors="replace").decode()
 
 
 def _state(board: Board, now: float) -> tuple[str, list[str]]:
@@ -127,9 +130,7 @@ def _many(board: Board, snapshot: Snapshot, now: float, search: str, first: int)
         "cards": _cards(board, snapshot, now),
         "rule": _rule(board, snapshot),
         "search": search,
-        "count": count,
-        "begin": first + 1,
-        "end": first + len(shown),
+        "span": f"{first + 1:,} to {first + len(shown):,} of {count:,}",
         "before": _turn(search, max(first - ROWS, 0)) if first else None,
         "after": _turn(search, first + ROWS) if first + ROWS < count else None,
         "rows": [_row(board, snapshot, row, now) for row in shown],
@@ -209,22 +210,23 @@ def _number(board: Board, workload: str, metric: str) -> tuple[str, str, str]:
         answer = board.ask(workload, metric)
     except (AskError, NothingHonestError) as error:
         return "–", "", harmless(str(error))
-    level = "point forecast" if answer.quantile is None else f"forecast at quantile {answer.quantile:g}"
-    number = f"{number_words(answer.forecast)} is the highest {level} until {utc(answer.end)}"
-    if answer.rule == "forecast":
-        return number_words(answer.value), number, ""
-    higher = "the newest observation" if answer.value > answer.forecast else "the forecast"
-    return number_words(answer.value), f"{higher} is higher; {number}", ""
+    what = "point forecast" if answer.quantile is None else f"forecast at quantile {answer.quantile:g}"
+    if answer.value > answer.forecast:
+        highest = number_words(answer.forecast)
+        made_of = f"the newest observation; the highest {what} until {utc(answer.end)} is {highest}"
+    else:
+        made_of = f"the highest {what} until {utc(answer.end)}"
+    return number_words(answer.value), made_of, ""
 
 
 def _newest(snapshot: Snapshot, row: int, now: float) -> dict[str, str]:
     """The newest observation, and when its bin ended."""
     end = int(snapshot.observed_end[row])
     if not end:
-        return {"observed": "none", "observed_when": ""}
+        return {"newest": "none", "newest_when": ""}
     return {
-        "observed": number_words(float(snapshot.observed[row])),
-        "observed_when": f"{utc(end)}, {_ago(now - end)}",
+        "newest": number_words(float(snapshot.observed[row])),
+        "newest_when": f"{utc(end)}, {_ago(now - end)}",
     }
 
 
@@ -262,7 +264,7 @@ def _one(board: Board, snapshot: Snapshot, row: int, now: float) -> dict[str, An
     value, made_of, refused = _number(board, workload, metric)
     newest = _newest(snapshot, row, now)
     levels = {} if refused else _levels(board, snapshot, row)
-    cards = [{"name": "Newest observation", "value": newest["observed"], "note": newest["observed_when"]}]
+    cards = [{"name": "Newest observation", "value": newest["newest"], "note": newest["newest_when"]}]
     if not refused:
         cards = [
             {"name": "Number to scale on now", "value": value, "note": made_of},
@@ -345,11 +347,12 @@ def _missed(snapshot: Snapshot, row: int) -> str:
     """How far the forecasts made when the past bins began were from their values."""
     _, observed, forecast = _past(snapshot, row)
     known = np.isfinite(observed) & np.isfinite(forecast)
-    came = np.abs(observed[known]).sum()
-    if not came > 0:
+    came = float(np.abs(observed[known]).sum())
+    error = float(np.abs(forecast[known] - observed[known]).sum()) / came if came else math.inf
+    if not math.isfinite(error):
         return ""
-    error = np.abs(forecast[known] - observed[known]).sum() / came
+    bins = "past bin" if known.sum() == 1 else "past bins"
     return (
-        f"Over {known.sum():,} past bins, the forecasts made when each bin began were off by {error:.1%} "
+        f"Over {known.sum():,} {bins}, the forecasts made when each bin began were off by {error:.1%} "
         "of the observed values (WAPE)."
     )
