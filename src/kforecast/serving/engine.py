@@ -60,7 +60,7 @@ class Engine:
         self.board, self.artifact_dir, self.feed, self.settle = board, artifact_dir, feed, settle
         self.live = Live(*_loaded(artifact_dir), feed)
         self._seen = _signature(artifact_dir)
-        self._next = 0.0  # monotonic seconds before which a failure is not tried again
+        self.next_attempt = 0.0  # monotonic seconds before which a failure is not tried again
         self._pause = _FIRST_PAUSE
         self._behind = False
 
@@ -69,7 +69,7 @@ class Engine:
 
         Failures are counted and said; the last snapshot stays.
         """
-        if time.monotonic() < self._next:
+        if time.monotonic() < self.next_attempt:
             return False
         now = self.board.clock()
         changed = (signature := _signature(self.artifact_dir)) != self._seen
@@ -104,7 +104,7 @@ class Engine:
         # A series that was up to date and lacks its newest bin may only be late.
         again = late and not self._behind
         self._behind = again
-        self._next = time.monotonic() + (max(self.settle, _FIRST_PAUSE) if again else 0.0)
+        self.next_attempt = time.monotonic() + (max(self.settle, _FIRST_PAUSE) if again else 0.0)
         return True
 
     def _replaced(self) -> "Live":
@@ -127,7 +127,7 @@ class Engine:
             log.warning("%s failed, next attempt in %.0f s: %s", cause.capitalize(), self._pause, words)
         else:
             log.exception("%s failed, next attempt in %.0f s", cause.capitalize(), self._pause)
-        self._next = time.monotonic() + self._pause
+        self.next_attempt = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 

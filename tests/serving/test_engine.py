@@ -1,0 +1,301 @@
+"""The engine: new bins in, honest snapshots out, whatever the source, the artifact and the clock do."""
+
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kforecast.artifact import Artifact, EstimatorConfig
+from kforecast.data.calendar import Calendar
+from kforecast.data.panel import item_key
+from kforecast.errors import SourceError
+from kforecast.forecaster import Forecaster
+from kforecast.intervals import calibrate
+from kforecast.models.combination import Combination
+from kforecast.models.online import Online
+from kforecast.models.seasonal_mlp import SeasonalMLP
+from kforecast.serving.board import AskDefaults, Board
+from kforecast.serving.engine import Engine
+from kforecast.serving.feed import Feed, Shard
+from kforecast.serving.snapshot import NothingHonestError, UnknownSeriesError
+from kforecast.window import Window
+
+WINDOW = Window("1H", 6, 4)
+HOUR, STEP = 3600, 600
+START = 1_704_067_200
+SERIES = (("shop/a", "qps"), ("shop/b", "qps"))
+DAYS = 45
+SETTLE = 15.0
+
+
+def rows_of(level: float, seed: int) -> pd.DataFrame:
+    """A row every ten minutes of two services with a daily rhythm."""
+    random = np.random.default_rng(seed)
+    moment = START + STEP * np.arange(DAYS * 144)
+    found = []
+    for number, (workload, metric) in enumerate(SERIES):
+        shape = level * (number + 1) * (1 + 0.5 * np.sin(2 * np.pi * moment / 86_400))
+        value = shape + random.normal(0, 3, len(moment))
+        found.append(
+            pd.DataFrame({"timestamp": moment, "value": value, "workload": workload, "metric": metric})
+        )
+    return pd.concat(found, ignore_index=True)
+
+
+@dataclass
+class Source:
+    """Rows that arrive as time goes, and failures on demand."""
+
+    rows: pd.DataFrame
+    failing: str = ""
+    repeatable: bool = True
+    reads: list[tuple[int, int]] = field(default_factory=list)
+
+    def fetch(self) -> pd.DataFrame:
+        if self.failing:
+            raise SourceError(self.failing)
+        return self.rows
+
+
+class Reads(Feed):
+    """A feed that remembers the ranges."""
+
+    def read(
+        self, start: int, end: int, only: Collection[tuple[str, str]] | None = None
+    ) -> tuple[pd.DataFrame, dict[tuple[str, str], str]]:
+        self.source.reads.append((start, end))
+        return super().read(start, end, only)
+
+
+@dataclass
+class Clock:
+    now: float
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def save(folder: Path, seed: int = 0, window: Window = WINDOW) -> Path:
+    """An artifact of an untrained network, combined online, with intervals."""
+    torch.manual_seed(seed)
+    steps = window.prediction_length
+    net = SeasonalMLP(window, 2, members=1, hidden=8, layers=1, embedding=2).eval()
+    online = Online(0, np.full(steps, np.nan), 0.2, 30, 12, 24)
+    keys = [item_key(*pair) for pair in SERIES]
+    half = Combination({"past days": np.full(steps, 0.5), "context": np.full(steps, 0.5)})
+    series = np.repeat(np.arange(2), 40)
+    error = np.random.default_rng(1).normal(0, 5, (80, steps))
+    ones, levels = np.ones((80, 1)), np.full(2, 100.0)
+    intervals = calibrate(error, ones, keys, series, levels, np.ones(2, bool), np.full(2, 1e3))
+    config = EstimatorConfig(
+        freq=window.frequency.name,
+        prediction_length=window.prediction_length,
+        context_length=window.context_length,
+        num_series=2,
+        model="SeasonalMLP",
+        loss="quantile",
+        network=net.settings(),
+        calendar=Calendar().as_dict(),
+        combination=half.as_dict(),
+        online=online.as_dict(),
+    )
+    item_ids = dict(zip(keys, range(2), strict=True))
+    Artifact(config, item_ids, net.artifact_state(), {"fill": "interpolate"}, intervals).save(folder)
+    return folder
+
+
+@dataclass
+class Shop:
+    """An engine at noon of the fortieth day."""
+
+    folder: Path
+    rows: pd.DataFrame = field(default_factory=lambda: rows_of(100.0, 0))
+    shard: Shard | None = None
+
+    def __post_init__(self) -> None:
+        self.clock = Clock(START + 40 * 86_400 + 12 * HOUR + 60.0)
+        self.source = Source(self.rows)
+        self.board = Board(AskDefaults("max", 0.9, None), self.clock)
+        self.engine = Engine(self.board, self.folder, Reads(self.source, self.shard), SETTLE, [0.9])
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.step()
+
+    def step(self) -> None:
+        self.engine.next_attempt = 0.0
+        self.engine.step()
+
+    def expected(self) -> pd.DataFrame:
+        """The same forecast by other means: from a frame, at the moment of the clock."""
+        settled = (self.clock.now - SETTLE) // HOUR * HOUR
+        known = self.source.rows[self.source.rows["timestamp"] < settled]
+        return Forecaster.load(self.folder).forecast(known, at=settled, quantiles=[0.9])
+
+    def check(self) -> None:
+        expected = self.expected()
+        snapshot = self.board.snapshot
+        assert snapshot is not None
+        assert snapshot.origin == expected["timestamp"].min()
+        for workload, metric in SERIES:
+            answer = self.board.ask(workload, metric)
+            mine = expected[expected["workload"] == workload]
+            np.testing.assert_allclose(answer.forecast, mine["q0.9"].max(), rtol=1e-6)
+            assert answer.value == max(answer.forecast, answer.observed)
+            assert answer.artifact == snapshot.artifact
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    made = Shop(save(tmp_path / "model"))
+    made.step()
+    return made
+
+
+def test_each_new_bin_gives_the_numbers_of_an_independent_forecast(shop: Shop) -> None:
+    shop.check()
+    for _ in range(5):
+        shop.pass_time(HOUR)
+        shop.check()
+    first, *later = shop.source.reads
+    assert first[1] - first[0] > 20 * 86_400, "all history once"
+    assert all(end - start <= 8 * HOUR for start, end in later), "then only what is new"
+
+
+def test_a_restart_gives_the_same_numbers(shop: Shop) -> None:
+    for _ in range(3):
+        shop.pass_time(HOUR)
+    other = Shop(shop.folder)
+    other.clock.now = shop.clock.now
+    other.step()
+    for pair in SERIES:
+        np.testing.assert_allclose(other.board.ask(*pair).value, shop.board.ask(*pair).value, rtol=1e-6)
+
+
+def test_within_a_bin_nothing_is_read(shop: Shop) -> None:
+    count = len(shop.source.reads)
+    shop.pass_time(HOUR / 2)
+    assert len(shop.source.reads) == count
+    shop.check()
+
+
+def test_late_rows_and_gaps_change_forecasts_as_a_restart_would(shop: Shop) -> None:
+    now = int(shop.clock.now) // HOUR * HOUR
+    whole = shop.source.rows
+    late = (whole["workload"] == "shop/a") & (whole["timestamp"] >= now) & (whole["timestamp"] < now + HOUR)
+    shop.source.rows = whole[~late]
+    shop.pass_time(HOUR)
+    assert shop.board.ask("shop/a", "qps").observed_end == now
+    assert shop.board.ask("shop/b", "qps").observed_end == now + HOUR
+    shop.check()
+    shop.source.rows = whole
+    shop.pass_time(HOUR)
+    shop.check()
+
+
+def test_a_series_that_comes_back_after_days_is_read_as_a_whole(shop: Shop) -> None:
+    now = int(shop.clock.now) // HOUR * HOUR
+    whole = shop.source.rows
+    away = (whole["workload"] == "shop/a") & (whole["timestamp"] >= now + 600)
+    shop.source.rows = whole[~away]
+    for _ in range(12):
+        shop.pass_time(HOUR)
+    with pytest.raises(NothingHonestError, match="stale"):
+        shop.board.ask("shop/a", "qps")
+    shop.board.ask("shop/b", "qps")
+    back = now + 12 * HOUR
+    shop.source.rows = whole[~(away & (whole["timestamp"] < back))]
+    shop.pass_time(HOUR)
+    shop.check()
+
+
+def test_a_source_that_fails_leaves_the_last_forecast_until_it_is_stale(shop: Shop) -> None:
+    before = shop.board.snapshot
+    shop.source.failing = "connection refused"
+    shop.pass_time(HOUR)
+    assert shop.board.snapshot is before
+    assert shop.board.failures["fetch"] == 1
+    assert "connection refused" in shop.board.reason
+    assert shop.board.ask("shop/a", "qps").begin == before.starts[1]
+    shop.pass_time(4 * HOUR)
+    with pytest.raises(NothingHonestError, match="stale"):
+        shop.board.ask("shop/a", "qps")
+    shop.source.failing = ""
+    shop.pass_time(0)
+    shop.check()
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_moves(shop: Shop, hours: int) -> None:
+    shop.pass_time(HOUR)
+    shop.clock.now += hours * HOUR
+    if hours < 0:
+        with pytest.raises(NothingHonestError, match="clock"):
+            shop.board.ask("shop/a", "qps")
+    shop.step()
+    shop.check()
+    shop.pass_time(-hours * HOUR)
+    shop.check()
+
+
+def test_a_new_artifact_serves_after_it_was_checked(shop: Shop, tmp_path: Path) -> None:
+    old = shop.board.snapshot
+    assert old is not None
+    shutil.rmtree(shop.folder)
+    save(shop.folder, seed=1)
+    shop.pass_time(1)
+    new = shop.board.snapshot
+    assert new is not None
+    assert new.artifact != old.artifact
+    shop.check()
+    shutil.rmtree(shop.folder)
+    save(shop.folder, 2, Window("1H", 8, 3))
+    shop.pass_time(1)
+    assert shop.board.snapshot is not None
+    assert shop.board.snapshot.horizon == 3 * HOUR
+    shop.check()
+
+
+@pytest.mark.parametrize("damage", ["checkpoint", "gone", "other series"])
+def test_a_bad_artifact_is_refused_and_the_old_one_stays(shop: Shop, damage: str) -> None:
+    old = shop.board.ask("shop/a", "qps").artifact
+    if damage == "gone":
+        shutil.rmtree(shop.folder)
+    elif damage == "checkpoint":
+        (shop.folder / "checkpoint.pth").write_bytes(b"no weights")
+    else:
+        (shop.folder / "item2id.json").write_text("{}")
+    shop.pass_time(1)
+    assert shop.board.refused_artifact
+    assert shop.board.ask("shop/a", "qps").artifact == old
+    shop.pass_time(HOUR)
+    assert shop.board.ask("shop/a", "qps").artifact == old
+    assert shop.board.ask("shop/a", "qps").begin == shop.clock.now // HOUR * HOUR
+    save(shop.folder, seed=3)
+    shop.pass_time(1)
+    assert not shop.board.refused_artifact
+    assert shop.board.ask("shop/a", "qps").artifact != old
+    shop.check()
+
+
+def test_shards_share_out_the_series(tmp_path: Path) -> None:
+    folder = save(tmp_path / "model")
+    served = []
+    for number in range(3):
+        part = Shop(folder, shard=Shard(number, 3))
+        part.step()
+        for pair in SERIES:
+            try:
+                served.append((pair, part.board.ask(*pair).value))
+            except (UnknownSeriesError, NothingHonestError):
+                continue
+    whole = Shop(folder)
+    whole.step()
+    assert sorted(pair for pair, _ in served) == [*SERIES]
+    for pair, value in served:
+        np.testing.assert_allclose(value, whole.board.ask(*pair).value, rtol=1e-6)
