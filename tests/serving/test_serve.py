@@ -1,0 +1,132 @@
+"""``kforecast-serve`` as a process: answers over HTTP and gRPC, signals, bad settings."""
+
+import json
+import signal
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from untrained import SERIES, rows_of, save
+
+from conftest import BIN, HANG, free_port, run_command
+
+ARGUMENTS = ("source=csv", "serve.replay=true", "source.path=traffic.csv")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("serve")
+    save(made / "model")
+    rows_of(100.0, 0).to_csv(made / "traffic.csv", index=False)
+    (made / "token").write_text("secret\n")
+    return made
+
+
+def get(url: str, token: str = "", context: ssl.SSLContext | None = None) -> tuple[int, str]:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        with urllib.request.urlopen(request, timeout=HANG, context=context) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except urllib.error.URLError:
+        return 0, ""
+
+
+@contextmanager
+def server(folder: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A running server that is ready: its address, and its process."""
+    address = f"localhost:{free_port()}"
+    command = [str(BIN / "kforecast-serve"), "artifact_dir=model", *ARGUMENTS, f"serve.address={address}"]
+    with (folder / "serve.log").open("w") as log:
+        process = subprocess.Popen([*command, *arguments], cwd=folder, stdout=log, stderr=log, text=True)
+    try:
+        until = time.monotonic() + HANG
+        while get(f"http://{address}/readyz")[0] != 200:
+            assert process.poll() is None, (folder / "serve.log").read_text()
+            assert time.monotonic() < until, (folder / "serve.log").read_text()
+            time.sleep(0.1)
+        yield address, process
+    finally:
+        process.kill()
+        process.wait(timeout=HANG)
+
+
+def test_a_server_from_start_to_sigterm(folder: Path) -> None:
+    grpc_address = f"localhost:{free_port()}"
+    with server(folder, f"serve.grpc={grpc_address}", "serve.token_file=token") as (address, process):
+        assert get(f"http://{address}/healthz")[0] == 200
+        asked = f"http://{address}/forecast?workload=shop/a&metric=qps"
+        assert get(asked)[0] == 401
+        assert get(asked, "wrong")[0] == 401
+        status, text = get(asked, "secret")
+        answer: dict[str, Any] = json.loads(text)
+        assert status == 200, text
+        assert answer["value"] == max(answer["forecast"], answer["observed"])
+        assert (answer["workload"], answer["metric"], answer["window"]) == ("shop/a", "qps", 4 * 3600)
+        for wrong, code, words in (
+            ("", 400, "workload and metric missing"),
+            ("?workload=shop/a&metric=none", 404, "known: shop/a qps"),
+            ("?workload=shop/a&metric=qps&window=1e9", 400, "the horizon, 14400 seconds"),
+            ("?workload=shop/a&metric=qps&lead=soon", 400, "not a number"),
+            ("?workload=shop/a&metric=qps&lead=0&window=0", 400, "not both"),
+            ("?workload=shop/a&metric=qps&quantile=2", 400, "0.995"),
+            ("?workload=shop/a&metric=qps&quartile=0.5", 400, "unknown parameter 'quartile'"),
+        ):
+            status, text = get(f"http://{address}/forecast{wrong}", "secret")
+            assert (status, words in json.loads(text)["error"]) == (code, True), text
+        metrics = get(f"http://{address}/metrics", "secret")[1]
+        for workload, metric in SERIES:
+            assert f'kforecast_observed{{metric="{metric}",workload="{workload}"}}' in metrics
+        assert "shop/b" in get(f"http://{address}/", "secret")[1]
+        assert "/forecast" in json.loads(get(f"http://{address}/openapi.json", "secret")[1])["paths"]
+        assert get(f"http://{address}/nothing", "secret")[0] == 404
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=HANG) == 143
+    log = (folder / "serve.log").read_text()
+    assert "Only this machine can reach it" in log
+    assert "Traceback" not in log
+
+
+def test_ctrl_c_ends_cleanly(folder: Path) -> None:
+    with server(folder) as (_, process):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=HANG) == 130
+    assert "Traceback" not in (folder / "serve.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["artifact_dir=null"], "give artifact_dir=DIR"),
+        (["artifact_dir=none"], "no such directory"),
+        (["retrain.dir=models"], "not both"),
+        (["serve.shard=3/3"], "0/3 to 2/3"),
+        (["serve.window=1e6"], "beyond the horizon, 14400 s"),
+        (["serve.quantile=1"], "serve.quantile"),
+        (["serve.tls.cert=token"], "cert and key go together"),
+        (["serve.token_file=missing"], "missing: cannot be read"),
+        (["serve.address=8080"], "serve.address"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(folder: Path, arguments: list[str], words: str) -> None:
+    done = run_command("kforecast-serve", "artifact_dir=model", *ARGUMENTS, *arguments, cwd=folder)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_is_named(folder: Path) -> None:
+    with server(folder) as (address, _):
+        done = run_command(
+            "kforecast-serve", "artifact_dir=model", *ARGUMENTS, f"serve.address={address}", cwd=folder
+        )
+    assert done.returncode == 3, done.stderr
+    assert "serve.address=HOST:PORT" in done.stderr
