@@ -50,6 +50,11 @@ class Feed:
     ) -> None:
         self.source, self.shard, self.replay_at = source, shard, replay_at
 
+    @property
+    def step(self) -> int:
+        """Seconds between two rows of a series of a server; a minute for a file, which is read as a whole."""
+        return self.source.step if isinstance(self.source, ServerSource) else 60
+
     def series(self) -> list[Pair] | None:
         """The series of the shard; None for a file, whose rows tell."""
         if isinstance(self.source, ServerSource):

@@ -1,7 +1,7 @@
 """History: the newest bins that a forecaster reads, extended bin by bin."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 # A read begins this many bins before a horizon ago: late rows of these bins are seen.
 _OVERLAP = 2
+# Rows in memory at once: some 80 MB.
+_MOST_ROWS = 2_000_000
 
 
 class History:
@@ -140,15 +142,38 @@ class History:
     ) -> tuple[np.ndarray, np.ndarray, tuple[Pair, ...]]:
         """Values and mask ``[series, bins]`` of bins of the grid, and the series in their order."""
         start, end = self.grid.seconds(begin), self.grid.seconds(stop)
-        only: Collection[Pair] | None = None if series is None else frozenset(series)
-        frame, self.problems = self.feed.read(start, end, only)
+        self.problems = {}
         if series is None:
-            series = list(dict.fromkeys(_pairs(frame)))
+            frame, self.problems = self.feed.read(start, end)
+            series, frames = list(dict.fromkeys(_pairs(frame))), iter([frame])
+        else:
+            frames = self._frames(start, end, series)
         pairs, _ = in_key_order(list(series))
         shape = (len(pairs), stop - begin)
         values, observed = np.zeros(shape, np.float32), np.zeros(shape, bool)
-        if not frame["value"].notna().any():
-            return values, observed, pairs
+        for frame in frames:
+            if frame["value"].notna().any():
+                self._place(frame, begin, pairs, values, observed, check)
+        return values, observed, pairs
+
+    def _frames(self, start: int, end: int, series: Sequence[Pair]) -> Iterator[pd.DataFrame]:
+        """The rows of some series at a time: as bins they need far less memory."""
+        count = max(1, _MOST_ROWS // max(1, (end - start) // self.feed.step))
+        for first in range(0, len(series), count):
+            frame, problems = self.feed.read(start, end, frozenset(series[first : first + count]))
+            self.problems |= problems
+            yield frame
+
+    def _place(
+        self,
+        frame: pd.DataFrame,
+        begin: int,
+        pairs: Sequence[Pair],
+        values: np.ndarray,
+        observed: np.ndarray,
+        check: bool,
+    ) -> None:
+        """Put the bins of rows into arrays ``[series, bins]`` whose first bin is ``begin``."""
         panel = read_panel(FrameSource(frame, any_time=True), self.frequency, self.predictor.bin_calendar)
         if check:
             refuse_coarse(panel, self.predictor.name)
@@ -163,7 +188,6 @@ class History:
         values[rows, place : place + panel.num_bins] = panel.values[known]
         observed[rows, place : place + panel.num_bins] = panel.observed[known]
         values[~observed] = 0
-        return values, observed, pairs
 
 
 def _pairs(frame: pd.DataFrame) -> list[Pair]:
