@@ -30,7 +30,15 @@ log = logging.getLogger(__name__)
 # Seconds between two looks at clock and artifact.
 _LOOK = 0.5
 
-Address = Annotated[str, Field(pattern=r"^.+:[0-9]{1,5}$")]
+
+def _port(address: str) -> str:
+    # The system takes a larger number modulo 65536, and listens elsewhere.
+    if int(address.rpartition(":")[2]) > 65_535:
+        raise ValueError(f"{address}: a port is at most 65535")
+    return address
+
+
+Address = Annotated[str, Field(pattern=r"^.+:[0-9]{1,5}$"), AfterValidator(_port)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
