@@ -62,6 +62,7 @@ class Engine:
         self._seen = _signature(artifact_dir)
         self._next = 0.0  # monotonic seconds before which a failure is not tried again
         self._pause = _FIRST_PAUSE
+        self._next_artifact, self._artifact_pause = 0.0, _FIRST_PAUSE  # the same for a new artifact
         self._behind = False
 
     def step(self) -> bool:
@@ -72,7 +73,8 @@ class Engine:
         if time.monotonic() < self._next:
             return False
         now = self.board.clock()
-        changed = (signature := _signature(self.artifact_dir)) != self._seen
+        signature = _signature(self.artifact_dir)
+        changed = signature != self._seen and time.monotonic() >= self._next_artifact
         origin = self.live.history.grid.bin_at(int(now - self.settle))
         if not changed and origin == self.live.origin and not self._behind:
             return False
@@ -94,11 +96,15 @@ class Engine:
                     snapshot.at_level(level)
             _count(self.board.forecasts, time.monotonic() - begun)
         except Exception as error:
+            if cause == "forecast":
+                live.origin = None  # read as a whole next time; nothing half-made is followed
             self._failed("data" if isinstance(error, DataError) else cause, error, changed)
             return True
         if live is not self.live:
             log.info("%s: new artifact %s serves", self.artifact_dir, snapshot.artifact[:12])
-            self.live, self.board.refused_artifact = live, ""
+            self.live = live
+        if changed:
+            self.board.refused_artifact, self._artifact_pause = "", _FIRST_PAUSE
         self.board.snapshot, self.board.reason = snapshot, ""
         self._pause = _FIRST_PAUSE
         # A series that was up to date and lacks its newest bin may only be late.
@@ -118,12 +124,15 @@ class Engine:
         self.board.failed(cause, error)
         words = error if isinstance(error, KforecastError) else repr(error)
         if changed:
-            # The failed attempt must not stop the artifact that serves.
+            # The failed attempt must not stop the artifact that serves: it goes on at the next step.
             self.board.refused_artifact = str(words)
             log.warning("New artifact refused, the old one stays: %s", words)
             if cause != "artifact":
                 self._seen = ()  # its history could not be read: try again
-        elif isinstance(error, KforecastError):
+            self._next_artifact = time.monotonic() + self._artifact_pause
+            self._artifact_pause = min(2 * self._artifact_pause, _LONGEST_PAUSE)
+            return
+        if isinstance(error, KforecastError):
             log.warning("%s failed, next attempt in %.0f s: %s", cause.capitalize(), self._pause, words)
         else:
             log.exception("%s failed, next attempt in %.0f s", cause.capitalize(), self._pause)
@@ -158,7 +167,10 @@ class Live:
             self.history.load(origin)
             self._changed = np.empty(0, np.int64)
         else:
+            before = self._panel.series
             self._changed = self.history.extend(origin)
+            if self._panel.series != before:
+                self.recent = None  # its rows are those of other series
         self.origin = origin
         observed = self._panel.observed
         return bool((observed[:, -2:-1] & ~observed[:, -1:]).any())
