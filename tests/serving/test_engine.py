@@ -73,7 +73,7 @@ class Shop:
         self.step()
 
     def step(self) -> None:
-        self.engine.next_attempt = 0.0
+        self.engine.next_attempt = self.engine.next_artifact = 0.0
         self.engine.step()
 
     def expected(self) -> pd.DataFrame:

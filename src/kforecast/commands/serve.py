@@ -23,6 +23,7 @@ from kforecast.training.distributed.processes import TERMINATED
 from kforecast.validation import validate
 
 if TYPE_CHECKING:
+    from kforecast.forecaster import Forecaster
     from kforecast.serving.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,15 @@ log = logging.getLogger(__name__)
 # Seconds between two looks at clock and artifact.
 _LOOK = 0.5
 
-Address = Annotated[str, Field(pattern=r"^.+:[0-9]{1,5}$")]
+
+def _port(address: str) -> str:
+    # The system takes a larger number modulo 65536, and listens elsewhere.
+    if int(address.rpartition(":")[2]) > 65_535:
+        raise ValueError(f"{address}: a port is at most 65535")
+    return address
+
+
+Address = Annotated[str, Field(pattern=r"^.+:[0-9]{1,5}$"), AfterValidator(_port)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -145,27 +154,33 @@ def serve(cfg: DictConfig) -> None:
         shard = Shard(number, count)
     board = Board(AskDefaults(chosen.value, chosen.quantile, chosen.window))
     feed = Feed(source, shard, time.time() if chosen.replay else None)
-    engine = Engine(board, directory, feed, chosen.settle, [*chosen.quantiles, chosen.quantile])
-    window = engine.live.forecaster.window
-    check_step(source, window)
-    if engine.live.forecaster.intervals is None and chosen.quantile is not None:
-        raise ConfigError(
-            f"serve.quantile: {chosen.quantile:g}, but {directory} has no calibrated intervals; give "
-            "serve.quantile=null for the point forecast"
-        )
-    horizon = window.prediction_length * window.frequency.step
-    beyond = [
-        one for one in [chosen.window or 0, *(chosen.leads or []), *(chosen.windows or [])] if one > horizon
-    ]
-    if beyond:
-        raise ConfigError(
-            f"serve.window, leads or windows: {beyond[0]:g} s is beyond the horizon, {horizon} s"
-        )
+
+    def check(forecaster: Forecaster) -> None:
+        _check_fits(forecaster, chosen, source)
+
+    engine = Engine(board, directory, feed, chosen.settle, [*chosen.quantiles, chosen.quantile], check)
     stopped_by = asyncio.run(_serve(engine, chosen))
     log.info("Stopped")
     if stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(TERMINATED)
+
+
+def _check_fits(forecaster: Forecaster, chosen: ServeSection, source: Any) -> None:
+    """Refuse an artifact that cannot answer as configured."""
+    window = forecaster.window
+    check_step(source, window)
+    if forecaster.intervals is None and chosen.quantile is not None:
+        raise ConfigError(
+            f"serve.quantile: {chosen.quantile:g}, but {forecaster.name} has no calibrated intervals; give "
+            "serve.quantile=null for the point forecast"
+        )
+    horizon = window.prediction_length * window.frequency.step
+    longest = max([chosen.window or 0.0, *(chosen.leads or []), *(chosen.windows or [])])
+    if longest > horizon:
+        raise ConfigError(
+            f"serve.window, serve.leads or serve.windows: {longest:g} s is beyond the horizon, {horizon} s"
+        )
 
 
 def _artifact_dir(settings: _Settings) -> Path:

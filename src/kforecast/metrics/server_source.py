@@ -98,7 +98,7 @@ class ServerSource(FetchSettings, ABC):
         """``(workload, metric)`` of each question."""
         return [(one.workload, one.metric) for one in self.questions(time.time())]
 
-    def read(
+    def fetch_range(
         self, start: int, end: int, only: Collection[tuple[str, str]] | None = None
     ) -> tuple[pd.DataFrame, dict[tuple[str, str], str]]:
         """Fetch the rows of a time range, as a process does that fetches again and again.

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,8 @@ class Engine:
         Seconds after a bin's end until it is read.
     levels:
         Quantiles that are made before a snapshot is shown, so that no answer waits for them.
+    check:
+        Refuses an artifact that does not fit the settings, with one of our errors.
 
     Raises
     ------
@@ -55,13 +57,16 @@ class Engine:
         feed: Feed,
         settle: float,
         levels: Sequence[float | None] = (),
+        check: Callable[[Forecaster], None] = lambda forecaster: None,
     ) -> None:
-        self.levels = levels
+        self.levels, self.check = levels, check
         self.board, self.artifact_dir, self.feed, self.settle = board, artifact_dir, feed, settle
         self.live = Live(*_loaded(artifact_dir), feed)
+        check(self.live.forecaster)
         self._seen = _signature(artifact_dir)
         self.next_attempt = 0.0  # monotonic seconds before which a failure is not tried again
         self._pause = _FIRST_PAUSE
+        self.next_artifact, self._artifact_pause = 0.0, _FIRST_PAUSE  # the same for a new artifact
         self._behind = False
 
     def step(self) -> bool:
@@ -72,7 +77,8 @@ class Engine:
         if time.monotonic() < self.next_attempt:
             return False
         now = self.board.clock()
-        changed = (signature := _signature(self.artifact_dir)) != self._seen
+        signature = _signature(self.artifact_dir)
+        changed = signature != self._seen and time.monotonic() >= self.next_artifact
         origin = self.live.history.grid.bin_at(int(now - self.settle))
         if not changed and origin == self.live.origin and not self._behind:
             return False
@@ -94,11 +100,15 @@ class Engine:
                     snapshot.at_level(level)
             _count(self.board.forecasts, time.monotonic() - begun)
         except Exception as error:
+            if cause == "forecast":
+                live.origin = None  # read as a whole next time; nothing half-made is followed
             self._failed("data" if isinstance(error, DataError) else cause, error, changed)
             return True
         if live is not self.live:
             log.info("%s: new artifact %s serves", self.artifact_dir, snapshot.artifact[:12])
-            self.live, self.board.refused_artifact = live, ""
+            self.live = live
+        if changed:
+            self.board.refused_artifact, self._artifact_pause = "", _FIRST_PAUSE
         self.board.snapshot, self.board.reason = snapshot, ""
         self._pause = _FIRST_PAUSE
         # A series that was up to date and lacks its newest bin may only be late.
@@ -112,18 +122,22 @@ class Engine:
         forecaster, identity = _loaded(self.artifact_dir)
         if identity == self.live.identity:
             return self.live
+        self.check(forecaster)
         return Live(forecaster, identity, self.feed)
 
     def _failed(self, cause: str, error: Exception, changed: bool) -> None:
         self.board.failed(cause, error)
         words = error if isinstance(error, KforecastError) else repr(error)
         if changed:
-            # The failed attempt must not stop the artifact that serves.
+            # The failed attempt must not stop the artifact that serves: it goes on at the next step.
             self.board.refused_artifact = str(words)
             log.warning("New artifact refused, the old one stays: %s", words)
             if cause != "artifact":
                 self._seen = ()  # its history could not be read: try again
-        elif isinstance(error, KforecastError):
+            self.next_artifact = time.monotonic() + self._artifact_pause
+            self._artifact_pause = min(2 * self._artifact_pause, _LONGEST_PAUSE)
+            return
+        if isinstance(error, KforecastError):
             log.warning("%s failed, next attempt in %.0f s: %s", cause.capitalize(), self._pause, words)
         else:
             log.exception("%s failed, next attempt in %.0f s", cause.capitalize(), self._pause)
@@ -158,7 +172,10 @@ class Live:
             self.history.load(origin)
             self._changed = np.empty(0, np.int64)
         else:
+            before = self._panel.series
             self._changed = self.history.extend(origin)
+            if self._panel.series != before:
+                self.recent = None  # its rows are those of other series
         self.origin = origin
         observed = self._panel.observed
         return bool((observed[:, -2:-1] & ~observed[:, -1:]).any())

@@ -64,7 +64,7 @@ class Feed:
     def read(
         self, start: int, end: int, only: Collection[Pair] | None = None
     ) -> tuple[pd.DataFrame, dict[Pair, str]]:
-        """The rows from ``start`` on and before ``end``, and why series failed; as :meth:`ServerSource.read`.
+        """The rows from ``start`` on and before ``end``, and why series failed; as :meth:`ServerSource.fetch_range`.
 
         Raises
         ------
@@ -72,7 +72,7 @@ class Feed:
             When the source cannot be read.
         """
         if isinstance(self.source, ServerSource):
-            return self.source.read(start, end, self.series() if only is None else only)
+            return self.source.fetch_range(start, end, self.series() if only is None else only)
         frame = self.source.fetch()
         if self.replay_at is not None:
             weeks = math.ceil((self.replay_at - float(frame["timestamp"].max())) / _WEEK)

@@ -49,6 +49,7 @@ class History:
         self.frequency, self.length = frequency, predictor.history_length
         self.panel: Panel | None = None
         self.problems: dict[Pair, str] = {}
+        self.appeared = False  # whether rows of other series than those of the panel have come
 
     def load(self, stop: int) -> None:
         """Read all bins before bin ``stop`` of the grid.
@@ -86,9 +87,10 @@ class History:
         end = panel.first_bin + panel.num_bins
         begin = max(end - self.predictor.window.prediction_length - _OVERLAP, stop - self.length)
         values, observed, pairs = self._read(begin, stop, panel.series)
-        if pairs != panel.series:
+        if self.appeared:
             self.load(stop)
-            return np.arange(len(pairs))
+            assert self.panel is not None, "loaded"
+            return np.arange(self.panel.num_series)
         failed = np.array([pair in self.problems for pair in pairs])
         old_values, old_observed = self._before(panel, begin, stop)
         values[failed], observed[failed] = old_values[failed], old_observed[failed]
@@ -99,18 +101,20 @@ class History:
         silent = ~old_observed.any(axis=1) & observed.any(axis=1)
         made = self._joined(panel, begin, stop, values, observed)
         if silent.any():
-            made = self._reread(made, stop, np.flatnonzero(silent))
+            made = self._reread(made, stop, np.flatnonzero(silent), begin - made.first_bin)
         self.panel = made
         return np.flatnonzero(changed | silent)
 
-    def _reread(self, panel: Panel, stop: int, rows: np.ndarray) -> Panel:
-        """The panel with some series read anew as a whole."""
+    def _reread(self, panel: Panel, stop: int, rows: np.ndarray, begin: int) -> Panel:
+        """The panel with some series read anew as a whole; unknown from ``begin`` on if that fails."""
         wanted = [panel.series[row] for row in rows.tolist()]
         problems = self.problems
         values, observed, pairs = self._read(stop - self.length, stop, wanted)
         if pairs == tuple(wanted):
             good = np.array([pair not in self.problems for pair in wanted])
             panel.values[rows[good]], panel.observed[rows[good]] = values[good], observed[good]
+            # Few newest values must not pass for a whole history: silent until it can be read as a whole.
+            panel.values[rows[~good], begin:], panel.observed[rows[~good], begin:] = 0, False
         self.problems = problems | self.problems
         return panel
 
@@ -142,13 +146,15 @@ class History:
     ) -> tuple[np.ndarray, np.ndarray, tuple[Pair, ...]]:
         """Values and mask ``[series, bins]`` of bins of the grid, and the series in their order."""
         start, end = self.grid.seconds(begin), self.grid.seconds(stop)
-        self.problems = {}
-        if series is None:
+        # A file is read as a whole in any case, and its rows tell of new series.
+        if self.feed.series() is None:
             frame, self.problems = self.feed.read(start, end)
-            series, frames = list(dict.fromkeys(_pairs(frame))), iter([frame])
+            seen, frames = list(dict.fromkeys(_pairs(frame))), iter([frame])
         else:
-            frames = self._frames(start, end, series)
-        pairs, _ = in_key_order(list(series))
+            assert series is not None, "a server's series are known"
+            self.problems, seen, frames = {}, [], self._frames(start, end, series)
+        pairs, _ = in_key_order(list(seen if series is None else series))
+        self.appeared = not {*pairs}.issuperset(seen)
         shape = (len(pairs), stop - begin)
         values, observed = np.zeros(shape, np.float32), np.zeros(shape, bool)
         for frame in frames:
