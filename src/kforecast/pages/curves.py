@@ -108,7 +108,8 @@ def extent(*values: np.ndarray) -> tuple[float, float]:
     known = known[np.isfinite(known)]
     low = min(0.0, float(known.min(initial=0.0)))
     high = float(known.max(initial=0.0))
-    return low, high + 0.06 * (high - low) if high > low else low + 1.0
+    # Ticks need a span that can be divided.
+    return low, high + 0.06 * (high - low) if high - low > 1e-100 else low + 1.0
 
 
 def thinned(edges: np.ndarray, values: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:

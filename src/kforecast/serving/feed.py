@@ -64,7 +64,9 @@ class Feed:
     def read(
         self, start: int, end: int, only: Collection[Pair] | None = None
     ) -> tuple[pd.DataFrame, dict[Pair, str]]:
-        """The rows from ``start`` on and before ``end``, and why series failed; as :meth:`ServerSource.fetch_range`.
+        """The rows from ``start`` on and before ``end``, and why series failed.
+
+        See :meth:`ServerSource.fetch_range`.
 
         Raises
         ------
