@@ -57,12 +57,13 @@ class Engine:
         feed: Feed,
         settle: float,
         levels: Sequence[float | None] = (),
-        check: Callable[[Forecaster], None] = lambda forecaster: None,
+        check: Callable[[Forecaster], None] | None = None,
     ) -> None:
         self.levels, self.check = levels, check
         self.board, self.artifact_dir, self.feed, self.settle = board, artifact_dir, feed, settle
         self.live = Live(*_loaded(artifact_dir), feed)
-        check(self.live.forecaster)
+        if check is not None:
+            check(self.live.forecaster)
         self._seen = _signature(artifact_dir)
         self.next_attempt = 0.0  # monotonic seconds before which a failure is not tried again
         self._pause = _FIRST_PAUSE
@@ -122,7 +123,8 @@ class Engine:
         forecaster, identity = _loaded(self.artifact_dir)
         if identity == self.live.identity:
             return self.live
-        self.check(forecaster)
+        if self.check is not None:
+            self.check(forecaster)
         return Live(forecaster, identity, self.feed)
 
     def _failed(self, cause: str, error: Exception, changed: bool) -> None:
