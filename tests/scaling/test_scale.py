@@ -357,7 +357,7 @@ FAILURES: dict[str, tuple[Callable[[Cluster], None], list[str], int, str]] = {
     "no artifact": (nothing, ["--tsf-model-path=nowhere"], 2, "nowhere: no such directory"),
     "artifact corrupt": (nothing, ["--tsf-model-path=corrupt"], 2, "corrupt"),
     "unknown series": (other_workload, [], 2, "not in the artifact: shop/cart qps; it knows shop/webqps"),
-    "stale history": (answering(age=2 * 86_400), [], 3, "stale: shop/web qps (newest value 2 d old)"),
+    "stale history": (answering(age=2 * 86_400), [], 3, "stale: shop/web qps (newest value "),
     "no traffic metric": (one_metric, [], 2, "spec.metrics has 1 metrics"),
     "target of another type": (
         changed(type="Value", value="3"),
