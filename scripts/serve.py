@@ -1,7 +1,7 @@
 """Serve forecasts to autoscalers.
 
 python scripts/serve.py artifact_dir=model source=synthetic serve.replay=true
-python scripts/serve.py retrain.dir=models/shop --config-file=train-config.yaml --metrics-server-addr=localhost:9090
+python scripts/serve.py retrain.dir=models/shop --config-file=train.yaml --metrics-server-addr=localhost:9090
 """
 
 from kforecast.commands.serve import main
