@@ -101,13 +101,22 @@ def test_a_backtest_and_a_forecast_from_recent_bins_give_the_same_numbers(seed: 
 
 
 @settings(max_examples=5)
-@given(seed=st.integers(0, 10**6), gaps=st.sampled_from([0.0, 0.03, 0.4]), jump=st.sampled_from([1.0, 8.0]))
-def test_one_bin_after_the_other_gives_the_same_numbers(seed: int, gaps: float, jump: float) -> None:
+@given(
+    seed=st.integers(0, 10**6),
+    gaps=st.sampled_from([0.0, 0.03, 0.4]),
+    jump=st.sampled_from([1.0, 8.0]),
+    rate=st.sampled_from([0.0, 0.2]),
+)
+def test_one_bin_after_the_other_gives_the_same_numbers(
+    seed: int, gaps: float, jump: float, rate: float
+) -> None:
     values = daily(series=3, days=50, seed=seed)
     values[1, -8:] *= jump
     observed = np.random.default_rng(seed).random(values.shape) >= gaps
     panel = panel_of(values, observed)
     forecaster = forecaster_of(panel)
+    assert forecaster.online is not None
+    forecaster = replace(forecaster, online=replace(forecaster.online, rate=rate))
 
     def history(end: int) -> Panel:
         window = slice(end - forecaster.history_length, end)

@@ -227,9 +227,9 @@ class Following:
         at = origin % len(recent.origins)
         experts, values = recent.experts[:, :, at].copy(), made.values
         experts[0] = made.values
-        if recent.parts:
-            experts[1 : 1 + recent.parts] = list(made.parts.values())
         if self.online.rate:
+            if recent.parts:
+                experts[1 : 1 + recent.parts] = list(made.parts.values())
             if weights is None:
                 weights = self._weights_at_end(panel, recent, recent.experts[:, :, at])
             values = _mixed(weights, experts).astype(np.float32)
