@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kforecast.artifact import Artifact
-from kforecast.data.findings import SERIOUS, panel_findings, refuse_coarse, warnings_of
+from kforecast.data.findings import refuse_coarse, serious_warnings
 from kforecast.data.frames import AGE, forecast_frame
 from kforecast.data.freshness import (
     OnStale,
@@ -165,10 +165,7 @@ class Forecaster(Predictor):
         calendar = None if as_consumed else self.bin_calendar
         panel = read_panel(source, self.window.frequency, calendar, keep_unfinished=as_consumed)
         refuse_coarse(panel, self.name)
-        # Within less than a day, traffic that rises all morning looks like a counter.
-        whole = panel.num_bins >= panel.frequency.season
-        serious = SERIOUS if whole else tuple(check for check in SERIOUS if check != "counter")
-        for warning in warnings_of(panel_findings(panel, self.window), serious):
+        for warning in serious_warnings(panel, self.window):
             log.warning("%s", warning)
         found = consumer_origins(panel, at) if as_consumed else next_origins(panel, at)
         if at is None and (ahead := found.ahead(time.time())) > 0:

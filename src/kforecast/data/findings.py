@@ -97,6 +97,14 @@ def warnings_of(findings: Sequence[Finding], kinds: Sequence[str] = TOLD) -> lis
     return lines
 
 
+def serious_warnings(panel: Panel, window: Window) -> list[str]:
+    """The warnings about a history that is forecast from."""
+    findings = panel_findings(panel, window)
+    # Within less than a day, traffic that rises all morning looks like a counter.
+    whole = panel.num_bins >= panel.frequency.season
+    return warnings_of(findings, SERIOUS if whole else [kind for kind in SERIOUS if kind != "counter"])
+
+
 def refuse_coarse(panel: Panel, model: str | None = None) -> None:
     """Refuse a history whose rows lie further apart than the bins, in all series.
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 # Seconds between two attempts after a failure, at least and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0
-# Bins shown of the past.
+# Seconds of the past that are shown.
 _DAY = 86_400
 
 

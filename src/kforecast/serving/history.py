@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from kforecast.data.findings import SERIOUS, panel_findings, refuse_coarse, warnings_of
+from kforecast.data.findings import refuse_coarse, serious_warnings
 from kforecast.data.grid import Grid
 from kforecast.data.panel import Panel, in_key_order
 from kforecast.data.reading import read_panel
@@ -183,9 +183,7 @@ class History:
         panel = read_panel(FrameSource(frame, any_time=True), self.frequency, self.predictor.bin_calendar)
         if check:
             refuse_coarse(panel, self.predictor.name)
-            whole = panel.num_bins >= panel.frequency.season
-            serious = SERIOUS if whole else tuple(one for one in SERIOUS if one != "counter")
-            for warning in warnings_of(panel_findings(panel, self.predictor.window), serious):
+            for warning in serious_warnings(panel, self.predictor.window):
                 log.warning("%s", warning)
         row_of = {pair: row for row, pair in enumerate(pairs)}
         known = [pair in row_of for pair in panel.series]
