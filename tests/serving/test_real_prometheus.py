@@ -3,12 +3,10 @@
 import json
 import math
 import re
-import subprocess
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,10 @@ import pytest
 import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from test_monitoring import SERVE, Prometheus, autoscalers, needs_prometheus, prometheus
-from test_serve import get
+from test_serve import get, server
 from untrained import save
 
-from conftest import BIN, HANG, free_port
+from conftest import HANG, free_port
 from kforecast.forecaster import Forecaster
 from kforecast.window import Window
 
@@ -224,45 +222,25 @@ def way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
             f'requests{{workload="{workload}"}} {traffic(second, workload)} {second}'
             for second in range(begin, end, STEP)
         ]
-    address, grpc_address = (f"localhost:{free_port()}" for _ in range(2))
     history = "\n".join([*lines, "# EOF", ""])
+    queries = [{"workload": workload, "metric": "qps", "query": QUERY % workload} for workload in WORKLOADS]
+    address, grpc_address = (f"localhost:{free_port()}" for _ in range(2))
     with prometheus(folder, address, history, "--web.enable-remote-write-receiver") as real:
         growth = Growth(real.url, end, write)
         growth.grow()
         growth.start()
-        with server(folder, real.url, address, grpc_address):
+        (folder / "conf" / "source").mkdir(parents=True)
+        source = {"defaults": ["prometheus"], "url": real.url, "step": STEP, "queries": queries}
+        (folder / "conf" / "source" / "shop.yaml").write_text(yaml.safe_dump(source), encoding="utf-8")
+        given = ["--config-dir=conf", "source=shop", f"serve.grpc={grpc_address}", "serve.settle=0"]
+        with server(folder, source=given, address=address) as (_, process):
             yield Way(real, address, grpc_address, folder, begin)
+            log = (folder / "serve.log").read_text()
+            assert process.poll() is None, log
+            assert not re.search("ERROR|Traceback", log), log
         growth.ended.set()
         growth.join(HANG)
         assert growth.error is None, growth.error
-
-
-@contextmanager
-def server(folder: Path, url: str, address: str, grpc_address: str) -> Iterator[None]:
-    """``kforecast-serve``, ready."""
-    queries = [{"workload": workload, "metric": "qps", "query": QUERY % workload} for workload in WORKLOADS]
-    (folder / "conf" / "source").mkdir(parents=True)
-    source = {"defaults": ["prometheus"], "url": url, "step": STEP, "queries": queries}
-    (folder / "conf" / "source" / "shop.yaml").write_text(yaml.safe_dump(source), encoding="utf-8")
-    command = [
-        *(str(BIN / "kforecast-serve"), "--config-dir=conf", "source=shop", "artifact_dir=model"),
-        *(f"serve.address={address}", f"serve.grpc={grpc_address}", "serve.settle=0"),
-    ]
-    log = folder / "serve.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
-    try:
-        until = time.monotonic() + HANG
-        while get(f"http://{address}/readyz")[0] != 200:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.1)
-        yield
-        assert process.poll() is None, log.read_text()
-        assert not re.search("ERROR|Traceback", log.read_text()), log.read_text()
-    finally:
-        process.kill()
-        process.wait(timeout=HANG)
 
 
 def test_get_forecast_follows_the_history(way: Way) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,22 @@ def get(url: str, token: str = "", context: ssl.SSLContext | None = None) -> tup
 
 
 @contextmanager
-def server(folder: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A running server that is ready: its address, and its process."""
-    address = f"localhost:{free_port()}"
-    command = [str(BIN / "kforecast-serve"), "artifact_dir=model", *ARGUMENTS, f"serve.address={address}"]
+def server(
+    folder: Path,
+    *arguments: str,
+    source: Sequence[str] = ARGUMENTS,
+    address: str = "",
+    context: ssl.SSLContext | None = None,
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A running server that is ready: its address, and its process; with a context over TLS."""
+    address = address or f"localhost:{free_port()}"
+    ready = f"http{'' if context is None else 's'}://{address}/readyz"
+    command = [str(BIN / "kforecast-serve"), "artifact_dir=model", *source, f"serve.address={address}"]
     with (folder / "serve.log").open("w") as log:
         process = subprocess.Popen([*command, *arguments], cwd=folder, stdout=log, stderr=log, text=True)
     try:
         until = time.monotonic() + HANG
-        while get(f"http://{address}/readyz")[0] != 200:
+        while get(ready, context=context)[0] != 200:
             assert process.poll() is None, (folder / "serve.log").read_text()
             assert time.monotonic() < until, (folder / "serve.log").read_text()
             time.sleep(0.1)
