@@ -55,12 +55,13 @@ def _level(level: float) -> float:
 
 
 class TlsSection(BaseModel):
-    """``serve.tls``: the server's certificate."""
+    """``serve.tls``: the server's certificate, and whose certificates it asks for."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     cert: PemFile | None
     key: PemFile | None
+    client_ca: PemFile | None
 
     @model_validator(mode="after")
     def _pair(self) -> TlsSection:
@@ -72,6 +73,16 @@ class TlsSection(BaseModel):
             raise ValueError(
                 f"{self.cert} or {self.key}: not valid PEM, or not a matching pair: {error.reason}"
             ) from error
+        if self.client_ca is not None:
+            if self.cert is None:
+                raise ValueError("client_ca needs cert and key: without TLS, no client shows a certificate")
+            try:
+                ssl.create_default_context(cafile=self.client_ca)
+            except ssl.SSLError as error:
+                raise ValueError(
+                    f"{self.client_ca}: not a certificate in PEM: {error.reason}; client_ca is the authority "
+                    "that signs the certificates of clients"
+                ) from error
         return self
 
     def context(self) -> ssl.SSLContext | None:
@@ -137,6 +148,11 @@ def serve(cfg: DictConfig) -> None:
     chosen = settings.serve
     if chosen.replay and not source.repeatable:
         raise ConfigError("serve.replay: only a file can be moved in time, not the answers of a server")
+    if chosen.tls.client_ca is not None and chosen.grpc is None:
+        raise ConfigError(
+            "serve.tls.client_ca: only clients of serve.grpc show certificates; give serve.grpc=HOST:PORT, "
+            "or serve.token_file=FILE for clients of HTTP"
+        )
 
     import time
 
@@ -226,7 +242,13 @@ async def _serve(engine: Engine, chosen: ServeSection) -> signal.Signals:
         if chosen.grpc is not None:
             pair = None if chosen.tls.cert is None else (chosen.tls.cert, str(chosen.tls.key))
             grpc_port = await stack.enter_async_context(
-                external_scaler.serving(board, chosen.grpc, certificate=pair, token=token)
+                external_scaler.serving(
+                    board,
+                    chosen.grpc,
+                    certificate=pair,
+                    client_ca=chosen.tls.client_ca,
+                    token=token if chosen.tls.client_ca is None else None,
+                )
             )
             log.info("KEDA's external scaler at %s:%d", chosen.grpc.rpartition(":")[0], grpc_port)
         worker = threading.Thread(target=_work, args=(engine, ended), name="engine", daemon=True)
