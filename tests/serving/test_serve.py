@@ -62,7 +62,7 @@ def server(
     """A running server that is ready: its address, and its process; with a context over TLS."""
     address = address or f"localhost:{free_port()}"
     ready = f"http{'' if context is None else 's'}://{address}/readyz"
-    command = [str(BIN / "kforecast-serve"), "artifact_dir=model", *source, f"serve.address={address}"]
+    command = [str(BIN / "kforecast-serve"), *source, "artifact_dir=model", f"serve.address={address}"]
     with (folder / "serve.log").open("w") as log:
         process = subprocess.Popen([*command, *arguments], cwd=folder, stdout=log, stderr=log, text=True)
     try:

@@ -280,13 +280,14 @@ def test_keda_asks_prometheus(way: Way) -> None:
 def test_an_hpa_asks_prometheus_through_an_adapter(way: Way) -> None:
     """The recorded ``kforecast:needed``: forecast or observation of a scrape, whichever is larger."""
     _, adapter = autoscalers()
-    (element,) = way.real.wait_for(adapter)
-    assert element["metric"] == {"name": "web", "metric": "qps"}
     until, checked = time.monotonic() + HANG, 0
     while checked < 2:
         assert time.monotonic() < until, "nothing is recorded"
+        (element,) = way.real.wait_for(adapter)
+        assert element["metric"] == {"name": "web", "metric": "qps"}
         checked, moment = 0, time.time()
         recorded = way.raw('kforecast:needed{namespace="shop",name="web"}', moment)["kforecast:needed"]
+        assert float(element["value"][1]) in recorded.values()
         scrapes = way.needed_in_scrapes(moment)
         for at, value in recorded.items():
             # The rule may have read the scrape before the last one, if that was under way.
@@ -294,8 +295,6 @@ def test_an_hpa_asks_prometheus_through_an_adapter(way: Way) -> None:
             if len(latest) == 2:
                 assert value in [max(scrapes[scrape]) for scrape in latest]
                 checked += 1
-        time.sleep(0.1)
-    assert float(element["value"][1]) in recorded.values()
 
 
 def test_keda_asks_over_grpc_and_reads_metrics(way: Way, tmp_path: Path) -> None:
