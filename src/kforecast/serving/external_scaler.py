@@ -227,6 +227,7 @@ async def serving(
         Paths of certificate chain and private key, PEM; None for plain text.
     client_ca:
         Path of an authority, PEM: callers must show a certificate that it has signed; None to ask for none.
+        It needs a certificate of the server.
     token:
         Returns the bearer token that callers must send; None to answer everybody.
 
@@ -239,6 +240,7 @@ async def serving(
     SourceError
         When the server cannot listen on the address.
     """
+    assert certificate is not None or client_ca is None, "plain text shows no certificates"
     server = grpc.aio.server(
         interceptors=[] if token is None else [BearerToken(token)],
         options=[
