@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import ssl
 import sys
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Seconds between two looks at clock and artifact.
 _LOOK = 0.5
+# Name of the thread that reads and forecasts.
+_ENGINE = "engine"
 
 
 def _port(address: str) -> str:
@@ -44,9 +47,17 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the command; at the end, the process does not wait for what the source has not answered."""
     flags = ("--config-file", "--dataset-file", "--metrics-server-addr")
-    sys.exit(run(serve, config_name="serve", flags=flags))
+    code: object
+    try:
+        code = run(serve, config_name="serve", flags=flags)
+    except SystemExit as ended:
+        code = ended.code
+    if not any(thread.name == _ENGINE for thread in threading.enumerate()):
+        sys.exit(code)  # type: ignore[arg-type]
+    # Python would wait for a look-up of a host name, and end the thread in the midst of a forecast of torch.
+    os._exit(code if isinstance(code, int) else 1)
 
 
 def _level(level: float) -> float:
@@ -229,7 +240,7 @@ async def _serve(engine: Engine, chosen: ServeSection) -> signal.Signals:
                 external_scaler.serving(board, chosen.grpc, certificate=pair, token=token)
             )
             log.info("KEDA's external scaler at %s:%d", chosen.grpc.rpartition(":")[0], grpc_port)
-        worker = threading.Thread(target=_work, args=(engine, ended), name="engine", daemon=True)
+        worker = threading.Thread(target=_work, args=(engine, ended), name=_ENGINE, daemon=True)
         worker.start()
         try:
             return await stopped
