@@ -142,10 +142,10 @@ class Engine:
         words = error if isinstance(error, KforecastError) else repr(error)
         if changed:
             # The failed attempt must not stop the artifact that serves: it goes on at the next step.
+            self.board.refused_artifact = "" if cause == "fetch" else str(words)
             if cause == "fetch":
                 log.warning("The new artifact waits, because its history cannot be read: %s", words)
             else:
-                self.board.refused_artifact = str(words)
                 log.warning("New artifact refused, the old one stays: %s", words)
             if cause != "artifact":
                 self._seen = ()  # its history could not be read: try again
