@@ -1,4 +1,4 @@
-"""A stand-in for a Prometheus with two services: its rows follow from their moments, its faults are chosen."""
+"""A stand-in for a Prometheus: rows of two services that follow from their moments, and faults of any kind."""
 
 import json
 import threading
