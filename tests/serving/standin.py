@@ -1,4 +1,4 @@
-"""A stand-in for a Prometheus: rows of two services that follow from their moments, and faults of any kind."""
+"""A stand-in for a Prometheus: rows that follow from their moments, and faults of any kind."""
 
 import json
 import threading

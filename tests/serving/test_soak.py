@@ -404,7 +404,7 @@ class Soak:
     "rounds, asked, answers",
     [
         pytest.param(140, 50, 50_000, id="50,000"),
-        pytest.param(2_000, 150, 1_000_000, id="1,000,000", marks=pytest.mark.slow),
+        pytest.param(2_000, 200, 1_000_000, id="1,000,000", marks=pytest.mark.slow),
     ],
 )
 def test_no_answer_is_stale_torn_or_wrong(
