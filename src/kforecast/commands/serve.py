@@ -9,6 +9,7 @@ import signal
 import ssl
 import sys
 import threading
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 # Seconds between two looks at clock and artifact.
 _LOOK = 0.5
+# Seconds that the answers under way have at the end.
+_DRAIN = 4.0
 # Name of the thread that reads and forecasts.
 _ENGINE = "engine"
 
@@ -210,8 +213,6 @@ def _artifact_dir(settings: _Settings) -> Path:
 
 
 async def _serve(engine: Engine, chosen: ServeSection) -> signal.Signals:
-    from contextlib import AsyncExitStack
-
     from kforecast.serving import external_scaler, http
     from kforecast.serving.exposition import Exposition
 
@@ -229,7 +230,8 @@ async def _serve(engine: Engine, chosen: ServeSection) -> signal.Signals:
     # Threads of numpy hold the interpreter for short times only; answers do not wait for them.
     sys.setswitchinterval(0.001)
     ended = threading.Event()
-    async with AsyncExitStack() as stack:
+    stack = AsyncExitStack()
+    try:
         made = http.application(board, exposition, token)
         context = chosen.tls.context()
         port = await stack.enter_async_context(http.serving(made, chosen.address, context))
@@ -242,10 +244,13 @@ async def _serve(engine: Engine, chosen: ServeSection) -> signal.Signals:
             log.info("KEDA's external scaler at %s:%d", chosen.grpc.rpartition(":")[0], grpc_port)
         worker = threading.Thread(target=_work, args=(engine, ended), name=_ENGINE, daemon=True)
         worker.start()
-        try:
-            return await stopped
-        finally:
-            ended.set()
+        return await stopped
+    finally:
+        ended.set()
+        # A client that does not read its answer would hold up the end.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN):
+                await stack.aclose()
 
 
 def _say(scheme: str, address: str, port: int, chosen: ServeSection) -> None:
