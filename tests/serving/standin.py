@@ -45,9 +45,9 @@ def values_at(number: int, moments: np.ndarray, kind: str = "") -> np.ndarray:
     return 1000 * found if kind == "thousandfold" else found
 
 
-def rows_of(number: int, start: int, end: int, kind: str = "") -> pd.DataFrame:
+def rows_of(number: int, start: int, end: int, kind: str = "", step: int = STEP) -> pd.DataFrame:
     """The rows of a service before ``end``, as an answer of that kind tells them."""
-    moments = np.arange(-(-start // STEP) * STEP, end, STEP)
+    moments = np.arange(-(-start // step) * step, end, step)
     values = values_at(number, moments, kind)
     if kind == "unknown":
         values[moments >= end - 2 * HOUR] = np.nan
@@ -57,6 +57,11 @@ def rows_of(number: int, start: int, end: int, kind: str = "") -> pd.DataFrame:
 
 class Prometheus:
     """Answers ``query_range`` for the queries ``0`` and ``1``, the numbers of the services.
+
+    Parameters
+    ----------
+    step:
+        Seconds between two rows.
 
     Attributes
     ----------
@@ -68,7 +73,8 @@ class Prometheus:
         The questions so far: service, fault, the moments of its first row and after its last one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, step: int = STEP) -> None:
+        self.step = step
         self.faults: dict[int, str] = {}
         self.released = threading.Event()
         self.ended = threading.Event()
@@ -79,20 +85,20 @@ class Prometheus:
         """Settings of the source, its address aside."""
         pairs = enumerate(SERIES)
         queries = [{"workload": pair[0], "metric": pair[1], "query": str(number)} for number, pair in pairs]
-        return {"step": STEP, "queries": queries}
+        return {"step": self.step, "queries": queries}
 
     def answer(self, query: dict[str, str]) -> tuple[int, bytes]:
         """Status and body."""
         number, start, end = int(query["query"]), int(query["start"]), int(query["end"])
         fault = self.faults.get(number, "")
-        self.asked.append((number, fault, start, end + STEP))
+        self.asked.append((number, fault, start, end + self.step))
         if fault in BROKEN:
             return BROKEN[fault]
         if fault == "slow":
             self.released.wait()
         if fault == "hangs":
             self.ended.wait()
-        rows = rows_of(number, start, end + STEP, fault)
+        rows = rows_of(number, start, end + self.step, fault, self.step)
         values = rows["value"].to_numpy()
         if fault == "infinite":
             values = np.r_[values[:-1], np.inf]
