@@ -202,6 +202,21 @@ class Soak:
                 await self.round(number)
             self.writer.close()
 
+    def restart(self) -> None:
+        """After all that, a new server says the same."""
+        self.publish(f"good{[*self.forecasters].index(self.current)}")
+        self.standin.faults = {}
+        self.clock.now += HOUR
+        self.steps()
+        board = Board(clock=self.clock)
+        assert Engine(board, self.link, self.engine.feed, SETTLE).step()
+        old, new = self.board.snapshot, board.snapshot
+        assert old is not None
+        assert new is not None
+        assert (old.artifact, old.origin) == (new.artifact, new.origin)
+        for level in (None, *LEVELS):
+            np.testing.assert_allclose(old.at_level(level), new.at_level(level), rtol=1e-6)
+
     async def round(self, number: int) -> None:
         """Time passes and something fails; questions meanwhile and afterwards."""
         faults = self.faults = self.choose(number)
@@ -414,6 +429,7 @@ def test_no_answer_is_stale_torn_or_wrong(
     soak = Soak(tmp_path, rounds, asked)
     with soak.standin.serve() as url:
         asyncio.run(soak.run(url))
+        soak.restart()
     counts = soak.counts
     print(dict(counts), soak.board.failures)
     assert counts["answers"] >= answers

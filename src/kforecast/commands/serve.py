@@ -52,13 +52,13 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 def main() -> None:
     """Run the command; at the end, the process does not wait for what the source has not answered."""
     flags = ("--config-file", "--dataset-file", "--metrics-server-addr")
-    code: object
+    code: Any
     try:
         code = run(serve, config_name="serve", flags=flags)
     except SystemExit as ended:
         code = ended.code
     if not any(thread.name == _ENGINE for thread in threading.enumerate()):
-        sys.exit(code)  # type: ignore[arg-type]
+        sys.exit(code)
     # Python would wait for a look-up of a host name, and end the thread in the midst of a forecast of torch.
     os._exit(code if isinstance(code, int) else 1)
 
