@@ -26,7 +26,7 @@ from kforecast.serving.proto import externalscaler_pb2_grpc as pb_grpc
 from kforecast.window import Window
 
 BINS, STEP = 144, 600
-ASKED = 12
+ASKED = 8
 
 
 @dataclass

@@ -91,9 +91,8 @@ class Engine:
             if changed:
                 self._seen = signature
                 live = self._replaced()
-                # The artifact that serves is back, or has been touched.
-                if live is self.live:
-                    changed, self.board.refused_artifact = False, ""
+                if live is self.live:  # it is back, or was touched
+                    changed, self.board.refused_artifact, self._artifact_pause = False, "", _FIRST_PAUSE
                 origin = live.history.grid.bin_at(int(now - self.settle))
             cause = "fetch"
             begun = time.monotonic()

@@ -96,9 +96,8 @@ class History:
         failed = np.array([pair in self.problems for pair in pairs])
         old_values, old_observed = self._before(panel, begin, stop)
         if old_observed[~failed].any() and not observed.any():
-            raise DataError(
-                f"no value of any series since {utc(self.grid.seconds(begin))} UTC, where some were"
-            )
+            since = utc(self.grid.seconds(begin))
+            raise DataError(f"no value of any series since {since} UTC, where some were known")
         values[failed], observed[failed] = old_values[failed], old_observed[failed]
         known = max(0, end - begin)
         differs = ((observed != old_observed) | (values != old_values))[:, :known]
