@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kforecast.artifact import Artifact
+from kforecast.data.events import EventSearch
 from kforecast.data.freshness import next_origins
 from kforecast.data.panel import Panel
 from kforecast.errors import DataError, KforecastError, few
@@ -155,6 +156,7 @@ class Live:
         self.history = History(feed, forecaster)
         self.origin: int | None = None
         self.recent: Recent | None = None
+        self._search = EventSearch()
         self._changed = np.empty(0, np.int64)
 
     def read(self, origin: int) -> bool:
@@ -171,13 +173,14 @@ class Live:
         """
         if self.history.panel is None or self.origin is None or origin < self.origin:
             self.origin = self.recent = None
+            self._search = EventSearch()
             self.history.load(origin)
             self._changed = np.empty(0, np.int64)
         else:
             before = self._panel.series
             self._changed = self.history.extend(origin)
             if self._panel.series != before:
-                self.recent = None  # its rows are those of other series
+                self.recent, self._search = None, EventSearch()  # their rows are those of other series
         self.origin = origin
         observed = self._panel.observed
         return bool((observed[:, -2:-1] & ~observed[:, -1:]).any())
@@ -205,12 +208,12 @@ class Live:
         mine = panel if not unknown else panel.rows(served)
         rows = np.array(served)
         changed = np.flatnonzero(np.isin(rows, self._changed))
-        made, recent = forecaster.forecast_next(mine, self.recent)
+        made, recent = forecaster.forecast_next(mine, self.recent, self._search)
         if recent is not None and recent is self.recent and len(changed):
             afresh = forecaster.earlier(mine.rows(changed.tolist()))
             assert afresh is not None
             recent.replace(changed, afresh)
-            made, recent = forecaster.forecast_next(mine, recent)
+            made, recent = forecaster.forecast_next(mine, recent, self._search)
         self.recent, self._changed = recent, np.empty(0, np.int64)
         if not np.isfinite(made.values).all():
             bad = np.flatnonzero(~np.isfinite(made.values).all(axis=1))
