@@ -43,7 +43,9 @@ def _measure(given: argparse.Namespace, port: int) -> None:
     from kforecast.serving.board import AskDefaults, Board
     from kforecast.serving.engine import Engine
     from kforecast.serving.feed import Feed
+    from kforecast.serving.lean import lean
 
+    lean()
     print(f"memory with the libraries {_memory():.0f} MB")
     queries = [
         {"workload": f"shop/service-{number:05d}", "metric": "qps", "query": f"series_{number}"}

@@ -16,8 +16,8 @@ from kforecast.intervals import Intervals
 from kforecast.models.online import TAIL, Online, jumps, naive_experts, prior
 from kforecast.window import Window
 
-# Values of a block of series, of each forecast at each origin and step: 8 MB as float64.
-_MOST_VALUES = 1_000_000
+# Values of a block of series, of each forecast at each origin and step: 2 MB as float64.
+_MOST_VALUES = 250_000
 # After more bins than these, all forecasts before the origin are made anew.
 _MOST_MISSED = 32
 

@@ -51,6 +51,8 @@ _CONSUMER_FILL: Fill = "zero"
 # This many windows give quantiles of the errors that are exact enough. In a fleet of thousands of series this
 # leaves too few windows per series for intervals of its own, which would also take tens of megabytes.
 _MOST_CALIBRATION_WINDOWS = 1_000_000
+# Cells of a panel that are looked at together.
+_MOST_CELLS = 1 << 24
 # Events may raise the error on a validation part by this factor.
 _TOLERANCE = 1.01
 
@@ -503,11 +505,14 @@ def first_below_zero(panel: Panel) -> np.ndarray:
     -------
     ``num_bins`` for a series that was never observed below zero.
     """
-    found = []
-    for first, observed in blocks(panel.observed):
-        below = observed & (panel.values[first : first + len(observed)] < 0)
-        found.append(np.where(below.any(axis=1), below.argmax(axis=1), panel.num_bins))
-    return np.concatenate(found)
+    found = np.full(panel.num_series, panel.num_bins)
+    # Most series never are, and need no look at each bin.
+    rows = np.flatnonzero(np.fmin.reduce(panel.values, axis=1, initial=0) < 0)
+    for first in range(0, len(rows), size := max(1, _MOST_CELLS // max(1, panel.num_bins))):
+        some = rows[first : first + size]
+        below = panel.observed[some] & (panel.values[some] < 0)
+        found[some] = np.where(below.any(axis=1), below.argmax(axis=1), panel.num_bins)
+    return found
 
 
 def _peaks(panel: Panel, stop: int) -> np.ndarray:

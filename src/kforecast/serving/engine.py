@@ -17,6 +17,7 @@ from kforecast.forecaster import Forecaster
 from kforecast.serving.board import Board
 from kforecast.serving.feed import Feed
 from kforecast.serving.history import History
+from kforecast.serving.lean import give_back
 from kforecast.serving.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ class Engine:
         # A series that was up to date and lacks its newest bin may only be late.
         again = late and not self._behind
         self._behind = again
+        give_back()
         self.next_attempt = time.monotonic() + (max(self.settle, _FIRST_PAUSE) if again else 0.0)
         return True
 
