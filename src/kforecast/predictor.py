@@ -228,7 +228,11 @@ class Predictor:
         made = self._fixed(panel, rows, end, hold_newest=True, search=search)
         if self.online is None:
             return made, None
-        return self._following(self.online, search=search).next(panel, made, recent)
+        # Only zeros in the place of gaps at the end of a context would be other forecasts.
+        newest = panel.observed[:, -self.window.context_length :]
+        whole = newest.shape[1] == self.window.context_length and bool(newest.all())
+        reuse = self.fill != "zero" or whole
+        return self._following(self.online, search=search).next(panel, made, recent, reuse)
 
     def earlier(self, panel: Panel) -> Recent | None:
         """What :meth:`forecast_next` keeps after forecasting from the panel's end, from the panel alone."""
