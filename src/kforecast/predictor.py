@@ -224,7 +224,7 @@ class Predictor:
         The forecasts, and what to keep; None if nothing is followed.
         """
         rows, end = np.arange(panel.num_series), np.full(panel.num_series, panel.num_bins)
-        search = search or EventSearch()
+        search = search or EventSearch(grows=False)
         made = self._fixed(panel, rows, end, hold_newest=True, search=search)
         if self.online is None:
             return made, None
@@ -241,7 +241,7 @@ class Predictor:
     def _following(
         self, online: Online, as_consumed: bool = False, search: EventSearch | None = None
     ) -> Following:
-        search = search or EventSearch()
+        search = search or EventSearch(grows=False)
         fixed = partial(self._fixed, as_consumed=as_consumed, search=search)
         usual = partial(self._usual, search=search)
         return Following(online, self.window, fixed, usual, self._first_below_zero, self.intervals)
@@ -317,7 +317,7 @@ class Predictor:
         if not self._leaves_out_events or not len(origin):
             return Events.none()
         begin = max(0, int(origin.min()) - self.history_length)
-        return (search or EventSearch()).events(panel, begin, max(begin, int(origin.max())))
+        return (search or EventSearch(grows=False)).events(panel, begin, max(begin, int(origin.max())))
 
     def _usual(self, panel: Panel, first: int, stop: int, search: EventSearch | None = None) -> Panel:
         """The panel with usual values in place of events, for seasonal forecasts from ``[first, stop)``."""

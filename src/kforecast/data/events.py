@@ -142,9 +142,15 @@ class EventSearch:
 
     The events are those of :func:`detected`. In the first :func:`span` bins, which forecasts do not read,
     they may be those of a longer history.
+
+    Parameters
+    ----------
+    grows:
+        False keeps the events found last and nothing else, for a panel that is searched once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grows: bool = True) -> None:
+        self.grows = grows
         self._asked: tuple[Panel, int, int] | None = None
         self._events = Events.none()
         self._known: tuple[Panel, int, int] | None = None
@@ -158,7 +164,7 @@ class EventSearch:
             day, known = panel.frequency.day, self._known
             if not _applies(panel.frequency) or stop - begin <= day:
                 self._events = Events.none()
-            elif known is not None and known[0].series != panel.series:
+            elif not self.grows or (known is not None and known[0].series != panel.series):
                 self._events = detected(panel, begin, stop)
             else:
                 self._events = self._next(panel, begin, stop)
@@ -304,9 +310,9 @@ class _Search:
                 habits[ago][:, here] = apart
         # The distance to the nearest day but one; 0 where too few days are known.
         second[~(observed & (days >= _FEWEST_DAYS) & (level > 0))] = 0
-        nothing = (np.empty(0, np.int64),) * 2
-        again = dict.fromkeys(_HABITS, nothing)
-        again |= {ago: np.nonzero((second > _UNLIKE) & (apart <= _UNLIKE)) for ago, apart in habits.items()}
+        again: dict[int, tuple[np.ndarray, ...]] = dict.fromkeys(_HABITS, (np.empty(0, np.int64),) * 2)
+        for ago, apart in habits.items():
+            again[ago] = np.nonzero((second > _UNLIKE) & (apart <= _UNLIKE))
         for apart in habits.values():
             np.minimum(second, apart, out=second)
         unlike = np.nonzero(second > _UNLIKE)

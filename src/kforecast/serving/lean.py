@@ -13,8 +13,8 @@ _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 def lean() -> None:
     """Use one thread of torch, and keep little freed memory; for the rest of the process.
 
-    More threads wait for each other by spinning: on a busy machine, a new bin then takes several times as
-    much CPU time.
+    A new bin has few windows for each thread. On a busy machine, several threads take more CPU time, because
+    they wait for each other by spinning.
     """
     torch.set_num_threads(1)
     _glibc("mallopt", _MMAP_THRESHOLD, _LARGE)
