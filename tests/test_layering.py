@@ -56,7 +56,7 @@ LIBRARIES = {
     ("prometheus_client",): ("serving.exposition",),
     ("torch",): (
         *("files.torch_file", "data", "models", "artifact", "predictor", "onnx_export", "training"),
-        "commands.evaluate",
+        *("commands.evaluate", "serving.lean"),
     ),
 }
 

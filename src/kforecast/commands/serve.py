@@ -173,7 +173,9 @@ def serve(cfg: DictConfig) -> None:
     from kforecast.serving.board import AskDefaults, Board
     from kforecast.serving.engine import Engine
     from kforecast.serving.feed import Feed, Shard
+    from kforecast.serving.lean import lean
 
+    lean()
     shard = None
     if chosen.shard is not None:
         number, count = map(int, chosen.shard.split("/"))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kforecast.artifact import METADATA, Artifact
+from kforecast.data.events import EventSearch
 from kforecast.data.freshness import next_origins
 from kforecast.data.panel import Panel
 from kforecast.errors import ArtifactError, DataError, KforecastError, few
@@ -17,6 +18,7 @@ from kforecast.forecaster import Forecaster
 from kforecast.serving.board import Board
 from kforecast.serving.feed import Feed
 from kforecast.serving.history import History
+from kforecast.serving.lean import give_back
 from kforecast.serving.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -119,6 +121,7 @@ class Engine:
         # A series that was up to date and lacks its newest bin may only be late.
         again = late and not self._behind
         self._behind = again
+        give_back()
         self.next_attempt = time.monotonic() + (max(self.settle, _FIRST_PAUSE) if again else 0.0)
         return True
 
@@ -167,6 +170,7 @@ class Live:
         self.history = History(feed, forecaster)
         self.origin: int | None = None
         self.recent: Recent | None = None
+        self._search = EventSearch()
         self._changed = np.empty(0, np.int64)
 
     def read(self, origin: int) -> bool:
@@ -185,13 +189,14 @@ class Live:
         whole = self.history.panel is None or self.origin is None or origin < self.origin
         if whole:
             self.origin = self.recent = None
+            self._search = EventSearch()
             self.history.load(origin)
             self._changed = np.empty(0, np.int64)
         else:
             before = self._panel.series
             self._changed = self.history.extend(origin)
             if self._panel.series != before:
-                self.recent = None  # its rows are those of other series
+                self.recent, self._search = None, EventSearch()  # their rows are those of other series
         self.origin = origin
         observed = self._panel.observed
         late = (observed[:, -2:-1] & ~observed[:, -1:]).any()
@@ -220,12 +225,12 @@ class Live:
         mine = panel if not unknown else panel.rows(served)
         rows = np.array(served)
         changed = np.flatnonzero(np.isin(rows, self._changed))
-        made, recent = forecaster.forecast_next(mine, self.recent)
+        made, recent = forecaster.forecast_next(mine, self.recent, self._search)
         if recent is not None and recent is self.recent and len(changed):
             afresh = forecaster.earlier(mine.rows(changed.tolist()))
             assert afresh is not None
             recent.replace(changed, afresh)
-            made, recent = forecaster.forecast_next(mine, recent)
+            made, recent = forecaster.forecast_next(mine, recent, self._search)
         self.recent, self._changed = recent, np.empty(0, np.int64)
         if not np.isfinite(made.values).all():
             bad = np.flatnonzero(~np.isfinite(made.values).all(axis=1))

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 # A read begins this many bins before a horizon ago: late rows of these bins are seen.
 _OVERLAP = 2
-# Rows in memory at once: some 80 MB.
-_MOST_ROWS = 2_000_000
+# Rows in memory at once: some 20 MB.
+_MOST_ROWS = 500_000
 
 
 class History:
