@@ -34,6 +34,8 @@ _LEAST_CONFIRMED = 2
 _USUAL = (1, 2, 7, 14)
 # Cells of a panel that are searched at once: their arrays stay in a processor's cache.
 _MOST_CELLS = 1 << 18
+# Stands for an unobserved bin in a checksum: the bits of no number.
+_UNOBSERVED = np.uint32(0x7FC00001)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +155,8 @@ class EventSearch:
         self.grows = grows
         self._asked: tuple[Panel, int, int] | None = None
         self._events = Events.none()
-        self._known: tuple[Panel, int, int] | None = None
+        # First bin, and checksums of each block's columns: the bins themselves would keep a panel in memory.
+        self._known: tuple[tuple[tuple[str, str], ...], int, list[np.ndarray]] | None = None
         self._compared: list[_Compared] = []
         self._rows = 1
 
@@ -164,7 +167,7 @@ class EventSearch:
             day, known = panel.frequency.day, self._known
             if not _applies(panel.frequency) or stop - begin <= day:
                 self._events = Events.none()
-            elif not self.grows or (known is not None and known[0].series != panel.series):
+            elif not self.grows or (known is not None and known[0] != panel.series):
                 self._events = detected(panel, begin, stop)
             else:
                 self._events = self._next(panel, begin, stop)
@@ -176,32 +179,41 @@ class EventSearch:
         day, window = panel.frequency.day, slice(begin, stop)
         if before is None:
             self._rows, self._compared = max(1, _MOST_CELLS // (stop - begin)), []
-        found = []
+        found, columns = [], []
         for number, first in enumerate(range(0, panel.num_series, self._rows)):
             rows = slice(first, first + self._rows)
             values, observed = panel.values[rows, window], panel.observed[rows, window]
             search = _Search(values, observed, day)
+            columns.append(_checksums(values, observed))
             if before is None:
                 self._compared.append(search.compared())
             else:
-                old, old_begin, old_stop = before
-                moved = panel.first_bin + begin - old.first_bin - old_begin
-                earlier = slice(old_begin, old_stop)
-                same = _same(old.values[rows, earlier], values, moved)
-                same = min(same, _same(old.observed[rows, earlier], observed, moved))
+                moved = panel.first_bin + begin - before[1]
+                same = _same(before[2][number], columns[number], moved)
                 self._compared[number] = search.following(self._compared[number], moved, same)
             found.append(search.events(self._compared[number], first))
-        self._known = (panel, begin, stop)
+        self._known = (panel.series, panel.first_bin + begin, columns)
         return _joined(found).moved(begin)
 
 
 def _same(before: np.ndarray, now: np.ndarray, moved: int) -> int:
-    """How many columns at the beginning of ``now`` are those of ``before`` from column ``moved`` on."""
-    count = min(before.shape[1] - moved, now.shape[1])
+    """How many columns at the beginning of ``now`` are those of ``before`` from column ``moved`` on.
+
+    Both are checksums.
+    """
+    count = min(len(before) - moved, len(now))
     if moved < 0 or count <= 0:
         return 0
-    differs = (before[:, moved : moved + count] != now[:, :count]).any(axis=0)
+    differs = (before[moved : moved + count] != now[:count]).any(axis=1)
     return int(differs.argmax()) if differs.any() else count
+
+
+def _checksums(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Two numbers for each column: another column has the same once in 2 to the 64; uint32 ``[time, 2]``."""
+    # Sums of products with odd factors wrap around; one other bin always makes another sum.
+    factors = np.random.default_rng(0).integers(1 << 31, size=(2, len(values), 1), dtype=np.uint32) * 2 + 1
+    bits = np.where(observed, values.view(np.uint32), _UNOBSERVED)
+    return np.stack([np.add.reduce(bits * factor, axis=0, dtype=np.uint32) for factor in factors], axis=1)
 
 
 def _joined(parts: list[Events]) -> Events:
