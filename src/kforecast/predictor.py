@@ -17,10 +17,13 @@ from kforecast.artifact import (
     bin_zone_of,
     calendar_of,
     combination_of,
+    effects_of,
     network_of,
     online_of,
 )
 from kforecast.data.calendar import Calendar
+from kforecast.data.effects import Effects, Plan
+from kforecast.data.event_file import KnownEvents
 from kforecast.data.events import Events, detected, span
 from kforecast.data.fill import FILLS, Fill
 from kforecast.data.origins import blocks
@@ -86,6 +89,8 @@ class Predictor:
         (:mod:`kforecast.data.events`).
     online:
         How weights and widths follow the errors at the newest origins; None if they are fixed.
+    plan:
+        Known events, which are taken out of the history and put into the forecasts; None without.
     """
 
     window: Window
@@ -100,6 +105,7 @@ class Predictor:
     zone: str = "UTC"
     events: bool = False
     online: Online | None = None
+    plan: Plan | None = None
 
     def __repr__(self) -> str:
         return (
@@ -128,6 +134,19 @@ class Predictor:
         return cls(
             window, ids, fill, net, intervals, name, calendar, combination, artifact, zone, events, online
         )
+
+    def knowing(self, events: KnownEvents | None) -> Self:
+        """This predictor, which knows events; their effects are those that its artifact has learned.
+
+        Raises
+        ------
+        ArtifactError
+            When the artifact's effects are damaged.
+        """
+        if events is None:
+            return replace(self, plan=None)
+        effects = Effects() if self.artifact is None else effects_of(self.artifact, self.name)
+        return replace(self, plan=Plan(events, effects))
 
     @property
     def bin_calendar(self) -> Calendar:
@@ -192,13 +211,17 @@ class Predictor:
         ArtifactError
             When ``as_consumed`` is set and Kapacity's job cannot load the network.
         """
+        # Kapacity's job knows no events.
+        plan = None if as_consumed else self.plan
+        panel = panel if plan is None else plan.ordinary(panel)
         made = self._fixed(
             panel, series, origin, as_consumed=as_consumed, hold_newest=hold_newest, newest=newest
         )
-        if self.online is None or not len(origin):
-            return made
-        reuse = not hold_newest and newest is None
-        return self._following(self.online, as_consumed).follow(panel, series, origin, made, reuse)
+        if self.online is not None and len(origin):
+            reuse = not hold_newest and newest is None
+            following = self._following(self.online, as_consumed)
+            made = following.follow(panel, series, origin, made, reuse)
+        return _during_events(made, plan, panel, series, origin)
 
     def forecast_next(
         self, panel: Panel, recent: Recent | None = None
@@ -220,14 +243,17 @@ class Predictor:
         The forecasts, and what to keep; None if nothing is followed.
         """
         rows, end = np.arange(panel.num_series), np.full(panel.num_series, panel.num_bins)
+        panel = panel if self.plan is None else self.plan.ordinary(panel)
         seen = _EventsSeen()
         made = self._fixed(panel, rows, end, hold_newest=True, seen=seen)
-        if self.online is None:
-            return made, None
-        return self._following(self.online, seen=seen).next(panel, made, recent)
+        kept = None
+        if self.online is not None:
+            made, kept = self._following(self.online, seen=seen).next(panel, made, recent)
+        return _during_events(made, self.plan, panel, rows, end), kept
 
     def earlier(self, panel: Panel) -> Recent | None:
         """What :meth:`forecast_next` keeps after forecasting from the panel's end, from the panel alone."""
+        panel = panel if self.plan is None else self.plan.ordinary(panel)
         return None if self.online is None else self._following(self.online).recent(panel)
 
     def _following(
@@ -507,6 +533,19 @@ class _EventsSeen:
         if asked is None or asked[0] is not panel or asked[1:] != (begin, stop):
             self._asked, self._events = (panel, begin, stop), detected(panel, begin, stop)
         return self._events
+
+
+def _during_events(
+    made: WindowForecasts, plan: Plan | None, panel: Panel, series: np.ndarray, origin: np.ndarray
+) -> WindowForecasts:
+    """Forecasts of ordinary traffic as forecasts of the traffic during events."""
+    if plan is None:
+        return made
+    factor = plan.factors(panel, series[:, None], origin[:, None] + np.arange(made.values.shape[1]))
+    if factor is None:
+        return made
+    peak = made.peak * np.maximum(factor.max(axis=1), 1)
+    return made._replace(values=made.values * factor, level=made.level * factor, peak=peak)
 
 
 def first_below_zero(panel: Panel) -> np.ndarray:
