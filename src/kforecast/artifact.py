@@ -199,7 +199,7 @@ class Artifact:
 
     @property
     def identity(self) -> str:
-        """SHA-256 over the contents of the files, metadata aside but for effects: equal for equal forecasts."""
+        """SHA-256 over the files' contents; of the metadata only the effects: equal for equal forecasts."""
         digest = hashlib.sha256()
         if effects := (self.metadata or {}).get(EFFECTS):
             digest.update(json.dumps(effects, sort_keys=True).encode())

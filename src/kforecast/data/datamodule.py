@@ -212,7 +212,9 @@ class ForecastDataModule(pl.LightningDataModule):
         _, before_test, _ = self.split_settings.ends(self.panel.num_bins, self.window)
         if self.incidents == "auto":
             found = [one.known for one in found_incidents(self.panel, before_test)]
-            log.info("Incidents found in the history and left out (data.incidents=auto): %s", f"{len(found):,}")
+            log.info(
+                "Incidents found in the history and left out (data.incidents=auto): %s", f"{len(found):,}"
+            )
             known = (known or KnownEvents(())).and_those(found)
         if known is None:
             return

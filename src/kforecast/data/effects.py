@@ -205,9 +205,9 @@ class Plan:
         first, stop = int(bins.min()), int(bins.max()) + 1
         table: np.ndarray | None = None
         for row in self.known.events:
-            rows, span = row.cells(panel)
+            span = row.bins(panel)
             begin, end = max(span.start, first), min(span.stop, stop)
-            if begin >= end or not len(rows):
+            if begin >= end or not len(rows := row.rows(panel)):
                 continue
             if table is None:
                 table = np.ones((panel.num_series, stop - first), np.float32)
@@ -242,9 +242,11 @@ def _covered(row: KnownEvent, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _within(row: KnownEvent, panel: Panel) -> tuple[np.ndarray, slice] | None:
     """The rows and bins of a panel that an event concerns; None if there are none."""
-    rows, bins = row.cells(panel)
+    bins = row.bins(panel)
     first, stop = max(bins.start, 0), min(bins.stop, panel.num_bins)
-    return (rows, slice(first, stop)) if first < stop and len(rows) else None
+    if first >= stop or not len(rows := row.rows(panel)):
+        return None
+    return rows, slice(first, stop)
 
 
 def learned(panel: Panel, known: KnownEvents, stop: int | None = None) -> Effects:
@@ -266,7 +268,7 @@ def learned(panel: Panel, known: KnownEvents, stop: int | None = None) -> Effect
 
 @dataclass(frozen=True)
 class _Occurrence:
-    """Logarithms of the factor of an occurrence, ``[rows]``, and by part of the duration, ``[rows, parts]``."""
+    """Logarithms of an occurrence's factor, ``[rows]``, and by part of the duration, ``[rows, parts]``."""
 
     begin: int
     rows: np.ndarray
@@ -279,18 +281,17 @@ def _effect(occurrences: Sequence[_Occurrence], panel: Panel) -> Effect:
     logs = np.concatenate([one.log for one in occurrences])
     count = np.bincount(rows, minlength=panel.num_series)
     mean = np.bincount(rows, logs, panel.num_series) / np.maximum(count, 1)
-    own = {
-        item_key(*panel.series[row]): (int(count[row]), float(mean[row])) for row in np.flatnonzero(count)
-    }
+    own = {item_key(*panel.series[row]): (int(count[row]), float(mean[row])) for row in np.flatnonzero(count)}
     times = len({one.begin for one in occurrences})
     return Effect(times, float(logs.mean()), own, _profile(occurrences))
 
 
 def _profile(occurrences: Sequence[_Occurrence]) -> tuple[float, ...]:
     """The mean course over the duration, drawn to flat as long as the occurrences do not agree on it."""
-    if any(one.parts is None for one in occurrences) or len(occurrences) < _FEWEST_OCCURRENCES:
+    parts = [(one.parts, one.log) for one in occurrences if one.parts is not None]
+    if len(parts) < max(_FEWEST_OCCURRENCES, len(occurrences)):
         return ()
-    each = np.array([np.mean(one.parts - one.log[:, None], axis=0) for one in occurrences if one.parts is not None])
+    each = np.array([np.mean(part - log[:, None], axis=0) for part, log in parts])
     mean, error = each.mean(axis=0), each.std(axis=0, ddof=1) / math.sqrt(len(each))
     agreed = mean**2 / np.maximum(mean**2 + error**2, 1e-12)
     limit = math.log(MOST_FACTOR)
@@ -308,12 +309,13 @@ class _Usual:
         self.busy = np.zeros((len(named) + 1, stop), bool)
         self.row = np.array([place.get(workload, 0) for workload, _ in panel.series], np.int64)
         for event in known.rows:
-            bins = slice(max(panel.bin_at(event.begin), 0), max(panel.bin_at(event.end - 1) + 1, 0))
-            self.busy[slice(None) if event.workload == ALL else place[event.workload], bins] = True
+            bins = event.bins(panel)
+            row = slice(None) if event.workload == ALL else place[event.workload]
+            self.busy[row, max(bins.start, 0) : max(bins.stop, 0)] = True
 
     def measured(self, event: KnownEvent) -> _Occurrence | None:
         """The effect of an occurrence; None if it is not over before the stop, or nothing is known of it."""
-        rows, bins = event.cells(self.panel)
+        rows, bins = event.rows(self.panel), event.bins(self.panel)
         first, stop = bins.start, bins.stop
         if first < 0 or stop > self.stop or not len(rows):
             return None
@@ -321,22 +323,23 @@ class _Usual:
         at = np.arange(max(first - around, 0), min(stop + around, self.stop))
         share, place = _covered(event, self.panel.seconds(np.append(at, at[-1] + 1)))
         during = share >= 0.5 if (share >= 0.5).any() else share > 0
-        actual = np.where(self.panel.observed[rows[:, None], at], self.panel.values[rows[:, None], at], np.nan)
+        cells = (rows[:, None], at)
+        actual = np.where(self.panel.observed[cells], self.panel.values[cells], np.nan)
         usual = self._usual(rows, at)
         beside = ~self.busy[self.row[rows][:, None], at] & (share == 0)
-        level = _log_ratio(actual, usual, beside)
-        log_ratio = _log_ratio(actual, usual, during[None]) - np.where(np.isfinite(level), level, 0)
-        known = np.isfinite(log_ratio)
+        level = np.nan_to_num(_log_ratio(actual, usual, beside))
+        log = _log_ratio(actual, usual, during) - level
+        known = np.isfinite(log)
         if not known.any():
             return None
         limit = math.log(MOST_FACTOR)
         part = np.minimum((place * _PARTS).astype(int), _PARTS - 1)
         parts = None
         if np.bincount(part[during], minlength=_PARTS).min() >= _FEWEST_BINS:
-            inside = [_log_ratio(actual, usual, (during & (part == number))[None]) for number in range(_PARTS)]
-            parts = np.stack(inside, axis=1)[known] - np.where(np.isfinite(level), level, 0)[known, None]
+            inside = [_log_ratio(actual, usual, during & (part == number)) for number in range(_PARTS)]
+            parts = (np.stack(inside, axis=1) - level[:, None])[known]
             parts = parts if np.isfinite(parts).all() else None
-        return _Occurrence(event.begin, rows[known], np.clip(log_ratio[known], -limit, limit), parts)
+        return _Occurrence(event.begin, rows[known], np.clip(log[known], -limit, limit), parts)
 
     def _usual(self, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
         """Median of the same time of other days, ``[rows, at]``; NaN where too few are known."""

@@ -21,7 +21,7 @@ ALL = "*"
 """The workload of an event that concerns all of them."""
 INCIDENT, EVENT = "incident", "event"
 _REQUIRED = ("start", "end", "workload", "name")
-_COLUMNS = (*_REQUIRED, "factor", "kind", "note")
+_COLUMNS = (*_REQUIRED, "factor", "kind", "metric", "note")
 _MOST_BYTES, _MOST_ROWS = 8 << 20, 100_000
 # A factor beyond these is a slip, and dividing by it would leave nothing but noise.
 LEAST_FACTOR, MOST_FACTOR = 0.01, 100.0
@@ -44,6 +44,8 @@ class KnownEvent:
         How many times the usual traffic is expected; None to learn it.
     incident:
         Whether these values say nothing about ordinary traffic, and are treated as missing.
+    metric:
+        Its metric; empty for all metrics of the workload.
     note:
         Not used.
     """
@@ -54,14 +56,32 @@ class KnownEvent:
     name: str
     factor: float | None = None
     incident: bool = False
+    metric: str = ""
     note: str = ""
 
-    def cells(self, panel: Panel) -> tuple[np.ndarray, slice]:
-        """The rows of the panel that it concerns, int64, and its bins, which may lie outside the panel."""
+    def rows(self, panel: Panel) -> np.ndarray:
+        """The rows of the panel that it concerns, int64."""
+        if self.workload == ALL and not self.metric:
+            return np.arange(panel.num_series)
         chosen = [
-            row for row, (workload, _) in enumerate(panel.series) if self.workload in (ALL, workload)
+            row
+            for row, (workload, metric) in enumerate(panel.series)
+            if self.workload in (ALL, workload) and self.metric in ("", metric)
         ]
-        return np.array(chosen, np.int64), slice(panel.bin_at(self.begin), panel.bin_at(self.end - 1) + 1)
+        return np.array(chosen, np.int64)
+
+    def touches(self, other: "KnownEvent") -> bool:
+        """Whether both concern the same series at the same time, as far as the file tells."""
+        return (
+            self.begin < other.end
+            and other.begin < self.end
+            and (self.workload == other.workload or ALL in (self.workload, other.workload))
+            and (self.metric == other.metric or "" in (self.metric, other.metric))
+        )
+
+    def bins(self, panel: Panel) -> slice:
+        """The bins that it touches; they may lie outside the panel."""
+        return slice(panel.bin_at(self.begin), panel.bin_at(self.end - 1) + 1)
 
 
 @dataclass(frozen=True)
@@ -81,7 +101,7 @@ class KnownEvents:
 
     @classmethod
     def read(cls, path: Path | str, zone: str | None = None) -> Self:
-        """Read a file with the columns ``start, end, workload, name`` and perhaps ``factor, kind, note``.
+        """Read a file with the columns ``start, end, workload, name``, perhaps ``factor, kind, metric, note``.
 
         Parameters
         ----------
@@ -144,6 +164,7 @@ class KnownEvents:
                 row.name,
                 "" if row.factor is None else f"{row.factor:g}",
                 INCIDENT if row.incident else EVENT,
+                row.metric,
                 row.note,
             )
             for row in self.rows
@@ -262,9 +283,8 @@ def _event(row: dict[str, str], times: Sequence[float | str]) -> tuple[KnownEven
     if problems:
         return None, problems
     begin, end = seconds
-    return KnownEvent(
-        begin, end, row["workload"], row["name"], factor, kind == INCIDENT, row["note"]
-    ), []
+    names = row["workload"], row["name"]
+    return KnownEvent(begin, end, *names, factor, kind == INCIDENT, row["metric"], row["note"]), []
 
 
 def _factor(cell: str) -> tuple[float | None, str]:
@@ -282,23 +302,16 @@ def _factor(cell: str) -> tuple[float | None, str]:
 
 def _overlaps(found: Sequence[tuple[int, KnownEvent]]) -> Iterator[str]:
     """Problems where one event is given twice: its factor would count twice."""
-    by_name: dict[str, list[tuple[int, KnownEvent]]] = {}
-    for number, event in found:
-        if not event.incident:
-            by_name.setdefault(event.name, []).append((number, event))
-    for name, rows in by_name.items():
-        latest: dict[str, tuple[int, KnownEvent]] = {}
-        for number, event in sorted(rows, key=lambda row: row[1].begin):
-            others = [*latest.values()] if event.workload == ALL else [
-                latest[workload] for workload in (ALL, event.workload) if workload in latest
-            ]
-            for earlier, other in others:
-                if event.begin < other.end:
-                    yield (
-                        f"line {number}: {shortened(name)!r} overlaps line {earlier}; give the same event of "
-                        "a workload once"
-                    )
-                    break
-            before = latest.get(event.workload)
-            if before is None or before[1].end < event.end:
-                latest[event.workload] = (number, event)
+    open_by_name: dict[str, list[tuple[int, KnownEvent]]] = {}
+    for number, event in sorted(found, key=lambda row: row[1].begin):
+        if event.incident:
+            continue
+        others = [row for row in open_by_name.get(event.name, []) if event.begin < row[1].end]
+        for earlier, other in others:
+            if event.touches(other):
+                yield (
+                    f"line {number}: {shortened(event.name)!r} overlaps line {earlier}; give the same event "
+                    "of a workload once"
+                )
+                break
+        open_by_name[event.name] = [*others, (number, event)]

@@ -6,39 +6,44 @@ it replaces values that a network looks back at.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from kforecast.data.event_file import KnownEvent
-from kforecast.data.findings import span
+from kforecast.data.findings import span, utc
 from kforecast.data.origins import blocks
 from kforecast.data.panel import Panel
 
 # Days before and after a bin whose same time of day says what is usual.
 _DAYS, _WEEKS = (-14, -7, -3, -2, -1, 1, 2, 3, 7, 14), (-28, -21, -14, -7, 7, 14, 21, 28)
 # Of these values so many must be known, and so many of the largest and of the smallest may be unusual too.
-_FEWEST_DAYS, _TRIMMED = 4, 1
+_FEWEST_DAYS, _FEWEST_WEEKS, _TRIMMED = 4, 2, 1
 # Night values of nearly nothing are compared with this share of the series' usual level.
 _LEAST_LEVEL = 0.05
-# Bins, in hours, over which values are averaged before they are compared: noise hides long and mild incidents.
+# Hours over which values are averaged before they are compared: noise hides long and mild incidents.
 _SCALES = (0.0, 1.0, 3.0)
 # A value is unusual if it lies beyond all those of other days by this factor, and by so many times their
 # usual spread.
 _BEYOND, _BEYOND_WEEKS, _SPREADS = np.log(1.3), np.log(1.4), 1.0
+# It must lie this many times further from their median than nine of ten values do: in bursty traffic, high
+# values are usual.
+_TAILS = 2.5
 # Hours on both sides of a stretch that say how busy the day is.
 _AROUND = 2
 # Hours. A longer stretch is a new level or a holiday; two stretches with a shorter break are one.
 _LONGEST, _BREAK = 36, 1
 # Kinds, by the factor over the usual values.
-_NOTHING, _UNITS, _BURST, _SPIKE = 0.02, 12.0, 2.6, 3.0
+_NOTHING, _UNITS, _BURST, _SPIKE = 0.01, 12.0, 2.6, 3.0
 _DOUBLE, _PARTIAL = (1.6, 2.6), (0.15, 0.72)
 # Mild incidents must begin and end at once, and have a steady factor: busy days and holidays do not.
 _EDGE, _UNSTEADY = 0.6, 0.35
 # Values repeat by chance: a flat line is a run that would be expected so often in the history, or less.
 _BY_CHANCE, _FEWEST_STILL, _STILL_HOURS = 0.001, 4, 1.0
 _MOST_CELLS = 1 << 20
+_BINS_A_DAY = 24
+_MOST_LINES = 30
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def found_incidents(panel: Panel, stop: int | None = None) -> list[Incident]:
     frequency = panel.frequency
     stop = panel.num_bins if stop is None else stop
     found: list[Incident] = []
-    if frequency.day < 24 or stop < 3 * frequency.day:
+    if frequency.day < _BINS_A_DAY or stop < 3 * frequency.day:
         return found
     for first, observed in blocks(panel.observed[:, :stop], _MOST_CELLS):
         values = panel.values[first : first + len(observed), :stop].astype(np.float64)
@@ -83,6 +88,22 @@ def found_incidents(panel: Panel, stop: int | None = None) -> list[Incident]:
             for stretch in search.stretches(number):
                 found.append(_incident(panel, first + number, stretch))
     return found
+
+
+def incidents_text(panel: Panel, found: Sequence[Incident]) -> str:
+    """The incidents for the console, by series and time."""
+    if panel.frequency.day < _BINS_A_DAY:
+        return f"Incidents are found in bins of an hour or less, not in bins of {panel.frequency.name}."
+    if not found:
+        return "No incidents found."
+    lines = [f"{len(found):,} {'incident' if len(found) == 1 else 'incidents'} found:"]
+    lines += [
+        f"  {' '.join(panel.series[one.row])}: {one.kind} from {utc(one.known.begin)} UTC: {one.evidence}"
+        for one in found[:_MOST_LINES]
+    ]
+    if len(found) > _MOST_LINES:
+        lines.append(f"  ... and {len(found) - _MOST_LINES:,} more")
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -97,9 +118,9 @@ class _Stretch:
 
 def _incident(panel: Panel, row: int, stretch: _Stretch) -> Incident:
     begin, end = panel.seconds(stretch.begin), panel.seconds(stretch.end)
-    workload = panel.series[row][0]
+    workload, metric = panel.series[row]
     known = KnownEvent(
-        begin, end, workload, stretch.kind, incident=True, note=f"{panel.series[row][1]}: {stretch.evidence}"
+        begin, end, workload, stretch.kind, incident=True, metric=metric, note=stretch.evidence
     )
     return Incident(row, stretch.kind, stretch.evidence, known)
 
@@ -119,8 +140,8 @@ class _Search:
         found = [*self._flat_lines(value)]
         if level <= 0 or np.nanmin(value) < 0:  # factors say nothing
             return found
-        usual = _median(self._others(value, _WEEKS))
-        usual = np.where(np.isnan(usual), _median(self._others(value, _DAYS)), usual)
+        usual = _median(self._others(value, _WEEKS), _FEWEST_WEEKS)
+        usual = np.where(np.isnan(usual), _median(self._others(value, _DAYS), _FEWEST_DAYS), usual)
         ratio = _log(value, usual, level)
         for sign, unusual in zip((1, -1), self._unusual(value, level), strict=True):
             for begin, end in self._joined(unusual):
@@ -165,7 +186,14 @@ class _Search:
         high = others[np.maximum(count - 1 - _TRIMMED, 0), np.arange(len(value))]
         spread = float(np.median(_log(high, low, level)[known])) / 2
         least = max(least, _SPREADS * spread)
-        return known & (_log(value, high, level) > least), known & (_log(low, value, level) > least)
+        apart = _log(value, _median(others, _FEWEST_DAYS), level)
+        usual = np.isfinite(apart)
+        if not usual.any():
+            return usual, usual
+        far = np.abs(apart) > _TAILS * np.quantile(np.abs(apart[usual]), 0.9)
+        return far & known & (_log(value, high, level) > least), far & known & (
+            _log(low, value, level) > least
+        )
 
     def _joined(self, unusual: np.ndarray) -> Iterator[tuple[int, int]]:
         """The stretches, with those that are only briefly interrupted as one."""
@@ -209,7 +237,7 @@ class _Search:
         lasted = span((end - begin) * 86_400 / self.day)
         said = f"{factor:.3g} times the usual for {lasted} (median {seen:.4g}, usually {typical:.4g})"
         kind = self._kind(factor, end - begin, steady, at_once)
-        if np.nanmax(value[begin:end]) <= _NOTHING * typical:
+        if seen <= _NOTHING * typical:
             kind, said = "outage", f"nothing for {lasted}, usually {typical:.4g}"
         gap = begin - _last_known(value, begin) - 1
         if kind in ("spike", "burst", "wrong unit") and end - begin <= 2 and gap >= 2:
@@ -232,7 +260,10 @@ class _Search:
         """Whether the factor is reached, and left, within two bins."""
         few = max(2, round(self.day / 48))
         sides = [
-            (above[max(begin - 1 - few, 0) : max(begin - 1, 1)], above[begin + 1 : min(begin + 1 + few, end)]),
+            (
+                above[max(begin - 1 - few, 0) : max(begin - 1, 1)],
+                above[begin + 1 : min(begin + 1 + few, end)],
+            ),
             (above[end + 1 : end + 1 + few], above[max(end - 1 - few, begin) : end - 1]),
         ]
         jumps = [
@@ -273,13 +304,13 @@ def _log(above: np.ndarray, below: np.ndarray, level: float) -> np.ndarray:
     return found
 
 
-def _median(ascending: np.ndarray) -> np.ndarray:
+def _median(ascending: np.ndarray, fewest: int) -> np.ndarray:
     """Median over sorted values with NaN last, ``[time]``; NaN where fewer than needed are known."""
     count = (~np.isnan(ascending)).sum(axis=0)
     column = np.arange(ascending.shape[1])
     low = ascending[np.maximum((count - 1) // 2, 0), column]
     high = ascending[np.minimum(count // 2, len(ascending) - 1), column]
-    return np.where(count >= _FEWEST_DAYS, (low + high) / 2, np.nan)
+    return np.where(count >= fewest, (low + high) / 2, np.nan)
 
 
 def _connected(places: np.ndarray, inside: int, most: int) -> np.ndarray:
