@@ -472,7 +472,11 @@ class Predictor:
         if panel.num_bins >= panel.frequency.season and not self.intervals.series.keys() >= set(keys):
             peak = _peaks(panel, panel.num_bins)
         intervals = self.intervals.with_history(keys, nonnegative, peak)
-        return intervals.quantiles(made.values, made.level, keys, series, levels, made.peak, made.widths)
+        values, level = made.values, made.level
+        if made.factor is not None:  # intervals know ordinary traffic
+            values, level = values / made.factor, level / made.factor
+        found = intervals.quantiles(values, level, keys, series, levels, made.peak, made.widths)
+        return found if made.factor is None else found * made.factor[..., None]
 
     def calibrated(
         self,
@@ -544,8 +548,7 @@ def _during_events(
     factor = plan.factors(panel, series[:, None], origin[:, None] + np.arange(made.values.shape[1]))
     if factor is None:
         return made
-    peak = made.peak * np.maximum(factor.max(axis=1), 1)
-    return made._replace(values=made.values * factor, level=made.level * factor, peak=peak)
+    return made._replace(values=made.values * factor, level=made.level * factor, factor=factor)
 
 
 def first_below_zero(panel: Panel) -> np.ndarray:

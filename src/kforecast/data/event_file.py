@@ -101,7 +101,7 @@ class KnownEvents:
 
     @classmethod
     def read(cls, path: Path | str, zone: str | None = None) -> Self:
-        """Read a file with the columns ``start, end, workload, name``, perhaps ``factor, kind, metric, note``.
+        """Read a file with the columns ``start, end, workload, name`` and perhaps others.
 
         Parameters
         ----------
