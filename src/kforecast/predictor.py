@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import gcd
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -135,16 +136,25 @@ class Predictor:
             window, ids, fill, net, intervals, name, calendar, combination, artifact, zone, events, online
         )
 
-    def knowing(self, events: KnownEvents | None) -> Self:
+    def knowing(self, events: KnownEvents | Path | str | None) -> Self:
         """This predictor, which knows events; their effects are those that its artifact has learned.
+
+        Parameters
+        ----------
+        events:
+            The events, or the path of their file; None for none.
 
         Raises
         ------
+        ConfigError
+            When the file is wrong.
         ArtifactError
             When the artifact's effects are damaged.
         """
         if events is None:
             return replace(self, plan=None)
+        if not isinstance(events, KnownEvents):
+            events = KnownEvents.read(events)
         effects = Effects() if self.artifact is None else effects_of(self.artifact, self.name)
         return replace(self, plan=Plan(events, effects))
 
