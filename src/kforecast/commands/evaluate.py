@@ -44,7 +44,7 @@ def evaluate(cfg: DictConfig) -> None:
         When ``evaluate.require_skill`` is not reached; the report is written nevertheless.
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    settings, artifact_dir, capacity, source, known = _check(cfg)
+    settings, artifact_dir, capacity, source, known_events = _check(cfg)
     chosen = settings.evaluate
 
     from torch.utils.tensorboard import SummaryWriter
@@ -58,7 +58,7 @@ def evaluate(cfg: DictConfig) -> None:
     from kforecast.metrics.timerange import utc
 
     artifact = Artifact.load(artifact_dir)
-    forecaster = Forecaster.of(artifact, str(artifact_dir)).knowing(known)
+    forecaster = Forecaster.of(artifact, str(artifact_dir)).knowing(known_events)
     check_step(source, forecaster.window)
     frequency, rows = forecaster.window.frequency, None
     if chosen.as_consumed:  # Kapacity's job sees the rows of a bin that has just begun, and days of UTC
