@@ -162,3 +162,14 @@ def test_damaged_effects_are_refused(content: object) -> None:
     for effect in found.by_name.values():
         assert isinstance(effect, Effect)
         assert math.isfinite(effect.log)
+
+
+def test_an_incident_during_an_occurrence_is_left_out_of_its_effect() -> None:
+    panel = history()
+    values = panel.values.copy()
+    begin = (THREE[0].begin - MONDAY) // 600
+    values[:, begin + 8 : begin + 12] = 0
+    outage = replace(sale(9, 12 + 8 / 6, 4 / 6), name="down", incident=True)
+    known = KnownEvents((*THREE,)).and_those([outage])
+    effect = learned(replace(panel, values=values), known).by_name["sale"]
+    assert effect.factor == pytest.approx(3.0, rel=0.03)

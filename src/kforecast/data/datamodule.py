@@ -290,7 +290,12 @@ class ForecastDataModule(pl.LightningDataModule):
 
     def forecast_frame(self, predictions: list[torch.Tensor]) -> pd.DataFrame:
         """Turn the result of ``trainer.predict`` into a frame ``timestamp, workload, metric, value, age``."""
-        return forecast_frame(next_origins(self.panel), torch.cat(predictions).numpy())
+        origins, values = next_origins(self.panel), torch.cat(predictions).numpy()
+        if self.plan is not None:
+            rows, bins = np.arange(self.panel.num_series), origins.bins[:, None] + np.arange(values.shape[1])
+            factor = Plan(self.plan.known, self.effects).factors(self.panel, rows[:, None], bins)
+            values = values if factor is None else values * factor
+        return forecast_frame(origins, values)
 
     def _padded_loader(
         self, series: np.ndarray, origin: np.ndarray, hold_newest: bool = False

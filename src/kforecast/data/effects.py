@@ -257,7 +257,7 @@ def learned(panel: Panel, known: KnownEvents, stop: int | None = None) -> Effect
     corrected for the hours before and after the occurrence, which show how busy that day is.
     """
     stop = panel.num_bins if stop is None else stop
-    usual = _Usual(panel, known, stop)
+    usual = _Usual(Plan(known).without_incidents(panel), known, stop)
     found: dict[str, list[_Occurrence]] = {}
     for row in known.events:
         measured = usual.measured(row)
@@ -367,7 +367,7 @@ def _log_ratio(actual: np.ndarray, usual: np.ndarray, chosen: np.ndarray) -> np.
     chosen = np.broadcast_to(chosen, actual.shape)
     known = chosen & np.isfinite(actual) & np.isfinite(usual)
     above, below = (np.where(known, part, 0).sum(axis=1) for part in (actual, usual))
-    enough = (2 * known.sum(axis=1) >= chosen.sum(axis=1)) & (below > 0)
+    enough = (2 * known.sum(axis=1) >= chosen.sum(axis=1)) & (below > 0) & (above >= 0)
     ratio = np.where(enough, above, np.nan) / np.where(enough, below, np.nan)
     found: np.ndarray = np.log(np.maximum(ratio, LEAST_FACTOR))
     return found

@@ -168,7 +168,7 @@ class ArtifactMaker:
         if self._knows_events:
             log.warning(
                 "data.events: Kapacity's job knows no events, and forecasts ordinary traffic during them; "
-                "kforecast-forecast and kforecast-serve know them from the same file"
+                "kforecast-serve and kforecast-scale know them from the same file"
             )
         if self._config.freq == "1D":
             log.warning(
