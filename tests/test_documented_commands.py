@@ -93,7 +93,8 @@ def test_a_command_is_taken(command: Command, tmp_path: Path, monkeypatch: pytes
     files_of_the_pages(tmp_path)
     monkeypatch.chdir(tmp_path)
     given = [word for word in command.arguments if word not in HYDRA]
-    if not (CONF_DIR / f"{verb}.yaml").exists():
+    flags = {word for word in given if word.startswith("--suggest-events")}
+    if flags or not (CONF_DIR / f"{verb}.yaml").exists():
         module = importlib.import_module(PROJECT["scripts"][name].partition(":")[0])
         if not hasattr(module, "prepare"):  # not a Hydra command
             source = inspect.getsource(module)

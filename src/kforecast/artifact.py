@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from kforecast.data.calendar import Calendar
+from kforecast.data.effects import Effects
 from kforecast.errors import ArtifactError, ConfigError
 from kforecast.files.directory import replace_directory
 from kforecast.files.output import replace_file
@@ -41,6 +42,8 @@ METADATA = "metadata.json"
 INTERVALS = "intervals.json"
 TRIO = (CHECKPOINT, CONFIG, ITEM_IDS)
 PER_SERIES = "per_series"
+# Key of metadata.json: what was learned about known events.
+EFFECTS = "effects"
 
 # Size limit of a ConfigMap in bytes; Kapacity's quick start ships the artifact in one.
 CONFIG_MAP_LIMIT = 1 << 20
@@ -196,15 +199,12 @@ class Artifact:
 
     @property
     def identity(self) -> str:
-        """SHA-256 over the contents of the files, and what of the metadata changes forecasts."""
+        """SHA-256 over the files' contents, and what of the metadata changes forecasts."""
         metadata = self.metadata or {}
         data = metadata.get("data")
-        digest = hashlib.sha256(
-            json.dumps(
-                [metadata.get("fill"), data.get("below_zero") if isinstance(data, dict) else None],
-                sort_keys=True,
-            ).encode()
-        )
+        below_zero = data.get("below_zero") if isinstance(data, dict) else None
+        said = [metadata.get("fill"), below_zero, metadata.get(EFFECTS)]
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
         for name, content in sorted(self._files().items()):
             if name != METADATA:
                 digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
@@ -413,6 +413,20 @@ def online_of(artifact: Artifact, name: str) -> Online | None:
         return Online.from_dict(config.online, config.prediction_length) if config.online else None
     except ValueError as error:
         raise ArtifactError(f"{name}: online in estimator_config.yaml: {shortened(error)}") from error
+
+
+def effects_of(artifact: Artifact, name: str) -> Effects:
+    """The effects of known events that training has learned; none if it knew no events.
+
+    Raises
+    ------
+    ArtifactError
+        When ``effects`` in the metadata is invalid.
+    """
+    try:
+        return Effects.from_dict((artifact.metadata or {}).get(EFFECTS, {}))
+    except ValueError as error:
+        raise ArtifactError(f"{name}: effects in {METADATA}: {shortened(error)}") from error
 
 
 def save_intervals(directory: Path, intervals: Intervals) -> Path:

@@ -36,6 +36,9 @@ class WindowForecasts(NamedTuple):
     widths: np.ndarray | None = None
     """float32 ``[windows, horizon, 2]``: widths of the lower and the upper part of intervals, as multiples of
     the calibrated ones; None for the calibrated ones."""
+    factor: np.ndarray | None = None
+    """float32 ``[windows, horizon]``: the effects of known events, by which values and levels have been
+    multiplied; None for none."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -187,6 +187,11 @@ class Forecaster(Predictor):
             Which series a warning names as stale, bool ``[series]``.
         """
         panel, series = origins.panel, np.arange(origins.panel.num_series)
+        if self.plan is not None:
+            for warning in self.plan.warnings(panel):
+                log.warning("%s", warning)
+            if as_consumed:
+                log.warning("Kapacity's job knows no events: its forecasts are those without data.events")
         if stale.any():
             log.warning("%s", stale_words(origins, stale))
         guessed = origins.guessed(self.window) & ~stale

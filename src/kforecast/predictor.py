@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import gcd
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -17,10 +18,13 @@ from kforecast.artifact import (
     bin_zone_of,
     calendar_of,
     combination_of,
+    effects_of,
     network_of,
     online_of,
 )
 from kforecast.data.calendar import Calendar
+from kforecast.data.effects import Effects, Plan
+from kforecast.data.event_file import KnownEvents
 from kforecast.data.events import Events, EventSearch, span
 from kforecast.data.fill import FILLS, Fill
 from kforecast.data.origins import blocks
@@ -88,6 +92,8 @@ class Predictor:
         (:mod:`kforecast.data.events`).
     online:
         How weights and widths follow the errors at the newest origins; None if they are fixed.
+    plan:
+        Known events, which are taken out of the history and put into the forecasts; None without.
     """
 
     window: Window
@@ -102,6 +108,7 @@ class Predictor:
     zone: str = "UTC"
     events: bool = False
     online: Online | None = None
+    plan: Plan | None = None
 
     def __repr__(self) -> str:
         return (
@@ -130,6 +137,28 @@ class Predictor:
         return cls(
             window, ids, fill, net, intervals, name, calendar, combination, artifact, zone, events, online
         )
+
+    def knowing(self, events: KnownEvents | Path | str | None) -> Self:
+        """This predictor, which knows events; their effects are those that its artifact has learned.
+
+        Parameters
+        ----------
+        events:
+            The events, or the path of their file; None for none.
+
+        Raises
+        ------
+        ConfigError
+            When the file is wrong.
+        ArtifactError
+            When the artifact's effects are damaged.
+        """
+        if events is None:
+            return replace(self, plan=None)
+        if not isinstance(events, KnownEvents):
+            events = KnownEvents.read(events)
+        effects = Effects() if self.artifact is None else effects_of(self.artifact, self.name)
+        return replace(self, plan=Plan(events, effects))
 
     @property
     def bin_calendar(self) -> Calendar:
@@ -194,13 +223,17 @@ class Predictor:
         ArtifactError
             When ``as_consumed`` is set and Kapacity's job cannot load the network.
         """
+        # Kapacity's job knows no events.
+        plan = None if as_consumed else self.plan
+        panel = panel if plan is None else plan.ordinary(panel)
         made = self._fixed(
             panel, series, origin, as_consumed=as_consumed, hold_newest=hold_newest, newest=newest
         )
-        if self.online is None or not len(origin):
-            return made
-        reuse = not hold_newest and newest is None
-        return self._following(self.online, as_consumed).follow(panel, series, origin, made, reuse)
+        if self.online is not None and len(origin):
+            reuse = not hold_newest and newest is None
+            following = self._following(self.online, as_consumed)
+            made = following.follow(panel, series, origin, made, reuse)
+        return _during_events(made, plan, panel, series, origin)
 
     def forecast_next(
         self, panel: Panel, recent: Recent | None = None, search: EventSearch | None = None
@@ -224,18 +257,21 @@ class Predictor:
         The forecasts, and what to keep; None if nothing is followed.
         """
         rows, end = np.arange(panel.num_series), np.full(panel.num_series, panel.num_bins)
+        panel = panel if self.plan is None else self.plan.ordinary(panel)
         search = search or EventSearch(grows=False)
         made = self._fixed(panel, rows, end, hold_newest=True, search=search)
-        if self.online is None:
-            return made, None
-        # Only zeros in the place of gaps at the end of a context would be other forecasts.
-        newest = panel.observed[:, -self.window.context_length :]
-        whole = newest.shape[1] == self.window.context_length and bool(newest.all())
-        reuse = self.fill != "zero" or whole
-        return self._following(self.online, search=search).next(panel, made, recent, reuse)
+        kept = None
+        if self.online is not None:
+            # Only zeros in the place of gaps at the end of a context would be other forecasts.
+            newest = panel.observed[:, -self.window.context_length :]
+            whole = newest.shape[1] == self.window.context_length and bool(newest.all())
+            following = self._following(self.online, search=search)
+            made, kept = following.next(panel, made, recent, self.fill != "zero" or whole)
+        return _during_events(made, self.plan, panel, rows, end), kept
 
     def earlier(self, panel: Panel) -> Recent | None:
         """What :meth:`forecast_next` keeps after forecasting from the panel's end, from the panel alone."""
+        panel = panel if self.plan is None else self.plan.ordinary(panel)
         return None if self.online is None else self._following(self.online).recent(panel)
 
     def _following(
@@ -454,7 +490,11 @@ class Predictor:
         if panel.num_bins >= panel.frequency.season and not self.intervals.series.keys() >= set(keys):
             peak = _peaks(panel, panel.num_bins)
         intervals = self.intervals.with_history(keys, nonnegative, peak)
-        return intervals.quantiles(made.values, made.level, keys, series, levels, made.peak, made.widths)
+        values, level = made.values, made.level
+        if made.factor is not None:  # intervals know ordinary traffic
+            values, level = values / made.factor, level / made.factor
+        found = intervals.quantiles(values, level, keys, series, levels, made.peak, made.widths)
+        return found if made.factor is None else found * made.factor[..., None]
 
     def calibrated(
         self,
@@ -500,6 +540,18 @@ class Predictor:
             peak=_peaks(panel, stop),
         )
         return replace(self, intervals=intervals)
+
+
+def _during_events(
+    made: WindowForecasts, plan: Plan | None, panel: Panel, series: np.ndarray, origin: np.ndarray
+) -> WindowForecasts:
+    """Forecasts of ordinary traffic as forecasts of the traffic during events."""
+    if plan is None:
+        return made
+    factor = plan.factors(panel, series[:, None], origin[:, None] + np.arange(made.values.shape[1]))
+    if factor is None:
+        return made
+    return made._replace(values=made.values * factor, level=made.level * factor, factor=factor)
 
 
 def first_below_zero(panel: Panel) -> np.ndarray:

@@ -244,3 +244,42 @@ def test_shards_share_out_the_series(tmp_path: Path) -> None:
     assert sorted(pair for pair, _ in served) == [*SERIES]
     for pair, value in served:
         np.testing.assert_allclose(value, whole.board.ask(*pair).value, rtol=1e-6)
+
+
+def test_known_events_are_forecast_and_a_changed_file_is_read_again(shop: Shop) -> None:
+    file = shop.folder.parent / "events.csv"
+    begin = int(shop.clock.now) // HOUR * HOUR
+    head = "start,end,workload,name,factor\n"
+    file.write_text(f"{head}{begin},{begin + 4 * HOUR},shop/a,sale,3\n")
+    usual = [shop.board.ask(*pair).forecast for pair in SERIES]
+    shop.engine = Engine(shop.board, shop.folder, Reads(shop.source), SETTLE, [0.9], events=file)
+    shop.step()
+    np.testing.assert_allclose(
+        [shop.board.ask(*pair).forecast for pair in SERIES], np.multiply(usual, [3, 1])
+    )
+    file.write_text(f"{head}{begin},{begin + 4 * HOUR},*,sale,2\n")
+    shop.step()
+    np.testing.assert_allclose([shop.board.ask(*pair).forecast for pair in SERIES], np.multiply(usual, 2))
+    file.write_text("start,end\n")
+    shop.step()
+    np.testing.assert_allclose([shop.board.ask(*pair).forecast for pair in SERIES], np.multiply(usual, 2))
+    assert "no column workload" in shop.board.refused_artifact
+
+
+def test_history_with_past_events_gives_the_numbers_of_an_independent_forecast(shop: Shop) -> None:
+    file = shop.folder.parent / "events.csv"
+    now = int(shop.clock.now) // HOUR * HOUR
+    past, coming = (now - 3 * HOUR, now - HOUR), (now + 2 * HOUR, now + 5 * HOUR)
+    rows = [f"{begin},{end},*,sale,2" for begin, end in (past, coming)]
+    file.write_text("start,end,workload,name,factor\n" + "\n".join(rows) + "\n")
+    shop.engine = Engine(shop.board, shop.folder, Reads(shop.source), SETTLE, [0.9], events=file)
+    shop.step()
+    for _ in range(4):
+        settled = (shop.clock.now - SETTLE) // HOUR * HOUR
+        known = shop.source.rows[shop.source.rows["timestamp"] < settled]
+        made = Forecaster.load(shop.folder).knowing(file)
+        expected = made.forecast(known, at=settled, quantiles=[0.9])
+        for workload, metric in SERIES:
+            mine = expected[expected["workload"] == workload]["q0.9"].max()
+            np.testing.assert_allclose(shop.board.ask(workload, metric).forecast, mine, rtol=1e-6)
+        shop.pass_time(HOUR)

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from kforecast.commands.run import run
-from kforecast.config.checks import built, check_evaluate_settings, check_step, source_of
+from kforecast.config.checks import built, check_evaluate_settings, check_step, events_of, source_of
 from kforecast.config.settings import EvaluateSettings
 from kforecast.console import short_path
 from kforecast.data.history import fetch_history, read_history
@@ -20,6 +20,7 @@ from kforecast.files.directory import check_writable
 from kforecast.intervals import FEWEST_WINDOWS
 
 if TYPE_CHECKING:
+    from kforecast.data.event_file import KnownEvents
     from kforecast.evaluation.capacity import Capacity
     from kforecast.metrics.source import MetricSource
 
@@ -43,7 +44,7 @@ def evaluate(cfg: DictConfig) -> None:
         When ``evaluate.require_skill`` is not reached; the report is written nevertheless.
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    settings, artifact_dir, capacity, source = _check(cfg)
+    settings, artifact_dir, capacity, source, known_events = _check(cfg)
     chosen = settings.evaluate
 
     from torch.utils.tensorboard import SummaryWriter
@@ -57,7 +58,7 @@ def evaluate(cfg: DictConfig) -> None:
     from kforecast.metrics.timerange import utc
 
     artifact = Artifact.load(artifact_dir)
-    forecaster = Forecaster.of(artifact, str(artifact_dir))
+    forecaster = Forecaster.of(artifact, str(artifact_dir)).knowing(known_events)
     check_step(source, forecaster.window)
     frequency, rows = forecaster.window.frequency, None
     if chosen.as_consumed:  # Kapacity's job sees the rows of a bin that has just begun, and days of UTC
@@ -92,7 +93,7 @@ def evaluate(cfg: DictConfig) -> None:
             raise GateError(f"gate not passed (evaluate.require_skill={chosen.require_skill:g}): {reason}")
 
 
-def _check(cfg: DictConfig) -> tuple[EvaluateSettings, Path, Capacity, MetricSource]:
+def _check(cfg: DictConfig) -> tuple[EvaluateSettings, Path, Capacity, MetricSource, KnownEvents | None]:
     """Check the settings as far as that needs neither the artifact nor the history."""
     settings = check_evaluate_settings(cfg)
     artifact_dir = Path(settings.artifact_dir)
@@ -100,7 +101,9 @@ def _check(cfg: DictConfig) -> tuple[EvaluateSettings, Path, Capacity, MetricSou
         raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
     if settings.evaluate.save_intervals:
         check_writable(artifact_dir)
-    return settings, artifact_dir, built(cfg.capacity, "capacity"), source_of(cfg)
+    source = source_of(cfg)
+    events = events_of(settings.data.events, source)
+    return settings, artifact_dir, built(cfg.capacity, "capacity"), source, events
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from kforecast.commands.run import run
 from kforecast.commands.streams import data_output
-from kforecast.config.checks import check_forecast_settings, check_step, source_of
+from kforecast.config.checks import check_forecast_settings, check_step, events_of, source_of
 from kforecast.errors import ConfigError, DataError, StaleError, few
 from kforecast.files.output import check_output, write_frame
 from kforecast.intervals import missing
@@ -49,6 +49,7 @@ def forecast(cfg: DictConfig) -> None:
     if not artifact_dir.is_dir():
         raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
     source = source_of(cfg)
+    events = events_of(settings.data.events, source)
     # A file is read at once; a server is asked only after everything else has been checked.
     history = source.fetch() if source.repeatable else None
 
@@ -56,7 +57,7 @@ def forecast(cfg: DictConfig) -> None:
     from kforecast.forecaster import Forecaster
     from kforecast.metrics.frame import FrameSource
 
-    forecaster = Forecaster.load(artifact_dir)
+    forecaster = Forecaster.load(artifact_dir).knowing(events)
     if chosen.quantiles and forecaster.intervals is None:
         raise missing(artifact_dir)
     check_step(source, forecaster.window)

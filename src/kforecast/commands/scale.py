@@ -14,8 +14,9 @@ from omegaconf import DictConfig
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from kforecast.commands.run import run
-from kforecast.config.checks import built, check_step, plain
+from kforecast.config.checks import built, check_step, events_of, plain
 from kforecast.config.legacy_cli import JOB_FLAGS
+from kforecast.config.settings import EventsSection
 from kforecast.errors import ConfigError, DataError, StaleError, few
 from kforecast.files.untrusted import finite
 from kforecast.intervals import check_levels, column, missing
@@ -101,6 +102,7 @@ class ScaleSection(BaseModel):
 
 class _Settings(BaseModel):
     artifact_dir: Annotated[str, BeforeValidator(str)]
+    data: EventsSection
     scale: ScaleSection
 
 
@@ -122,13 +124,14 @@ def scale(cfg: DictConfig) -> None:
     chosen, artifact_dir, now = settings.scale, Path(settings.artifact_dir), int(time.time())
     if not artifact_dir.is_dir():
         raise ConfigError(f"artifact_dir (--tsf-model-path): {artifact_dir}: no such directory")
+    events = events_of(settings.data.events, source)
 
     from kforecast.forecaster import Forecaster
     from kforecast.scaling.kubernetes import Cluster, Kubernetes
     from kforecast.scaling.portrait import Portrait
     from kforecast.scaling.result import Points, write
 
-    forecaster = Forecaster.load(artifact_dir)
+    forecaster = Forecaster.load(artifact_dir).knowing(events)
     if chosen.quantile is not None and forecaster.intervals is None:
         raise missing(artifact_dir)
     check_step(source, forecaster.window)

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from kforecast.commands.run import run
 from kforecast.config.checks import check_step, plain, source_of
+from kforecast.config.settings import EventsSection
 from kforecast.errors import ConfigError
 from kforecast.intervals import check_levels
 from kforecast.metrics.credentials import PemFile, SecretFile, is_loopback, read_secret
@@ -136,6 +137,7 @@ class _RetrainSection(BaseModel):
 class _Settings(BaseModel):
     artifact_dir: Annotated[str, BeforeValidator(str)] | None
     retrain: _RetrainSection
+    data: EventsSection
     serve: ServeSection
 
 
@@ -152,9 +154,7 @@ def serve(cfg: DictConfig) -> None:
         When a signal has stopped it.
     """
     content = plain(cfg)
-    settings = validate(
-        _Settings, {name: content[name] for name in ("artifact_dir", "retrain", "serve")}, "configuration"
-    )
+    settings = validate(_Settings, {name: content[name] for name in _Settings.model_fields}, "configuration")
     directory = _artifact_dir(settings)
     source = source_of(cfg)
     if getattr(source, "end", None) is not None:
@@ -167,6 +167,8 @@ def serve(cfg: DictConfig) -> None:
             "serve.tls.client_ca: only clients of serve.grpc show certificates; give serve.grpc=HOST:PORT, "
             "or serve.token_file=FILE for clients of HTTP"
         )
+    if chosen.replay and settings.data.events is not None:
+        raise ConfigError("serve.replay: the history is moved in time, but data.events is not; leave one out")
 
     import time
 
@@ -190,7 +192,9 @@ def serve(cfg: DictConfig) -> None:
     def check(forecaster: Forecaster) -> None:
         _check_fits(forecaster, chosen, source)
 
-    engine = Engine(board, directory, feed, chosen.settle, [*chosen.quantiles, chosen.quantile], check)
+    events = None if settings.data.events is None else Path(settings.data.events)
+    levels = [*chosen.quantiles, chosen.quantile]
+    engine = Engine(board, directory, feed, chosen.settle, levels, check, events)
     stopped_by = asyncio.run(_serve(engine, chosen))
     log.info("Stopped")
     if stopped_by is signal.SIGINT:

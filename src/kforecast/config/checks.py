@@ -22,6 +22,7 @@ from kforecast.config.settings import (
     TrainSettings,
     WindowSection,
 )
+from kforecast.data.event_file import KnownEvents
 from kforecast.errors import ConfigError, ours
 from kforecast.validation import list_problems, problems_of, validate
 from kforecast.window import FREQUENCIES, Frequency, Window
@@ -240,6 +241,17 @@ def source_of(cfg: DictConfig) -> Any:
     if check is not None:
         check()
     return source
+
+
+def events_of(path: str | None, source: Any) -> KnownEvents | None:
+    """The events in a file, whose times without a zone are those of the source; None without a file.
+
+    Raises
+    ------
+    ConfigError
+        All problems of the file at once.
+    """
+    return None if path is None else KnownEvents.read(path, getattr(source, "timezone", None))
 
 
 def window_of(section: WindowSection) -> Window:

@@ -78,6 +78,7 @@ Threads = Annotated[Literal["auto"] | int, BeforeValidator(_threads)]
 Instant = Annotated[int | None, BeforeValidator(_instant)]
 Moment = Annotated[int | Literal["now"] | None, BeforeValidator(_moment)]
 TimeZone = Annotated[str | dict[str, str], BeforeValidator(_timezone)]
+EventsFile = Annotated[str, Field(min_length=1)] | None
 Duration = Annotated[int | None, BeforeValidator(_duration)]
 """Seconds."""
 # No model has a skill of 1: its error would be 0.
@@ -118,7 +119,10 @@ class DataSection(_Section):
     skip_newest_window: bool
     timezone: TimeZone
     holidays: Annotated[str | None, BeforeValidator(_holidays)]
-    strict: bool = False  # recorded configurations of earlier versions lack it
+    # Recorded configurations of earlier versions lack these.
+    strict: bool = False
+    events: EventsFile = None
+    incidents: Literal["auto"] | None = None
 
     @property
     def split_arguments(self) -> dict[str, Any]:
@@ -263,6 +267,12 @@ class SweeperSection(_Section):
     max_failure_rate: Annotated[float, Field(ge=0, le=1)]
 
 
+class EventsSection(_OwnSection):
+    """``data`` of the commands that do not train."""
+
+    events: EventsFile
+
+
 class EvaluateSection(_OwnSection):
     """``evaluate``: span and kind of an evaluation."""
 
@@ -280,6 +290,7 @@ class EvaluateSettings(_Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     artifact_dir: Annotated[str, Field(min_length=1)]
+    data: EventsSection
     evaluate: EvaluateSection
 
 
@@ -298,6 +309,7 @@ class ForecastSettings(_Section):
 
     artifact_dir: Annotated[str, BeforeValidator(str)]
     output: Any
+    data: EventsSection
     forecast: ForecastSection
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import lightning.pytorch as pl
 import numpy as np
@@ -15,11 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from kforecast.data.calendar import Calendar, calendar_fields
 from kforecast.data.distillation import TaughtWindows
+from kforecast.data.effects import Effects, Plan, learned
+from kforecast.data.event_file import KnownEvents
 from kforecast.data.fill import FILLS, Fill
 from kforecast.data.findings import panel_findings, refuse_coarse, warnings_of
 from kforecast.data.frames import forecast_frame
 from kforecast.data.freshness import StaleRule, checked_origins, next_origins, stale_words
 from kforecast.data.history import HISTORY, fetch_history, kept_history
+from kforecast.data.incidents import found_incidents
 from kforecast.data.loader import BatchOrder, window_loader
 from kforecast.data.panel import Panel
 from kforecast.data.reading import read_panel
@@ -80,9 +83,26 @@ class ForecastDataModule(pl.LightningDataModule):
         A model whose forecasts are mixed into the training targets.
     strict:
         Refuse a history with findings (:mod:`kforecast.data.findings`) instead of warning of them.
+    events:
+        Known events and incidents, or the path of their file. Events are taken out of the panel, incidents
+        become missing values.
+    incidents:
+        ``auto`` treats incidents that are found before the test part as missing values, too.
+
+    Attributes
+    ----------
+    panel:
+        The history that training sees.
+    judged_panel:
+        The history that judges: with events, but without the known incidents.
+    plan:
+        The known events with the effects that were learned before the test part; None without events.
+    effects:
+        The effects learned from the whole history.
     """
 
     panel: Panel
+    judged_panel: Panel
     split: Split
 
     def __init__(
@@ -109,13 +129,15 @@ class ForecastDataModule(pl.LightningDataModule):
         lookback: Lookback | None = None,
         teacher: Teaches | None = None,
         strict: bool = False,
+        events: KnownEvents | Path | str | None = None,
+        incidents: Literal["auto"] | None = None,
     ) -> None:
         super().__init__()
         _check(source, window, batch_size, fill, validation + test)
         # The history is fetched once per run, not once per machine: a second answer would be newer.
         self.prepare_data_per_node = False
         self.window, self.lookback, self.folder, self.teacher = window, lookback, folder, teacher
-        self.strict = strict
+        self.strict, self.incidents = strict, incidents
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.windows_per_epoch, self.validation_windows = windows_per_epoch, validation_windows
         self.fill, self.mask_gaps = fill, mask_gaps
@@ -125,6 +147,11 @@ class ForecastDataModule(pl.LightningDataModule):
             validation, test, max_missing, mask_gaps, skip_zero_context, skip_newest_window
         )
         self._source = FrameSource(source) if isinstance(source, pd.DataFrame) else source
+        if events is not None and not isinstance(events, KnownEvents):
+            events = KnownEvents.read(events, getattr(self._source, "timezone", None))
+        self.known_events = events
+        self.plan: Plan | None = None
+        self.effects = Effects()
         self._fetched: pd.DataFrame | None = None
 
     def prepare_data(self) -> None:
@@ -150,6 +177,7 @@ class ForecastDataModule(pl.LightningDataModule):
             unknown = sorted({*self.calendar.zone_of} - {workload for workload, _ in self.panel.series})
             if unknown:
                 log.warning("data.timezone names workloads that the data does not have: %s", few(unknown))
+            self._take_out_events()
             self.split = split_windows(self.panel, self.window, self.split_settings)
         if self.trainer is None:
             return
@@ -177,6 +205,27 @@ class ForecastDataModule(pl.LightningDataModule):
             source = kept_history(self.folder / HISTORY)  # fetched by the first process
         log.info("Reading %s", source)
         return read_panel(source, frequency, self._bin_calendar)
+
+    def _take_out_events(self) -> None:
+        """Make ``panel`` the ordinary traffic, and keep the rest for judging."""
+        self.judged_panel, known = self.panel, self.known_events
+        _, before_test, _ = self.split_settings.ends(self.panel.num_bins, self.window)
+        if self.incidents == "auto":
+            found = [one.known for one in found_incidents(self.panel, before_test)]
+            log.info(
+                "Incidents found in the history and left out (data.incidents=auto): %s", f"{len(found):,}"
+            )
+            known = (known or KnownEvents(())).and_those(found)
+        if known is None:
+            return
+        self.plan = Plan(known, learned(self.panel, known, before_test))
+        self.effects = learned(self.panel, known)
+        for words in self.effects.words():
+            log.info("Event %s", words)
+        for warning in Plan(known, self.effects).warnings(self.panel):
+            log.warning("%s", warning)
+        raw = self.panel
+        self.judged_panel, self.panel = self.plan.without_incidents(raw), self.plan.ordinary(raw)
 
     def _report_findings(self) -> None:
         lines = warnings_of(panel_findings(self.panel, self.window))
@@ -241,7 +290,12 @@ class ForecastDataModule(pl.LightningDataModule):
 
     def forecast_frame(self, predictions: list[torch.Tensor]) -> pd.DataFrame:
         """Turn the result of ``trainer.predict`` into a frame ``timestamp, workload, metric, value, age``."""
-        return forecast_frame(next_origins(self.panel), torch.cat(predictions).numpy())
+        origins, values = next_origins(self.panel), torch.cat(predictions).numpy()
+        if self.plan is not None:
+            rows, bins = np.arange(self.panel.num_series), origins.bins[:, None] + np.arange(values.shape[1])
+            factor = Plan(self.plan.known, self.effects).factors(self.panel, rows[:, None], bins)
+            values = values if factor is None else values * factor
+        return forecast_frame(origins, values)
 
     def _padded_loader(
         self, series: np.ndarray, origin: np.ndarray, hold_newest: bool = False

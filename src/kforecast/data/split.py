@@ -36,6 +36,14 @@ class SplitSettings:
     skip_zero_context: bool = True
     skip_newest_window: bool = False
 
+    def ends(self, num_bins: int, window: Window) -> tuple[int, int, int]:
+        """Bins (exclusive) where the training, validation and test parts of so many bins end."""
+        end = num_bins - (window.length if self.skip_newest_window else 0)
+        horizon = window.prediction_length
+        test_bins = max(round(self.test * end), horizon) if self.test else 0
+        validation_bins = max(round(self.validation * end), horizon) if self.validation else 0
+        return end - test_bins - validation_bins, end - test_bins, end
+
 
 @dataclass(frozen=True)
 class Split:
@@ -69,12 +77,7 @@ def split_windows(panel: Panel, window: Window, settings: SplitSettings) -> Spli
     DataError
         When a part has no window; the message has the numbers and the smallest remedy.
     """
-    end = panel.num_bins - (window.length if settings.skip_newest_window else 0)
-    horizon = window.prediction_length
-    test_bins = max(round(settings.test * end), horizon) if settings.test else 0
-    validation_bins = max(round(settings.validation * end), horizon) if settings.validation else 0
-    validation_end = end - test_bins
-    train_end = validation_end - validation_bins
+    train_end, validation_end, end = settings.ends(panel.num_bins, window)
     spans = {
         "train": (0, train_end),
         "validation": (train_end, validation_end if settings.validation else train_end),

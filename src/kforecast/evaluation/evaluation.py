@@ -223,11 +223,18 @@ def evaluate_panel(
     """
     refuse_coarse(panel, predictor.name)
     panel = _known_series(panel, predictor)
+    if predictor.plan is not None:
+        # Values that say nothing about the traffic judge nobody.
+        panel = predictor.plan.without_incidents(panel)
     trained_until, used_until = (None, None)
     if predictor.artifact is not None:
         trained_until, used_until = predictor.artifact.training_span
     begin, stop = _judged_bins(panel, predictor.window.prediction_length, settings, used_until)
     warnings = warnings_of(panel_findings(panel, predictor.window), SERIOUS)
+    if predictor.plan is not None:
+        warnings += predictor.plan.warnings(panel)
+        if settings.backtest.as_consumed:
+            warnings.append("Kapacity's job knows no events: its forecasts are those without data.events.")
     warnings += _training_warnings(panel, begin, used_until) + _silent_warnings(panel, begin, stop, predictor)
     backtest = settings.backtest
     if backtest.as_consumed and rows is not None:

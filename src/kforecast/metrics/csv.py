@@ -119,7 +119,7 @@ class CsvSource:
             raise ConfigError(f"source.cache_dir: {cache_dir!r} is not a folder")
         if not isinstance(any_time, bool):
             raise ConfigError(f"source.any_time: {any_time!r} is neither true nor false")
-        self._timezone = check_zone(timezone, "source.timezone")
+        self.timezone = check_zone(timezone, "source.timezone")
         self._memory_map, self.any_time = memory_map, any_time
         self.cache_dir = Path(cache_dir)
 
@@ -441,7 +441,7 @@ class CsvSource:
         for path, said in self._parts():
             kind = ParquetLayout.of(path, said, self._naming).moments.type
             whole = not is_number(kind) and getattr(kind, "tz", None) is None
-            if is_text(kind) if self._timezone is None else whole:
+            if is_text(kind) if self.timezone is None else whole:
                 return True
         return False
 
@@ -509,7 +509,7 @@ class CsvSource:
         try:
             found = read_arrow(moments, field)
             codes = series() if series is not None and found.local is not None else None
-            return pa.array(found.in_utc(self._timezone, codes, _NO_ZONE))
+            return pa.array(found.in_utc(self.timezone, codes, _NO_ZONE))
         except NotAMoment as error:
             raise DataError(f"{self.path}: {error.words(first_row)}") from error
 

@@ -68,7 +68,7 @@ class FrameSource:
         on_multiple: str | None = None,
     ) -> None:
         self._frame, self._name, self._any_time = frame, name, any_time
-        self._timezone = check_zone(timezone, "timezone")
+        self.timezone = check_zone(timezone, "timezone")
         self.on_multiple = check_on_multiple(on_multiple, "on_multiple")
 
     def __str__(self) -> str:
@@ -103,7 +103,7 @@ class FrameSource:
             moments = read_series(rows["timestamp"])
             codes = [names[column].cat.codes.to_numpy(np.int64) for column in names]
             series = codes[0] * (len(names["metric"].cat.categories) + 1) + codes[1]
-            seconds = moments.in_utc(self._timezone, series, _NO_ZONE)
+            seconds = moments.in_utc(self.timezone, series, _NO_ZONE)
         except NotAMoment as error:
             raise DataError(f"{self._name}: {error.words(first_row=0)}") from error
         columns = {"timestamp": seconds, "value": self._values(rows["value"])} | names

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kforecast.artifact import METADATA, Artifact
+from kforecast.data.event_file import KnownEvents
 from kforecast.data.events import EventSearch
 from kforecast.data.freshness import next_origins
 from kforecast.data.panel import Panel
@@ -46,11 +47,13 @@ class Engine:
         Quantiles that are made before a snapshot is shown, so that no answer waits for them.
     check:
         Refuses an artifact that does not fit the settings, with one of our errors.
+    events:
+        The file of known events; read again when it has changed.
 
     Raises
     ------
-    ArtifactError
-        When there is no usable artifact at first.
+    ArtifactError, ConfigError
+        When there is no usable artifact, or no usable file of events, at first.
     """
 
     def __init__(
@@ -61,13 +64,14 @@ class Engine:
         settle: float,
         levels: Sequence[float | None] = (),
         check: Callable[[Forecaster], None] | None = None,
+        events: Path | None = None,
     ) -> None:
-        self.levels, self.check = levels, check
+        self.levels, self.check, self.events = levels, check, events
         self.board, self.artifact_dir, self.feed, self.settle = board, artifact_dir, feed, settle
-        self.live = Live(*_loaded(artifact_dir), feed)
+        self.live = Live(*self._loaded(), feed)
         if check is not None:
             check(self.live.forecaster)
-        self._seen = _signature(artifact_dir)
+        self._seen = self._signature()
         self.next_attempt = 0.0  # monotonic seconds before which a failure is not tried again
         self._pause = _FIRST_PAUSE
         self.next_artifact, self._artifact_pause = 0.0, _FIRST_PAUSE  # the same for a new artifact
@@ -82,7 +86,7 @@ class Engine:
         if time.monotonic() < self.next_attempt:
             return False
         now = self.board.clock()
-        signature = _signature(self.artifact_dir)
+        signature = self._signature()
         changed = signature != self._seen and time.monotonic() >= self.next_artifact
         origin = self.live.history.grid.bin_at(int(now - self.settle))
         if not changed and origin == self.live.origin and not self._behind:
@@ -127,10 +131,11 @@ class Engine:
 
     def _replaced(self) -> "Live":
         """What serves a new artifact."""
-        forecaster, identity = _loaded(self.artifact_dir)
-        if _signature(self.artifact_dir) != self._seen:
+        forecaster, identity = self._loaded()
+        if self._signature() != self._seen:
             raise ArtifactError(f"{self.artifact_dir}: changed while it was read")
-        if identity == self.live.identity and _metadata(forecaster) == _metadata(self.live.forecaster):
+        same = identity == self.live.identity and _metadata(forecaster) == _metadata(self.live.forecaster)
+        if same and forecaster.plan == self.live.forecaster.plan:
             return self.live
         if _metadata(forecaster) is None and self._seen != self._unverified:
             self._unverified, self._seen = self._seen, ()
@@ -138,6 +143,28 @@ class Engine:
         if self.check is not None:
             self.check(forecaster)
         return Live(forecaster, identity, self.feed)
+
+    def _loaded(self) -> tuple[Forecaster, str]:
+        """A forecaster from the artifact's directory, and the hash that names it."""
+        artifact = Artifact.load(self.artifact_dir)
+        forecaster = Forecaster.of(artifact, str(self.artifact_dir))
+        if self.events is not None:
+            zone = getattr(self.feed.source, "timezone", None)
+            forecaster = forecaster.knowing(KnownEvents.read(self.events, zone))
+        return forecaster, artifact.identity
+
+    def _signature(self) -> tuple[object, ...]:
+        """Changes when a file of the artifact, a link to it, or the file of events is replaced."""
+        found: list[object] = []
+        try:
+            real = self.artifact_dir.resolve()
+            found.append(str(real))
+            for file in [*sorted(real.iterdir()), *([] if self.events is None else [self.events])]:
+                state = file.stat()
+                found.append((file.name, state.st_ino, state.st_size, state.st_mtime_ns))
+        except (OSError, RuntimeError) as error:  # Python before 3.13 has no OSError for a link to itself
+            found.append(repr(error))
+        return tuple(found)
 
     def _failed(self, cause: str, error: Exception, changed: bool) -> None:
         self.board.failed(cause, error)
@@ -192,6 +219,9 @@ class Live:
             self._search = EventSearch()
             self.history.load(origin)
             self._changed = np.empty(0, np.int64)
+            if self.forecaster.plan is not None:
+                for warning in self.forecaster.plan.warnings(self._panel):
+                    log.warning("%s", warning)
         else:
             before = self._panel.series
             self._changed = self.history.extend(origin)
@@ -292,33 +322,16 @@ class Live:
             place = number % len(recent.origins)
             kept = recent.origins[place] == number
             forecast[np.ix_(rows, kept)] = recent.values[:, place[kept], 0]
+            plan = self.forecaster.plan
+            factor = None if plan is None else plan.factors(panel, np.arange(panel.num_series)[:, None], bins)
+            forecast *= 1 if factor is None else factor
         return panel.seconds(bins), observed, forecast
-
-
-def _loaded(directory: Path) -> tuple[Forecaster, str]:
-    """A forecaster from an artifact directory, and the hash that names it."""
-    artifact = Artifact.load(directory)
-    return Forecaster.of(artifact, str(directory)), artifact.identity
 
 
 def _metadata(forecaster: Forecaster) -> dict[str, Any] | None:
     """What the artifact says beyond the hashed files: how gaps are filled, for one."""
     assert forecaster.artifact is not None, "loaded"
     return forecaster.artifact.metadata
-
-
-def _signature(directory: Path) -> tuple[object, ...]:
-    """Changes when a file of the artifact, or a link to it, is replaced."""
-    found: list[object] = []
-    try:
-        real = directory.resolve()
-        found.append(str(real))
-        for file in sorted(real.iterdir()):
-            state = file.stat()
-            found.append((file.name, state.st_ino, state.st_size, state.st_mtime_ns))
-    except (OSError, RuntimeError) as error:  # Python before 3.13 has no OSError for a link to itself
-        found.append(repr(error))
-    return tuple(found)
 
 
 def _count(durations: list[float], seconds: float) -> None:

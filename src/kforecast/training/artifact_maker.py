@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kforecast.artifact import CHECKPOINT, CONFIG_MAP_LIMIT, Artifact, EstimatorConfig, folder_name
+from kforecast.artifact import CHECKPOINT, CONFIG_MAP_LIMIT, EFFECTS, Artifact, EstimatorConfig, folder_name
 from kforecast.data.calendar import Calendar
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import item_key
@@ -76,6 +76,9 @@ class ArtifactMaker:
                 "validation_end": panel.seconds(split.validation_end),
             },
         }
+        if data.effects.by_name:
+            self._metadata[EFFECTS] = data.effects.as_dict()
+        self._knows_events = data.known_events is not None
 
     def describe(self, net: Network) -> dict[str, Any]:
         """The artifact without weights, as plain values, for checkpoints; see :func:`restored`."""
@@ -161,6 +164,11 @@ class ArtifactMaker:
             log.warning(
                 "data.timezone and data.holidays are not for Fcnet: its calendar and its bins are in UTC, as "
                 "in Kapacity's job; model=auto follows local time"
+            )
+        if self._knows_events:
+            log.warning(
+                "data.events: Kapacity's job knows no events, and forecasts ordinary traffic during them; "
+                "kforecast-serve and kforecast-scale know them from the same file"
             )
         if self._config.freq == "1D":
             log.warning(

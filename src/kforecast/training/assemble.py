@@ -34,6 +34,8 @@ _CONTINUED, _FEWEST = 0.4, 2
 
 def data_of(recipe: Recipe, source: Any = None) -> ForecastDataModule:
     """The recipe's data module, not set up yet; ``source`` replaces the recipe's source."""
+    # A panel comes from another data module of the run, which has taken the events out.
+    without = {} if source is None else {"events": None, "incidents": None}
     data: ForecastDataModule = recipe.data(
         source=recipe.history if source is None else source,
         window=recipe.window,
@@ -42,6 +44,7 @@ def data_of(recipe: Recipe, source: Any = None) -> ForecastDataModule:
         teacher=recipe.teacher,
         # Kapacity's job bins in UTC, whatever the time zone of a workload.
         local_bins=recipe.settings.model.shared_embedding is None,
+        **without,
     )
     return data
 

@@ -137,7 +137,7 @@ def _judge_held_out(
     champion: Champion | None,
 ) -> Scoreboard | None:
     """Judge on the test part, or on the validation part without a test part; None without held-out data."""
-    panel, split = fit.data.panel, fit.data.split
+    panel, split, plan = fit.data.judged_panel, fit.data.split, fit.data.plan
     forecaster, trained = first, split.train_end
     begin, stop, part = split.validation_end, split.end, "the test span"
     levels: tuple[float, ...] = QUANTILES
@@ -158,6 +158,9 @@ def _judge_held_out(
     if panel.num_series > most:
         part += f" of {most:,} of the {panel.num_series:,} series"
         panel = panel.rows(middles(panel.num_series, most).tolist())
+    forecaster = replace(forecaster, plan=plan)
+    if champion is not None and plan is not None:
+        champion = replace(champion, predictor=champion.predictor.knowing(plan.known))
     span = Span(begin, stop, part, panel.seconds(trained))
     as_consumed = several and isinstance(fit.net, Fcnet) and not fit.net.shared_embedding
     settings = BacktestSettings(show_as_consumed=as_consumed, levels=levels)

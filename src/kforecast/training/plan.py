@@ -17,6 +17,7 @@ from kforecast.config.checks import (
     check_processes,
     check_step,
     check_train_settings,
+    events_of,
     recorded,
     source_of,
     window_of,
@@ -202,6 +203,7 @@ def make_recipe(cfg: DictConfig, job: Job, unfinished: bool) -> Recipe:
     window = window_of(settings.window)
     source = source_of(cfg)
     check_step(source, window)
+    events_of(settings.data.events, source)
     if is_own_recipe():
         try_recipe(cfg, window)
     return _recipe(
@@ -232,6 +234,7 @@ def make_recipe_for_frame(cfg: DictConfig, source: Any, folder: Path) -> Recipe:
         All problems that can be found without data.
     """
     settings = check_train_settings(cfg)
+    events_of(settings.data.events, source)
     check_devices(settings.trainer)
     try_recipe(cfg, window_of(settings.window))
     return _recipe(cfg, settings, run_dir=folder, source=source)
