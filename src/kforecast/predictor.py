@@ -201,7 +201,7 @@ class Predictor:
         return self._following(self.online, as_consumed).follow(panel, series, origin, made, reuse)
 
     def forecast_next(
-        self, panel: Panel, recent: Recent | None = None
+        self, panel: Panel, recent: Recent | None = None, keep: int = 0
     ) -> tuple[WindowForecasts, Recent | None]:
         """Forecast all series from the panel's end, bridging gaps there: one bin after the other.
 
@@ -214,6 +214,9 @@ class Predictor:
             The newest :attr:`history_length` bins; fewer if there are not as many.
         recent:
             The second result for an earlier end of the panel, which is changed; None at first.
+        keep:
+            Newest origins to keep, with their widths, also where nothing is followed; 0 for as many as are
+            followed.
 
         Returns
         -------
@@ -222,13 +225,22 @@ class Predictor:
         rows, end = np.arange(panel.num_series), np.full(panel.num_series, panel.num_bins)
         seen = _EventsSeen()
         made = self._fixed(panel, rows, end, hold_newest=True, seen=seen)
-        if self.online is None:
-            return made, None
-        return self._following(self.online, seen=seen).next(panel, made, recent)
+        following = self._keeping(keep, seen)
+        return (made, None) if following is None else following.next(panel, made, recent)
 
-    def earlier(self, panel: Panel) -> Recent | None:
+    def earlier(self, panel: Panel, keep: int = 0) -> Recent | None:
         """What :meth:`forecast_next` keeps after forecasting from the panel's end, from the panel alone."""
-        return None if self.online is None else self._following(self.online).recent(panel)
+        following = self._keeping(keep)
+        return None if following is None else following.recent(panel)
+
+    def _keeping(self, keep: int, seen: "_EventsSeen | None" = None) -> Following | None:
+        """What forecasts follow; with fixed weights and widths, the newest origins are kept if asked for."""
+        if self.online is not None:
+            return replace(self._following(self.online, seen=seen), keep_widths=keep > 0)
+        if not keep:
+            return None
+        fixed = Online(0, np.full(self.window.prediction_length, np.nan), origins=keep)
+        return replace(self._following(fixed, seen=seen), intervals=None)
 
     def _following(
         self, online: Online, as_consumed: bool = False, seen: "_EventsSeen | None" = None
