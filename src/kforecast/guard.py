@@ -165,7 +165,7 @@ def since(states: np.ndarray, known: Withdrawals | None = None) -> Withdrawals:
     always = (states != SERVED).all(axis=1)
     begun = np.where(always, 0, ended)
     if known is not None:
-        begun = np.where(always & (known.state != SERVED), np.minimum(known.since, begun), begun)
+        begun = np.where((known.state != SERVED) & (begun <= np.maximum(known.since, 0)), known.since, begun)
     last = states[:, -1] if bins else np.zeros(len(states), np.int8)
     return Withdrawals(last, np.where(last == SERVED, bins, begun))
 

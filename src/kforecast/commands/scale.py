@@ -85,6 +85,9 @@ class ScaleSection(BaseModel):
     max_mse: Annotated[float, Field(ge=0)]
     quantile: Annotated[float | None, BeforeValidator(_level)]
     max_age: Duration | None
+    guard: bool
+    guard_lead: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    guard_cost: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     freq: Annotated[int | None, BeforeValidator(_frequency)]
     lead_seconds: Annotated[int, Field(ge=0, le=86_400)]
 

@@ -98,6 +98,9 @@ class ServeSection(BaseModel):
     quantiles: Annotated[list[float], BeforeValidator(check_levels), Field(min_length=1, max_length=20)]
     leads: list[Seconds] | None
     windows: list[Seconds] | None
+    guard: bool
+    guard_lead: Seconds
+    guard_cost: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     shard: Annotated[str, Field(pattern=r"^[0-9]{1,4}/[1-9][0-9]{0,3}$")] | None
     replay: bool
     token_file: SecretFile | None
@@ -143,6 +146,7 @@ def serve(cfg: DictConfig) -> None:
     from kforecast.serving.board import AskDefaults, Board
     from kforecast.serving.engine import Engine
     from kforecast.serving.feed import Feed, Shard
+    from kforecast.shadow import GuardSettings
 
     shard = None
     if chosen.shard is not None:
@@ -158,7 +162,11 @@ def serve(cfg: DictConfig) -> None:
     def check(forecaster: Forecaster) -> None:
         _check_fits(forecaster, chosen, source)
 
-    engine = Engine(board, directory, feed, chosen.settle, [*chosen.quantiles, chosen.quantile], check)
+    guard = None
+    if chosen.guard:
+        guard = GuardSettings(chosen.value, chosen.quantile, chosen.guard_lead, chosen.guard_cost)
+    levels = [*chosen.quantiles, chosen.quantile]
+    engine = Engine(board, directory, feed, chosen.settle, levels, check, guard)
     stopped_by = asyncio.run(_serve(engine, chosen))
     log.info("Stopped")
     if stopped_by is signal.SIGINT:

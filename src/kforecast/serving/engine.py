@@ -13,10 +13,13 @@ from kforecast.data.panel import Panel
 from kforecast.errors import DataError, KforecastError, few
 from kforecast.following import Recent, WindowForecasts
 from kforecast.forecaster import Forecaster
+from kforecast.guard import NAMES
 from kforecast.serving.board import Board
 from kforecast.serving.feed import Feed
+from kforecast.serving.guarding import Guard, Withdrawn
 from kforecast.serving.history import History
 from kforecast.serving.snapshot import Snapshot
+from kforecast.shadow import GuardSettings, words
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,8 @@ class Engine:
         Quantiles that are made before a snapshot is shown, so that no answer waits for them.
     check:
         Refuses an artifact that does not fit the settings, with one of our errors.
+    guard:
+        Settings of the guard that withdraws forecasts; None without one.
 
     Raises
     ------
@@ -58,10 +63,11 @@ class Engine:
         settle: float,
         levels: Sequence[float | None] = (),
         check: Callable[[Forecaster], None] | None = None,
+        guard: GuardSettings | None = None,
     ) -> None:
-        self.levels, self.check = levels, check
+        self.levels, self.check, self.guard = levels, check, guard
         self.board, self.artifact_dir, self.feed, self.settle = board, artifact_dir, feed, settle
-        self.live = Live(*_loaded(artifact_dir), feed)
+        self.live = Live(*_loaded(artifact_dir), feed, guard)
         if check is not None:
             check(self.live.forecaster)
         self._seen = _signature(artifact_dir)
@@ -125,7 +131,7 @@ class Engine:
             return self.live
         if self.check is not None:
             self.check(forecaster)
-        return Live(forecaster, identity, self.feed)
+        return Live(forecaster, identity, self.feed, self.guard)
 
     def _failed(self, cause: str, error: Exception, changed: bool) -> None:
         self.board.failed(cause, error)
@@ -150,9 +156,12 @@ class Engine:
 class Live:
     """One artifact with the history it reads, and the forecasts that its next ones follow."""
 
-    def __init__(self, forecaster: Forecaster, identity: str, feed: Feed) -> None:
+    def __init__(
+        self, forecaster: Forecaster, identity: str, feed: Feed, guard: GuardSettings | None = None
+    ) -> None:
         self.forecaster, self.identity = forecaster, identity
-        self.history = History(feed, forecaster)
+        self.guard = None if guard is None else Guard(forecaster, guard)
+        self.history = History(feed, forecaster, 0 if self.guard is None else self.guard.bins)
         self.origin: int | None = None
         self.recent: Recent | None = None
         self._changed = np.empty(0, np.int64)
@@ -205,19 +214,28 @@ class Live:
         mine = panel if not unknown else panel.rows(served)
         rows = np.array(served)
         changed = np.flatnonzero(np.isin(rows, self._changed))
-        made, recent = forecaster.forecast_next(mine, self.recent)
+        keep = 0 if self.guard is None else self.guard.keep
+        made, recent = forecaster.forecast_next(mine, self.recent, keep)
         if recent is not None and recent is self.recent and len(changed):
-            afresh = forecaster.earlier(mine.rows(changed.tolist()))
+            afresh = forecaster.earlier(mine.rows(changed.tolist()), keep)
             assert afresh is not None
             recent.replace(changed, afresh)
-            made, recent = forecaster.forecast_next(mine, recent)
+            made, recent = forecaster.forecast_next(mine, recent, keep)
         self.recent, self._changed = recent, np.empty(0, np.int64)
         if not np.isfinite(made.values).all():
             bad = np.flatnonzero(~np.isfinite(made.values).all(axis=1))
             log.warning("not finite, left out: %s", few([" ".join(mine.series[row]) for row in bad]))
-        return self._snapshot(mine, rows, made)
+        return self._snapshot(mine, rows, made, self._withdrawn(mine, rows))
 
-    def _snapshot(self, mine: Panel, rows: np.ndarray, made: WindowForecasts) -> Snapshot:
+    def _withdrawn(self, mine: Panel, rows: np.ndarray) -> dict[int, Withdrawn] | None:
+        """The series whose forecast the guard withdraws, by row of the panel; None without a guard."""
+        if self.guard is None or self.recent is None:
+            return None
+        return {int(rows[row]): one for row, one in self.guard.judge(mine, self.recent).items()}
+
+    def _snapshot(
+        self, mine: Panel, rows: np.ndarray, made: WindowForecasts, withdrawn: dict[int, Withdrawn] | None
+    ) -> Snapshot:
         panel, forecaster, window = self._panel, self.forecaster, self.forecaster.window
         horizon, end = window.prediction_length, panel.num_bins
         values = np.full((panel.num_series, horizon), np.nan, np.float32)
@@ -239,6 +257,8 @@ class Live:
                 missing[number] = "no value in the bins that the model reads"
             elif not np.isfinite(values[number]).all():
                 missing[number] = "the forecast is not a finite number"
+            elif withdrawn and number in withdrawn:
+                missing[number] = words(withdrawn[number].cause, withdrawn[number].since)
             elif guessed[number]:
                 notes.setdefault(number, "more than half of its context is missing and filled: a guess")
 
@@ -258,6 +278,7 @@ class Live:
             self.identity,
             None if forecaster.intervals is None else quantiles_of,
             self._past(rows),
+            None if withdrawn is None else {row: NAMES[one.cause] for row, one in withdrawn.items()},
         )
 
     def _past(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
