@@ -64,6 +64,19 @@ class GuardRules:
     day: int
     chance: float
 
+    @classmethod
+    def of(cls, step: int, day: int, horizon: int, lead: float, chance: float) -> "GuardRules":
+        """The rules for a lead time in seconds.
+
+        Parameters
+        ----------
+        step:
+            Seconds per bin.
+        day, horizon:
+            Bins of a day, and of a forecast.
+        """
+        return cls(max(1, min(horizon, -(-int(lead) // step))), day, chance)
+
     @property
     def to_withdraw(self) -> float:
         """Evidence at which a forecast is withdrawn: windows until a false alarm, at least, on average."""
@@ -178,10 +191,10 @@ def pinball(chance: float, number: np.ndarray, came: np.ndarray) -> np.ndarray:
 
 
 def relative_losses(rules: GuardRules, numbers: Numbers, first: int = 0) -> np.ndarray:
-    """Losses of the served number, and of the reactive rule with the margin, ``[2, series, bins]``.
+    """Losses of the served number, and of the reactive rule plus the margin, ``[2, series, bins]``.
 
-    In units of the reactive rule's mean loss before the window. They stand at the last bin of each window; NaN
-    elsewhere, and where a value of the window, or the unit, is unknown.
+    In units of the reactive rule's mean loss before the window. They stand at the last bin of each window;
+    NaN elsewhere, and where a value of the window, or the unit, is unknown.
     """
     length, bins = rules.window, numbers.actual.shape[1]
     found = np.full((2, *numbers.actual.shape), np.nan)
@@ -204,6 +217,16 @@ def relative_losses(rules: GuardRules, numbers: Numbers, first: int = 0) -> np.n
         mean = np.where(some, mean + (new - mean) / np.maximum(count, 1), mean)
         level = np.where(some, level + (np.abs(came[:, number]) - level) / np.maximum(count, 1), level)
     return found
+
+
+def newest_before(value: np.ndarray, oldest: int) -> np.ndarray:
+    """The newest known value before each bin, ``[series, bins]``; NaN if none is less than ``oldest`` old."""
+    bins = np.arange(value.shape[1])
+    newest = np.maximum.accumulate(np.where(np.isnan(value), -1, bins), axis=1)
+    found = np.take_along_axis(value, np.maximum(newest, 0), axis=1)
+    found[(newest < 0) | (bins - newest >= oldest)] = np.nan
+    first = np.full((len(value), 1), np.nan)
+    return np.concatenate([first, found[:, :-1]], axis=1)
 
 
 def _gains(losses: np.ndarray, stakes: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Shadow: what the forecasts at the newest origins were, for the guard that judges them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +8,18 @@ import numpy as np
 
 from kforecast.data.panel import Panel
 from kforecast.following import Recent
-from kforecast.guard import ABOVE, BELOW, WORSE, GuardRules, Numbers
+from kforecast.guard import (
+    ABOVE,
+    BELOW,
+    SERVED,
+    WORSE,
+    GuardRules,
+    Numbers,
+    Withdrawals,
+    newest_before,
+    since,
+    watch,
+)
 from kforecast.intervals import LEVELS
 from kforecast.metrics.timerange import utc
 from kforecast.predictor import Predictor
@@ -45,9 +56,22 @@ class GuardSettings:
     def rules(self, predictor: Predictor) -> GuardRules:
         """The guard's rules at the predictor's frequency."""
         window = predictor.window
-        bins = -(-int(self.lead) // window.frequency.step)
-        length = max(1, min(window.prediction_length, bins))
-        return GuardRules(length, window.frequency.day, self.cost / (1 + self.cost))
+        step, day = window.frequency.step, window.frequency.day
+        return GuardRules.of(step, day, window.prediction_length, self.lead, self.cost / (1 + self.cost))
+
+    def bins(self, predictor: Predictor) -> int:
+        """Bins of history before an origin that a forecast from there, and judging it, can use."""
+        kept = origins_to_keep(predictor) + predictor.window.prediction_length
+        own = kept if predictor.online is None else 0
+        return max(predictor.history_length + own, _WARM_UPS * self.rules(predictor).warm_up + kept)
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """A withdrawal in force: its cause (:mod:`kforecast.guard`), and since when, in unix seconds."""
+
+    cause: int
+    since: int
 
 
 def origins_to_keep(predictor: Predictor) -> int:
@@ -55,13 +79,39 @@ def origins_to_keep(predictor: Predictor) -> int:
     return max(_LEAST_ORIGINS, min(_ORIGINS, _DAYS * predictor.window.frequency.day))
 
 
-def bins_to_read(predictor: Predictor, rules: GuardRules) -> int:
-    """Bins of history before an origin with which forecasts can be judged there; at least those it reads."""
-    horizon, own = predictor.window.prediction_length, 0
-    if predictor.online is None:
-        own = origins_to_keep(predictor) + horizon
-    warm = _WARM_UPS * rules.warm_up + origins_to_keep(predictor) + horizon
-    return max(predictor.history_length + own, warm)
+def withdrawn(
+    predictor: Predictor,
+    panel: Panel,
+    settings: GuardSettings,
+    recent: Recent | None = None,
+    known: Mapping[tuple[str, str], Withdrawn] | None = None,
+) -> dict[int, Withdrawn]:
+    """The series whose forecast is withdrawn at the end of a panel, by row.
+
+    Parameters
+    ----------
+    recent:
+        The forecasts up to there (:meth:`kforecast.predictor.Predictor.forecast_next`); None to make them.
+    known:
+        Withdrawals known from before, by series. They end by proof alone.
+    """
+    if recent is None:
+        recent = predictor.earlier(panel, origins_to_keep(predictor))
+        assert recent is not None, "origins are kept"
+    numbers, first, _ = numbers_of(predictor, panel, recent, settings)
+    shift, bins = first - panel.first_bin, numbers.actual.shape[1]
+    before = Withdrawals(np.zeros(panel.num_series, np.int8), np.full(panel.num_series, bins))
+    for row, pair in enumerate(panel.series):
+        if known and (one := known.get(pair)) is not None:
+            # The alarm was at the bin before.
+            before.state[row], before.since[row] = one.cause, panel.bin_at(one.since) - 1 - shift
+    found = since(watch(settings.rules(predictor), numbers, first, before), before)
+    rows = np.flatnonzero(found.state != SERVED)
+    begun = panel.seconds(found.since[rows] + 1 + shift)
+    return {
+        row: Withdrawn(cause, second)
+        for row, cause, second in zip(rows.tolist(), found.state[rows].tolist(), begun.tolist(), strict=True)
+    }
 
 
 def numbers_of(
@@ -99,18 +149,8 @@ def numbers_of(
     return numbers, panel.first_bin + begin, int(origins[0]) - begin
 
 
-def newest_before(value: np.ndarray, oldest: int) -> np.ndarray:
-    """The newest known value before each bin, at most ``oldest`` bins old, ``[series, bins]``; NaN if none."""
-    bins = np.arange(value.shape[1])
-    newest = np.maximum.accumulate(np.where(np.isnan(value), -1, bins), axis=1)
-    found = np.take_along_axis(value, np.maximum(newest, 0), axis=1)
-    found[(newest < 0) | (bins - newest >= oldest)] = np.nan
-    first = np.full((len(value), 1), np.nan)
-    return np.concatenate([first, found[:, :-1]], axis=1)
-
-
-def words(cause: int, since: int) -> str:
-    """Why a forecast is withdrawn, and what ends it; ``since`` is in unix seconds."""
+def words(one: Withdrawn) -> str:
+    """Why a forecast is withdrawn, and what ends it."""
     left = "the newest value left the range that any forecast allowed for, and was far {} it"
     reasons = {
         WORSE: "scaling on it costs more than scaling on the newest observation",
@@ -118,15 +158,15 @@ def words(cause: int, since: int) -> str:
         BELOW: left.format("below"),
     }
     return (
-        f"withdrawn by the guard since {utc(since)} UTC: {reasons[cause]}. It comes back when its forecasts, "
-        "which are still made and scored, prove to be no worse"
+        f"withdrawn by the guard since {utc(one.since)} UTC: {reasons[one.cause]}. It comes back when its "
+        "forecasts, which are still made and scored, prove to be no worse"
     )
 
 
 def _ranges(
     predictor: Predictor, panel: Panel, recent: Recent, kept: np.ndarray, settings: GuardSettings
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
-    """Blocks of series: served forecasts ``[series, origins, P]``, least and greatest value of the first bin."""
+    """Blocks of series: forecasts ``[series, origins, P]``, least and greatest value of the first bin."""
     largest = np.maximum.accumulate(np.where(panel.observed, np.abs(panel.values), 0), axis=1)
     peak = largest[:, kept - panel.first_bin - 1]
     made = recent.forecasts(kept, peak)

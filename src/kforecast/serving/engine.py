@@ -16,10 +16,9 @@ from kforecast.forecaster import Forecaster
 from kforecast.guard import NAMES
 from kforecast.serving.board import Board
 from kforecast.serving.feed import Feed
-from kforecast.serving.guarding import Guard, Withdrawn
 from kforecast.serving.history import History
 from kforecast.serving.snapshot import Snapshot
-from kforecast.shadow import GuardSettings, words
+from kforecast.shadow import GuardSettings, Withdrawn, origins_to_keep, withdrawn, words
 
 log = logging.getLogger(__name__)
 
@@ -160,8 +159,9 @@ class Live:
         self, forecaster: Forecaster, identity: str, feed: Feed, guard: GuardSettings | None = None
     ) -> None:
         self.forecaster, self.identity = forecaster, identity
-        self.guard = None if guard is None else Guard(forecaster, guard)
-        self.history = History(feed, forecaster, 0 if self.guard is None else self.guard.bins)
+        self.guard = guard
+        self.withdrawn: dict[tuple[str, str], Withdrawn] = {}
+        self.history = History(feed, forecaster, 0 if guard is None else guard.bins(forecaster))
         self.origin: int | None = None
         self.recent: Recent | None = None
         self._changed = np.empty(0, np.int64)
@@ -214,7 +214,7 @@ class Live:
         mine = panel if not unknown else panel.rows(served)
         rows = np.array(served)
         changed = np.flatnonzero(np.isin(rows, self._changed))
-        keep = 0 if self.guard is None else self.guard.keep
+        keep = 0 if self.guard is None else origins_to_keep(forecaster)
         made, recent = forecaster.forecast_next(mine, self.recent, keep)
         if recent is not None and recent is self.recent and len(changed):
             afresh = forecaster.earlier(mine.rows(changed.tolist()), keep)
@@ -225,16 +225,19 @@ class Live:
         if not np.isfinite(made.values).all():
             bad = np.flatnonzero(~np.isfinite(made.values).all(axis=1))
             log.warning("not finite, left out: %s", few([" ".join(mine.series[row]) for row in bad]))
-        return self._snapshot(mine, rows, made, self._withdrawn(mine, rows))
+        return self._snapshot(mine, rows, made, self._judged(mine, rows))
 
-    def _withdrawn(self, mine: Panel, rows: np.ndarray) -> dict[int, Withdrawn] | None:
+    def _judged(self, mine: Panel, rows: np.ndarray) -> dict[int, Withdrawn] | None:
         """The series whose forecast the guard withdraws, by row of the panel; None without a guard."""
         if self.guard is None or self.recent is None:
             return None
-        return {int(rows[row]): one for row, one in self.guard.judge(mine, self.recent).items()}
+        found = withdrawn(self.forecaster, mine, self.guard, self.recent, self.withdrawn)
+        # The history that is judged may be younger than a withdrawal, which must not end with it.
+        self.withdrawn = {mine.series[row]: one for row, one in found.items()}
+        return {int(rows[row]): one for row, one in found.items()}
 
     def _snapshot(
-        self, mine: Panel, rows: np.ndarray, made: WindowForecasts, withdrawn: dict[int, Withdrawn] | None
+        self, mine: Panel, rows: np.ndarray, made: WindowForecasts, judged: dict[int, Withdrawn] | None
     ) -> Snapshot:
         panel, forecaster, window = self._panel, self.forecaster, self.forecaster.window
         horizon, end = window.prediction_length, panel.num_bins
@@ -257,8 +260,8 @@ class Live:
                 missing[number] = "no value in the bins that the model reads"
             elif not np.isfinite(values[number]).all():
                 missing[number] = "the forecast is not a finite number"
-            elif withdrawn and number in withdrawn:
-                missing[number] = words(withdrawn[number].cause, withdrawn[number].since)
+            elif judged and number in judged:
+                missing[number] = words(judged[number])
             elif guessed[number]:
                 notes.setdefault(number, "more than half of its context is missing and filled: a guess")
 
@@ -278,7 +281,7 @@ class Live:
             self.identity,
             None if forecaster.intervals is None else quantiles_of,
             self._past(rows),
-            None if withdrawn is None else {row: NAMES[one.cause] for row, one in withdrawn.items()},
+            None if judged is None else {row: NAMES[one.cause] for row, one in judged.items()},
         )
 
     def _past(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
