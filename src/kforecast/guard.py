@@ -32,8 +32,7 @@ _DAYS_TO_RETURN: Final = 7
 _ROOM: Final = 0.5
 # Stakes of the bets: the share of the capital that is lost when the loss is larger by one unit. The unit is
 # the reactive rule's mean loss. A loss counts up to the unit divided by the stake.
-_ON_WORSE: Final = np.array([0.03, 0.06, 0.12])
-_ON_BETTER: Final = np.array([0.06, 0.12, 0.24, 0.48])
+_STAKES: Final = np.array([0.03, 0.06, 0.12, 0.24, 0.48])
 # A bet never loses the whole capital.
 _MOST_LOST: Final = 0.98
 # A loss that is larger by this share of the mean load does not matter: it is less than a replica.
@@ -149,14 +148,14 @@ def watch(
     if known is not None:
         state = np.where(known.since < 0, known.state, state).astype(np.int8)
         since = np.where(known.state != SERVED, known.since, bins)
-    bad, good = np.zeros((series, len(_ON_WORSE))), np.zeros((series, len(_ON_BETTER)))
+    bad, good = np.zeros((series, len(_STAKES))), np.zeros((series, len(_STAKES)))
     for at in range(bins):
         scored = np.isfinite(losses[0, :, at])
         served = state == SERVED
         rows = np.flatnonzero(scored & served)
-        bad[rows] = (1 + bad[rows]) * (1 + _gains(losses[:, rows, at], _ON_WORSE))
+        bad[rows] = (1 + bad[rows]) * (1 + _gains(losses[:, rows, at]))
         rows = np.flatnonzero(scored & ~served)
-        good[rows] = (1 + good[rows]) * (1 - _gains(losses[:, rows, at], _ON_BETTER))
+        good[rows] = (1 + good[rows]) * (1 - _gains(losses[:, rows, at]))
         out = beyond[:, at]
         state = state.copy()
         state[served & (bad.mean(axis=1) >= rules.to_withdraw)] = WORSE
@@ -229,9 +228,9 @@ def newest_before(value: np.ndarray, oldest: int) -> np.ndarray:
     return np.concatenate([first, found[:, :-1]], axis=1)
 
 
-def _gains(losses: np.ndarray, stakes: np.ndarray) -> np.ndarray:
+def _gains(losses: np.ndarray) -> np.ndarray:
     """Gains of the bets that the forecast is worse, in -1 .. 1, ``[series, stakes]``."""
-    served, reactive = np.minimum(losses[..., None] * stakes, 1.0)
+    served, reactive = np.minimum(losses[..., None] * _STAKES, 1.0)
     gains: np.ndarray = _MOST_LOST * (served - reactive)
     return gains
 
