@@ -75,14 +75,15 @@ def main() -> None:
             train(given.bench, task, folder)
         for change in CHANGES:
             for name, case in cases(folder, change):
-                found = {"task": task, "forecast": name, "change": change} | judged(case, given.rule)
+                found: dict[str, object] = {"task": task, "forecast": name, "change": change}
+                found |= judged(case, given.rule)
                 rows.append(found)
                 print("  ".join(f"{key} {value}" for key, value in found.items()), flush=True)
     table = pd.DataFrame(rows)
-    for name, mine in table.groupby("forecast", sort=False):
+    for title, mine in table.groupby("forecast", sort=False):
         plain, changed = mine[mine["change"] == "none"], mine[mine["change"] != "none"]
         weeks, false = plain["weeks"].sum(), plain["withdrawals"].sum()
-        print(f"\n{name}, serve.value={given.rule}")
+        print(f"\n{title}, serve.value={given.rule}")
         print(
             f"  without a change: {false} withdrawals in {weeks:.1f} series-weeks, "
             f"{100 * false / weeks:.2f} in 100"
@@ -168,7 +169,8 @@ def frozen(before: np.ndarray, day: int, shape: tuple[int, ...]) -> np.ndarray:
     around = np.stack([np.roll(one, shift, axis=1) for one in weeks for shift in range(-hour, hour + 1)])
     found = np.moveaxis(np.nan_to_num(np.nanquantile(around, LEVELS, axis=0)), 0, -1)
     at = np.arange(shape[1])[:, None] + np.arange(shape[2])
-    return found[:, at % week].astype(np.float32)
+    quantiles: np.ndarray = found[:, at % week].astype(np.float32)
+    return quantiles
 
 
 def judged(case: Case, rule: str) -> dict[str, object]:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from kforecast.data.panel import Panel
+from kforecast.data.split import running_sum
 from kforecast.following import Recent
 from kforecast.guard import (
     ABOVE,
@@ -98,7 +99,7 @@ def withdrawn(
     if recent is None:
         recent = predictor.earlier(panel, origins_to_keep(predictor))
         assert recent is not None, "origins are kept"
-    numbers, first, _ = numbers_of(predictor, panel, recent, settings)
+    numbers, first = numbers_of(predictor, panel, recent, settings)
     shift, bins = first - panel.first_bin, numbers.actual.shape[1]
     before = Withdrawals(np.zeros(panel.num_series, np.int8), np.full(panel.num_series, bins))
     for row, pair in enumerate(panel.series):
@@ -116,8 +117,10 @@ def withdrawn(
 
 def numbers_of(
     predictor: Predictor, panel: Panel, recent: Recent, settings: GuardSettings
-) -> tuple[Numbers, int, int]:
+) -> tuple[Numbers, int]:
     """What was served at the origins that are kept, and what came.
+
+    As elsewhere, an origin counts when half of its context was observed.
 
     Parameters
     ----------
@@ -128,7 +131,7 @@ def numbers_of(
 
     Returns
     -------
-    The numbers, the number of their first bin on the grid, and the index of the first origin among the bins.
+    The numbers, and the number of their first bin on the grid.
     """
     rules, end = settings.rules(predictor), panel.num_bins
     kept = np.sort(recent.origins[recent.origins >= 0])
@@ -142,11 +145,16 @@ def numbers_of(
     for rows, number, least, most in _ranges(predictor, panel, recent, kept, settings):
         served[rows, place] = number[..., : rules.window].max(axis=2)
         low[rows, place], high[rows, place] = least, most
+    context = predictor.window.context_length
+    seen = running_sum(panel.observed)
+    sparse = 2 * (seen[:, origins] - seen[:, np.maximum(origins - context, 0)]) < context
+    for one in (served, low, high):
+        one[:, place][sparse] = np.nan
     if settings.rule == "max":
         served[:, :end] = np.where(np.isnan(reactive), served[:, :end], np.maximum(served[:, :end], reactive))
     bins, one_more = slice(begin, end), slice(begin, end + 1)
     numbers = Numbers(value[:, bins], served[:, bins], reactive[:, bins], low[:, one_more], high[:, one_more])
-    return numbers, panel.first_bin + begin, int(origins[0]) - begin
+    return numbers, panel.first_bin + begin
 
 
 def words(one: Withdrawn) -> str:

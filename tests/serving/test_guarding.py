@@ -169,3 +169,10 @@ def test_a_withdrawal_outlives_the_forecasts_that_are_judged(dear: Path) -> None
     shop.engine.live.withdrawn[BAD] = replace(shop.engine.live.withdrawn[BAD], since=since - 1000 * HOUR)
     shop.step(HOUR)
     assert shop.engine.live.withdrawn[BAD].since == since - 1000 * HOUR
+
+
+def test_forecasts_from_sparse_contexts_are_no_evidence(dear: Path) -> None:
+    rows = rows_of(100.0, 0)
+    # One hour in five is known: no context is known by half.
+    rows.loc[(rows["workload"] == BAD[0]) & (rows["timestamp"] // HOUR % 5 > 0), "value"] = np.nan
+    assert Shop(dear, rows).withdrawn == {}
