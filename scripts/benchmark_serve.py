@@ -45,6 +45,7 @@ def _measure(given: argparse.Namespace, port: int) -> None:
     from kforecast.serving.engine import Engine
     from kforecast.serving.feed import Feed
     from kforecast.serving.lean import lean
+    from kforecast.serving.model import Model
 
     lean()
     print(f"memory with the libraries {_memory():.0f} MB")
@@ -55,7 +56,7 @@ def _measure(given: argparse.Namespace, port: int) -> None:
     source = PrometheusSource(url=f"http://127.0.0.1:{port}", queries=queries, proxy="none", step=given.step)
     now = [time.time() // 600 * 600 + 60]
     board = Board(AskDefaults("max", 0.9, None), lambda: now[0])
-    engine = Engine(board, given.artifact, Feed(source), 15.0, [0.1, 0.5, 0.9])
+    engine = Engine(board, Model(given.artifact), Feed(source), 15.0, [0.1, 0.5, 0.9])
     step = engine.live.forecaster.window.frequency.step
     now[0] = time.time() // step * step + min(60, step / 2)
     for what in ("start to a first forecast", "a new bin", "the next bin"):

@@ -134,7 +134,7 @@ def test_one_bin_after_the_other_gives_the_same_numbers(
     # Bins that come alone, together, again, and after a long time.
     for ago in (45, 44, 43, 43, 40, 39, 3, 2, 1, 0):
         mine = history(panel.num_bins - ago)
-        made, recent = forecaster.forecast_next(mine, recent, search)
+        made, recent = forecaster.forecast_next(mine, recent, search=search)
         rows, end = np.arange(3), np.full(3, mine.num_bins)
         expected = forecaster.forecast_windows(mine, rows, end, hold_newest=True)
         np.testing.assert_allclose(made.values, expected.values, rtol=1e-6)

@@ -40,6 +40,10 @@ class StaleError(KforecastError):
     """The newest value of a series is too old (``on_stale=error``)."""
 
 
+class WithdrawnError(KforecastError):
+    """The guard has withdrawn a forecast: scaling on it has cost more than scaling on the newest value."""
+
+
 class TrainingError(KforecastError):
     """The training itself failed: a number that is not finite, a lost process."""
 

@@ -59,6 +59,8 @@ class Recent:
         See :class:`WindowForecasts`, float32 ``[series, N, 1 or P]``.
     parts:
         How many of the forecasts are parts of the network's.
+    widths:
+        See :class:`WindowForecasts`, float32 ``[series, N, P, 2]``; None if they are not kept.
     """
 
     origins: np.ndarray
@@ -66,6 +68,7 @@ class Recent:
     values: np.ndarray
     level: np.ndarray
     parts: int
+    widths: np.ndarray | None = None
 
     @property
     def newest(self) -> int:
@@ -81,6 +84,18 @@ class Recent:
     def replace(self, rows: np.ndarray, other: "Recent") -> None:
         """Take the forecasts of some series, int64 ``[rows]``, from others at the same origins."""
         self.experts[:, rows], self.values[rows], self.level[rows] = other.experts, other.values, other.level
+        if self.widths is not None:
+            self.widths[rows] = other.widths
+
+    def forecasts(self, origins: np.ndarray, peak: np.ndarray) -> WindowForecasts:
+        """The forecasts at some origins that are kept, of all series: ``[series * origins]`` windows.
+
+        ``peak`` is that of :class:`WindowForecasts`, ``[series, origins]``.
+        """
+        at = origins % len(self.origins)
+        values, level = (one[:, at].reshape(-1, one.shape[2]) for one in (self.values, self.level))
+        widths = None if self.widths is None else self.widths[:, at].reshape(*values.shape, 2)
+        return WindowForecasts(values.astype(np.float32), level, {}, peak.ravel(), widths)
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,8 @@ class Following:
         First bin from which each series of a panel may be forecast below zero, int64 ``[series]``.
     intervals:
         The calibrated intervals; None without.
+    keep_widths:
+        Whether :class:`Recent` keeps the widths of earlier intervals.
     """
 
     online: Online
@@ -109,6 +126,7 @@ class Following:
     usual: Callable[[Panel, int, int], Panel]
     first_below_zero: Callable[[Panel], np.ndarray]
     intervals: Intervals | None
+    keep_widths: bool = False
 
     def follow(
         self, panel: Panel, series: np.ndarray, origin: np.ndarray, made: WindowForecasts, reuse: bool
@@ -229,6 +247,8 @@ class Following:
             if missed < origin:
                 before = replace(panel, values=panel.values[:, :length], observed=panel.observed[:, :length])
             weights = self._add(before, recent, made if reuse and missed == origin else None)
+            if recent.widths is not None and missed < origin:
+                recent.widths[:, missed % len(recent.origins)] = self._widths_at_end(before, recent)
         at = origin % len(recent.origins)
         experts, values = recent.experts[:, :, at].copy(), made.values
         experts[0] = made.values
@@ -239,6 +259,8 @@ class Following:
                 weights = self._weights_at_end(panel, recent, recent.experts[:, :, at])
             values = _mixed(weights, experts).astype(np.float32)
         widths = None if self.intervals is None else self._widths_at_end(panel, recent).astype(np.float32)
+        if recent.widths is not None:
+            recent.widths[:, at] = widths
         return made._replace(values=values, widths=widths), recent
 
     def recent(self, panel: Panel) -> Recent:
@@ -266,6 +288,9 @@ class Following:
                 parts, jumped = _num_parts(made), jumps(part, first, end + 1)
                 loss = _losses(every, actual, raised, parts)
                 values = _mixed(self.online.weights(every, loss, *_prior(every, parts), jumped), every)
+            widths = None
+            if self.intervals is not None and self.keep_widths:
+                widths = self._widths(part, (actual - values) * raised, level)
             if found is None:
                 shape = (panel.num_series, size)
                 found = Recent(
@@ -274,12 +299,15 @@ class Following:
                     np.full((*shape, horizon), np.nan),
                     np.full((*shape, level.shape[2]), np.nan, np.float32),
                     _num_parts(made),
+                    None if widths is None else np.ones((*shape, horizon, 2), np.float32),
                 )
                 place = (panel.first_bin + origin[-kept:]) % size
                 found.origins[place] = panel.first_bin + origin[-kept:]
             found.experts[:, some[:, None], place] = every[:, :, -kept:]
             found.values[some[:, None], place] = values[:, -kept:]
             found.level[some[:, None], place] = level[:, -kept:]
+            if found.widths is not None and widths is not None:
+                found.widths[some[:, None], place] = widths[:, -kept:]
         assert found is not None, "a panel has series"
         return found
 

@@ -236,7 +236,11 @@ class Predictor:
         return _during_events(made, plan, panel, series, origin)
 
     def forecast_next(
-        self, panel: Panel, recent: Recent | None = None, search: EventSearch | None = None
+        self,
+        panel: Panel,
+        recent: Recent | None = None,
+        keep: int = 0,
+        search: EventSearch | None = None,
     ) -> tuple[WindowForecasts, Recent | None]:
         """Forecast all series from the panel's end, bridging gaps there: one bin after the other.
 
@@ -249,6 +253,9 @@ class Predictor:
             The newest :attr:`history_length` bins; fewer if there are not as many.
         recent:
             The second result for an earlier end of the panel, which is changed; None at first.
+        keep:
+            Newest origins to keep, with their widths, also where nothing is followed; 0 for as many as are
+            followed.
         search:
             Kept from bin to bin, it finds past events for the work of one bin; None searches the whole panel.
 
@@ -260,19 +267,28 @@ class Predictor:
         panel = panel if self.plan is None else self.plan.ordinary(panel)
         search = search or EventSearch(grows=False)
         made = self._fixed(panel, rows, end, hold_newest=True, search=search)
-        kept = None
-        if self.online is not None:
+        following, kept = self._keeping(keep, search), None
+        if following is not None:
             # Only zeros in the place of gaps at the end of a context would be other forecasts.
             newest = panel.observed[:, -self.window.context_length :]
             whole = newest.shape[1] == self.window.context_length and bool(newest.all())
-            following = self._following(self.online, search=search)
             made, kept = following.next(panel, made, recent, self.fill != "zero" or whole)
         return _during_events(made, self.plan, panel, rows, end), kept
 
-    def earlier(self, panel: Panel) -> Recent | None:
+    def earlier(self, panel: Panel, keep: int = 0) -> Recent | None:
         """What :meth:`forecast_next` keeps after forecasting from the panel's end, from the panel alone."""
         panel = panel if self.plan is None else self.plan.ordinary(panel)
-        return None if self.online is None else self._following(self.online).recent(panel)
+        following = self._keeping(keep)
+        return None if following is None else following.recent(panel)
+
+    def _keeping(self, keep: int, search: EventSearch | None = None) -> Following | None:
+        """What forecasts follow; with fixed weights and widths, the newest origins are kept if asked for."""
+        if self.online is not None:
+            return replace(self._following(self.online, search=search), keep_widths=keep > 0)
+        if not keep:
+            return None
+        fixed = Online(0, np.full(self.window.prediction_length, np.nan), origins=keep)
+        return replace(self._following(fixed, search=search), intervals=None)
 
     def _following(
         self, online: Online, as_consumed: bool = False, search: EventSearch | None = None

@@ -105,7 +105,7 @@ def test_all_of_it_is_plain_values(plain, board):
             assert content[key], key
         assert set(content) == {
             *("overall", "series", "steps", "baselines", "skill", "age", "capacity", "span"),
-            *("window", "as_consumed", "champion"),
+            *("window", "as_consumed", "champion", "guard"),
         }
 
 

@@ -177,7 +177,7 @@ def test_the_whole_job(cluster: Cluster) -> None:
 def test_what_the_provider_is_asked(cluster: Cluster) -> None:
     cluster.api.objects[PORTRAIT]["spec"]["scaleTargetRef"] |= {"apiVersion": "v1", "kind": "Thing"}
     before = int(time.time())
-    assert cluster.run().returncode == 0
+    assert cluster.run("scale.guard=false").returncode == 0
     asked = {request.query.type: request for request in cluster.provider.requests}
     assert set(asked) == {pb.OBJECT, pb.WORKLOAD_EXTERNAL, pb.WORKLOAD_RESOURCE}
     query = asked[pb.OBJECT].query.object
@@ -223,7 +223,8 @@ def test_the_ratio_keeps_the_traffic_of_a_replica(cluster: Cluster) -> None:
 
 def test_a_given_traffic_of_a_replica_needs_nothing_else(cluster: Cluster) -> None:
     for number in ("12.5", "{qps: 12.5}"):
-        done = cluster.run("scale.replicas=per_replica", f"scale.per_replica={number}")
+        given = ["scale.replicas=per_replica", f"scale.per_replica={number}", "scale.guard=false"]
+        done = cluster.run(*given)
         assert done.returncode == 0, done.stderr
         assert_needed(cluster.result(), 12.5)
     assert {request.query.type for request in cluster.provider.requests} == {pb.OBJECT}
@@ -264,17 +265,32 @@ def test_replicas_for_a_quantile_of_the_forecast(cluster: Cluster, tmp_path: Pat
     needed = []
     for quantile in ("null", "0.5", "0.9"):
         given = ["scale.replicas=per_replica", "scale.per_replica=1", f"scale.quantile={quantile}"]
+        given.append("scale.guard=false")  # these quantiles would cost too much
         assert cluster.run(f"--tsf-model-path={path}", *given).returncode == 0
         needed.append([*cluster.result().values()])
     assert needed[0] == needed[1]
     assert all(high > low for high, low in zip(needed[2], needed[1], strict=True))
 
 
+def test_a_withdrawn_forecast_writes_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    model = Artifact.load(cluster.folder / "model")
+    state = {key: 5 * value if key.startswith("lc") else value for key, value in model.state.items()}
+    replace(model, state=state).save(tmp_path / "model")
+    cluster.api.store(RESULT, {"metadata": {"name": "web-predictive-result"}, "data": OLD})
+    given = [f"--tsf-model-path={tmp_path / 'model'}", "scale.replicas=per_replica", "scale.per_replica=1"]
+    done = cluster.run(*given)
+    assert done.returncode == 3
+    assert "error: shop/web qps: withdrawn by the guard since" in done.stderr
+    assert "costs more than scaling on the newest observation" in done.stderr
+    assert cluster.api.objects[RESULT]["data"] == OLD, "the earlier result counts until it expires"
+    assert cluster.run(*given, "scale.guard=false").returncode == 0
+
+
 def test_days_are_a_day_apart(cluster: Cluster, tmp_path: Path) -> None:
     config = EstimatorConfig("1D", 3, 2, 1)
     state = Fcnet(config.window, 1).artifact_state()
     Artifact(config, {"shop/webqps": 0}, state, {"fill": "zero"}).save(tmp_path / "days")
-    given = ["scale.replicas=per_replica", "scale.per_replica=1", "--scaling-freq=1D"]
+    given = ["scale.replicas=per_replica", "scale.per_replica=1", "--scaling-freq=1D", "scale.guard=false"]
     done = cluster.run(f"--tsf-model-path={tmp_path / 'days'}", *given)
     assert done.returncode == 0, done.stderr
     points = [*cluster.result()]

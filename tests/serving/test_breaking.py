@@ -20,6 +20,7 @@ from kforecast.models.fcnet import Fcnet
 from kforecast.serving.board import Board
 from kforecast.serving.engine import Engine
 from kforecast.serving.feed import Feed, Pair
+from kforecast.serving.model import Model
 
 STEP, BEGIN = 600, 1_704_067_200
 NOW = BEGIN + 40 * STEP
@@ -88,7 +89,7 @@ class Running:
 
     def __post_init__(self) -> None:
         self.board = Board(clock=self.clock)
-        self.engine = Engine(self.board, self.directory, self.feed, 0.0)
+        self.engine = Engine(self.board, Model(self.directory), self.feed, 0.0)
 
     def at(self, bins: int) -> "Running":
         """Two steps when so many bins are over."""

@@ -15,6 +15,7 @@ from kforecast.forecaster import Forecaster
 from kforecast.serving.board import AskDefaults, Board
 from kforecast.serving.engine import Engine
 from kforecast.serving.feed import Feed, Shard
+from kforecast.serving.model import Model
 from kforecast.serving.snapshot import NothingHonestError, UnknownSeriesError
 from kforecast.window import Window
 
@@ -66,7 +67,7 @@ class Shop:
         self.clock = Clock(START + 40 * 86_400 + 12 * HOUR + 60.0)
         self.source = Source(self.rows)
         self.board = Board(AskDefaults("max", 0.9, None), self.clock)
-        self.engine = Engine(self.board, self.folder, Reads(self.source, self.shard), SETTLE, [0.9])
+        self.engine = Engine(self.board, Model(self.folder), Reads(self.source, self.shard), SETTLE, [0.9])
 
     def pass_time(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -252,7 +253,7 @@ def test_known_events_are_forecast_and_a_changed_file_is_read_again(shop: Shop) 
     head = "start,end,workload,name,factor\n"
     file.write_text(f"{head}{begin},{begin + 4 * HOUR},shop/a,sale,3\n")
     usual = [shop.board.ask(*pair).forecast for pair in SERIES]
-    shop.engine = Engine(shop.board, shop.folder, Reads(shop.source), SETTLE, [0.9], events=file)
+    shop.engine = Engine(shop.board, Model(shop.folder, events=file), Reads(shop.source), SETTLE, [0.9])
     shop.step()
     np.testing.assert_allclose(
         [shop.board.ask(*pair).forecast for pair in SERIES], np.multiply(usual, [3, 1])
@@ -272,7 +273,7 @@ def test_history_with_past_events_gives_the_numbers_of_an_independent_forecast(s
     past, coming = (now - 3 * HOUR, now - HOUR), (now + 2 * HOUR, now + 5 * HOUR)
     rows = [f"{begin},{end},*,sale,2" for begin, end in (past, coming)]
     file.write_text("start,end,workload,name,factor\n" + "\n".join(rows) + "\n")
-    shop.engine = Engine(shop.board, shop.folder, Reads(shop.source), SETTLE, [0.9], events=file)
+    shop.engine = Engine(shop.board, Model(shop.folder, events=file), Reads(shop.source), SETTLE, [0.9])
     shop.step()
     for _ in range(4):
         settled = (shop.clock.now - SETTLE) // HOUR * HOUR

@@ -21,6 +21,7 @@ from kforecast.serving.board import AskDefaults, Board
 from kforecast.serving.engine import Engine
 from kforecast.serving.exposition import Exposition
 from kforecast.serving.feed import Feed
+from kforecast.serving.model import Model
 from kforecast.serving.proto import externalscaler_pb2 as pb
 from kforecast.serving.proto import externalscaler_pb2_grpc as pb_grpc
 from kforecast.window import Window
@@ -98,12 +99,15 @@ def test_memory_files_and_threads_are_flat(tmp_path: Path) -> None:
     clock, standin = Clock(START + 40 * 86_400 + 20.0), Prometheus(STEP)
     with standin.serve() as url:
         source = PrometheusSource(url=url, deadline=HANG, **standin.arguments)
-        engine = Engine(Board(AskDefaults(), clock), tmp_path / "model", Feed(source), 15.0, [0.5, 0.9])
+        engine = Engine(
+            Board(AskDefaults(), clock), Model(tmp_path / "model"), Feed(source), 15.0, [0.5, 0.9]
+        )
         try:
             first, second, third = asyncio.run(day(engine, clock, standin.asked))
         finally:
             tracemalloc.stop()
     # Memory is traced from the end of the first third on; 48 snapshots would be 300 KB.
     assert third.memory - second.memory < 80_000
-    assert third.files <= first.files
-    assert third.threads <= first.threads
+    # A connection may be closing as they are counted; one left open a bin would be 96 more.
+    assert third.files < first.files + 10
+    assert third.threads < first.threads + 10

@@ -66,6 +66,7 @@ class Standin:
             yield "kforecast_observed", labels, level * (1000 if self.fault else 1)
             yield "kforecast_newest_point_timestamp_seconds", labels, origin
             yield "kforecast_forecast_age_seconds", labels, now - origin
+            yield "kforecast_guard", f'{labels},state="{"worse" if row < lost else "served"}"', 1.0
             if row < lost:
                 continue
             for quantile, share in ((0.1, 0.8), (0.5, 0.95), (0.9, 1.2)):

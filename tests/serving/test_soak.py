@@ -38,6 +38,7 @@ from kforecast.serving.board import AskDefaults, Board
 from kforecast.serving.engine import Engine
 from kforecast.serving.exposition import Exposition
 from kforecast.serving.feed import Feed
+from kforecast.serving.model import Model
 from kforecast.serving.proto import externalscaler_pb2 as pb
 from kforecast.serving.proto import externalscaler_pb2_grpc as pb_grpc
 from kforecast.window import Window
@@ -190,7 +191,10 @@ class Soak:
             if forecaster.window != WINDOW:
                 raise ArtifactError("another window")
 
-        self.board, self.engine = board, Engine(board, self.link, Feed(source), SETTLE, PREPARED, check)
+        self.board, self.engine = (
+            board,
+            Engine(board, Model(self.link, check), Feed(source), SETTLE, PREPARED),
+        )
         application = http.application(board, Exposition(board, PREPARED, SPANS, SPANS))
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(http.serving(application, "127.0.0.1:0", None))
@@ -209,7 +213,7 @@ class Soak:
         self.clock.now += HOUR
         self.steps()
         board = Board(clock=self.clock)
-        assert Engine(board, self.link, self.engine.feed, SETTLE).step()
+        assert Engine(board, Model(self.link), self.engine.feed, SETTLE).step()
         old, new = self.board.snapshot, board.snapshot
         assert old is not None
         assert new is not None

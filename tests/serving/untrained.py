@@ -36,12 +36,12 @@ def rows_of(level: float, seed: int) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def save(folder: Path, seed: int = 0, window: Window = WINDOW) -> Path:
-    """An artifact of an untrained network, combined online, with intervals."""
+def save(folder: Path, seed: int = 0, window: Window = WINDOW, origins: int = 30) -> Path:
+    """An artifact of an untrained network, combined online by its newest origins, with intervals."""
     torch.manual_seed(seed)
     steps = window.prediction_length
     net = SeasonalMLP(window, 2, members=1, hidden=8, layers=1, embedding=2).eval()
-    online = Online(0, np.full(steps, np.nan), 0.2, 30, 12, 24)
+    online = Online(0, np.full(steps, np.nan), 0.2, origins, 12, 24)
     keys = [item_key(*pair) for pair in SERIES]
     half = Combination({"past days": np.full(steps, 0.5), "context": np.full(steps, 0.5)})
     series = np.repeat(np.arange(2), 40)

@@ -17,7 +17,7 @@ from kforecast.commands.run import run
 from kforecast.config.checks import built, check_step, events_of, plain
 from kforecast.config.legacy_cli import JOB_FLAGS
 from kforecast.config.settings import EventsSection
-from kforecast.errors import ConfigError, DataError, StaleError, few
+from kforecast.errors import ConfigError, DataError, StaleError, WithdrawnError, few
 from kforecast.files.untrusted import finite
 from kforecast.intervals import check_levels, column, missing
 from kforecast.metrics.timerange import utc
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kforecast.metrics.kapacity import KapacitySource
     from kforecast.scaling.portrait import Portrait
     from kforecast.scaling.replicas import Rule
+    from kforecast.shadow import GuardSettings
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,9 @@ class ScaleSection(BaseModel):
     max_mse: Annotated[float, Field(ge=0)]
     quantile: Annotated[float | None, BeforeValidator(_level)]
     max_age: Duration | None
+    guard: bool
+    guard_lead: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    guard_cost: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     freq: Annotated[int | None, BeforeValidator(_frequency)]
     lead_seconds: Annotated[int, Field(ge=0, le=86_400)]
 
@@ -117,6 +121,8 @@ def scale(cfg: DictConfig) -> None:
         When a series is not in the artifact or cannot be forecast, or no replicas follow from the history.
     StaleError
         When the newest value of a series is too old.
+    WithdrawnError
+        When the guard has withdrawn the forecast of a series.
     SourceError, OutputError
         When the API server or the metrics provider fails, or others keep changing the ConfigMap.
     """
@@ -141,6 +147,8 @@ def scale(cfg: DictConfig) -> None:
     target = portrait.target(api) if chosen.learns_resource else None
     history = _fetched(chosen, portrait, forecaster, source.model_copy(update={"end": now}))
     moments, traffic = _forecast(chosen, portrait, forecaster, history, now)
+    if chosen.guard:
+        _check_guard(chosen, portrait, forecaster, history, now)
     replicas = _rule(chosen, portrait, history, target, now - _max_age(chosen, forecaster)).replicas(traffic)
     step = forecaster.window.frequency.step
     points = Points(moments, replicas, int(moments[-1]) + step)
@@ -222,7 +230,8 @@ def _fetched(
     others = [resource] if chosen.learns_resource else []
     others += [replicas] if chosen.learns else []
     # One more bin, for the one under way.
-    reads = (forecaster.history_length + 1) * forecaster.window.frequency.step
+    bins = _guarded(chosen).bins(forecaster) if chosen.guard else forecaster.history_length
+    reads = (bins + 1) * forecaster.window.frequency.step
     minutes = -(-max(reads, parse_duration(chosen.history) if others else 0) // 60)
     targets = [portrait.asked(traffics, f"{minutes}min")]
     targets += [portrait.asked(others, chosen.history)] if others else []
@@ -244,6 +253,29 @@ def _forecast(
     values = "value" if chosen.quantile is None else column(chosen.quantile)
     wide = made.pivot_table(values, "timestamp", "metric", observed=True)[portrait.traffics]
     return wide.index.to_numpy().astype(np.int64), wide.to_numpy()
+
+
+def _guarded(chosen: ScaleSection) -> GuardSettings:
+    from kforecast.shadow import GuardSettings
+
+    return GuardSettings("forecast", chosen.quantile, chosen.guard_lead, chosen.guard_cost)
+
+
+def _check_guard(
+    chosen: ScaleSection, portrait: Portrait, forecaster: Forecaster, history: pd.DataFrame, now: int
+) -> None:
+    """Refuse forecasts that have cost more than scaling on the newest value."""
+    from kforecast.metrics.frame import FrameSource
+    from kforecast.shadow import withdrawn, words
+
+    traffics = history[history["metric"].isin(portrait.traffics)]
+    origins = forecaster.origins(FrameSource(traffics, any_time=True), now)
+    panel = origins.panel.padded(0, origins.end - origins.panel.num_bins)
+    for row, one in withdrawn(forecaster, panel, _guarded(chosen)).items():
+        raise WithdrawnError(
+            f"{' '.join(panel.series[row])}: {words(one)}. Nothing is written, and an earlier "
+            "result counts until it expires; scale.guard=false writes in any case"
+        )
 
 
 def _rule(

@@ -124,6 +124,9 @@ class ServeSection(BaseModel):
     quantiles: Annotated[list[float], BeforeValidator(check_levels), Field(min_length=1, max_length=20)]
     leads: list[Seconds] | None
     windows: list[Seconds] | None
+    guard: bool
+    guard_lead: Seconds
+    guard_cost: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     shard: Annotated[str, Field(pattern=r"^[0-9]{1,4}/[1-9][0-9]{0,3}$")] | None
     replay: bool
     token_file: SecretFile | None
@@ -176,6 +179,8 @@ def serve(cfg: DictConfig) -> None:
     from kforecast.serving.engine import Engine
     from kforecast.serving.feed import Feed, Shard
     from kforecast.serving.lean import lean
+    from kforecast.serving.model import Model
+    from kforecast.shadow import GuardSettings
 
     lean()
     shard = None
@@ -193,8 +198,12 @@ def serve(cfg: DictConfig) -> None:
         _check_fits(forecaster, chosen, source)
 
     events = None if settings.data.events is None else Path(settings.data.events)
+    guard = None
+    if chosen.guard:
+        guard = GuardSettings(chosen.value, chosen.quantile, chosen.guard_lead, chosen.guard_cost)
+    model = Model(directory, check, events, getattr(source, "timezone", None))
     levels = [*chosen.quantiles, chosen.quantile]
-    engine = Engine(board, directory, feed, chosen.settle, levels, check, events)
+    engine = Engine(board, model, feed, chosen.settle, levels, guard)
     stopped_by = asyncio.run(_serve(engine, chosen))
     log.info("Stopped")
     if stopped_by is signal.SIGINT:

@@ -22,6 +22,7 @@ from kforecast.evaluation.capacity import (
     timing,
 )
 from kforecast.evaluation.champion import CHAMPION, Champion, Comparison, compare
+from kforecast.evaluation.guarding import DryRun, dry_run
 from kforecast.evaluation.scores import ALL_SERIES, ALL_STEPS, overall, ratio, score
 from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, Skill, aged_at, by_age, saving, skill
 from kforecast.intervals import LEVELS
@@ -126,6 +127,8 @@ class Scoreboard:
     doubts:
         Defects of the history that make every score doubtful, each as a clause of a sentence; the verdict
         names them and the gate refuses the model.
+    guard:
+        When a server's guard would have withdrawn the forecasts; None if that was not asked.
     """
 
     backtest: Backtest
@@ -139,6 +142,7 @@ class Scoreboard:
     part: str
     comparison: Comparison | None = None
     doubts: tuple[str, ...] = ()
+    guard: DryRun | None = None
 
     @property
     def model(self) -> dict[str, float]:
@@ -211,6 +215,7 @@ class Scoreboard:
                 "resamples": RESAMPLES,
             },
             "champion": None if self.comparison is None else _plain(self.comparison.as_dict()),
+            "guard": None if self.guard is None else self.guard.as_dict(),
             "age": {
                 "counted_from": "the end of the training data" if self.age_known else "the start of the span",
                 "aged_at": aged_at(self.ages),
@@ -300,6 +305,7 @@ def judge(
         part=span.name,
         comparison=None if champion is None else compare(found, champion, over_best.best_baseline, seed),
         doubts=_doubts(panel),
+        guard=dry_run(found, capacity.lead_time, capacity.best_quantile),
     )
 
 

@@ -2,25 +2,26 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from kforecast.artifact import METADATA, Artifact
-from kforecast.data.event_file import KnownEvents
+from kforecast.artifact import METADATA
 from kforecast.data.events import EventSearch
 from kforecast.data.freshness import next_origins
 from kforecast.data.panel import Panel
 from kforecast.errors import ArtifactError, DataError, KforecastError, few
 from kforecast.following import Recent, WindowForecasts
 from kforecast.forecaster import Forecaster
+from kforecast.guard import NAMES
 from kforecast.serving.board import Board
 from kforecast.serving.feed import Feed
 from kforecast.serving.history import History
 from kforecast.serving.lean import give_back
+from kforecast.serving.model import Model
 from kforecast.serving.snapshot import Snapshot
+from kforecast.shadow import GuardSettings, Withdrawn, origins_to_keep, withdrawn, words
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +38,16 @@ class Engine:
     ----------
     board:
         Gets the snapshots, and counts.
-    artifact_dir:
-        The artifact's directory, or a link to one; looked at again before every forecast.
+    model:
+        The artifact and the events it knows; looked at again before every forecast.
     feed:
         Where the history comes from.
     settle:
         Seconds after a bin's end until it is read.
     levels:
         Quantiles that are made before a snapshot is shown, so that no answer waits for them.
-    check:
-        Refuses an artifact that does not fit the settings, with one of our errors.
-    events:
-        The file of known events; read again when it has changed.
+    guard:
+        Settings of the guard that withdraws forecasts; None without one.
 
     Raises
     ------
@@ -59,19 +58,18 @@ class Engine:
     def __init__(
         self,
         board: Board,
-        artifact_dir: Path,
+        model: Model,
         feed: Feed,
         settle: float,
         levels: Sequence[float | None] = (),
-        check: Callable[[Forecaster], None] | None = None,
-        events: Path | None = None,
+        guard: GuardSettings | None = None,
     ) -> None:
-        self.levels, self.check, self.events = levels, check, events
-        self.board, self.artifact_dir, self.feed, self.settle = board, artifact_dir, feed, settle
-        self.live = Live(*self._loaded(), feed)
-        if check is not None:
-            check(self.live.forecaster)
-        self._seen = self._signature()
+        self.board, self.model, self.feed, self.settle = board, model, feed, settle
+        self.levels, self.guard = levels, guard
+        self.live = Live(*model.load(), feed, guard)
+        if model.check is not None:
+            model.check(self.live.forecaster)
+        self._seen = self.model.signature()
         self.next_attempt = 0.0  # monotonic seconds before which a failure is not tried again
         self._pause = _FIRST_PAUSE
         self.next_artifact, self._artifact_pause = 0.0, _FIRST_PAUSE  # the same for a new artifact
@@ -86,7 +84,7 @@ class Engine:
         if time.monotonic() < self.next_attempt:
             return False
         now = self.board.clock()
-        signature = self._signature()
+        signature = self.model.signature()
         changed = signature != self._seen and time.monotonic() >= self.next_artifact
         origin = self.live.history.grid.bin_at(int(now - self.settle))
         if not changed and origin == self.live.origin and not self._behind:
@@ -116,7 +114,7 @@ class Engine:
             self._failed("data" if isinstance(error, DataError) else cause, error, changed)
             return True
         if live is not self.live:
-            log.info("%s: new artifact %s serves", self.artifact_dir, snapshot.artifact[:12])
+            log.info("%s: new artifact %s serves", self.model.directory, snapshot.artifact[:12])
             self.live = live
         if changed:
             self.board.refused_artifact, self._artifact_pause = "", _FIRST_PAUSE
@@ -131,40 +129,18 @@ class Engine:
 
     def _replaced(self) -> "Live":
         """What serves a new artifact."""
-        forecaster, identity = self._loaded()
-        if self._signature() != self._seen:
-            raise ArtifactError(f"{self.artifact_dir}: changed while it was read")
+        forecaster, identity = self.model.load()
+        if self.model.signature() != self._seen:
+            raise ArtifactError(f"{self.model.directory}: changed while it was read")
         same = identity == self.live.identity and _metadata(forecaster) == _metadata(self.live.forecaster)
         if same and forecaster.plan == self.live.forecaster.plan:
             return self.live
         if _metadata(forecaster) is None and self._seen != self._unverified:
             self._unverified, self._seen = self._seen, ()
-            raise ArtifactError(f"{self.artifact_dir}: no {METADATA}; perhaps it is still being copied")
-        if self.check is not None:
-            self.check(forecaster)
-        return Live(forecaster, identity, self.feed)
-
-    def _loaded(self) -> tuple[Forecaster, str]:
-        """A forecaster from the artifact's directory, and the hash that names it."""
-        artifact = Artifact.load(self.artifact_dir)
-        forecaster = Forecaster.of(artifact, str(self.artifact_dir))
-        if self.events is not None:
-            zone = getattr(self.feed.source, "timezone", None)
-            forecaster = forecaster.knowing(KnownEvents.read(self.events, zone))
-        return forecaster, artifact.identity
-
-    def _signature(self) -> tuple[object, ...]:
-        """Changes when a file of the artifact, a link to it, or the file of events is replaced."""
-        found: list[object] = []
-        try:
-            real = self.artifact_dir.resolve()
-            found.append(str(real))
-            for file in [*sorted(real.iterdir()), *([] if self.events is None else [self.events])]:
-                state = file.stat()
-                found.append((file.name, state.st_ino, state.st_size, state.st_mtime_ns))
-        except (OSError, RuntimeError) as error:  # Python before 3.13 has no OSError for a link to itself
-            found.append(repr(error))
-        return tuple(found)
+            raise ArtifactError(f"{self.model.directory}: no {METADATA}; perhaps it is still being copied")
+        if self.model.check is not None:
+            self.model.check(forecaster)
+        return Live(forecaster, identity, self.feed, self.guard)
 
     def _failed(self, cause: str, error: Exception, changed: bool) -> None:
         self.board.failed(cause, error)
@@ -192,9 +168,13 @@ class Engine:
 class Live:
     """One artifact with the history it reads, and the forecasts that its next ones follow."""
 
-    def __init__(self, forecaster: Forecaster, identity: str, feed: Feed) -> None:
+    def __init__(
+        self, forecaster: Forecaster, identity: str, feed: Feed, guard: GuardSettings | None = None
+    ) -> None:
         self.forecaster, self.identity = forecaster, identity
-        self.history = History(feed, forecaster)
+        self.guard = guard
+        self.withdrawn: dict[tuple[str, str], Withdrawn] = {}
+        self.history = History(feed, forecaster, 0 if guard is None else guard.bins(forecaster))
         self.origin: int | None = None
         self.recent: Recent | None = None
         self._search = EventSearch()
@@ -255,19 +235,31 @@ class Live:
         mine = panel if not unknown else panel.rows(served)
         rows = np.array(served)
         changed = np.flatnonzero(np.isin(rows, self._changed))
-        made, recent = forecaster.forecast_next(mine, self.recent, self._search)
+        keep = 0 if self.guard is None else origins_to_keep(forecaster)
+        made, recent = forecaster.forecast_next(mine, self.recent, keep, self._search)
         if recent is not None and recent is self.recent and len(changed):
-            afresh = forecaster.earlier(mine.rows(changed.tolist()))
+            afresh = forecaster.earlier(mine.rows(changed.tolist()), keep)
             assert afresh is not None
             recent.replace(changed, afresh)
-            made, recent = forecaster.forecast_next(mine, recent, self._search)
+            made, recent = forecaster.forecast_next(mine, recent, keep, self._search)
         self.recent, self._changed = recent, np.empty(0, np.int64)
         if not np.isfinite(made.values).all():
             bad = np.flatnonzero(~np.isfinite(made.values).all(axis=1))
             log.warning("not finite, left out: %s", few([" ".join(mine.series[row]) for row in bad]))
-        return self._snapshot(mine, rows, made)
+        return self._snapshot(mine, rows, made, self._judged(mine, rows))
 
-    def _snapshot(self, mine: Panel, rows: np.ndarray, made: WindowForecasts) -> Snapshot:
+    def _judged(self, mine: Panel, rows: np.ndarray) -> dict[int, Withdrawn] | None:
+        """The series whose forecast the guard withdraws, by row of the panel; None without a guard."""
+        if self.guard is None or self.recent is None:
+            return None
+        found = withdrawn(self.forecaster, mine, self.guard, self.recent, self.withdrawn)
+        # The history that is judged may be younger than a withdrawal, which must not end with it.
+        self.withdrawn = {mine.series[row]: one for row, one in found.items()}
+        return {int(rows[row]): one for row, one in found.items()}
+
+    def _snapshot(
+        self, mine: Panel, rows: np.ndarray, made: WindowForecasts, judged: dict[int, Withdrawn] | None
+    ) -> Snapshot:
         panel, forecaster, window = self._panel, self.forecaster, self.forecaster.window
         horizon, end = window.prediction_length, panel.num_bins
         values = np.full((panel.num_series, horizon), np.nan, np.float32)
@@ -289,6 +281,8 @@ class Live:
                 missing[number] = "no value in the bins that the model reads"
             elif not np.isfinite(values[number]).all():
                 missing[number] = "the forecast is not a finite number"
+            elif judged and number in judged:
+                missing[number] = words(judged[number])
             elif guessed[number]:
                 notes.setdefault(number, "more than half of its context is missing and filled: a guess")
 
@@ -308,6 +302,7 @@ class Live:
             self.identity,
             None if forecaster.intervals is None else quantiles_of,
             self._past(rows),
+            None if judged is None else {row: NAMES[one.cause] for row, one in judged.items()},
         )
 
     def _past(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

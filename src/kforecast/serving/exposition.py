@@ -19,6 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from kforecast.guard import NAMES, SERVED
 from kforecast.intervals import check_levels
 from kforecast.serving.board import Board
 from kforecast.serving.snapshot import Snapshot
@@ -75,6 +76,10 @@ class Exposition:
                 texts.append(_text(_of_snapshot(snapshot, now)))
                 for name, help_text, samples in _of_series(snapshot, now):
                     texts.append(await _written(name, help_text, _SERIES, samples))
+                if snapshot.withdrawn is not None:
+                    help_text = "1, with the state of the series: served, or why its forecast is withdrawn."
+                    labels = (*_SERIES, "state")
+                    texts.append(await _written("kforecast_guard", help_text, labels, _of_guard(snapshot)))
                 texts.append(await self._forecasts(snapshot, now))
             return b"".join(texts)
 
@@ -174,6 +179,13 @@ def _of_series(snapshot: Snapshot, now: float) -> Iterator[tuple[str, str, Itera
         "End of the newest observed bin.",
         _finite(snapshot, known, ends[known]),
     )
+
+
+def _of_guard(snapshot: Snapshot) -> Iterator[Sample]:
+    """One sample a series, with its state as a label."""
+    assert snapshot.withdrawn is not None, "there is a guard"
+    for row, pair in enumerate(snapshot.series):
+        yield [*pair, snapshot.withdrawn.get(row, NAMES[SERVED])], 1.0
 
 
 def _finite(snapshot: Snapshot, rows: np.ndarray, values: np.ndarray, *labels: str) -> Iterator[Sample]:

@@ -25,7 +25,7 @@ _MOST_ROWS = 500_000
 
 
 class History:
-    """The newest ``history_length`` bins of all series before an origin.
+    """The newest ``history_length`` bins of all series before an origin, or more.
 
     Parameters
     ----------
@@ -33,6 +33,8 @@ class History:
         Where rows come from.
     predictor:
         Tells the bins, and how many are read.
+    least:
+        How many are read at least.
 
     Attributes
     ----------
@@ -42,12 +44,12 @@ class History:
         Why series could not be read last time.
     """
 
-    def __init__(self, feed: Feed, predictor: Predictor) -> None:
+    def __init__(self, feed: Feed, predictor: Predictor, least: int = 0) -> None:
         self.feed, self.predictor = feed, predictor
         frequency, zone = predictor.window.frequency, predictor.zone
         grid = Grid(frequency.step, zone)
         self.grid = Grid(frequency.step) if grid.is_utc else grid
-        self.frequency, self.length = frequency, predictor.history_length
+        self.frequency, self.length = frequency, max(least, predictor.history_length)
         self.panel: Panel | None = None
         self.problems: dict[Pair, str] = {}
         self.appeared = False  # whether rows of other series than those of the panel have come

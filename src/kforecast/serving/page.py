@@ -99,6 +99,8 @@ def _state(board: Board, now: float) -> tuple[str, list[str]]:
         if served
         else "Ready, but no series has a number to scale on."
     ]
+    if snapshot.withdrawn:
+        sentences.append(f"The guard has withdrawn the forecasts of {len(snapshot.withdrawn):,} series.")
     if reason:
         tone = "unsure" if served else "bad"
         todo = _TODO.get(reason.partition(":")[0], "")

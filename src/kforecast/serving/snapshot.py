@@ -95,6 +95,9 @@ class Snapshot:
     past:
         Newest bins: their begin, int64 ``[bins]``; the observed values, and the forecasts made when they
         began, float64 ``[series, bins]``; NaN where unknown.
+    withdrawn:
+        The rows whose forecast the guard has withdrawn, and why (:data:`kforecast.guard.NAMES`); ``missing``
+        has them too. None without a guard.
     """
 
     series: tuple[tuple[str, str], ...]
@@ -107,6 +110,7 @@ class Snapshot:
     artifact: str
     quantiles_of: Callable[[Sequence[float]], np.ndarray] | None
     past: tuple[np.ndarray, np.ndarray, np.ndarray]
+    withdrawn: dict[int, str] | None = None
     rows: dict[tuple[str, str], int] = field(init=False, repr=False)
     _levels: dict[float, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)

@@ -212,6 +212,7 @@ def _capacity(board: Scoreboard) -> dict[str, Any]:
         "best": best,
         "model": found.model,
         "any": orders.any,
+        "guard": "" if board.guard is None else board.guard.words,
         "against": words_against(board) if orders.any else "",
     }
 
