@@ -105,5 +105,6 @@ def test_memory_files_and_threads_are_flat(tmp_path: Path) -> None:
             tracemalloc.stop()
     # Memory is traced from the end of the first third on; 48 snapshots would be 300 KB.
     assert third.memory - second.memory < 80_000
-    assert third.files <= first.files
-    assert third.threads <= first.threads
+    # A connection may be closing as they are counted; one left open a bin would be 96 more.
+    assert third.files < first.files + 10
+    assert third.threads < first.threads + 10
