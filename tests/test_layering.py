@@ -25,7 +25,7 @@ MODULES = sorted(FILES)
 FLOORS = (
     ("errors", "window", "version", "console"),
     ("validation", "files"),
-    ("localtime", "pages", "intervals"),
+    ("localtime", "pages", "intervals", "autoscaling"),
     ("metrics",),
     ("data",),
     ("models",),
