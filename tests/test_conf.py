@@ -37,6 +37,7 @@ NEEDED = {
     "fetch": ["source.path=traffic.csv"],
     "forecast": ["source.path=traffic.csv", "artifact_dir=model"],
     "evaluate": ["source.path=traffic.csv", "artifact_dir=model"],
+    "replay": ["source.path=traffic.csv", "artifact_dir=model"],
     "serve": ["artifact_dir=model", "source.url=http://localhost:9090"],
     "serve_metrics": ["source.path=traffic.csv"],
     "export": ["artifact_dir=model"],

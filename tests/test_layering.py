@@ -34,6 +34,7 @@ FLOORS = (
     ("evaluation", "onnx_export"),
     ("forecaster", "leaderboard"),
     ("config", "scaling"),
+    ("replay",),
     ("training",),
     ("retraining",),
     ("serving",),

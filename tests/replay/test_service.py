@@ -92,7 +92,7 @@ def test_load_is_served_or_lost_or_waits_and_pods_are_never_lost(
     counts = run(pods, demand, orders)
     total = counts[SERVED] + counts[UNSERVED] + pods.queue.item()
     np.testing.assert_allclose(total, sum(demand), atol=1e-9)
-    assert pods.spec.item() == (list(sorted(orders.items()))[-1][1] if orders else 2)
+    assert pods.spec.item() == (sorted(orders.items())[-1][1] if orders else 2)
     assert pods.ready.item() + pods.starting.item() == pods.spec.item()
     assert min(pods.ready.item(), pods.starting.item(), pods.draining.item()) >= 0
     assert counts[LATE] <= sum(demand) + 1e-9

@@ -3,6 +3,8 @@
 So the same pod starts equally late under every driver, and a fleet can be simulated in any number of parts.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 _TWO_64 = 2.0**64
@@ -14,11 +16,8 @@ def uniform(seed: int, *keys: np.ndarray) -> np.ndarray:
 
     The mixing function is SplitMix64 (Steele, Lea & Flood 2014).
     """
-    state = np.uint64(seed)
-    with np.errstate(over="ignore"):
-        for key in keys:
-            state = _mixed(state ^ key.astype(np.uint64))
-    return (state + 0.5) / _TWO_64
+    made: np.ndarray = (_state(seed, keys) + 0.5) / _TWO_64
+    return made
 
 
 def normal(seed: int, *keys: np.ndarray) -> np.ndarray:
@@ -27,14 +26,20 @@ def normal(seed: int, *keys: np.ndarray) -> np.ndarray:
     The sum of the eight bytes of a mixed number, scaled: close to normal within three standard deviations,
     at a fraction of the time of an exact transformation.
     """
-    state = np.uint64(seed)
+    state = _state(seed, keys)
     with np.errstate(over="ignore"):
-        for key in keys:
-            state = _mixed(state ^ key.astype(np.uint64))
         pairs = (state & _EVERY_OTHER) + ((state >> np.uint64(8)) & _EVERY_OTHER)
         summed = (pairs * np.uint64(0x0001000100010001)) >> np.uint64(48)
     made: np.ndarray = (summed - 8 * 127.5) / np.sqrt(8 * (256**2 - 1) / 12)
     return made
+
+
+def _state(seed: int, keys: Sequence[np.ndarray]) -> np.ndarray:
+    state = np.array(seed, np.uint64)
+    with np.errstate(over="ignore"):
+        for key in keys:
+            state = _mixed(state ^ key.astype(np.uint64))
+    return state
 
 
 def _mixed(state: np.ndarray) -> np.ndarray:

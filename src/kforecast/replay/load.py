@@ -50,7 +50,7 @@ class Load:
     @property
     def steps(self) -> int:
         """Number of steps."""
-        return self.values.shape[1] * (self.width // self.step)
+        return int(self.values.shape[1]) * (self.width // self.step)
 
     def of(self, chosen: np.ndarray) -> "Load":
         """The load of some series, given by row numbers."""

@@ -161,6 +161,7 @@ class _Replay:
         for begin in range(self.begin, self.stop, self._bins):
             going_on()
             stop = min(begin + self._bins, self.stop)
+            demand = demand[: (stop - begin) * self._per_bin]
             coming = self._demand(stop, stop + self._bins)
             seen = np.concatenate([earlier, demand])
             numbers, unknown = self._numbers(seen, begin, stop)
@@ -204,7 +205,8 @@ class _Replay:
         stop = min(stop, load.values.shape[1])
         if stop <= begin:
             return np.empty((0, self._shape[1]))
-        return load.demand(begin * self._per_bin, stop * self._per_bin) / self.services.capacity
+        made: np.ndarray = load.demand(begin * self._per_bin, stop * self._per_bin) / self.services.capacity
+        return made
 
     def _earlier(self) -> np.ndarray:
         """Demand of the steps before the span that the first readings look back on."""
@@ -295,10 +297,11 @@ class _Replay:
         most = sliding_max(padded[: count + reach - 1], reach)
         floor = self._floors[int(np.flatnonzero(self._perfect)[0])]
         needed = np.maximum(np.ceil(most - worth), floor)
-        return np.minimum(needed, setting.policy.max_replicas).astype(np.int64)
+        orders: np.ndarray = np.minimum(needed, setting.policy.max_replicas).astype(np.int64)
+        return orders
 
     def _readings(self, numbers: np.ndarray, unknown: np.ndarray | None) -> list[Reading]:
-        """What the autoscaler reads at a step; of metrics that a driver lacks it reads 0, which never wins."""
+        """What the autoscaler reads at a step; a metric that a driver lacks reads 0, which never wins."""
         readings = [Reading(numbers.reshape(-1), "value_per_pod_total", _TARGET)]
         if self._by_mean:
             ring = len(self._work[0])
