@@ -505,7 +505,8 @@ def _by_mean(capacity: Capacity, load: Load, begin: int) -> np.ndarray:
     def mean(part: slice) -> np.ndarray:
         known = load.observed[:, part]
         total = np.where(known, load.values[:, part], 0).sum(axis=1, dtype=np.float64)
-        return total / np.maximum(known.sum(axis=1), 1)
+        found: np.ndarray = total / np.maximum(known.sum(axis=1), 1)
+        return found
 
     before = mean(slice(stop))
     each: np.ndarray = per_replica(capacity, np.where(before > 0, before, mean(slice(stop, None))))
