@@ -1,9 +1,9 @@
 """The horizontal pod autoscaler of Kubernetes (``autoscaling/v2``), over many services at once.
 
 The arithmetic is that of ``horizontal.go`` and ``replica_calculator.go`` in Kubernetes 1.33 and later. Two
-things differ from a cluster. Time is exact: decisions are ``interval`` seconds apart, while a controller takes a
-little longer; so a recommendation or change exactly as old as its window no longer counts here. And a reading is
-one number for each service, so all pods of a service have the same request.
+things differ from a cluster. Time is exact: decisions are ``interval`` seconds apart, while a controller takes
+a little longer; so a recommendation or change exactly as old as its window no longer counts here. And a reading
+is one number for each service, so all pods of a service have the same request.
 """
 
 from collections.abc import Sequence
