@@ -2,7 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from kforecast.autoscaling.quantity import quantity
 
 _CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -25,7 +27,7 @@ class Rules(BaseModel):
     stabilizationWindowSeconds: Annotated[int, Field(ge=0, le=3600)] | None = None  # noqa: N815
     selectPolicy: Literal["Max", "Min", "Disabled"] | None = None  # noqa: N815
     policies: Annotated[list[Rate], Field(min_length=1)] | None = None
-    tolerance: Annotated[float, Field(ge=0)] | None = None
+    tolerance: Annotated[float, Field(ge=0), BeforeValidator(quantity)] | None = None
 
     @property
     def longest(self) -> int:

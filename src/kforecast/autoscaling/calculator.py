@@ -2,8 +2,8 @@
 
 The rules are those of ``pkg/controller/podautoscaler/replica_calculator.go`` in Kubernetes 1.33 and later.
 Utilisation is cut to whole percents, every other metric to thousandths. Pods that are not ready count as idle
-when scaling up; pods without a metric count as idle when scaling up and as busy when scaling down. No correction
-turns the direction.
+when scaling up; pods without a metric count as idle when scaling up and as busy when scaling down. No
+correction turns the direction.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
 """The horizontal pod autoscaler of Kubernetes (``autoscaling/v2``), over many services at once.
 
 The arithmetic is that of ``horizontal.go`` and ``replica_calculator.go`` in Kubernetes 1.33 and later. Two
-things differ from a cluster. Time is exact: decisions are ``interval`` seconds apart, while a controller takes a
-little longer; so a recommendation or change exactly as old as its window no longer counts here. And a reading is
-one number for each service, so all pods of a service have the same request.
+things differ from a cluster. Time is exact: decisions are ``interval`` seconds apart, while a controller
+takes a little longer; so a recommendation or change exactly as old as its window no longer counts here. And
+a reading is one number for each service, so all pods of a service have the same request.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from kforecast.autoscaling.behavior import Behavior, Rules
 from kforecast.autoscaling.calculator import UNKNOWN, Band, Counts, wanted
+from kforecast.autoscaling.manifest import HPA, from_manifest
 from kforecast.autoscaling.policy import Kind, Pods, Reading
 from kforecast.autoscaling.stabilisation import Changes, Extreme
 
@@ -65,7 +66,7 @@ class HpaState:
 class HpaPolicy(BaseModel):
     """A HorizontalPodAutoscaler and the flags of its controller.
 
-    The defaults are those of ``conf/policy/hpa.yaml``.
+    The defaults are Kubernetes'; it has none for ``max_replicas``.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -84,6 +85,16 @@ class HpaPolicy(BaseModel):
     """``--horizontal-pod-autoscaler-downscale-stabilization`` in seconds, where ``behavior`` has none."""
     interval: Annotated[int, Field(ge=1)] = 15
     """``--horizontal-pod-autoscaler-sync-period`` in seconds."""
+    manifest: str | None = None
+    """File with a HorizontalPodAutoscaler; keys that are given count in its place."""
+
+    _rules: tuple[Rules, Rules] | None = PrivateAttr()
+    _band: Band = PrivateAttr()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        return from_manifest(given, HPA)
 
     @model_validator(mode="after")
     def _some_count_is_allowed(self) -> Self:
@@ -100,9 +111,6 @@ class HpaPolicy(BaseModel):
         if self.behavior is not None:
             self._rules = up, down = self.behavior.completed(self.downscale_stabilization)
         self._band = Band.of(_or(down, self.tolerance), _or(up, self.tolerance))
-
-    _rules: tuple[Rules, Rules] | None
-    _band: Band
 
     def begin(self, replicas: np.ndarray, least: np.ndarray | None = None) -> HpaState:
         """The state before the first decision; see :class:`~kforecast.autoscaling.policy.Policy`."""
@@ -126,7 +134,7 @@ class HpaPolicy(BaseModel):
 
     def decide(self, state: HpaState, second: int, pods: Pods, readings: Sequence[Reading]) -> np.ndarray:
         """The replicas to order now; see :class:`~kforecast.autoscaling.policy.Policy`."""
-        counts = Counts(*(one.astype(np.float64) for one in (pods.spec, pods.ready, pods.total)))
+        counts = _counts(pods)
         spec = counts.spec
         desired = self._desired(counts, readings)
         # Lanes outside their limits return there, whatever their metrics are.
@@ -153,6 +161,10 @@ class HpaPolicy(BaseModel):
             state.ups.add(second, found - spec)
             state.downs.add(second, spec - found)
         return found.astype(np.int64)
+
+    def recommendation(self, pods: Pods, readings: Sequence[Reading]) -> np.ndarray:
+        """What the metrics ask for, before windows and limits, float64 ``[lanes]``; -inf where unknown."""
+        return self._desired(_counts(pods), readings)
 
     def _window(self, seconds: int, lanes: int, pick: np.ufunc) -> Extreme | None:
         return Extreme(-(-seconds // self.interval), lanes, pick) if seconds > 0 else None
@@ -187,6 +199,10 @@ class HpaPolicy(BaseModel):
         if lanes.size:
             least = _reach(down, state, second, lanes, spec[lanes], down=True)
             found[lanes] = np.maximum(found[lanes], np.maximum(state.least[lanes], least))
+
+
+def _counts(pods: Pods) -> Counts:
+    return Counts(*(one.astype(np.float64) for one in (pods.spec, pods.ready, pods.total)))
 
 
 def _first(

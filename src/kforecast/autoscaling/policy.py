@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-Kind = Literal["value_per_pod_total", "value", "value_per_pod", "utilization"]
+Kind = Literal["value_per_pod_total", "value", "value_per_pod", "utilization", "replicas"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ class Reading:
         - ``value``: Object or External with ``value``; the value is compared with the target as it is;
         - ``value_per_pod``: Pods, or Resource with ``averageValue``; the value is the mean over the ready
           pods that have a metric;
-        - ``utilization``: Resource with ``averageUtilization``; the same in percent of the request.
+        - ``utilization``: Resource with ``averageUtilization``; the same in percent of the request;
+        - ``replicas``: no metric, but replicas wanted now, as a Kapacity portrait holds them.
     target:
         Above 0; one number, or float64 ``[lanes]``.
     missing:
