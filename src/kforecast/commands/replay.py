@@ -42,6 +42,8 @@ _DAY = 86_400
 _SHARE = 0.2
 # Bins of the load, in seconds: the finest that the rows allow.
 _WIDTHS = (15, 30, 60, 120, 300, 600, 900, 1800, 3600)
+# What an unknown metric shows for a fully used pod: its values are cut to thousandths.
+_UNIT = 1000.0
 # Metrics of pods that are no traffic.
 _RESOURCES = ("cpu", "memory")
 # Keys of capacity that a policy has in their place.
@@ -155,9 +157,9 @@ def replay(cfg: DictConfig) -> None:
     facts = {
         "artifact": ", ".join(model.name for model in plan.models),
         "source": str(checked.source),
-        "policy": repr(plan.policy),
-        "pods": repr(plan.service),
-        "signal": repr(plan.signal),
+        "policy": _said(plan.policy),
+        "pods": str(plan.service),
+        "signal": str(plan.signal),
         "load": f"bins of {plan.load.width} s, steps of {plan.load.step} s, moving by "
         f"{plan.load.variability:.0%} inside a bin",
         "parts": f"{moment_words(begin)}, {moment_words(middle)}, {moment_words(end)} UTC",
@@ -166,6 +168,12 @@ def replay(cfg: DictConfig) -> None:
     publish(found, run_dir, targets, facts, notes)
     print(f"page: {short_path(run_dir / 'replay.html')}")
     print(summary(found, targets))
+
+
+def _said(policy: Any) -> str:
+    """A policy in short: what differs from the defaults."""
+    given = ", ".join(f"{name}={value}" for name, value in policy.model_dump(exclude_defaults=True).items())
+    return f"{type(policy).__name__}({given})"
 
 
 def _check(cfg: DictConfig) -> _Checked:
@@ -192,7 +200,25 @@ def _check(cfg: DictConfig) -> _Checked:
     for name in settings.artifact_dir:
         if not Path(name).is_dir():
             raise ConfigError(f"artifact_dir: {name}: no such directory")
-    return _Checked(settings, capacity, built(cfg.policy, "policy"), source_of(cfg))
+    return _Checked(settings, capacity, _policy(cfg), source_of(cfg))
+
+
+def _policy(cfg: DictConfig) -> Policy:
+    """The policy, as far as a replay can stand for it.
+
+    Raises
+    ------
+    ConfigError
+        When a formula combines triggers of which a history of traffic knows one.
+    """
+    policy: Any = built(cfg.policy, "policy")
+    if getattr(policy, "modifiers", None) is not None:
+        raise ConfigError(
+            "policy.modifiers: a replay has the traffic and the forecast, and cannot tell which triggers of "
+            "the formula they are; leave scalingModifiers out: drivers take the larger of both"
+        )
+    found: Policy = policy
+    return found
 
 
 def _plan(checked: _Checked, run_dir: Path) -> tuple[Plan, np.ndarray | None, list[str]]:
@@ -231,6 +257,8 @@ def _plan(checked: _Checked, run_dir: Path) -> tuple[Plan, np.ndarray | None, li
         share=sized.share,
         policy=checked.policy,
         kind=sized.kind,
+        metric=sized.metric,
+        units=sized.units,
         service=service,
         signal=Signal(delay=chosen.delay, window=chosen.average),
         prices=Prices(capacity.cost_under, capacity.cost_over),
@@ -421,6 +449,8 @@ class _Sizes:
     capacity: np.ndarray
     share: np.ndarray
     kind: Kind
+    metric: str
+    units: np.ndarray
     targets: np.ndarray | None
 
 
@@ -431,9 +461,9 @@ def _sizes(
     chosen, given = checked.chosen, checked.capacity.per_replica
     metric = _metric(checked.policy, notes)
     kind: Kind = "value_per_pod_total" if chosen.metric == "traffic" else "utilization"
-    share, target = chosen.target_share, None
+    share, target, name = chosen.target_share, None, "load"
     if metric is not None:
-        kind = metric.kind
+        kind, name = metric.kind, metric.name
         if kind == "utilization":
             share = metric.target / 100
         elif metric.name not in _RESOURCES:
@@ -443,7 +473,7 @@ def _sizes(
         capacity = target / share if given is None else given
         if target >= capacity:
             raise ConfigError(
-                f"policy: the target, {target:g} of {metric.name if metric else ''}, is not below what one "
+                f"policy: the target, {target:g} of {name}, is not below what one "
                 f"pod serves at most, capacity.per_replica={capacity:g}; the autoscaler would "
                 "always be too late"
             )
@@ -452,12 +482,13 @@ def _sizes(
                 f"A pod is taken to serve at most {capacity:g}, so that it is used to {share:.0%} at the "
                 f"target, {target:g}; set capacity.per_replica or replay.target_share."
             )
-        return _Sizes(
-            np.full(count, capacity), np.full(count, target / capacity), kind, np.full(count, target)
-        )
+        each = np.full(count, capacity)
+        return _Sizes(each, np.full(count, target / capacity), kind, name, each, np.full(count, target))
     if chosen.learn.replicas is not None:
         at_target = _learned(checked, model, history)
-        return _Sizes(at_target / share, np.full(count, share), kind, _own(kind, share, at_target))
+        each = at_target / share
+        own = _own(kind, share, at_target)
+        return _Sizes(each, np.full(count, share), kind, name, np.full(count, _UNIT), own)
     if given is not None:
         each = np.full(count, given)
     else:
@@ -467,7 +498,8 @@ def _sizes(
             "taken to serve each service's mean load; set capacity.per_replica, replay.learn.replicas or "
             "policy.manifest."
         )
-    return _Sizes(each, np.full(count, share), kind, _own(kind, share, each * share))
+    own = _own(kind, share, each * share)
+    return _Sizes(each, np.full(count, share), kind, name, np.full(count, _UNIT), own)
 
 
 def _own(kind: Kind, share: float, at_target: np.ndarray) -> np.ndarray | None:
@@ -477,7 +509,7 @@ def _own(kind: Kind, share: float, at_target: np.ndarray) -> np.ndarray | None:
 
 def _metric(policy: Policy, notes: list[str]) -> Metric | None:
     """The metric that the replay stands for; None if the policy has none."""
-    metrics = list(getattr(policy, "metrics", []))
+    metrics = list(getattr(policy, "metrics", getattr(policy, "triggers", [])))
     if not metrics:
         return None
     usable = [metric for metric in metrics if metric.kind != "value"]

@@ -1,7 +1,7 @@
 """One replay: load, drivers, an autoscaler and its services, step by step over many lanes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import numpy as np
@@ -15,8 +15,6 @@ from kforecast.replay.service import Fleet, Service
 
 # Steps whose inputs are computed together: few enough to stay in the cache.
 _BLOCK = 240
-# The controller cuts values to thousandths, which matters little in these units.
-_TARGET = 1000.0
 _DAY = 86_400
 
 
@@ -41,6 +39,10 @@ class Setting:
         The autoscaler.
     kind:
         What its own metric measures: the total load, or the mean utilisation of the pods.
+    metric:
+        The name of that metric.
+    portraits:
+        Whether drivers order replicas, as Kapacity's portraits do, in the place of a number to scale on.
     service, signal:
         How pods live, and how the autoscaler sees the load.
     drivers:
@@ -64,6 +66,8 @@ class Setting:
     prices: Prices
     seed: int = 0
     trace: bool = False
+    metric: str = "load"
+    portraits: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,9 @@ class Services:
         Utilisation of a pod at the autoscaler's target, float64 ``[series]``.
     floors:
         Lower limits of replicas, by the number that drivers name, int64 ``[floors, series]``.
+    units:
+        What the autoscaler's metric shows for the load of one fully used pod, float64 ``[series]``: the
+        controller cuts its values to thousandths.
     forecasts:
         By the number that drivers name.
     """
@@ -88,6 +95,7 @@ class Services:
     capacity: np.ndarray
     share: np.ndarray
     floors: np.ndarray
+    units: np.ndarray
     forecasts: Sequence[Served] = ()
 
     def of(self, chosen: np.ndarray) -> "Services":
@@ -97,6 +105,7 @@ class Services:
             self.capacity[chosen],
             self.share[chosen],
             self.floors[:, chosen],
+            self.units[chosen],
             [served.of(chosen) for served in self.forecasts],
         )
 
@@ -144,6 +153,9 @@ class _Replay:
         self._target = np.array([driver.target for driver in self._drivers])
         self._by_mean = setting.kind in ("utilization", "value_per_pod")
         self._perfect = np.array([driver.rule == "perfect" for driver in self._drivers])
+        self._orders = np.array(
+            [driver.rule in ("forecast", "mimir", "schedule") for driver in self._drivers]
+        )
         self._reactive = np.array([driver.reactive for driver in self._drivers])
         rules = {driver.rule for driver in self._drivers}
         self._week = schedule(load, self.begin) if "schedule" in rules else None
@@ -232,23 +244,26 @@ class _Replay:
         self._work[0], self._work[1] = used * ticks, up * ticks
         self._ring_at = ring - 1
         self._sums = self._work[:, -1].copy()
-        share = services.share * 100 if setting.kind == "utilization" else services.share
+        share = services.share * (100 if setting.kind == "utilization" else services.units)
         self._mean_target = (share * self._target[:, None]).reshape(-1)
-        self._scale = _TARGET / (services.share * self._target[:, None])
+        own = np.broadcast_to(services.units * services.share, self._shape)
+        self._total_target = (own * self._target[:, None]).reshape(-1)
+        # With a fallback, a policy counts how often a metric failed in a row.
+        self._asks_always = getattr(setting.policy, "fallback", None) is not None
 
     def _numbers(self, seen: np.ndarray, begin: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """What each driver tells the autoscaler at every step, and where it should have known more.
 
         Returns
         -------
-        float64 ``[steps, drivers, series]``, in units in which the target is :data:`_TARGET`; and bool of the
-        same shape, None if nothing is unknown.
+        float64 ``[steps, drivers, series]`` in the units of the metric; and bool of the same shape, None if
+        nothing is unknown.
         """
         services, load = self.services, self.services.load
         count = (stop - begin) * self._per_bin
         seconds = load.start + begin * load.width + np.arange(count) * self._step
         newest = None
-        if not self._by_mean:
+        if not self._by_mean or self.setting.portraits:
             total = np.concatenate([np.zeros_like(seen[:1]), np.cumsum(seen, axis=0)])
             newest = (total[self._window : self._window + count] - total[:count]) / self._window
         # Metrics have a gap where the history has one.
@@ -280,7 +295,7 @@ class _Replay:
                 assert self._week is not None
                 planned = scheduled(self._week, seconds, self.setting.lead) / services.capacity
                 np.maximum(mine, planned, out=mine)
-        made *= self._scale
+        made *= services.units
         return made, unknown if unknown.any() else None
 
     def _perfect_orders(self, demand: np.ndarray, count: int) -> np.ndarray | None:
@@ -302,20 +317,52 @@ class _Replay:
 
     def _readings(self, numbers: np.ndarray, unknown: np.ndarray | None) -> list[Reading]:
         """What the autoscaler reads at a step; a metric that a driver lacks reads 0, which never wins."""
-        readings = [Reading(numbers.reshape(-1), "value_per_pod_total", _TARGET)]
-        if self._by_mean:
-            ring = len(self._work[0])
-            last, first = (self._work[:, (self._ring_at - back) % ring] for back in (self._delay, ring - 1))
-            done, could = last - first
-            mean = np.divide(done, could, out=np.zeros_like(done), where=could > 0)
-            mean *= self._reactive[:, None]
-            if self.setting.kind == "utilization":
-                mean *= 100
-            readings.insert(0, Reading(mean.reshape(-1), self.setting.kind, self._mean_target))
-        if unknown is not None and unknown.any():
-            absent = np.where(unknown, np.nan, 0.0)
-            readings.append(Reading(absent.reshape(-1), "value_per_pod_total", _TARGET))
+        name = self.setting.metric
+        mean = self._mean_reading() if self._by_mean else None
+        if self.setting.portraits:
+            return self._portraits(numbers, unknown, mean)
+        total = numbers.reshape(-1)
+        if mean is not None:
+            # The number of a second metric, beside the mean.
+            readings = [mean, Reading(total, "value_per_pod_total", self._total_target, name="number")]
+        else:
+            readings = [Reading(total, "value_per_pod_total", self._total_target, name=name)]
+        if self._asks_always or (unknown is not None and unknown.any()):
+            absent = np.zeros(self._shape) if unknown is None else np.where(unknown, np.nan, 0.0)
+            flat = absent.reshape(-1)
+            readings.append(Reading(flat, "value_per_pod_total", self._total_target, name="unknown"))
         return readings
+
+    def _mean_reading(self) -> Reading:
+        """The mean utilisation of the pods; 0 for drivers that do not see it."""
+        ring = len(self._work[0])
+        last, first = (self._work[:, (self._ring_at - back) % ring] for back in (self._delay, ring - 1))
+        done, could = last - first
+        mean = np.divide(done, could, out=np.zeros_like(done), where=could > 0)
+        mean *= self._reactive[:, None]
+        if self.setting.kind == "utilization":
+            mean *= 100
+        else:
+            mean *= self.services.units
+        return Reading(mean.reshape(-1), self.setting.kind, self._mean_target, name=self.setting.metric)
+
+    def _portraits(
+        self, numbers: np.ndarray, unknown: np.ndarray | None, mean: Reading | None
+    ) -> list[Reading]:
+        """Replicas that drivers order, and the metric of the reactive portrait for the one without any."""
+        gone = np.zeros(self._shape, bool) if unknown is None else unknown
+        target = self._total_target.reshape(self._shape)
+        ordered = np.where(self._orders[:, None] & ~gone, np.ceil(numbers / target - 1e-9), np.nan)
+        portrait = Reading(ordered.reshape(-1), "replicas", 1.0, name="portrait")
+        seen = ~self._orders[:, None] & ~gone
+        if mean is not None:
+            value = np.where(seen.reshape(-1), mean.value, np.nan)
+            return [portrait, replace(mean, value=value)]
+        value = np.where(seen, numbers, np.nan).reshape(-1)
+        return [
+            portrait,
+            Reading(value, "value_per_pod_total", self._total_target, name=self.setting.metric),
+        ]
 
     def _decide(self, second: int, readings: list[Reading], orders: np.ndarray | None) -> None:
         fleet = self._fleet

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from kforecast.autoscaling.kapacity import KapacityPolicy
 from kforecast.autoscaling.policy import Kind, Policy
 from kforecast.data.panel import Panel
 from kforecast.evaluation.skill import Skill, saving
@@ -68,9 +69,9 @@ class Plan:
         The artifacts.
     load:
         The load of every service, at the finest step of the history.
-    capacity, share:
+    capacity, share, units:
         See :class:`~kforecast.replay.simulation.Services`.
-    policy, kind, service, signal, prices:
+    policy, kind, metric, service, signal, prices:
         See :class:`~kforecast.replay.simulation.Setting`.
     settle:
         Seconds after the end of a bin until its forecast is ready.
@@ -90,6 +91,8 @@ class Plan:
     share: np.ndarray
     policy: Policy
     kind: Kind
+    metric: str
+    units: np.ndarray
     service: Service
     signal: Signal
     prices: Prices
@@ -247,9 +250,18 @@ class _Part:
 def _run(plan: Plan, part: _Part, floors: np.ndarray, rows: np.ndarray, *, trace: bool) -> Outcomes:
     """The outcomes of some services on a part, in the order of ``rows``."""
     setting = Setting(
-        plan.policy, plan.kind, plan.service, plan.signal, part.drivers, plan.lead, plan.prices, plan.seed,
-        trace,
-    )  # fmt: skip
+        policy=plan.policy,
+        kind=plan.kind,
+        service=plan.service,
+        signal=plan.signal,
+        drivers=part.drivers,
+        lead=plan.lead,
+        prices=plan.prices,
+        seed=plan.seed,
+        trace=trace,
+        metric=plan.metric,
+        portraits=isinstance(plan.policy, KapacityPolicy),
+    )
     blocks = max(1, -(-len(rows) * len(part.drivers) // _LANES))
     if len(rows) * len(part.drivers) * (part.stop - part.begin) > 10_000_000:
         blocks = -(-blocks // plan.processes) * plan.processes
@@ -275,7 +287,9 @@ def _jobs(
             bins = model.panel.bin_at(bounds[0]), model.panel.bin_at(bounds[1] - 1) + 1
             some = model.panel.rows(rows.tolist())
             forecasts += answers(model.predictor, some, bins, part.questions, plan.settle, load.step)
-        services = Services(load.of(rows), plan.capacity[rows], plan.share[rows], floors[:, rows], forecasts)
+        services = Services(
+            load.of(rows), plan.capacity[rows], plan.share[rows], floors[:, rows], plan.units[rows], forecasts
+        )
         yield Job(setting, services, part.begin, part.stop)
 
 
