@@ -53,7 +53,7 @@ _OF_POLICY = ("min_replicas", "max_replicas", "interval", "headroom")
 def main() -> None:
     """Run the command."""
     flags = ("--config-file", "--dataset-file", "--metrics-server-addr")
-    sys.exit(run(replay, config_name="replay", flags=flags, check=_check))
+    sys.exit(run(replay, config_name="replay", flags=flags, check=check))
 
 
 def _artifacts(value: Any) -> Any:
@@ -121,7 +121,7 @@ class _Settings(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Checked:
+class Checked:
     """What needs neither an artifact nor the history."""
 
     settings: _Settings
@@ -131,6 +131,7 @@ class _Checked:
 
     @property
     def chosen(self) -> ReplaySection:
+        """The section ``replay``."""
         return self.settings.replay
 
 
@@ -143,13 +144,13 @@ def replay(cfg: DictConfig) -> None:
         When a setting, an artifact, the policy or the history cannot be used.
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    checked = _check(cfg)
+    checked = check(cfg)
 
     from kforecast.replay.page import publish
     from kforecast.replay.study import replay as run_replay
     from kforecast.replay.words import moment_words, summary
 
-    plan, targets, notes = _plan(checked, run_dir)
+    plan, targets, notes = plan_of(checked, run_dir)
     for note in notes:
         log.warning(note)
     found = run_replay(plan)
@@ -176,7 +177,7 @@ def _said(policy: Any) -> str:
     return f"{type(policy).__name__}({given})"
 
 
-def _check(cfg: DictConfig) -> _Checked:
+def check(cfg: DictConfig) -> Checked:
     """Check the settings as far as that needs neither an artifact nor the history."""
     settings = validate(_Settings, plain(cfg), "configuration")
     capacity = built(cfg.capacity, "capacity")
@@ -200,7 +201,7 @@ def _check(cfg: DictConfig) -> _Checked:
     for name in settings.artifact_dir:
         if not Path(name).is_dir():
             raise ConfigError(f"artifact_dir: {name}: no such directory")
-    return _Checked(settings, capacity, _policy(cfg), source_of(cfg))
+    return Checked(settings, capacity, _policy(cfg), source_of(cfg))
 
 
 def _policy(cfg: DictConfig) -> Policy:
@@ -221,7 +222,7 @@ def _policy(cfg: DictConfig) -> Policy:
     return found
 
 
-def _plan(checked: _Checked, run_dir: Path) -> tuple[Plan, np.ndarray | None, list[str]]:
+def plan_of(checked: Checked, run_dir: Path) -> tuple[Plan, np.ndarray | None, list[str]]:
     """What is replayed, the autoscaler's own targets by service, and what had to be assumed."""
     from kforecast.replay.load import step_of
     from kforecast.replay.outcomes import Prices
@@ -246,6 +247,12 @@ def _plan(checked: _Checked, run_dir: Path) -> tuple[Plan, np.ndarray | None, li
         busy=chosen.busy,
     )
     questions = _questions(chosen, models, service, checked.policy, notes)
+    lacking = float((load.values > checked.policy.max_replicas * sized.capacity[:, None]).mean())
+    if lacking > 0:
+        notes.append(
+            f"In {lacking:.2%} of the time the load is more than the largest order, "
+            f"{checked.policy.max_replicas} pods, can serve, whatever the driver."
+        )
     most = float(sized.share.max())
     targets = [
         factor for factor in dict.fromkeys([1.0, *chosen.targets]) if factor <= max(1.0, MOST_SHARE / most)
@@ -273,7 +280,7 @@ def _plan(checked: _Checked, run_dir: Path) -> tuple[Plan, np.ndarray | None, li
     return plan, sized.targets, notes
 
 
-def _predictors(checked: _Checked) -> list[tuple[str, Predictor]]:
+def _predictors(checked: Checked) -> list[tuple[str, Predictor]]:
     from kforecast.forecaster import Forecaster
 
     found = [(short_path(Path(name)), Forecaster.load(name)) for name in checked.settings.artifact_dir]
@@ -287,7 +294,7 @@ def _predictors(checked: _Checked) -> list[tuple[str, Predictor]]:
     return list(found)
 
 
-def _needs_rows(checked: _Checked) -> bool:
+def _needs_rows(checked: Checked) -> bool:
     return checked.chosen.learn.replicas is not None
 
 
@@ -318,7 +325,7 @@ class _History:
 
 
 def _models_and_load(
-    predictors: list[tuple[str, Predictor]], history: _History, checked: _Checked, notes: list[str]
+    predictors: list[tuple[str, Predictor]], history: _History, checked: Checked, notes: list[str]
 ) -> tuple[list[Model], Load]:
     """The artifacts with their panels, and the load, all of the same series."""
     from kforecast.data.findings import refuse_coarse
@@ -455,7 +462,7 @@ class _Sizes:
 
 
 def _sizes(
-    checked: _Checked, model: Model, load: Load, begin: int, history: _History, notes: list[str]
+    checked: Checked, model: Model, load: Load, begin: int, history: _History, notes: list[str]
 ) -> _Sizes:
     """What a pod serves at most and at the autoscaler's target, by service."""
     chosen, given = checked.chosen, checked.capacity.per_replica
@@ -545,7 +552,7 @@ def _by_mean(capacity: Capacity, load: Load, begin: int) -> np.ndarray:
     return each
 
 
-def _learned(checked: _Checked, model: Model, history: _History) -> np.ndarray:
+def _learned(checked: Checked, model: Model, history: _History) -> np.ndarray:
     """Load per replica at the target, learned for each service, float64 ``[series]``."""
     from kforecast.replay.capacity import Teaching, learned
 

@@ -25,7 +25,7 @@ from kforecast.replay.drivers import (
     Served,
 )
 from kforecast.replay.forecasts import Question, answers
-from kforecast.replay.jobs import Job, run_all
+from kforecast.replay.jobs import LANES, Job, run_all
 from kforecast.replay.load import Load
 from kforecast.replay.outcomes import Outcomes, Prices
 from kforecast.replay.recommend import Advice, Aim, Choice, Grid, advice
@@ -34,8 +34,6 @@ from kforecast.replay.simulation import Services, Setting, Signal
 
 log = logging.getLogger(__name__)
 
-# Lanes that are simulated together: more do not fit into the cache, fewer waste time between operations.
-_LANES = 3000
 # Steps of lanes that a search simulates at most: about a minute on one core.
 _SEARCH_STEPS = 400_000_000
 _DAY = 86_400
@@ -104,6 +102,12 @@ class Plan:
     processes: int = 1
 
     @property
+    def bins(self) -> tuple[int, int, int]:
+        """The bounds as bins of the load."""
+        first, middle, end = ((moment - self.load.start) // self.load.width for moment in self.bounds)
+        return first, middle, end
+
+    @property
     def lead(self) -> int:
         """Seconds from a decision until the pods of the next decision serve."""
         return lead(self.service, self.policy)
@@ -158,27 +162,21 @@ def replay(plan: Plan) -> Replay:
         When a forecast is not a finite number.
     """
     grid, choices = plan.grid, plan.grid.choices()
-    begin, middle, end = (_bin(plan.load, moment) for moment in plan.bounds)
-    floors = floors_of(plan, begin)
+    begin, middle, end = plan.bins
     searched = _sample(plan, len(choices), middle - begin)
-    older = _run(
-        plan, _Part([grid.driver(choice) for choice in choices], grid.questions, begin, middle, "older part"),
-        floors, searched, trace=False,
-    )  # fmt: skip
+    tried = Part([grid.driver(choice) for choice in choices], grid.questions, begin, middle, "older part")
+    older = outcomes_of(plan, tried, searched)
     found = advice(choices, older, plan.prices, plan.aim, searched)
     drivers, questions, chosen = _shown(plan, found.fleet)
-    part = _Part(drivers, questions, middle, end, "newest part")
-    outcomes = _run(plan, part, floors, np.arange(len(plan.capacity)), trace=True)
-    return Replay(plan, found, floors, outcomes, chosen, _saving(outcomes, chosen, plan, None), len(searched))
+    part = Part(drivers, questions, middle, end, "newest part")
+    outcomes = outcomes_of(plan, part, np.arange(len(plan.capacity)), trace=True)
+    saved = _saving(outcomes, chosen, plan, None)
+    return Replay(plan, found, floors_of(plan), outcomes, chosen, saved, len(searched))
 
 
-def _bin(load: Load, moment: int) -> int:
-    return (moment - load.start) // load.width
-
-
-def floors_of(plan: Plan, begin: int) -> np.ndarray:
-    """Lower limits of replicas, from the load before a bin: int64 ``[floors, series]``."""
-    load, least = plan.load, plan.policy.min_replicas
+def floors_of(plan: Plan) -> np.ndarray:
+    """Lower limits of replicas, from the load before the span: int64 ``[floors, series]``."""
+    load, least, begin = plan.load, plan.policy.min_replicas, plan.bins[0]
     found = np.full((len(plan.grid.floors), len(plan.capacity)), least, np.int64)
     for number, level in enumerate(plan.grid.floors):
         if level is None or begin < 1:
@@ -237,7 +235,7 @@ def _usual(plan: Plan) -> Question:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """A part of the span: its drivers, the questions that number their forecasts, and its bins."""
 
     drivers: Sequence[Driver]
@@ -247,8 +245,8 @@ class _Part:
     name: str
 
 
-def _run(plan: Plan, part: _Part, floors: np.ndarray, rows: np.ndarray, *, trace: bool) -> Outcomes:
-    """The outcomes of some services on a part, in the order of ``rows``."""
+def outcomes_of(plan: Plan, part: Part, rows: np.ndarray, *, trace: bool = False) -> Outcomes:
+    """The outcomes of some services on a part, in the order of ``rows``, int64 ``[series]``."""
     setting = Setting(
         policy=plan.policy,
         kind=plan.kind,
@@ -262,28 +260,22 @@ def _run(plan: Plan, part: _Part, floors: np.ndarray, rows: np.ndarray, *, trace
         metric=plan.metric,
         portraits=isinstance(plan.policy, KapacityPolicy),
     )
-    blocks = max(1, -(-len(rows) * len(part.drivers) // _LANES))
+    blocks = max(1, -(-len(rows) * len(part.drivers) // LANES))
     if len(rows) * len(part.drivers) * (part.stop - part.begin) > 10_000_000:
         blocks = -(-blocks // plan.processes) * plan.processes
     groups = [group for group in np.array_split(rows, blocks) if len(group)]
-    found = list(
-        _told(
-            part.name,
-            len(rows),
-            run_all(_jobs(plan, part, floors, groups, setting), plan.processes if len(groups) > 1 else 1),
-        )
-    )
-    return Outcomes.joined(found)
+    jobs = _jobs(plan, part, groups, setting)
+    found = _told(part.name, len(rows), run_all(jobs, plan.processes if len(groups) > 1 else 1))
+    return Outcomes.joined(list(found))
 
 
-def _jobs(
-    plan: Plan, part: _Part, floors: np.ndarray, groups: Sequence[np.ndarray], setting: Setting
-) -> Iterable[Job]:
-    load = plan.load
+def _jobs(plan: Plan, part: Part, groups: Sequence[np.ndarray], setting: Setting) -> Iterable[Job]:
+    load, floors = plan.load, floors_of(plan)
     bounds = load.start + part.begin * load.width, load.start + part.stop * load.width
+    asks = any(driver.rule == "forecast" for driver in part.drivers)
     for rows in groups:
         forecasts: list[Served] = []
-        for model in plan.models:
+        for model in plan.models if asks else ():
             bins = model.panel.bin_at(bounds[0]), model.panel.bin_at(bounds[1] - 1) + 1
             some = model.panel.rows(rows.tolist())
             forecasts += answers(model.predictor, some, bins, part.questions, plan.settle, load.step)
