@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class _StoppedError(Exception):
 _stop: Event | None = None
 
 
-def run_all(jobs: Iterable[Job], processes: int) -> Iterator[Outcomes]:
+def run_all(jobs: Iterable[Job], processes: int) -> Generator[Outcomes, None, None]:
     """Run jobs and yield their results in order; the next jobs are made while others run.
 
     Raises
