@@ -13,7 +13,7 @@ from kforecast.replay.outcomes import Outcomes, Prices
 from kforecast.replay.service import LATE, PODS, UNSERVED
 
 # A pod at its target must stay below what it can serve at most.
-MOST_SHARE = 0.9
+MOST_SHARE = 0.95
 _NONE = Question(None, 0)
 
 
