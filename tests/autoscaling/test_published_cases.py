@@ -1,8 +1,8 @@
 """The cases that Kubernetes' own tests of its autoscaler publish: inputs and expected replicas.
 
-From ``pkg/controller/podautoscaler/replica_calculator_test.go`` and ``horizontal_test.go``. Cases about names,
-selectors, events, errors of servers and the grouping of pods by phase are not about arithmetic, and are
-missing here; so are those whose result is the largest number of 32 bits.
+From ``replica_calculator_test.go`` and ``horizontal_test.go`` in ``pkg/controller/podautoscaler``. Cases
+about names, selectors, events, errors of servers and the grouping of pods by phase are not about arithmetic,
+and are missing here; so are those whose result is the largest number of 32 bits.
 """
 
 from typing import Any

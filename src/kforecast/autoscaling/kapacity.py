@@ -1,11 +1,11 @@
 """Kapacity's IntelligentHorizontalPodAutoscaler (IHPA), over many services at once.
 
-From ``intelligenthorizontalpodautoscaler_controller.go`` and the types ``v1alpha1`` of Kapacity: portraits with
-priorities, limits, and gray changes. The portrait of the highest priority that has a value counts; of equal
-ones, the one with more replicas. Gray changes are its stabilisation: it has no windows of its own. From
-contract 7: the newest point of a series at or before now counts until the next one, 0 replicas are no value, and
-without a value nothing changes. A reactive portrait is Kubernetes' arithmetic of metrics without windows, as
-Kapacity's algorithm KubeHPA computes it.
+From ``intelligenthorizontalpodautoscaler_controller.go`` and the types ``v1alpha1`` of Kapacity: portraits
+with priorities, limits, and gray changes. The portrait of the highest priority that has a value counts; of
+equal ones, the one with more replicas. Gray changes are its stabilisation: it has no windows of its own.
+From contract 7: the newest point of a series at or before now counts until the next one, 0 replicas are no
+value, and without a value nothing changes. A reactive portrait is Kubernetes' arithmetic of metrics without
+windows, as Kapacity's algorithm KubeHPA computes it.
 """
 
 from collections.abc import Sequence

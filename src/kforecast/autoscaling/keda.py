@@ -1,8 +1,8 @@
 """KEDA's ScaledObject, over many services at once: from and to zero by KEDA, between by an autoscaler.
 
 From KEDA 2.20 (``scale_scaledobjects.go``, ``fallback.go``, ``formula.go``): activation, cooldown, fallback
-and formulas. KEDA passes the metrics on to a horizontal pod autoscaler whose least number of replicas is 1, or
-``min_replicas`` if that is more. Failures are counted at each query of that autoscaler.
+and formulas. KEDA passes the metrics on to a horizontal pod autoscaler whose least number of replicas is 1,
+or ``min_replicas`` if that is more. Failures are counted at each query of that autoscaler.
 """
 
 from collections.abc import Sequence
