@@ -146,11 +146,8 @@ class KapacityPolicy(BaseModel):
         for kind in {*types}:
             if types.count(kind) > 1:
                 raise ValueError(f"portraits: {kind} appears twice")
-        return self
-
-    def model_post_init(self, _context: Any) -> None:
-        """Make the arithmetic of the reactive portrait once."""
         self._hpa = HpaPolicy(tolerance=self.tolerance, interval=self.interval)
+        return self
 
     def begin(self, replicas: np.ndarray, least: np.ndarray | None = None) -> KapacityState:
         """The state before the first decision; see :class:`~kforecast.autoscaling.policy.Policy`."""
