@@ -271,6 +271,13 @@ def test_without_a_metric_nothing_changes() -> None:
     assert policy.decide(policy.begin(spec), 0, Pods(spec, spec, spec), []).tolist() == [3, 100]
 
 
+def test_replicas_are_no_metric() -> None:
+    policy, spec = HpaPolicy(), np.array([3])
+    reading = Reading(np.array([5.0]), "replicas", 1.0, name="plan")
+    with pytest.raises(ValueError, match="plan: replicas are no metric"):
+        policy.decide(policy.begin(spec), 0, Pods(spec, spec, spec), [reading])
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

@@ -382,11 +382,18 @@ def test_text_that_is_no_manifest(tmp_path: Path, text: str, said: str) -> None:
 @pytest.mark.parametrize("option", POLICIES)
 def test_the_options_of_the_configuration(tmp_path: Path, option: str) -> None:
     node: Any = OmegaConf.load(CONF_DIR / "policy" / f"{option}.yaml")
-    assert {key for key in node if key != "_target_"} == {*POLICIES[option].model_fields}
+    assert {key for key in node if not key.startswith("_")} == {*POLICIES[option].model_fields}
     assert built(node, "policy") == POLICIES[option]()
     node.manifest = written(tmp_path, manifest(option))
     assert built(node, "policy").max_replicas == WHOLE[option][2].get("maxReplicas", 40)
-    node.manifest, node.max_replicas = None, 0
+    node.manifest = None
+    if option == "keda":
+        node.triggers = [{"name": "qps", "kind": "value", "target": 3}]
+        node.fallback = {"failureThreshold": 3, "replicas": 2}
+    if option != "kapacity":
+        node.behavior = {"scaleUp": {"policies": [{"type": "Pods", "value": 2, "periodSeconds": 60}]}}
+    assert built(node, "policy") != POLICIES[option]() or option == "kapacity"
+    node.max_replicas = 0
     with pytest.raises(ConfigError, match=r"policy\.max_replicas: 0 is wrong"):
         built(node, "policy")
 
