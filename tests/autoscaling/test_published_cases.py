@@ -1,8 +1,8 @@
 """The cases that Kubernetes' own tests of its autoscaler publish: inputs and expected replicas.
 
-From ``pkg/controller/podautoscaler/replica_calculator_test.go`` and ``horizontal_test.go``. Cases about names,
-selectors, events, errors of servers and the grouping of pods by phase are not about arithmetic, and are
-missing here; so are those whose result is the largest number of 32 bits.
+From ``replica_calculator_test.go`` and ``horizontal_test.go`` in ``pkg/controller/podautoscaler``. Cases
+about names, selectors, events, errors of servers and the grouping of pods by phase are not about arithmetic,
+and are missing here; so are those whose result is the largest number of 32 bits.
 """
 
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from kforecast.autoscaling.calculator import UNKNOWN, Band, Counts, wanted
 from kforecast.autoscaling.hpa import HpaPolicy
 from kforecast.autoscaling.policy import Pods, Reading
+from kforecast.autoscaling.stabilisation import Changes
 
 CPU, PODS, TOTAL, VALUE = "utilization", "value_per_pod", "value_per_pod_total", "value"
 NOTHING = float(UNKNOWN)
@@ -388,3 +389,27 @@ def stabilised(policy: HpaPolicy, earlier: list[tuple[int, int]], now: int, aske
         value = float(past.get(ago, np.nan)) if ago else float(asked)
         found = policy.decide(state, -ago, Pods(spec, spec, spec), [metric(TOTAL, value, 1)])
     return int(found[0])
+
+
+# Earlier changes (seconds ago, replicas); longest period; replicas in the last 60 s before a change of 5, and
+# in the last 62 s after it.
+@pytest.mark.parametrize(
+    ("earlier", "longest", "before", "after"),
+    [
+        ([], 60, 0, 5),
+        ([(61, 7)], 60, 0, 5),
+        ([(58, 7)], 60, 7, 12),
+        ([(61, 7), (59, 6)], 60, 6, 11),
+        ([(29, 8), (59, 6), (61, 7), (61, 9)], 60, 14, 26),
+        ([(58, 7), (59, 6)], 120, 13, 18),
+    ],
+)
+def test_a_change_takes_the_place_of_an_outdated_one(
+    earlier: list[tuple[int, int]], longest: int, before: int, after: int
+) -> None:
+    changes, (first,) = Changes(longest, 1, 1), lane(0)
+    for ago, change in earlier:
+        changes.add(-ago, np.array([float(change)]))
+    assert changes.within(60, 0, first) == before
+    changes.add(0, np.array([5.0]))
+    assert changes.within(62, 0, first) == after

@@ -50,6 +50,8 @@ def wanted(reading: Reading, pods: Counts, band: Band) -> np.ndarray:
         return _by_total(reading, pods, band)
     if reading.kind == "value":
         return _by_value(reading, pods, band)
+    if reading.kind == "replicas":
+        raise ValueError(f"{reading.name or 'a reading'}: replicas are no metric; only Kapacity takes them")
     return _by_mean(reading, pods, band)
 
 

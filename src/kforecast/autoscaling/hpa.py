@@ -97,20 +97,16 @@ class HpaPolicy(BaseModel):
         return from_manifest(given, HPA)
 
     @model_validator(mode="after")
-    def _some_count_is_allowed(self) -> Self:
+    def _complete(self) -> Self:
         if self.max_replicas < self.min_replicas:
             raise ValueError(
                 f"max_replicas ({self.max_replicas}) is less than min_replicas ({self.min_replicas})"
             )
-        return self
-
-    def model_post_init(self, _context: Any) -> None:
-        """Complete the rules once."""
-        self._rules = None
-        up = down = None
+        self._rules = up = down = None
         if self.behavior is not None:
             self._rules = up, down = self.behavior.completed(self.downscale_stabilization)
         self._band = Band.of(_or(down, self.tolerance), _or(up, self.tolerance))
+        return self
 
     def begin(self, replicas: np.ndarray, least: np.ndarray | None = None) -> HpaState:
         """The state before the first decision; see :class:`~kforecast.autoscaling.policy.Policy`."""

@@ -1,11 +1,11 @@
 """Kapacity's IntelligentHorizontalPodAutoscaler (IHPA), over many services at once.
 
-From ``intelligenthorizontalpodautoscaler_controller.go`` and the types ``v1alpha1`` of Kapacity: portraits with
-priorities, limits, and gray changes. The portrait of the highest priority that has a value counts; of equal
-ones, the one with more replicas. Gray changes are its stabilisation: it has no windows of its own. From
-contract 7: the newest point of a series at or before now counts until the next one, 0 replicas are no value, and
-without a value nothing changes. A reactive portrait is Kubernetes' arithmetic of metrics without windows, as
-Kapacity's algorithm KubeHPA computes it.
+From ``intelligenthorizontalpodautoscaler_controller.go`` and the types ``v1alpha1`` of Kapacity: portraits
+with priorities, limits, and gray changes. The portrait of the highest priority that has a value counts; of
+equal ones, the one with more replicas. Gray changes are its stabilisation: it has no windows of its own.
+From contract 7: the newest point of a series at or before now counts until the next one, 0 replicas are no
+value, and without a value nothing changes. A reactive portrait is Kubernetes' arithmetic of metrics without
+windows, as Kapacity's algorithm KubeHPA computes it.
 """
 
 from collections.abc import Sequence
@@ -146,11 +146,8 @@ class KapacityPolicy(BaseModel):
         for kind in {*types}:
             if types.count(kind) > 1:
                 raise ValueError(f"portraits: {kind} appears twice")
-        return self
-
-    def model_post_init(self, _context: Any) -> None:
-        """Make the arithmetic of the reactive portrait once."""
         self._hpa = HpaPolicy(tolerance=self.tolerance, interval=self.interval)
+        return self
 
     def begin(self, replicas: np.ndarray, least: np.ndarray | None = None) -> KapacityState:
         """The state before the first decision; see :class:`~kforecast.autoscaling.policy.Policy`."""

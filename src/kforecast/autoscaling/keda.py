@@ -1,8 +1,8 @@
 """KEDA's ScaledObject, over many services at once: from and to zero by KEDA, between by an autoscaler.
 
 From KEDA 2.20 (``scale_scaledobjects.go``, ``fallback.go``, ``formula.go``): activation, cooldown, fallback
-and formulas. KEDA passes the metrics on to a horizontal pod autoscaler whose least number of replicas is 1, or
-``min_replicas`` if that is more. Failures are counted at each query of that autoscaler.
+and formulas. KEDA passes the metrics on to a horizontal pod autoscaler whose least number of replicas is 1,
+or ``min_replicas`` if that is more. Failures are counted at each query of that autoscaler.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from kforecast.autoscaling.behavior import Behavior
 from kforecast.autoscaling.formula import Formula
@@ -43,12 +43,17 @@ class Fallback(BaseModel):
     ] = "static"
 
 
+def _understood(formula: str) -> str:
+    Formula(formula)
+    return formula
+
+
 class Modifiers(BaseModel):
     """``spec.advanced.scalingModifiers``: one metric from those of the triggers."""
 
     model_config = _CONFIG
 
-    formula: Annotated[str, Field(min_length=1)]
+    formula: Annotated[str, AfterValidator(_understood)]
     target: Annotated[float, Field(gt=0)]
     activation: float = 0.0
     kind: Literal["value_per_pod_total", "value"] = "value_per_pod_total"
@@ -134,20 +139,13 @@ class KedaPolicy(BaseModel):
             raise ValueError(f"triggers: the name {twice[0]} appears twice")
         if self.fallback is not None and self.fallback.behavior == "scalingModifiers" and not self.modifiers:
             raise ValueError("fallback.behavior: scalingModifiers needs a formula (modifiers.formula)")
+        self._formula = None
         if self.modifiers is not None:
-            try:
-                unknown = Formula(self.modifiers.formula).names - {*names}
-            except ValueError as error:
-                raise ValueError(f"modifiers.formula: {error}") from error
-            if unknown and names:
+            self._formula = Formula(self.modifiers.formula)
+            if names and (unknown := sorted(self._formula.names - {*names})):
                 raise ValueError(
-                    f"modifiers.formula: there is no trigger {sorted(unknown)[0]}; known: {', '.join(names)}"
+                    f"modifiers.formula: there is no trigger {unknown[0]}; known: {', '.join(names)}"
                 )
-        return self
-
-    def model_post_init(self, _context: Any) -> None:
-        """Make the autoscaler behind it once."""
-        self._formula = None if self.modifiers is None else Formula(self.modifiers.formula)
         self._hpa = HpaPolicy(
             min_replicas=max(self.min_replicas, 1),
             max_replicas=self.max_replicas,
@@ -156,6 +154,7 @@ class KedaPolicy(BaseModel):
             downscale_stabilization=self.downscale_stabilization,
             interval=self.interval,
         )
+        return self
 
     def begin(self, replicas: np.ndarray, least: np.ndarray | None = None) -> KedaState:
         """The state before the first decision; see :class:`~kforecast.autoscaling.policy.Policy`."""

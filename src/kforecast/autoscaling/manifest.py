@@ -1,7 +1,7 @@
 """A cluster's own YAML as a policy: HorizontalPodAutoscaler, ScaledObject, or Kapacity's autoscaler.
 
-Fields that say how replicas follow from metrics are read. Fields that say where a metric comes from (selectors,
-queries, credentials) are left aside. Every other field is refused by name.
+Fields that say how replicas follow from metrics are read. Fields that say where a metric comes from
+(selectors, queries, credentials) are left aside. Every other field is refused by name.
 """
 
 import re
@@ -191,8 +191,8 @@ class _Trigger(_Part):
     def _is_known(self) -> Self:
         if self.type not in _TRIGGERS:
             raise ValueError(
-                f"type: {shortened(self.type)} is not simulated; known: {', '.join(_TRIGGERS)} (others can be "
-                "given as policy.triggers, without a manifest)"
+                f"type: {shortened(self.type)} is not simulated; known: {', '.join(_TRIGGERS)} (give "
+                "others as policy.triggers, without a manifest)"
             )
         target, activation = _TRIGGERS[self.type]
         if target not in self.metadata and self.type not in _DEFAULT_TARGETS:

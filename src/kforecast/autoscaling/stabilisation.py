@@ -68,23 +68,24 @@ class Changes:
     def __init__(self, longest: int, interval: int, lanes: int) -> None:
         slots = max(1, -(-longest // interval))
         self._longest = longest
-        self._amount = np.zeros((slots, lanes))
-        self._second = np.full((slots, lanes), -np.inf)
+        # The slots of a lane lie side by side: only a few lanes change at a time.
+        self._amount = np.zeros((lanes, slots))
+        self._second = np.full((lanes, slots), -np.inf)
         self._used = np.zeros(lanes, np.int64)
 
     def add(self, second: int, amount: np.ndarray) -> None:
         """Remember changes made now, float64 ``[lanes]``; lanes without a change hold 0 or less."""
         lanes = np.flatnonzero(amount > 0)
         if lanes.size:
-            at = self._second[:, lanes]
+            at = self._second.take(lanes, axis=0)
             outdated = (second - at >= self._longest) & np.isfinite(at)
-            replaces = outdated.any(axis=0)
-            last = len(at) - 1 - np.argmax(outdated[::-1], axis=0)
+            replaces = outdated.any(axis=1)
+            last = at.shape[1] - 1 - np.argmax(outdated[:, ::-1], axis=1)
             slot = np.where(replaces, last, self._used[lanes])
-            self._amount[slot, lanes], self._second[slot, lanes] = amount[lanes], second
+            self._amount[lanes, slot], self._second[lanes, slot] = amount[lanes], second
             self._used[lanes] += ~replaces
 
     def within(self, period: int, second: int, lanes: np.ndarray) -> np.ndarray:
         """Replicas changed in the last ``period`` seconds in some lanes, float64."""
-        recent = second - self._second[:, lanes] < period
-        return (self._amount[:, lanes] * recent).sum(axis=0)  # type: ignore[no-any-return]
+        recent = second - self._second.take(lanes, axis=0) < period
+        return np.asarray(np.einsum("ij,ij->i", self._amount.take(lanes, axis=0), recent))
