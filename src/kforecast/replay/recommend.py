@@ -1,7 +1,7 @@
 """The setting to scale with: chosen on the older part of a history, by cost or by unserved load."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal
 
@@ -14,7 +14,6 @@ from kforecast.replay.service import LATE, PODS, UNSERVED
 
 # A pod at its target must stay below what it can serve at most.
 MOST_SHARE = 0.95
-_NONE = Question(None, 0)
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Choice:
     """
 
     artifact: int | None = None
-    question: Question = _NONE
+    question: Question = field(default_factory=lambda: Question(None, 0))
     target: float = 1.0
     floor: float | None = None
 
