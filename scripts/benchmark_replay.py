@@ -150,7 +150,7 @@ def judged(folder: Path, overrides: list[str]) -> dict[str, float | None]:
     }
     cfg = composed(
         "replay",
-        [f"replay.start={info['train_end']}", "capacity.lead_time=120", *overrides],
+        [f"replay.start={info['train_end']}", *overrides],
         values=values,
         output_dir=str(folder / "run"),
     )

@@ -96,6 +96,17 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize(
+    ("policy", "words"), [("keda", "a second trigger, metrics-api"), ("kapacity", "scale.lead_seconds=120")]
+)
+def test_what_to_change_is_in_the_words_of_the_autoscaler(policy: str, words: str, traffic: Path) -> None:
+    # An autoscaler that sees the load an hour late needs the forecast.
+    more = [f"policy={policy}", "replay.delay=3600", "replay.max_unserved=null", "capacity.cost_under=1000"]
+    done = run_command("kforecast-replay", *arguments(*more), cwd=traffic)
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout.strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize("argument", BAD)
 def test_bad_input_is_refused_in_one_line(argument: str, traffic: Path) -> None:
     done = run_command("kforecast-replay", *arguments(argument), cwd=traffic)

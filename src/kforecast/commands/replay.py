@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from kforecast.autoscaling.hpa import Metric
+    from kforecast.autoscaling.kapacity import KapacityPolicy
     from kforecast.autoscaling.policy import Kind, Policy
     from kforecast.data.panel import Panel
     from kforecast.evaluation.capacity import Capacity
@@ -218,8 +219,21 @@ def _policy(cfg: DictConfig) -> Policy:
             "policy.modifiers: a replay has the traffic and the forecast, and cannot tell which triggers of "
             "the formula they are; leave scalingModifiers out: drivers take the larger of both"
         )
-    found: Policy = policy
+    found: Policy = _with_portraits(policy) if hasattr(policy, "portraits") else policy
     return found
+
+
+def _with_portraits(policy: KapacityPolicy) -> KapacityPolicy:
+    """The policy with both portraits that drivers need: the predictive one ranks above, as by default."""
+    from kforecast.autoscaling.kapacity import Portrait
+
+    portraits = list(policy.portraits)
+    types, ranks = {one.type for one in portraits}, [one.priority for one in portraits]
+    if "Predictive" not in types:
+        portraits.append(Portrait(type="Predictive", priority=max(ranks) + 1))
+    if "Reactive" not in types:
+        portraits.append(Portrait(type="Reactive", priority=min(ranks) - 1))
+    return policy.model_copy(update={"portraits": portraits})
 
 
 def plan_of(checked: Checked, run_dir: Path) -> tuple[Plan, np.ndarray | None, list[str]]:

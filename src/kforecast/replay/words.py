@@ -7,6 +7,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 
+from kforecast.autoscaling.kapacity import KapacityPolicy
+from kforecast.autoscaling.keda import KedaPolicy
+from kforecast.autoscaling.policy import Policy
 from kforecast.console import table
 from kforecast.evaluation.skill import CONFIDENCE
 from kforecast.replay.recommend import Choice
@@ -119,17 +122,29 @@ def changes(found: Replay, targets: np.ndarray | None, series: int = 0) -> list[
     if choice.target != 1.0 and targets is not None:
         made.append(f"its target from {targets[series]:g} to {_rounded(targets[series] * choice.target)}")
     if choice.artifact is not None:
-        level = choice.question.level
-        asked = f"window={choice.question.window}&rule=forecast"
-        asked = asked if level is None else f"quantile={level:g}&{asked}"
-        made.append(
-            f"a second metric, the forecast of kforecast-serve ({asked}), with averageValue "
-            f"{_rounded(per_pod)}"
-        )
+        made.append(_second(plan.policy, choice, _rounded(per_pod)))
     if choice.floor is not None:
         number = list(plan.grid.floors).index(choice.floor)
-        made.append(f"minReplicas {found.floors[number, series]}")
+        name = "minReplicaCount" if isinstance(plan.policy, KedaPolicy) else "minReplicas"
+        made.append(f"{name} {found.floors[number, series]}")
     return made
+
+
+def _second(policy: Policy, choice: Choice, per_pod: str) -> str:
+    """How the forecast gets into the manifest, in the words of the autoscaler."""
+    level, window = choice.question.level, choice.question.window
+    if isinstance(policy, KapacityPolicy):
+        at = "" if level is None else f"scale.quantile={level:g} "
+        return (
+            f"a Predictive portrait by kforecast-scale ({at}scale.replicas=per_replica "
+            f"scale.per_replica={per_pod} scale.lead_seconds={window}), of the same priority "
+            "as the reactive one"
+        )
+    asked = f"window={window}&rule=forecast"
+    asked = asked if level is None else f"quantile={level:g}&{asked}"
+    if isinstance(policy, KedaPolicy):
+        return f"a second trigger, metrics-api on kforecast-serve ({asked}), with targetValue {per_pod}"
+    return f"a second metric, the forecast of kforecast-serve ({asked}), with averageValue {per_pod}"
 
 
 def recommendation(found: Replay, targets: np.ndarray | None) -> str:
