@@ -1,5 +1,6 @@
 """A replay as a whole: small cases by hand, conservation, order of the drivers, determinism."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from kforecast.autoscaling.keda import KedaPolicy
 from kforecast.replay.drivers import BOTH, PERFECT, REACTIVE, Driver, Served, usual_drivers
 from kforecast.replay.load import Load
 from kforecast.replay.outcomes import Outcomes, Prices
+from kforecast.replay.perfect import worthwhile
 from kforecast.replay.service import LATE, PODS, SERVED, UNSERVED, Service
 from kforecast.replay.simulation import Services, Setting, Signal, simulate
 
@@ -163,3 +165,26 @@ def test_no_driver_costs_less_than_perfect_knowledge(seed: int, start: int, shar
     found = simulate(setting(usual_drivers(), service=Service(start=start, drain=30)), some, 15, 120)
     cost = found.of_drivers(Prices()).set_index("driver")["cost"]
     assert (cost[PERFECT] <= cost + 0.35).all(), cost
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.sampled_from([0.0, 0.05, 0.3, 0.7, 1.0, 1.4, 2.0]), min_size=1, max_size=9),
+    st.integers(0, 2),
+    st.sampled_from([1.0, 3.0, 10.0]),
+    st.integers(0, 4),
+)
+def test_perfect_knowledge_is_the_best_of_all_sequences(
+    load: list[float], serving: int, under: float, change: int
+) -> None:
+    demand = np.array(load)
+
+    def cost(pods: tuple[int, ...]) -> float:
+        count = np.array(pods)
+        begun = np.maximum(np.diff(np.append(serving, count)), 0).sum()
+        short, idle = np.maximum(demand - count, 0).sum(), np.maximum(count - demand, 0).sum()
+        return float(under * short + idle + change * begun)
+
+    best = min(map(cost, product(range(3), repeat=len(load))))
+    found = worthwhile(demand[:, None], np.array([serving]), (under, 1.0), change)[:, 0]
+    assert cost(tuple(found)) == pytest.approx(best, abs=1e-4)

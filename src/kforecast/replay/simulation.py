@@ -11,10 +11,13 @@ from kforecast.autoscaling.policy import Kind, Pods, Policy, Reading
 from kforecast.replay.drivers import Driver, Served, mimir, schedule, scheduled, sliding_max
 from kforecast.replay.load import Load
 from kforecast.replay.outcomes import Day, Outcomes, Prices
+from kforecast.replay.perfect import worthwhile
 from kforecast.replay.service import Fleet, Service
 
 # Steps whose inputs are computed together: few enough to stay in the cache.
 _BLOCK = 240
+# Steps that perfect knowledge orders for together, and those beyond that it knows: eight and four hours.
+_KNOWN, _BEYOND = 1920, 960
 _DAY = 86_400
 
 
@@ -147,12 +150,13 @@ class _Replay:
         self._window = max(1, -(-signal.window // self._step))
         self._start = -(-setting.service.start // self._step)
         self._decides = max(1, round(setting.policy.interval / self._step))
-        bins = -(-max(_BLOCK, self._start + self._decides + 1) // self._per_bin)
-        self._bins = max(1, bins)
+        self._bins = max(1, -(-_BLOCK // self._per_bin))
         self._floors = np.stack([services.floors[driver.floor] for driver in self._drivers])
         self._target = np.array([driver.target for driver in self._drivers])
         self._by_mean = setting.kind in ("utilization", "value_per_pod")
         self._perfect = np.array([driver.rule == "perfect" for driver in self._drivers])
+        self._known_from = self._known_until = self.begin
+        self._known = self._serving = np.zeros(0, np.int64)
         self._orders = np.array(
             [driver.rule in ("forecast", "mimir", "schedule") for driver in self._drivers]
         )
@@ -166,18 +170,17 @@ class _Replay:
         days = (load.start + self.stop * load.width - 1) // _DAY - first // _DAY + 1
         found = Outcomes.empty(self._drivers, len(load.values), first // _DAY, days, self._step)
         day = Day(setting.prices, self._shape, self._step) if setting.trace else None
-        demand = self._demand(self.begin, self.begin + self._bins)
+        demand = self._demand(self.begin, min(self.begin + self._bins, self.stop))
         earlier = self._earlier()
         self._begin_fleet(earlier)
         decision = 0
         for begin in range(self.begin, self.stop, self._bins):
             going_on()
             stop = min(begin + self._bins, self.stop)
-            demand = demand[: (stop - begin) * self._per_bin]
-            coming = self._demand(stop, stop + self._bins)
+            coming = self._demand(stop, min(stop + self._bins, self.stop))
             seen = np.concatenate([earlier, demand])
             numbers, unknown = self._numbers(seen, begin, stop)
-            orders = self._perfect_orders(np.concatenate([demand, coming]), len(demand))
+            orders = self._perfect_orders(begin, stop)
             second = load.start + begin * load.width
             observed = load.observed[:, begin:stop]
             for at in range(len(demand)):
@@ -234,6 +237,7 @@ class _Replay:
         replicas = np.maximum(needed / self._target[:, None], self._floors)
         replicas = np.minimum(np.ceil(replicas), setting.policy.max_replicas).astype(np.int64)
         self._fleet = Fleet(setting.service, replicas, self._step, setting.seed, services.load.rows)
+        self._serving = replicas[-1]
         self._state = setting.policy.begin(replicas.reshape(-1), self._floors.reshape(-1))
         # Rings of the work and the capacity of each lane, for the mean utilisation.
         ring = self._delay + self._window + 1
@@ -298,22 +302,37 @@ class _Replay:
         made *= services.units
         return made, unknown if unknown.any() else None
 
-    def _perfect_orders(self, demand: np.ndarray, count: int) -> np.ndarray | None:
-        """Replicas that are worth their price for the load until the next order serves.
+    def _perfect_orders(self, begin: int, stop: int) -> np.ndarray | None:
+        """Replicas of perfect knowledge at the steps of some bins, int64 ``[steps, series]``.
 
-        int64 ``[steps, series]``. They follow no policy but the limits.
+        They follow no policy but the limits.
         """
         if not self._perfect.any():
             return None
-        setting = self.setting
-        worth = setting.prices.over / (setting.prices.over + setting.prices.under)
-        reach = self._start + self._decides
-        padded = np.concatenate([demand, np.repeat(demand[-1:], max(count + reach - len(demand), 0), axis=0)])
+        if begin >= self._known_until:
+            self._look_ahead(begin)
+        first = (begin - self._known_from) * self._per_bin
+        return self._known[first : first + (stop - begin) * self._per_bin]
+
+    def _look_ahead(self, begin: int) -> None:
+        """Order for the next hours, from the load until some hours later."""
+        setting, reach = self.setting, self._start + self._decides
+        blocks = -(-_KNOWN // (self._bins * self._per_bin))
+        self._known_from, self._known_until = begin, begin + blocks * self._bins
+        beyond = -(-max(_BEYOND, 2 * reach) // self._per_bin)
+        demand = self._demand(begin, self._known_until + beyond)
+        change = self._start + -(-setting.service.drain // self._step)
+        prices = setting.prices
+        # Twice a minute costs a few percent more than every step, and half the work.
+        every = 2 if self._per_bin % 2 == 0 else 1
+        serving = worthwhile(demand, self._serving, (prices.under, prices.over), change, every)
+        serving = np.repeat(serving, every, axis=0)
+        count = min((self._known_until - begin) * self._per_bin, len(serving))
+        self._serving = serving[count - 1]
+        padded = np.concatenate([serving[: count + reach], np.repeat(serving[-1:], reach, axis=0)])
         most = sliding_max(padded[: count + reach - 1], reach)
         floor = self._floors[int(np.flatnonzero(self._perfect)[0])]
-        needed = np.maximum(np.ceil(most - worth), floor)
-        orders: np.ndarray = np.minimum(needed, setting.policy.max_replicas).astype(np.int64)
-        return orders
+        self._known = np.clip(most, floor, setting.policy.max_replicas)
 
     def _readings(self, numbers: np.ndarray, unknown: np.ndarray | None) -> list[Reading]:
         """What the autoscaler reads at a step; a metric that a driver lacks reads 0, which never wins."""
