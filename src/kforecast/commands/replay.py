@@ -45,6 +45,8 @@ _SHARE = 0.2
 _WIDTHS = (15, 30, 60, 120, 300, 600, 900, 1800, 3600)
 # What an unknown metric shows for a fully used pod: its values are cut to thousandths.
 _UNIT = 1000.0
+# A share of the time that is worth a note.
+_NOTABLE = 0.0005
 # Metrics of pods that are no traffic.
 _RESOURCES = ("cpu", "memory")
 # Keys of capacity that a policy has in their place.
@@ -262,7 +264,7 @@ def plan_of(checked: Checked, run_dir: Path) -> tuple[Plan, np.ndarray | None, l
     )
     questions = _questions(chosen, models, service, checked.policy, notes)
     lacking = float((load.values > checked.policy.max_replicas * sized.capacity[:, None]).mean())
-    if lacking > 0:
+    if lacking >= _NOTABLE:
         notes.append(
             f"In {lacking:.2%} of the time the load is more than the largest order, "
             f"{checked.policy.max_replicas} pods, can serve, whatever the driver."
