@@ -27,6 +27,7 @@ COMMANDS = {
     "kforecast-serve": "kforecast.commands.serve",
     "kforecast-serve-metrics": "kforecast.commands.serve_metrics",
     "kforecast-scale": "kforecast.commands.scale",
+    "kforecast-replay": "kforecast.commands.replay",
     "kforecast-retrain": "kforecast.commands.retrain",
     "kforecast-export": "kforecast.commands.export",
 }

@@ -25,7 +25,8 @@ from kforecast.data.calendar import Calendar
 from kforecast.errors import ConfigError
 
 FILES = sorted(path.relative_to(CONF_DIR).as_posix() for path in CONF_DIR.rglob("*.yaml"))
-OPTIONS = [file for file in FILES if "/" in file and not file.startswith("hydra/")]
+# tests/autoscaling checks those of the group policy.
+OPTIONS = [file for file in FILES if "/" in file and not file.startswith(("hydra/", "policy/"))]
 PRIMARIES = [file.removesuffix(".yaml") for file in FILES if "/" not in file]
 # The arguments that kforecast-retrain adds to a command line of kforecast-train.
 RETRAIN = prepare_retrain([])[0]
@@ -37,6 +38,7 @@ NEEDED = {
     "fetch": ["source.path=traffic.csv"],
     "forecast": ["source.path=traffic.csv", "artifact_dir=model"],
     "evaluate": ["source.path=traffic.csv", "artifact_dir=model"],
+    "replay": ["source.path=traffic.csv", "artifact_dir=model"],
     "serve": ["artifact_dir=model", "source.url=http://localhost:9090"],
     "serve_metrics": ["source.path=traffic.csv"],
     "export": ["artifact_dir=model"],
@@ -139,7 +141,7 @@ def test_every_key_is_an_argument_of_what_it_configures(file: str) -> None:
 
 
 # The keys of loggers and experiments are explained where they are defined.
-EXPLAINED = re.compile(r"(window|data|source|model|optimizer|trainer|callbacks|capacity)/|[^/]+$")
+EXPLAINED = re.compile(r"(window|data|source|model|optimizer|trainer|callbacks|capacity|policy)/|[^/]+$")
 
 
 @pytest.mark.parametrize("file", list(filter(EXPLAINED.match, FILES)))

@@ -26,7 +26,7 @@ MODULES = sorted(FILES)
 FLOORS = (
     ("errors", "window", "version", "console"),
     ("validation", "files"),
-    ("localtime", "pages", "intervals", "guard"),
+    ("localtime", "pages", "intervals", "autoscaling", "guard"),
     ("metrics",),
     ("data",),
     ("models",),
@@ -35,6 +35,7 @@ FLOORS = (
     ("evaluation", "onnx_export", "shadow"),
     ("forecaster", "leaderboard"),
     ("config", "scaling"),
+    ("replay",),
     ("training",),
     ("retraining",),
     ("serving",),

@@ -57,6 +57,8 @@ STATE = {
     "training/resume/checkpoints.py: signal.setitimer": "the longest wait for that checkpoint",
     "training/background_errors.py: threading.excepthook": "writer_errors_once() restores it",
     "training/distributed/processes.py: env_override": "STARTED_BY, for the processes of a run",
+    "replay/jobs.py: signal.signal": "a process of a simulation leaves Ctrl-C to the command",
+    "replay/jobs.py: global _stop": "the event that ends it, which only the start of a process can hand over",
     "training/distributed/processes.py: signal.signal": "torch's launcher replaces handlers",
     # Set before a library is used.
     "config/legacy_cli.py: ConfigStore.instance().store": "the config file is an option of a config group",

@@ -89,6 +89,7 @@ SECTIONS = {
     "fetch": ("window", "source"),
     "forecast": ("source",),
     "evaluate": ("source",),
+    "replay": ("source",),
     "serve": ("source",),
     "serve_metrics": ("serve",),
 }

@@ -1,11 +1,11 @@
 """The HorizontalPortrait that a job serves: its workload, its metrics and the target of its resource."""
 
-import re
 from typing import Annotated, Any, Self
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kforecast.autoscaling.quantity import quantity
 from kforecast.errors import ConfigError, DataError
 from kforecast.files.untrusted import inside, shortened
 from kforecast.metrics.spec import MetricSpec, Target, WorkloadRef, check_keys_differ
@@ -21,34 +21,12 @@ _RESOURCE = ("Resource", "ContainerResource")
 _REPLICAS = ("Pods", "External")
 _TRAFFIC = ("Pods", "Object", "External")
 
-# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
-_QUANTITY = re.compile(
-    r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:[eE]([+-]?[0-9]{1,3})|([KMGTPE]i|[numkMGTPE]))?"
-)
-_POWERS = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-_FACTORS = {sign: 10.0**power for sign, power in _POWERS.items()}
-_FACTORS |= {f"{sign}i": 1024.0**power for power, sign in enumerate("KMGTPE", 1)}
-
 # Resources of the kinds that every cluster has; the others are looked up in the API server.
 _PLURALS = {
     ("apps/v1", "Deployment"): "deployments",
     ("apps/v1", "StatefulSet"): "statefulsets",
     ("apps/v1", "ReplicaSet"): "replicasets",
 }
-
-
-def quantity(text: object) -> float:
-    """A Kubernetes Quantity as a number: ``500m`` is 0.5, ``2Mi`` is 2,097,152.
-
-    Raises
-    ------
-    ValueError
-        When it is none.
-    """
-    match = _QUANTITY.fullmatch(str(text))
-    if match is None or isinstance(text, bool):
-        raise ValueError(f"{shortened(text)!r} is not a quantity like 500m, 0.5 or 2Gi")
-    return float(f"{match[1]}e{match[2] or 0}") * _FACTORS.get(match[3], 1.0)
 
 
 class _Metadata(BaseModel):
