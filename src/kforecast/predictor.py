@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import gcd
@@ -497,6 +497,18 @@ class Predictor:
         ArtifactError
             When there are no intervals.
         """
+        return self.quantiles_for(panel)(series, made, levels)
+
+    def quantiles_for(
+        self, panel: Panel
+    ) -> Callable[[np.ndarray, WindowForecasts, Sequence[float]], np.ndarray]:
+        """:meth:`quantiles` of a panel for several questions: what they need of it is computed once.
+
+        Raises
+        ------
+        ArtifactError
+            When there are no intervals.
+        """
         if self.intervals is None:
             raise missing(self.name)
         keys = [item_key(*pair) for pair in panel.series]
@@ -506,11 +518,15 @@ class Predictor:
         if panel.num_bins >= panel.frequency.season and not self.intervals.series.keys() >= set(keys):
             peak = _peaks(panel, panel.num_bins)
         intervals = self.intervals.with_history(keys, nonnegative, peak)
-        values, level = made.values, made.level
-        if made.factor is not None:  # intervals know ordinary traffic
-            values, level = values / made.factor, level / made.factor
-        found = intervals.quantiles(values, level, keys, series, levels, made.peak, made.widths)
-        return found if made.factor is None else found * made.factor[..., None]
+
+        def quantiles(series: np.ndarray, made: WindowForecasts, levels: Sequence[float]) -> np.ndarray:
+            values, level = made.values, made.level
+            if made.factor is not None:  # intervals know ordinary traffic
+                values, level = values / made.factor, level / made.factor
+            found = intervals.quantiles(values, level, keys, series, levels, made.peak, made.widths)
+            return found if made.factor is None else found * made.factor[..., None]
+
+        return quantiles
 
     def calibrated(
         self,

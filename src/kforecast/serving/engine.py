@@ -286,9 +286,14 @@ class Live:
             elif guessed[number]:
                 notes.setdefault(number, "more than half of its context is missing and filled: a guess")
 
+        # Without the panel, which would stay in memory for as long as the snapshot.
+        quantiles = None if forecaster.intervals is None else forecaster.quantiles_for(mine)
+        shape = (panel.num_series, horizon)
+
         def quantiles_of(levels: Sequence[float]) -> np.ndarray:
-            found = np.full((panel.num_series, horizon, len(levels)), np.nan, np.float32)
-            found[rows] = forecaster.quantiles(mine, np.arange(len(rows)), made, levels)
+            assert quantiles is not None
+            found = np.full((*shape, len(levels)), np.nan, np.float32)
+            found[rows] = quantiles(np.arange(len(rows)), made, levels)
             return found
 
         return Snapshot(
@@ -300,7 +305,7 @@ class Live:
             missing,
             notes,
             self.identity,
-            None if forecaster.intervals is None else quantiles_of,
+            None if quantiles is None else quantiles_of,
             self._past(rows),
             None if judged is None else {row: NAMES[one.cause] for row, one in judged.items()},
         )
