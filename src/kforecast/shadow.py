@@ -135,20 +135,22 @@ def numbers_of(
     """
     # Known events are left out on both sides: the forecasts that are kept are those of ordinary traffic.
     panel = panel if predictor.plan is None else predictor.plan.ordinary(panel)
-    rules, end = settings.rules(predictor), panel.num_bins
+    rules, window = settings.rules(predictor), predictor.window
     kept = np.sort(recent.origins[recent.origins >= 0])
-    origins = kept - panel.first_bin
-    begin = max(0, int(origins[0]) - _WARM_UPS * rules.warm_up)
-    value = np.where(panel.observed, panel.values, np.nan).astype(np.float64)
-    reactive = newest_before(value, predictor.window.prediction_length)
+    begin = max(0, int(kept[0]) - panel.first_bin - _WARM_UPS * rules.warm_up)
+    # What is judged looks back no further than this; the rest of the history would cost time.
+    first = max(0, begin - max(window.context_length, window.prediction_length))
+    origins, begin = kept - panel.first_bin - first, begin - first
+    observed, end = panel.observed[:, first:], panel.num_bins - first
+    value = np.where(observed, panel.values[:, first:], np.nan).astype(np.float64)
+    reactive = newest_before(value, window.prediction_length)
     shape = (panel.num_series, end + 1)
     served, low, high = (np.full(shape, np.nan) for _ in range(3))
     place = slice(int(origins[0]), end + 1)
-    for rows, number, least, most in _ranges(predictor, panel, recent, kept, settings):
+    for rows, number, least, most in _ranges(predictor, panel, recent, kept, settings.quantile):
         served[rows, place] = number[..., : rules.window].max(axis=2)
         low[rows, place], high[rows, place] = least, most
-    context = predictor.window.context_length
-    seen = running_sum(panel.observed)
+    context, seen = window.context_length, running_sum(observed)
     sparse = 2 * (seen[:, origins] - seen[:, np.maximum(origins - context, 0)]) < context
     for one in (served, low, high):
         one[:, place][sparse] = np.nan
@@ -156,7 +158,7 @@ def numbers_of(
         served[:, :end] = np.where(np.isnan(reactive), served[:, :end], np.maximum(served[:, :end], reactive))
     bins, one_more = slice(begin, end), slice(begin, end + 1)
     numbers = Numbers(value[:, bins], served[:, bins], reactive[:, bins], low[:, one_more], high[:, one_more])
-    return numbers, panel.first_bin + begin
+    return numbers, panel.first_bin + first + begin
 
 
 def words(one: Withdrawn) -> str:
@@ -174,11 +176,14 @@ def words(one: Withdrawn) -> str:
 
 
 def _ranges(
-    predictor: Predictor, panel: Panel, recent: Recent, kept: np.ndarray, settings: GuardSettings
+    predictor: Predictor, panel: Panel, recent: Recent, kept: np.ndarray, quantile: float | None
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
     """Blocks of series: forecasts ``[series, origins, P]``, least and greatest value of the first bin."""
-    largest = np.maximum.accumulate(np.where(panel.observed, np.abs(panel.values), 0), axis=1)
-    peak = largest[:, kept - panel.first_bin - 1]
+    origins = kept - panel.first_bin
+    first = max(1, int(origins[0]))
+    newer = np.where(panel.observed[:, first - 1 :], np.abs(panel.values[:, first - 1 :]), 0)
+    newer[:, 0] = np.abs(panel.values[:, :first]).max(axis=1, where=panel.observed[:, :first], initial=0)
+    peak = np.maximum.accumulate(newer, axis=1)[:, origins - first]
     made = recent.forecasts(kept, peak)
     values = made.values.reshape(panel.num_series, len(kept), -1)
     if predictor.intervals is None:
@@ -186,21 +191,20 @@ def _ranges(
         yield slice(0, panel.num_series), values, unknown, unknown
         return
     levels = [LEVELS[0], LEVELS[-1]]
-    if settings.quantile is not None and settings.quantile not in levels:
-        levels.append(settings.quantile)
+    if quantile is not None and quantile not in levels:
+        levels.append(quantile)
+    quantiles = predictor.quantiles_for(panel)
     count = max(1, _MOST_VALUES // (values[0].size * len(levels)))
     for begin in range(0, panel.num_series, count):
         rows = slice(begin, min(begin + count, panel.num_series))
         windows = slice(rows.start * len(kept), rows.stop * len(kept))
-        some = panel.rows(range(rows.start, rows.stop))
-        series = np.repeat(np.arange(some.num_series), len(kept))
+        series = np.repeat(np.arange(rows.start, rows.stop), len(kept))
         mine = made._replace(
             values=made.values[windows],
             level=made.level[windows],
             peak=made.peak[windows],
             widths=None if made.widths is None else made.widths[windows],
         )
-        found = predictor.quantiles(some, series, mine, levels)
-        found = found.reshape(some.num_series, len(kept), -1, len(levels))
-        number = values[rows] if settings.quantile is None else found[..., levels.index(settings.quantile)]
+        found = quantiles(series, mine, levels).reshape(-1, len(kept), values.shape[2], len(levels))
+        number = values[rows] if quantile is None else found[..., levels.index(quantile)]
         yield rows, number, found[:, :, 0, 0], found[:, :, 0, 1]
