@@ -232,7 +232,13 @@ def way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
         (folder / "conf" / "source").mkdir(parents=True)
         source = {"defaults": ["prometheus"], "url": real.url, "step": STEP, "queries": queries}
         (folder / "conf" / "source" / "shop.yaml").write_text(yaml.safe_dump(source), encoding="utf-8")
-        given = ["--config-dir=conf", "source=shop", f"serve.grpc={grpc_address}", "serve.settle=0"]
+        given = [
+            "--config-dir=conf",
+            "source=shop",
+            f"serve.grpc={grpc_address}",
+            "serve.settle=0",
+            "serve.guard=false",
+        ]
         with server(folder, source=given, address=address) as (_, process):
             yield Way(real, address, grpc_address, folder, begin)
             log = (folder / "serve.log").read_text()

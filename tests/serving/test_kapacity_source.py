@@ -101,7 +101,7 @@ def test_a_provider_is_asked_as_in_training(tmp_path: Path) -> None:
     provider = Provider(answer)
     with provider.serve() as provider_address:
         given = [*train_config(tmp_path), f"--metrics-server-addr={provider_address}", "source.step=600"]
-        with server(tmp_path, "serve.settle=0", source=given) as (address, _):
+        with server(tmp_path, "serve.settle=0", "serve.guard=false", source=given) as (address, _):
             assert_served(tmp_path, address)
     asked = {request.query.type: request for request in provider.requests}
     assert set(asked) == {pb.OBJECT, pb.WORKLOAD_EXTERNAL}
@@ -125,7 +125,7 @@ def test_our_own_provider(tmp_path: Path) -> None:
     given = ["--dataset-file=traffic.csv", *config, f"serve.address={provider_address}"]
     with serving(*given, address=provider_address, cwd=tmp_path):
         source = [*config, f"--metrics-server-addr={provider_address}", "source.step=600"]
-        with server(tmp_path, "serve.settle=0", source=source) as (address, _):
+        with server(tmp_path, "serve.settle=0", "serve.guard=false", source=source) as (address, _):
             assert_served(tmp_path, address)
 
 

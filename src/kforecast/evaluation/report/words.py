@@ -24,7 +24,8 @@ def summary(board: Scoreboard) -> str:
     lines = [scores_table(board), verdict(board).words]
     lines += [] if board.comparison is None else comparison_words(board.comparison)
     lines.append(capacity_words(board))
-    lines += [] if board.guard is None else [board.guard.words]
+    # That it would have done nothing is on the page; a console has few lines.
+    lines += [board.guard.words] if board.guard is not None and board.guard.count else []
     lines += [words for words in (intervals_words(board), age_words(board)) if words]
     return "\n".join([*lines, *(f"Note: {note}" for note in caveats(board))])
 
