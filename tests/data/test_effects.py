@@ -129,7 +129,7 @@ def test_what_is_not_known_is_said() -> None:
     future = KnownEvents((sale(40), replace(sale(41, workload="w9"), factor=2.0)), "events.csv")
     strange, idle = Plan(future, learned(panel, future)).warnings(panel)
     assert strange.startswith("events.csv names workloads that the data does not have: w9")
-    assert "nothing was learned about sale, and no factor is given: no effect" in idle
+    assert "nothing was learned about sale: rows without a factor have no effect" in idle
     assert Plan(KnownEvents((sale(40, factor=2.0),))).warnings(panel) == []
 
 

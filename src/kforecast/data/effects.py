@@ -161,8 +161,8 @@ class Plan:
         found = [] if strange is None else [strange]
         if idle:
             found.append(
-                f"{self.known.name}: nothing was learned about {few(sorted(idle))}, and no factor is given: "
-                "no effect; give a factor, or train on a history with an earlier occurrence"
+                f"{self.known.name}: nothing was learned about {few(sorted(idle))}: rows without a factor "
+                "have no effect; give a factor, or train on a history with an earlier occurrence"
             )
         return found
 
