@@ -43,6 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "Event sale: x3" in done.stdout + done.stderr
     assert "Kapacity's job knows no events" in done.stdout + done.stderr
+    assert (done.stdout + done.stderr).rstrip().endswith("data.events=events.csv"), "the next command"
     return folder
 
 

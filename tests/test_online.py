@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kforecast.data.effects import Effect, Effects, Plan
+from kforecast.data.event_file import KnownEvent, KnownEvents
 from kforecast.data.events import EventSearch
 from kforecast.data.fill import Fill
 from kforecast.data.panel import Panel
@@ -139,6 +141,61 @@ def test_one_bin_after_the_other_gives_the_same_numbers(
         expected = forecaster.forecast_windows(mine, rows, end, hold_newest=True)
         np.testing.assert_allclose(made.values, expected.values, rtol=1e-6)
         np.testing.assert_allclose(made.widths, expected.widths, rtol=1e-6)
+
+
+@settings(max_examples=5)
+@given(
+    seed=st.integers(0, 10**6),
+    gaps=st.sampled_from([0.0, 0.03]),
+    begin=st.integers(-12, 5),
+    minutes=st.sampled_from([60, 90, 300]),
+    incident=st.booleans(),
+)
+def test_known_events_change_nothing_about_that(
+    seed: int, gaps: float, begin: int, minutes: int, incident: bool
+) -> None:
+    """An event in the history, in the horizon, or at the edge of both, while origins pass over it."""
+    values = daily(series=3, days=50, seed=seed)
+    last = values.shape[1]
+    factor = np.exp(1.1)
+    values[:2, last + begin : last + begin + max(1, minutes // 60)] *= factor
+    values[2, -70:-65] *= 0.1  # not known by name: the search finds it
+    observed = np.random.default_rng(seed).random(values.shape) >= gaps
+    observed[:, -1] = True
+    panel = panel_of(values, observed)
+    edge = panel.seconds(last) + 1800 * (seed % 2)
+    known = [
+        KnownEvent(edge + begin * HOUR, edge + begin * HOUR + 60 * minutes, "w0", "sale", 4.0),
+        KnownEvent(edge + begin * HOUR, edge + begin * HOUR + 60 * minutes, "w1", "sale"),
+        KnownEvent(edge - 30 * HOUR, edge - 24 * HOUR, "*", "low", 0.2),
+        KnownEvent(edge - 50 * HOUR, edge - 40 * HOUR, "w1", "broken", incident=incident),
+    ]
+    effect = Effect(3, 1.1, {"w0m": (2, 1.2)}, (0.1, 0.2, -0.1, 0.0))
+    plan = Plan(KnownEvents(tuple(known)), Effects({"sale": effect}))
+    forecaster = replace(forecaster_of(panel), events=True, plan=plan)
+
+    def history(end: int) -> Panel:
+        window = slice(end - forecaster.history_length, end)
+        return replace(
+            panel,
+            values=panel.values[:, window],
+            observed=panel.observed[:, window],
+            start=panel.seconds(window.start),
+        )
+
+    recent, search, rows = None, EventSearch(), np.arange(3)
+    for ago in (14, 13, 12, 12, 10, 9, 8, 7, 5, 4, 3, 2, 1, 0):
+        mine = history(last - ago)
+        made, recent = forecaster.forecast_next(mine, recent, 20, search)
+        at_end = np.full(3, mine.num_bins)
+        expected = forecaster.forecast_windows(mine, rows, at_end, hold_newest=True)
+        np.testing.assert_allclose(made.values, expected.values, rtol=1e-6)
+        np.testing.assert_allclose(made.widths, expected.widths, rtol=1e-6)
+        one, other = (forecaster.quantiles(mine, rows, each, [0.05, 0.95]) for each in (made, expected))
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+        if gaps == 0:
+            backtest = forecaster.forecast_windows(panel, rows, np.full(3, last - ago))
+            np.testing.assert_allclose(made.values, backtest.values, rtol=1e-5)
 
 
 def test_nothing_after_the_origin_changes_a_forecast() -> None:

@@ -129,7 +129,7 @@ def test_what_is_not_known_is_said() -> None:
     future = KnownEvents((sale(40), replace(sale(41, workload="w9"), factor=2.0)), "events.csv")
     strange, idle = Plan(future, learned(panel, future)).warnings(panel)
     assert strange.startswith("events.csv names workloads that the data does not have: w9")
-    assert "nothing was learned about sale, and no factor is given: no effect" in idle
+    assert "nothing was learned about sale: rows without a factor have no effect" in idle
     assert Plan(KnownEvents((sale(40, factor=2.0),))).warnings(panel) == []
 
 
@@ -173,3 +173,18 @@ def test_an_incident_during_an_occurrence_is_left_out_of_its_effect() -> None:
     known = KnownEvents((*THREE,)).and_those([outage])
     effect = learned(replace(panel, values=values), known).by_name["sale"]
     assert effect.factor == pytest.approx(3.0, rel=0.03)
+
+
+def test_the_product_of_many_events_has_the_limits_of_one() -> None:
+    panel = history(factor=1.0)
+    for factor, expected in ((100.0, 100.0), (0.2, 0.01)):
+        known = (replace(sale(20, factor=factor), name=f"sale {number}") for number in range(50))
+        plan = Plan(KnownEvents(tuple(known)))
+        ordinary = plan.ordinary(panel)
+        at = 20 * DAY + 72
+        assert plan.factors(panel, np.array([0]), np.array([at])) == pytest.approx(expected)
+        assert np.isfinite(ordinary.values).all()
+        if factor > 1:
+            np.testing.assert_allclose(ordinary.values[:, at], panel.values[:, at] / 100, rtol=1e-5)
+        else:
+            assert not ordinary.observed[:, at].any()  # too little is left to divide by

@@ -94,7 +94,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         "start,end,workload,name,factor,kind\n"
         f"{NOON},{NOON},shop/web,sale,2,\n"
         f"yesterday,{NOON},shop/web,sale,-1,\n"
-        f"{NOON},{NOON + 1},,,two,party\n"
+        f"{NOON},{NOON + 1},,,2_0,party\n"
         f"{NOON},{NOON + 1},shop/web,broken,2,incident\n"
         f"{NOON * 1000},{NOON * 1000 + 1},shop/web,sale,,\n",
     )
@@ -104,7 +104,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         (3, "factor is -1; it must be between 0.01 and 100"),
         (4, "no workload"),
         (4, "no name"),
-        (4, "factor is 'two', not a number"),
+        (4, "factor is '2_0', not a number"),
         (4, "kind is 'party'; use event or incident"),
         (5, "an incident has no factor"),
         (6, "look like milliseconds"),
@@ -132,6 +132,36 @@ def test_an_event_counts_once(tmp_path: Path) -> None:
     assert "line 3: 'sale' overlaps line 2" in problems(tmp_path, head + whole + part)
     read(tmp_path, head + whole + part.replace("sale", "advert"))
     read(tmp_path, head + whole.replace("sale", "incident") + part.replace("sale", "incident"))
+
+
+def test_events_of_other_workloads_and_metrics_do_not_overlap(tmp_path: Path) -> None:
+    head, times = "start,end,workload,name,metric\n", f"{NOON},{NOON + 7200}"
+    apart = [f"{times},web{number},sale,{metric}\n" for number in range(20_000) for metric in ("qps", "cpu")]
+    read(tmp_path, head + "".join(apart))
+    assert "line 40002: 'sale' overlaps" in problems(
+        tmp_path, head + "".join(apart) + f"{times},web7,sale,\n"
+    )
+    assert "line 40002: 'sale' overlaps" in problems(
+        tmp_path, head + "".join(apart) + f"{times},*,sale,cpu\n"
+    )
+    assert "line 3: 'sale' overlaps line 2" in problems(
+        tmp_path, head + f"{times},*,sale,cpu\n" + f"{times},web,sale,cpu\n" + f"{times},web,sale,qps\n"
+    )
+
+
+def test_the_first_wrong_time_of_a_long_file_is_named(tmp_path: Path) -> None:
+    long = f"{NOON},{NOON + 1},web,x\n" * 2000 + f"{NOON},never,web,x\n" * 50_000
+    said = problems(tmp_path, "start,end,workload,name\n" + long)
+    assert said.endswith(
+        "line 2002: end is 'never', not a number or a date; write ISO 8601 like "
+        "2024-01-31T10:00:00Z, or unix seconds"
+    )
+
+
+@pytest.mark.parametrize("times", ["-1,2000000000", "1700000000,1e30", "0001-01-01T00:00Z,2024-01-01T00:00Z"])
+def test_times_that_no_panel_can_hold_are_refused(tmp_path: Path, times: str) -> None:
+    said = problems(tmp_path, f"start,end,workload,name\n{times},web,sale\n")
+    assert "must be between the years 1970 and 9999" in said
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

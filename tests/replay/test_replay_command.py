@@ -3,12 +3,14 @@
 import json
 import math
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from conftest import START, run_command
+from kforecast.serving.external_scaler import Trigger
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trio_1min" / "model"
 DAYS = 5
@@ -92,6 +94,9 @@ BAD = {
     "replay.learn.resource=cpu": "resource and target go together",
     "replay.quantiles=[2]": "replay.quantiles",
     "artifact_dir=[]": "artifact_dir",
+    "policy.max_replicas=99999999999999999999": "policy.max_replicas",
+    "policy.interval=1000000000": "policy.interval",
+    "policy.downscale_stabilization=9999": "policy.downscale_stabilization",
     "replay.learn.replicas=pods": "cannot be learned",
 }
 
@@ -104,7 +109,12 @@ def test_what_to_change_is_in_the_words_of_the_autoscaler(policy: str, words: st
     more = [f"policy={policy}", "replay.delay=3600", "replay.max_unserved=null", "capacity.cost_under=1000"]
     done = run_command("kforecast-replay", *arguments(*more), cwd=traffic)
     assert done.returncode == 0, done.stderr
-    assert words in done.stdout.strip().splitlines()[-1]
+    last = done.stdout.strip().splitlines()[-1]
+    assert words in last
+    if policy == "keda":
+        asked = dict(parse_qsl(last.partition("kforecast-serve (")[2].partition(")")[0]))
+        trigger = Trigger.of({**asked, "workload": "w", "metric": "m", "target": "1"})  # knows every key
+        assert trigger.window == 120
 
 
 @pytest.mark.parametrize("argument", BAD)

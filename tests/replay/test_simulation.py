@@ -15,6 +15,7 @@ from kforecast.replay.drivers import BOTH, PERFECT, REACTIVE, Driver, Served, us
 from kforecast.replay.load import Load
 from kforecast.replay.outcomes import Outcomes, Prices
 from kforecast.replay.perfect import worthwhile
+from kforecast.replay.recommend import Aim
 from kforecast.replay.service import LATE, PODS, SERVED, UNSERVED, Service
 from kforecast.replay.simulation import Services, Setting, Signal, simulate
 
@@ -188,3 +189,18 @@ def test_perfect_knowledge_is_the_best_of_all_sequences(
     best = min(map(cost, product(range(3), repeat=len(load))))
     found = worthwhile(demand[:, None], np.array([serving]), (under, 1.0), change)[:, 0]
     assert cost(tuple(found)) == pytest.approx(best, abs=1e-4)
+
+
+def test_without_a_setting_within_the_limits_the_nearest_one_is_chosen() -> None:
+    counts = np.zeros((max(PODS, UNSERVED, LATE, SERVED) + 1, 3))
+    counts[PODS], counts[UNSERVED] = [100.0, 90.0, 120.0], [2.0, 8.0, 1.0]
+    prices = Prices(10.0, 1.0)
+
+    def best(unserved: float | None, replica_hours: float | None) -> tuple[int, bool]:
+        return Aim(unserved, replica_hours).best(counts, np.float64(100.0), prices, 15)
+
+    assert best(0.05, 0.1) == (0, False)  # the fewest replicas that leave little enough unserved
+    assert best(0.001, None) == (2, False)
+    assert best(0.001, 0.5) == (2, False)
+    assert best(None, 0.5) == (1, False)
+    assert best(0.05, 1.0)[1]

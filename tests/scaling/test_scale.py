@@ -286,6 +286,24 @@ def test_a_withdrawn_forecast_writes_nothing(cluster: Cluster, tmp_path: Path) -
     assert cluster.run(*given, "scale.guard=false").returncode == 0
 
 
+def test_a_known_event_raises_the_result_and_a_broken_file_leaves_it(cluster: Cluster) -> None:
+    given = ["scale.replicas=per_replica", "scale.per_replica=1"]
+    assert cluster.run(*given).returncode == 0
+    usual = cluster.result()
+    begin, end = min(usual), max(usual) + STEP
+    file = cluster.folder / "events.csv"
+    file.write_text(f"start,end,workload,name,factor\n{begin},{end + 3600},shop/web,sale,10\n")
+    assert cluster.run(*given, "data.events=events.csv").returncode == 0
+    raised = cluster.result()
+    # The bin under way may have changed between both runs.
+    assert min(raised.values()) > 1.5 * max(usual.values())
+    file.write_text("start,end\n")
+    done = cluster.run(*given, "data.events=events.csv")
+    assert done.returncode == 2
+    assert "no column workload" in done.stderr
+    assert cluster.result() == raised
+
+
 def test_days_are_a_day_apart(cluster: Cluster, tmp_path: Path) -> None:
     config = EstimatorConfig("1D", 3, 2, 1)
     state = Fcnet(config.window, 1).artifact_state()

@@ -31,12 +31,20 @@ BAD, GOOD = SERIES
 class Shop:
     """A server at a moment. Its forecasts are judged as they are served."""
 
-    def __init__(self, folder: Path, rows: pd.DataFrame, now: float = NOW, *, guard: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rows: pd.DataFrame,
+        now: float = NOW,
+        *,
+        guard: bool = True,
+        events: Path | None = None,
+    ) -> None:
         self.now, self.rows = now, rows
         self.board = Board(AskDefaults("forecast", 0.9, None), lambda: self.now)
         settings = GuardSettings("forecast", 0.9) if guard else None
         feed = Feed(FrameSource(rows, any_time=True))
-        self.engine = Engine(self.board, Model(folder), feed, SETTLE, [0.9], settings)
+        self.engine = Engine(self.board, Model(folder, events=events), feed, SETTLE, [0.9], settings)
         self.step()
 
     def step(self, seconds: float = 0.0) -> None:
@@ -177,3 +185,44 @@ def test_forecasts_from_sparse_contexts_are_no_evidence(dear: Path) -> None:
     # One hour in five is known: no context is known by half.
     rows.loc[(rows["workload"] == BAD[0]) & (rows["timestamp"] // HOUR % 5 > 0), "value"] = np.nan
     assert Shop(dear, rows).withdrawn == {}
+
+
+def test_a_known_event_is_no_reason_and_a_restart_within_it_changes_nothing(
+    mean: Path, tmp_path: Path
+) -> None:
+    rows, file = rows_of(100.0, 0), tmp_path / "events.csv"
+    hours = rows["timestamp"] // HOUR
+    noise = np.random.default_rng(5).normal(0, 8, int(hours.max() - hours.min()) + 1)
+    rows["value"] = 100 + noise[hours - hours.min()]
+    settled = int((NOW - SETTLE) // HOUR * HOUR)
+    begin, end = settled - 6 * HOUR, settled + 3 * HOUR
+    rows.loc[(rows["workload"] == BAD[0]) & rows["timestamp"].between(begin, end - 1), "value"] *= 20
+    head = "start,end,workload,name,factor\n"
+    event = f"{begin},{end},{BAD[0]},sale,20\n"
+    file.write_text(head + event)
+    shop = Shop(mean, rows, NOW - 12 * HOUR, events=file)
+    served = {}
+    for _ in range(20):
+        shop.step(HOUR)
+        assert shop.withdrawn == {}
+        answer = shop.board.ask(*BAD, lead=0.0)
+        served[answer.begin] = answer.forecast
+        again = Shop(mean, rows, shop.now, events=file)
+        assert again.withdrawn == {}
+        assert again.board.ask(*BAD, lead=0.0).forecast == pytest.approx(answer.forecast, rel=1e-6)
+    for second, forecast in served.items():
+        assert 60 < forecast / (20 if begin <= second < end else 1) < 150
+    for broken in ("no events", None):
+        file.unlink() if broken is None else file.write_text(broken)
+        shop.engine.next_artifact = 0.0
+        shop.step(HOUR)
+        assert shop.board.refused_artifact
+        assert shop.withdrawn == {}
+        assert shop.board.ask(*BAD).value < 200
+    soon = answer.origin + 3 * HOUR
+    file.write_text(f"{head}{event}{soon},{soon + HOUR},{BAD[0]},flash,10\n")
+    shop.engine.next_artifact = 0.0
+    shop.step(HOUR)
+    assert not shop.board.refused_artifact
+    assert shop.board.ask(*BAD).value > 800
+    assert shop.board.ask(*GOOD).value < 200

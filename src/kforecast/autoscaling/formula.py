@@ -24,7 +24,8 @@ _BINARY |= {"+": 30, "-": 30, "*": 60, "/": 60, "**": 100, "??": 500}
 _UNARY = {"!": 50, "-": 90, "+": 90}
 _SYNONYMS = {"and": "&&", "or": "||", "not": "!", "^": "**"}
 _LONGEST = 1000
-_DEEPEST = 50
+# Each operator of a chain is a call within a call when the formula is evaluated.
+_MOST_TOKENS, _DEEPEST = 300, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class Formula:
         if len(text) > _LONGEST:
             raise ValueError(f"it has more than {_LONGEST:,} characters")
         self._tokens = _tokens(text)
+        if len(self._tokens) > _MOST_TOKENS:
+            raise ValueError(f"it has more than {_MOST_TOKENS} numbers, names and signs")
         self._at = self._depth = 0
         node = self._expression(0)
         if self._at < len(self._tokens):
@@ -193,15 +196,25 @@ def _strict(operation: Callable[..., np.ndarray], *operands: Evaluate) -> Evalua
     return evaluate
 
 
+def _either(passed_over: Callable[[np.ndarray], np.ndarray], first: Evaluate, second: Evaluate) -> Evaluate:
+    """The first value, or the second one where the first is passed over; each is evaluated once."""
+
+    def evaluate(values: Values) -> np.ndarray:
+        found = first(values)
+        return np.where(passed_over(found), second(values), found)
+
+    return evaluate
+
+
 def _binary(sign: str, left: _Node, right: _Node) -> _Node:
     if sign == "??":
         kind = _kind(left, right, "the sides of '??'")
-        return _Node(kind, lambda v: np.where(np.isnan(left.value(v)), right.value(v), left.value(v)))
+        return _Node(kind, _either(np.isnan, left.value, right.value))
     if sign in ("&&", "||"):
         a, b = _truth(left, f"a side of {sign!r}"), _truth(right, f"a side of {sign!r}")
         decides = float(sign == "||")
         # A left side that decides is enough, whatever the right one is.
-        return _Node("bool", lambda v: np.where(np.isin(a(v), (decides, np.inf)), a(v), b(v)))
+        return _Node("bool", _either(lambda one: ~np.isin(one, (decides, np.inf)), a, b))
     if "nil" in (left.kind, right.kind) and sign in ("==", "!="):
         one, is_nil = (right if left.kind == "nil" else left), float(sign == "==")
         return _Node(
@@ -226,12 +239,12 @@ def _unary(sign: str, node: _Node) -> _Node:
 def _choice(condition: _Node, chosen: _Node, other: _Node) -> _Node:
     truth = _truth(condition, "the condition before '?'")
     kind = _kind(chosen, other, "the results after '?'")
-    return _Node(
-        kind,
-        lambda v: np.where(
-            np.isinf(truth(v)), np.inf, np.where(truth(v) > 0, chosen.value(v), other.value(v))
-        ),
-    )
+
+    def evaluate(values: Values) -> np.ndarray:
+        true = truth(values)
+        return np.where(np.isinf(true), np.inf, np.where(true > 0, chosen.value(values), other.value(values)))
+
+    return _Node(kind, evaluate)
 
 
 def _kind(one: _Node, other: _Node, place: str) -> Kind:

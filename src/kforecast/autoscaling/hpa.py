@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from kforecast.autoscaling.behavior import Behavior, Rules
 from kforecast.autoscaling.calculator import UNKNOWN, Band, Counts, wanted
 from kforecast.autoscaling.manifest import HPA, from_manifest
-from kforecast.autoscaling.policy import Kind, Pods, Reading
+from kforecast.autoscaling.policy import MOST_REPLICAS, Kind, Pods, Reading
 from kforecast.autoscaling.stabilisation import Changes, Extreme
 
 
@@ -73,7 +73,7 @@ class HpaPolicy(BaseModel):
 
     min_replicas: Annotated[int, Field(ge=0)] = 1
     """Lower limit of an order; 0 needs the feature gate HPAScaleToZero."""
-    max_replicas: Annotated[int, Field(ge=1)] = 100
+    max_replicas: Annotated[int, Field(ge=1, le=MOST_REPLICAS)] = 100
     """Upper limit of an order."""
     metrics: list[Metric] = []
     """The metrics it reads; none if the caller chooses them."""
@@ -81,9 +81,9 @@ class HpaPolicy(BaseModel):
     """``spec.behavior``; without it an order is at most the larger of 4 and twice the replicas."""
     tolerance: Annotated[float, Field(ge=0)] = 0.1
     """``--horizontal-pod-autoscaler-tolerance``, where ``behavior`` has none."""
-    downscale_stabilization: Annotated[int, Field(ge=0)] = 300
+    downscale_stabilization: Annotated[int, Field(ge=0, le=3600)] = 300
     """``--horizontal-pod-autoscaler-downscale-stabilization`` in seconds, where ``behavior`` has none."""
-    interval: Annotated[int, Field(ge=1)] = 15
+    interval: Annotated[int, Field(ge=1, le=3600)] = 15
     """``--horizontal-pod-autoscaler-sync-period`` in seconds."""
     manifest: str | None = None
     """File with a HorizontalPodAutoscaler; keys that are given count in its place."""

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from kforecast.autoscaling.hpa import HpaPolicy, Metric
 from kforecast.autoscaling.manifest import KAPACITY, from_manifest
-from kforecast.autoscaling.policy import Pods, Reading
+from kforecast.autoscaling.policy import MOST_REPLICAS, Pods, Reading
 
 _CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -56,7 +56,7 @@ class Portrait(BaseModel):
 
     type: Literal["Predictive", "Reactive", "Static"]
     priority: int = 0
-    replicas: Annotated[int, Field(ge=0)] | None = None
+    replicas: Annotated[int, Field(ge=0, le=MOST_REPLICAS)] | None = None
     """Of a static portrait."""
 
     @model_validator(mode="after")
@@ -109,7 +109,7 @@ class KapacityPolicy(BaseModel):
 
     min_replicas: Annotated[int, Field(ge=0)] = 1
     """Lower limit of an order."""
-    max_replicas: Annotated[int, Field(ge=1)] = 100
+    max_replicas: Annotated[int, Field(ge=1, le=MOST_REPLICAS)] = 100
     """Upper limit of an order."""
     portraits: Annotated[list[Portrait], Field(min_length=1)] = [
         Portrait(type="Predictive", priority=1),
@@ -124,7 +124,7 @@ class KapacityPolicy(BaseModel):
     """``behavior.scaleDown.grayStrategy``; None to change at once."""
     tolerance: Annotated[float, Field(ge=0)] = 0.1
     """Of the reactive portrait (``algorithm.kubeHPA.tolerance``)."""
-    interval: Annotated[int, Field(ge=1)] = 15
+    interval: Annotated[int, Field(ge=1, le=3600)] = 15
     """Seconds between decisions (``algorithm.kubeHPA.syncPeriod``)."""
     manifest: str | None = None
     """File with an IHPA; keys that are given count in its place."""

@@ -16,7 +16,7 @@ from kforecast.autoscaling.behavior import Behavior
 from kforecast.autoscaling.formula import Formula
 from kforecast.autoscaling.hpa import HpaPolicy, HpaState, Metric
 from kforecast.autoscaling.manifest import KEDA, from_manifest
-from kforecast.autoscaling.policy import Pods, Reading
+from kforecast.autoscaling.policy import MOST_REPLICAS, Pods, Reading
 
 _CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 # Triggers of these kinds (CPU, memory) are the autoscaler's own: they neither activate nor fail for KEDA.
@@ -37,7 +37,7 @@ class Fallback(BaseModel):
     model_config = _CONFIG
 
     failureThreshold: Annotated[int, Field(ge=0)]  # noqa: N815
-    replicas: Annotated[int, Field(ge=0)]
+    replicas: Annotated[int, Field(ge=0, le=MOST_REPLICAS)]
     behavior: Literal[
         "static", "currentReplicas", "currentReplicasIfHigher", "currentReplicasIfLower", "scalingModifiers"
     ] = "static"
@@ -90,11 +90,11 @@ class KedaPolicy(BaseModel):
 
     min_replicas: Annotated[int, Field(ge=0)] = 0
     """``minReplicaCount``."""
-    max_replicas: Annotated[int, Field(ge=1)] = 100
+    max_replicas: Annotated[int, Field(ge=1, le=MOST_REPLICAS)] = 100
     """``maxReplicaCount``."""
     idle_replicas: Literal[0] | None = None
     """``idleReplicaCount``; KEDA knows 0 alone."""
-    polling_interval: Annotated[int, Field(ge=1)] = 30
+    polling_interval: Annotated[int, Field(ge=1, le=3600)] = 30
     """Seconds between two looks at the triggers, rounded up to decisions of the autoscaler."""
     cooldown_period: Annotated[int, Field(ge=0)] = 300
     """Seconds without activity before a service goes to zero or idle."""
@@ -110,9 +110,9 @@ class KedaPolicy(BaseModel):
     """Rules of the autoscaler, in Kubernetes' names."""
     tolerance: Annotated[float, Field(ge=0)] = 0.1
     """As in ``policy=hpa``."""
-    downscale_stabilization: Annotated[int, Field(ge=0)] = 300
+    downscale_stabilization: Annotated[int, Field(ge=0, le=3600)] = 300
     """As in ``policy=hpa``."""
-    interval: Annotated[int, Field(ge=1)] = 15
+    interval: Annotated[int, Field(ge=1, le=3600)] = 15
     """Seconds between decisions of the autoscaler."""
     manifest: str | None = None
     """File with a ScaledObject; keys that are given count in its place."""

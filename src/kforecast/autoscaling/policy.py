@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 Kind = Literal["value_per_pod_total", "value", "value_per_pod", "utilization", "replicas"]
+MOST_REPLICAS = 2**31 - 1
+"""Kubernetes keeps numbers of replicas as int32."""
 
 
 @dataclass(frozen=True, slots=True)

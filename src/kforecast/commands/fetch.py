@@ -78,7 +78,10 @@ def fetch(cfg: DictConfig) -> None:
     report = check_output(settings["report"], (".json",), key="report") or beside
     suggested = check_output(settings["suggest_events"], (".csv",), key="suggest_events (--suggest-events)")
     if suggested is not None and suggested.exists():
-        raise ConfigError(f"{_SUGGEST}: {suggested} exists, and may have been edited; name another file")
+        raise ConfigError(
+            f"{_SUGGEST}: {suggested} exists, and may have been edited; name another file: "
+            f"{_SUGGEST}=FILE.csv"
+        )
     source = source_of(cfg)
     check_step(source, window)
 

@@ -6,7 +6,7 @@ ordinary traffic, and forecasts of bins within an event are multiplied by it. In
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -161,8 +161,8 @@ class Plan:
         found = [] if strange is None else [strange]
         if idle:
             found.append(
-                f"{self.known.name}: nothing was learned about {few(sorted(idle))}, and no factor is given: "
-                "no effect; give a factor, or train on a history with an earlier occurrence"
+                f"{self.known.name}: nothing was learned about {few(sorted(idle))}: rows without a factor "
+                "have no effect; give a factor, or train on a history with an earlier occurrence"
             )
         return found
 
@@ -179,17 +179,20 @@ class Plan:
     def ordinary(self, panel: Panel) -> Panel:
         """The panel as it would have been without events and incidents; the same object if it has none."""
         cleaned = self.without_incidents(panel)
-        found = [(row, cells) for row in self.known.events if (cells := _within(row, panel)) is not None]
+        found = [row for row in self.known.events if _within(row, panel) is not None]
         if not found:
             return cleaned
         values = cleaned.values if cleaned is not panel else panel.values.copy()
         observed = cleaned.observed if cleaned is not panel else panel.observed.copy()
-        for row, (rows, bins) in found:
-            factor = self._factors(row, panel, rows, bins)
+        for rows in _together(found, panel):
+            first = max(min(row.bins(panel).start for row in rows), 0)
+            stop = min(max(row.bins(panel).stop for row in rows), panel.num_bins)
+            factor = self._product(rows, panel, first, stop)
+            assert factor is not None, "they concern the panel"
             unseen = factor < _LEAST_SEEN
-            values[rows, bins] /= np.where(unseen, 1, factor)
-            observed[rows, bins] &= ~unseen
-            values[rows, bins] = np.where(observed[rows, bins], values[rows, bins], 0)
+            bins = slice(first, stop)
+            values[:, bins] = np.where(unseen, 0, values[:, bins] / factor)
+            observed[:, bins] &= ~unseen
         return replace(cleaned, values=values, observed=observed)
 
     def factors(self, panel: Panel, series: np.ndarray, bins: np.ndarray) -> np.ndarray | None:
@@ -203,16 +206,28 @@ class Plan:
         if not bins.size:
             return None
         first, stop = int(bins.min()), int(bins.max()) + 1
+        table = self._product(self.known.events, panel, first, stop)
+        return None if table is None else table[series, bins - first]
+
+    def _product(
+        self, events: Iterable[KnownEvent], panel: Panel, first: int, stop: int
+    ) -> np.ndarray | None:
+        """The factors of the bins ``[first, stop)``, float32 ``[series, bins]``; None if all are 1.
+
+        Where events overlap, their product has the limits of a single factor.
+        """
         table: np.ndarray | None = None
-        for row in self.known.events:
+        for row in events:
             span = row.bins(panel)
             begin, end = max(span.start, first), min(span.stop, stop)
             if begin >= end or not len(rows := row.rows(panel)):
                 continue
             if table is None:
                 table = np.ones((panel.num_series, stop - first), np.float32)
-            table[rows, begin - first : end - first] *= self._factors(row, panel, rows, slice(begin, end))
-        return None if table is None else table[series, bins - first]
+            place = (rows, slice(begin - first, end - first))
+            more = table[place] * self._factors(row, panel, rows, slice(begin, end))
+            table[place] = np.clip(more, LEAST_FACTOR, MOST_FACTOR)
+        return table
 
     def _factors(self, row: KnownEvent, panel: Panel, rows: np.ndarray, bins: slice) -> np.ndarray:
         """The factors of an event in some of its bins, float32 ``[rows, bins]``."""
@@ -238,6 +253,21 @@ def _covered(row: KnownEvent, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray
     begin, end = np.maximum(edges[:-1], row.begin), np.minimum(edges[1:], row.end)
     share = np.maximum(end - begin, 0) / np.maximum(np.diff(edges), 1)
     return share, np.clip(((begin + end) / 2 - row.begin) / (row.end - row.begin), 0, 1)
+
+
+def _together(events: Iterable[KnownEvent], panel: Panel) -> Iterator[list[KnownEvent]]:
+    """Groups of events in the order of their begin, none of which shares a bin with another group."""
+    group: list[KnownEvent] = []
+    end = 0
+    for row in events:
+        bins = row.bins(panel)
+        if group and bins.start >= end:
+            yield group
+            group = []
+        group.append(row)
+        end = max(end, bins.stop) if len(group) > 1 else bins.stop
+    if group:
+        yield group
 
 
 def _within(row: KnownEvent, panel: Panel) -> tuple[np.ndarray, slice] | None:

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Self
 
@@ -20,9 +21,14 @@ from kforecast.validation import list_problems, nearest
 ALL = "*"
 """The workload of an event that concerns all of them."""
 INCIDENT, EVENT = "incident", "event"
-_REQUIRED = ("start", "end", "workload", "name")
+_TIMES = ("start", "end")
+_REQUIRED = (*_TIMES, "workload", "name")
 _COLUMNS = (*_REQUIRED, "factor", "kind", "metric", "note")
 _MOST_BYTES, _MOST_ROWS = 8 << 20, 100_000
+# In a longer file, the first wrong time stands for all: reading times one by one would take minutes.
+_MOST_ALONE = 1000
+# Unix seconds of the year 10000.
+_MOST_SECONDS = 253_402_300_800
 # A factor beyond these is a slip, and dividing by it would leave nothing but noise.
 LEAST_FACTOR, MOST_FACTOR = 0.01, 100.0
 _GIVE_OFFSETS = "give times with an offset, like 2024-11-29T18:00+01:00, or in UTC (Z)"
@@ -69,15 +75,6 @@ class KnownEvent:
             if self.workload in (ALL, workload) and self.metric in ("", metric)
         ]
         return np.array(chosen, np.int64)
-
-    def touches(self, other: "KnownEvent") -> bool:
-        """Whether both concern the same series at the same time, as far as the file tells."""
-        return (
-            self.begin < other.end
-            and other.begin < self.end
-            and (self.workload == other.workload or ALL in (self.workload, other.workload))
-            and (self.metric == other.metric or "" in (self.metric, other.metric))
-        )
 
     def bins(self, panel: Panel) -> slice:
         """The bins that it touches; they may lie outside the panel."""
@@ -214,10 +211,15 @@ def _parsed(text: str, zone: str | None) -> tuple[list[KnownEvent], list[str]]:
             )
         else:
             rows.append((number, dict.fromkeys(_COLUMNS, "") | dict(zip(header, cells, strict=False))))
-    moments = {name: _seconds([(number, row[name]) for number, row in rows], zone) for name in _REQUIRED[:2]}
+    try:
+        moments = {
+            name: _seconds(name, [(number, row[name]) for number, row in rows], zone) for name in _TIMES
+        }
+    except NotAMoment as error:
+        return [], [error.reason]
     found = []
     for at, (number, row) in enumerate(rows):
-        times = [moments[name][at] for name in _REQUIRED[:2]]
+        times = [moments[name][at] for name in _TIMES]
         event, wrong = _event(row, times)
         problems += [f"line {number}: {problem}" for problem in wrong]
         if event is not None:
@@ -236,12 +238,20 @@ def _cells(text: str) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, trimmed
 
 
-def _seconds(cells: Sequence[tuple[int, str]], zone: str | None) -> list[float | str]:
-    """Unix seconds of each cell, or why it is no moment."""
+def _seconds(name: str, cells: Sequence[tuple[int, str]], zone: str | None) -> list[float | str]:
+    """Unix seconds of each cell of a column, or why it is no moment.
+
+    Raises
+    ------
+    NotAMoment
+        At the first wrong cell of a long column.
+    """
     try:
         return [*_of_column([cell for _, cell in cells], zone).tolist()]
-    except NotAMoment:
-        pass  # tell which cells they are
+    except NotAMoment as error:
+        if len(cells) > _MOST_ALONE:
+            where = "" if error.row is None else f"line {cells[error.row][0]}: "
+            raise NotAMoment(f"{where}{name} {error.reason}", error.row) from error
     found: list[float | str] = []
     for _, cell in cells:
         try:
@@ -260,13 +270,15 @@ def _of_column(cells: Sequence[str], zone: str | None) -> np.ndarray:
 def _event(row: dict[str, str], times: Sequence[float | str]) -> tuple[KnownEvent | None, list[str]]:
     """The event of a row, or its problems."""
     problems, seconds = [], []
-    for name, found in zip(_REQUIRED[:2], times, strict=True):
+    for name, found in zip(_TIMES, times, strict=True):
         if isinstance(found, str):
             problems.append(f"{name} {found}")
         elif not np.isfinite(found):
             problems.append(f"no {name}")
         elif (unit := guess_unit(np.array([found]))) is not None:
             problems.append(f"{name}: {unit.words(found)}")
+        elif not 0 <= found < _MOST_SECONDS:
+            problems.append(f"{name} is {shortened(row[name])}; it must be between the years 1970 and 9999")
         else:
             seconds.append(int(found))
     if len(seconds) == 2 and seconds[1] <= seconds[0]:
@@ -292,7 +304,7 @@ def _factor(cell: str) -> tuple[float | None, str]:
     if not cell:
         return None, ""
     try:
-        factor = float(cell)
+        factor = float("" if "_" in cell else cell)
     except ValueError:
         return None, f"factor is {shortened(cell)!r}, not a number; 2.5 means two and a half times the usual"
     if not LEAST_FACTOR <= factor <= MOST_FACTOR:
@@ -302,16 +314,19 @@ def _factor(cell: str) -> tuple[float | None, str]:
 
 def _overlaps(found: Sequence[tuple[int, KnownEvent]]) -> Iterator[str]:
     """Problems where one event is given twice: its factor would count twice."""
-    open_by_name: dict[str, list[tuple[int, KnownEvent]]] = {}
+    # The latest end by name, workload and metric, and the line that gives it; None stands for any of them.
+    latest: dict[tuple[str, str | None, str | None], tuple[int, int]] = {}
     for number, event in sorted(found, key=lambda row: row[1].begin):
         if event.incident:
             continue
-        others = [row for row in open_by_name.get(event.name, []) if event.begin < row[1].end]
-        for earlier, other in others:
-            if event.touches(other):
-                yield (
-                    f"line {number}: {shortened(event.name)!r} overlaps line {earlier}; give the same event "
-                    "of a workload once"
-                )
-                break
-        open_by_name[event.name] = [*others, (number, event)]
+        workloads = (None,) if event.workload == ALL else (event.workload, ALL)
+        metrics = (None,) if not event.metric else (event.metric, "")
+        others = [latest.get((event.name, *pair), (0, 0)) for pair in product(workloads, metrics)]
+        end, earlier = max(others)
+        if event.begin < end:
+            yield (
+                f"line {number}: {shortened(event.name)!r} overlaps line {earlier}; give the same event "
+                "of a workload once"
+            )
+        for pair in product((event.workload, None), (event.metric, None)):
+            latest[event.name, *pair] = max(latest.get((event.name, *pair), (0, 0)), (event.end, number))

@@ -37,6 +37,7 @@ from kforecast.replay.words import (
     moment_words,
     recommendation,
     search_words,
+    services_words,
     setting_words,
 )
 from kforecast.version import __version__
@@ -187,7 +188,7 @@ def page(found: Replay, targets: np.ndarray | None, facts: Mapping[str, str], no
         worst.append({"svg": svg, "caption": caption})
     return template("replay.html").render(
         title=facts["artifact"],
-        under=f"{len(plan.capacity):,} services, {moment_words(plan.bounds[1])} to "
+        under=f"{services_words(len(plan.capacity))}, {moment_words(plan.bounds[1])} to "
         f"{moment_words(plan.bounds[2])} UTC",
         words=recommendation(found, targets),
         tone=tone,

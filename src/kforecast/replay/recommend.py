@@ -100,15 +100,18 @@ class Aim:
         """
         cost = prices.cost(counts, step)
         short = counts[UNSERVED] + counts[LATE]
-        allowed = np.ones(len(cost), bool)
+        enough = np.ones(len(cost), bool)
         if self.unserved is not None:
             most = short[0] if self.unserved == "today" else self.unserved * load
-            allowed &= short <= most + 1e-9
+            enough = short <= most + 1e-9
+        allowed = enough.copy()
         if self.replica_hours is not None:
             allowed &= counts[PODS] <= self.replica_hours * counts[PODS][0] + 1e-9
         if allowed.any():
             return int(np.argmin(np.where(allowed, cost, np.inf))), True
-        return int(np.argmin(short if self.unserved is not None else counts[PODS])), False
+        if not enough.any():
+            return int(np.argmin(short)), False
+        return int(np.argmin(np.where(enough, counts[PODS], np.inf))), False
 
 
 @dataclass(frozen=True)

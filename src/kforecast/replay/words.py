@@ -28,6 +28,11 @@ def moment_words(second: int) -> str:
     return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M}"
 
 
+def services_words(count: int) -> str:
+    """A number of services."""
+    return f"{count:,} service{'s' * (count != 1)}"
+
+
 def cells(frame: pd.DataFrame) -> dict[str, list[str]]:
     """The columns of a table of drivers as text."""
 
@@ -51,9 +56,8 @@ def summary(found: Replay, targets: np.ndarray | None) -> str:
     """The table of drivers, what the search looked at, and the recommendation, which is the last line."""
     plan = found.plan
     _, middle, end = plan.bounds
-    services = len(plan.capacity)
     title = (
-        f"{services:,} {'service' if services == 1 else 'services'}, {moment_words(middle)} to "
+        f"{services_words(len(plan.capacity))}, {moment_words(middle)} to "
         f"{moment_words(end)} UTC, which the choice of the setting has not seen"
     )
     lines = [
@@ -140,7 +144,7 @@ def _second(policy: Policy, choice: Choice, per_pod: str) -> str:
             f"scale.per_replica={per_pod} scale.lead_seconds={window}), of the same priority "
             "as the reactive one"
         )
-    asked = f"window={window}&rule=forecast"
+    asked = f"window={window}"
     asked = asked if level is None else f"quantile={level:g}&{asked}"
     if isinstance(policy, KedaPolicy):
         return f"a second trigger, metrics-api on kforecast-serve ({asked}), with targetValue {per_pod}"

@@ -151,7 +151,7 @@ class Engine:
             if cause == "fetch":
                 log.warning("The new artifact waits, because its history cannot be read: %s", words)
             else:
-                log.warning("New artifact refused, the old one stays: %s", words)
+                log.warning("New artifact or events refused, the old ones stay: %s", words)
             if cause != "artifact":
                 self._seen = ()  # its history could not be read: try again
             self.next_artifact = time.monotonic() + self._artifact_pause

@@ -149,6 +149,8 @@ def _facts(outcome: Outcome, report: Path, job: Job) -> dict[str, str]:
 
     board = f"{_typed('tensorboard')} --logdir {shlex.quote(short_path(run_dir))}"
     forecast = f"{_typed('kforecast-forecast')} artifact_dir={typed(short_path(artifact_dir))}"
+    events = recipe.settings.data.events
+    known = "" if events is None else f" data.events={typed(events)}"
     rejected = outcome.rejected is not None
     return {
         "best epoch": f"{fit.best_epoch} of {fit.epochs} ({recipe.settings.monitor} {fit.score:.6g})",
@@ -160,7 +162,7 @@ def _facts(outcome: Outcome, report: Path, job: Job) -> dict[str, str]:
         "checkpoints": there(run_dir / "checkpoints"),
         "log file": short_path(run_dir / f"{job.name}.log"),
         "TensorBoard": board if (run_dir / "tensorboard").exists() else "",
-        "forecast": "" if rejected else f"{forecast} {_source(recipe, job)}",
+        "forecast": "" if rejected else f"{forecast} {_source(recipe, job)}{known}",
     }
 
 
