@@ -86,7 +86,23 @@ def test_from_the_users_manifest_to_the_line_that_says_what_to_change(traffic: P
     assert again.stdout.replace("run_1", "run") == done.stdout
 
 
+def test_forecasts_know_the_events_of_a_file(traffic: Path) -> None:
+    (traffic / "events.csv").write_text(
+        f"start,end,workload,name,factor\n{START + 4 * 86_400},{START + 5 * 86_400},*,maintenance,0.1\n"
+    )
+    hours = []
+    for given in ("null", "events.csv"):
+        done = run_command("kforecast-replay", *arguments(f"data.events={given}"), cwd=traffic)
+        assert done.returncode == 0, done.stderr
+        content = json.loads((sorted(traffic.glob("run*"))[-1] / "replay.json").read_text(encoding="utf-8"))
+        (alone,) = [one for one in content["drivers"] if one["driver"] == "forecast alone"]
+        hours.append(alone["replica_hours"])
+    # The expected lull does not come; the forecast orders for it all the same.
+    assert hours[1] < 0.7 * hours[0]
+
+
 BAD = {
+    "data.events=none.csv": "none.csv",
     "capacity.min_replicas=3": "capacity.min_replicas: not for a replay",
     "policy.manifest=none.yaml": "none.yaml",
     "replay.start=2024-01-05T12:00": "less than two days",

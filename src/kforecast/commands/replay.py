@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from kforecast.commands.run import run
-from kforecast.config.checks import built, check_step, plain, source_of
-from kforecast.config.settings import Instant
+from kforecast.config.checks import built, check_step, events_of, plain, source_of
+from kforecast.config.settings import EventsSection, Instant
 from kforecast.console import short_path
 from kforecast.data.history import fetch_history
 from kforecast.errors import ConfigError, DataError, few
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kforecast.autoscaling.hpa import Metric
     from kforecast.autoscaling.kapacity import KapacityPolicy
     from kforecast.autoscaling.policy import Kind, Policy
+    from kforecast.data.event_file import KnownEvents
     from kforecast.data.panel import Panel
     from kforecast.evaluation.capacity import Capacity
     from kforecast.metrics.source import MetricSource
@@ -120,6 +121,7 @@ def _unique(names: list[str]) -> list[str]:
 class _Settings(BaseModel):
     artifact_dir: Annotated[list[str], BeforeValidator(_artifacts), AfterValidator(_unique)]
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    data: EventsSection
     replay: ReplaySection
 
 
@@ -131,6 +133,7 @@ class Checked:
     capacity: Capacity
     policy: Policy
     source: MetricSource
+    events: KnownEvents | None = None
 
     @property
     def chosen(self) -> ReplaySection:
@@ -204,7 +207,8 @@ def check(cfg: DictConfig) -> Checked:
     for name in settings.artifact_dir:
         if not Path(name).is_dir():
             raise ConfigError(f"artifact_dir: {name}: no such directory")
-    return Checked(settings, capacity, _policy(cfg), source_of(cfg))
+    source = source_of(cfg)
+    return Checked(settings, capacity, _policy(cfg), source, events_of(settings.data.events, source))
 
 
 def _policy(cfg: DictConfig) -> Policy:
@@ -300,6 +304,7 @@ def _predictors(checked: Checked) -> list[tuple[str, Predictor]]:
     from kforecast.forecaster import Forecaster
 
     found = [(short_path(Path(name)), Forecaster.load(name)) for name in checked.settings.artifact_dir]
+    found = [(name, forecaster.knowing(checked.events)) for name, forecaster in found]
     for name, forecaster in found:
         check_step(checked.source, forecaster.window)
         if forecaster.window.frequency.step > 3600:
