@@ -88,7 +88,7 @@ def test_from_the_users_manifest_to_the_line_that_says_what_to_change(traffic: P
 
 def test_forecasts_know_the_events_of_a_file(traffic: Path) -> None:
     (traffic / "events.csv").write_text(
-        f"start,end,workload,name,factor\n{START + 4 * 86_400},{START + 5 * 86_400},*,maintenance,0.1\n"
+        f"start,end,workload,name,factor\n{START + 4 * 86_400},{START + 5 * 86_400},*,maintenance,0.01\n"
     )
     hours = []
     for given in ("null", "events.csv"):
