@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from kforecast.data.windows import WindowBatch
 from kforecast.errors import ArtifactError
 from kforecast.files.torch_file import read_tensors
-from kforecast.models.aligned import COMPARED, NEWEST, OTHERS, SEASONS, VIEWS, Aligned, Scaled, aligned, lookback
+from kforecast.models.aligned import (
+    COMPARED,
+    NEWEST,
+    OTHERS,
+    SEASONS,
+    VIEWS,
+    Aligned,
+    Scaled,
+    aligned,
+    lookback,
+)
 from kforecast.models.network import Forecast, Network, Prepared
 from kforecast.window import Window
 
@@ -61,7 +71,9 @@ class TrafficNet(nn.Module):
     ) -> None:
         super().__init__()
         sizes = (members, hidden, layers, heads, weighing)
-        if any(isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 1024 for size in sizes):
+        if any(
+            isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 1024 for size in sizes
+        ):
             raise ValueError("members, hidden, layers, heads and weighing are whole numbers from 1 to 1024")
         self.members = members
         inputs = heads * (VIEWS + 2) + 2 * NEWEST + OTHERS + len(_THEMSELVES) * VIEWS
@@ -208,7 +220,9 @@ class Pretrained(Network):
     def artifact_state(self) -> dict[str, Tensor]:
         """The state dict for an artifact; the delivered weights have 16 bits, as in the package."""
         state = super().artifact_state()
-        return {name: value.half() if name.startswith("delivered.") else value for name, value in state.items()}
+        return {
+            name: value.half() if name.startswith("delivered.") else value for name, value in state.items()
+        }
 
 
 def beyond(window: Window) -> str:
@@ -280,4 +294,13 @@ def _rows_of(inputs: Aligned) -> Aligned:
     return Aligned(*(part.flatten(0, 1) for part in inputs))
 
 
-__all__ = ["LONGEST", "Pretrained", "Scaled", "TrafficNet", "beyond", "fixed_net", "forecast_with", "net_as_delivered"]
+__all__ = [
+    "LONGEST",
+    "Pretrained",
+    "Scaled",
+    "TrafficNet",
+    "beyond",
+    "fixed_net",
+    "forecast_with",
+    "net_as_delivered",
+]

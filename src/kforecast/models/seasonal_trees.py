@@ -27,11 +27,10 @@ class SeasonalTrees(SeasonalMLP):
         As of SeasonalMLP; the trees have the default settings.
     """
 
-    parts: tuple[str, ...] = (*SeasonalMLP.parts, *BoostedTrees.parts)
-
     def __init__(self, window: Window, num_series: int, **settings: Any) -> None:
         super().__init__(window, num_series, **settings)
         self.trees = BoostedTrees(window, num_series)
+        self.parts = (*self.parts, *BoostedTrees.parts)
 
     def forecast(self, batch: WindowBatch) -> Forecast:
         """The mean of both, and of their spreads."""
