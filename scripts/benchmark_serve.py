@@ -11,6 +11,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import resource
 import socket
 import threading
 import time
@@ -43,7 +44,9 @@ def _measure(given: argparse.Namespace, port: int) -> None:
     from kforecast.serving.board import AskDefaults, Board
     from kforecast.serving.engine import Engine
     from kforecast.serving.feed import Feed
+    from kforecast.serving.lean import lean
 
+    lean()
     print(f"memory with the libraries {_memory():.0f} MB")
     queries = [
         {"workload": f"shop/service-{number:05d}", "metric": "qps", "query": f"series_{number}"}
@@ -63,7 +66,7 @@ def _measure(given: argparse.Namespace, port: int) -> None:
         fetched, made = board.fetches[2], board.forecasts[2]
         print(
             f"{what}: {wall:.2f} s, {cpu:.2f} s of CPU time (read {fetched:.2f} s, forecast {made:.2f} s); "
-            f"memory {_memory():.0f} MB"
+            f"memory {_memory():.0f} MB, at most {_most_memory():.0f} MB so far"
         )
         now[0] += step
     now[0] -= step
@@ -159,6 +162,11 @@ def _memory() -> float:
     """Resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _most_memory() -> float:
+    """The largest resident memory of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def _free_port() -> int:

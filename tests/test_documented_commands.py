@@ -191,7 +191,7 @@ def known_keys() -> set[str]:
     """The keys of the commands that need nothing else, and all keys in conf/."""
     known = {
         key
-        for verb in ("train", "fetch", "evaluate", "forecast", "serve_metrics", "scale")
+        for verb in ("train", "fetch", "evaluate", "forecast", "serve_metrics", "serve", "scale")
         for key in keys(plain(composed(*needed(verb), name=verb)))
     }
     for file in CONF_DIR.rglob("*.yaml"):
@@ -210,7 +210,8 @@ def keys(content: dict[str, object], prefix: str = "") -> Iterator[str]:
 
 def needed(verb: str) -> list[str]:
     artifact = ["artifact_dir=model"] if verb in ("forecast", "evaluate", "scale") else []
-    return artifact + (["source.path=x"] if has_source(verb) else [])
+    url = ["source.url=x"] if verb == "serve" else []
+    return artifact + url + (["source.path=x"] if has_source(verb) else [])
 
 
 def runs_here(command: Command) -> bool:

@@ -1,6 +1,7 @@
 """Which module may import which, computed from all imports in the source."""
 
 import ast
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ LIBRARIES = {
     ("prometheus_client",): ("serving.exposition",),
     ("torch",): (
         *("files.torch_file", "data", "models", "artifact", "predictor", "onnx_export", "training"),
-        "commands.evaluate",
+        *("commands.evaluate", "serving.lean"),
     ),
 }
 
@@ -109,6 +110,14 @@ def test_no_import_leads_upwards() -> None:
         if room(module) != room(used) and FLOOR[room(module)] <= FLOOR[room(used)]
     }
     assert upwards == {*UPWARDS}
+
+
+@pytest.mark.skipif(not (ROOT / "docs" / "rooms.py").is_file(), reason="not a checkout")
+def test_the_picture_shows_these_floors() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "rooms.py"))
+    picture = script["PICTURE"].read_text(encoding="utf-8")
+    assert picture == script["redrawn"](picture), "run python docs/rooms.py"
+    assert all(f">{room}<" in picture for floor in script["floors"]() for room in floor)
 
 
 def test_no_imports_go_round_in_a_circle() -> None:

@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kforecast.data.events import EventSearch
+from kforecast.data.fill import Fill
 from kforecast.data.panel import Panel
 from kforecast.forecaster import Forecaster
 from kforecast.intervals import calibrate
@@ -106,9 +108,10 @@ def test_a_backtest_and_a_forecast_from_recent_bins_give_the_same_numbers(seed: 
     gaps=st.sampled_from([0.0, 0.03, 0.4]),
     jump=st.sampled_from([1.0, 8.0]),
     rate=st.sampled_from([0.0, 0.2]),
+    fill=st.sampled_from(["interpolate", "zero"]),
 )
 def test_one_bin_after_the_other_gives_the_same_numbers(
-    seed: int, gaps: float, jump: float, rate: float
+    seed: int, gaps: float, jump: float, rate: float, fill: Fill
 ) -> None:
     values = daily(series=3, days=50, seed=seed)
     values[1, -8:] *= jump
@@ -116,7 +119,7 @@ def test_one_bin_after_the_other_gives_the_same_numbers(
     panel = panel_of(values, observed)
     forecaster = forecaster_of(panel)
     assert forecaster.online is not None
-    forecaster = replace(forecaster, online=replace(forecaster.online, rate=rate))
+    forecaster = replace(forecaster, fill=fill, online=replace(forecaster.online, rate=rate), events=True)
 
     def history(end: int) -> Panel:
         window = slice(end - forecaster.history_length, end)
@@ -127,11 +130,11 @@ def test_one_bin_after_the_other_gives_the_same_numbers(
             start=panel.seconds(window.start),
         )
 
-    recent = None
+    recent, search = None, EventSearch()
     # Bins that come alone, together, again, and after a long time.
     for ago in (45, 44, 43, 43, 40, 39, 3, 2, 1, 0):
         mine = history(panel.num_bins - ago)
-        made, recent = forecaster.forecast_next(mine, recent)
+        made, recent = forecaster.forecast_next(mine, recent, search)
         rows, end = np.arange(3), np.full(3, mine.num_bins)
         expected = forecaster.forecast_windows(mine, rows, end, hold_newest=True)
         np.testing.assert_allclose(made.values, expected.values, rtol=1e-6)

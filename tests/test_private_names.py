@@ -33,6 +33,8 @@ STATE = {
     "training/distributed/threads.py: os.environ[_ALLOWED]": "Lightning reads it; such a process trains once",
     "training/lightning_warnings.py: logging.getLogger(name).setLevel": "quiet() restores it",
     "training/distributed/processes.py: ctypes.CDLL": "the kernel ends a process with its launcher",
+    "serving/lean.py: torch.set_num_threads": "a resident server has few windows for a thread",
+    "serving/lean.py: ctypes.CDLL": "mallopt and malloc_trim of glibc",
     # Restored by the context manager that sets it.
     "commands/run.py: sys.argv": "hydra.main reads its command line nowhere else",
     "commands/run.py: env_override": "Hydra reads HYDRA_FULL_ERROR and COMP_LINE",

@@ -52,4 +52,4 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
 
 
 def test_what_github_escapes_is_shown_as_it_is_typed(site: Path) -> None:
-    assert "window=1min|10min|1h|1d" in (site / "train.html").read_text(encoding="utf-8")
+    assert "window=1min|5min|10min|15min|30min|1h|1d" in (site / "train.html").read_text(encoding="utf-8")

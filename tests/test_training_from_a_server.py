@@ -99,10 +99,14 @@ def test_a_server_killed_half_way_leaves_everything_as_it_was(tmp_path: Path) ->
             target=lambda s=serving, e=asked_enough: (e.wait(HANG), s.__exit__(None, None, None))
         )
         killer.start()
-        done = run_command(
-            command, f"--metrics-server-addr={address}", *more, "hydra.run.dir=run", cwd=tmp_path
-        )
-        killer.join()
+        try:
+            done = run_command(
+                command, f"--metrics-server-addr={address}", *more, "hydra.run.dir=run", cwd=tmp_path
+            )
+            assert asked_enough.is_set(), done.stdout + done.stderr
+        finally:
+            asked_enough.set()  # a command that fails before it asks must not be waited for
+            killer.join()
         assert done.returncode == 3, done.stdout + done.stderr
         error = done.stderr.splitlines()[-1]
         assert error.startswith(f"error: {address}: ")

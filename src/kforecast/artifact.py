@@ -196,8 +196,15 @@ class Artifact:
 
     @property
     def identity(self) -> str:
-        """SHA-256 over the contents of the files, metadata aside: equal for equal forecasts."""
-        digest = hashlib.sha256()
+        """SHA-256 over the contents of the files, and what of the metadata changes forecasts."""
+        metadata = self.metadata or {}
+        data = metadata.get("data")
+        digest = hashlib.sha256(
+            json.dumps(
+                [metadata.get("fill"), data.get("below_zero") if isinstance(data, dict) else None],
+                sort_keys=True,
+            ).encode()
+        )
         for name, content in sorted(self._files().items()):
             if name != METADATA:
                 digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())

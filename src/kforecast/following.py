@@ -16,8 +16,8 @@ from kforecast.intervals import Intervals
 from kforecast.models.online import TAIL, Online, jumps, naive_experts, prior
 from kforecast.window import Window
 
-# Values of a block of series, of each forecast at each origin and step: 8 MB as float64.
-_MOST_VALUES = 1_000_000
+# Values of a block of series, of each forecast at each origin and step: 2 MB as float64.
+_MOST_VALUES = 250_000
 # After more bins than these, all forecasts before the origin are made anew.
 _MOST_MISSED = 32
 
@@ -197,7 +197,7 @@ class Following:
         return combined.astype(np.float32), widths.astype(np.float32)
 
     def next(
-        self, panel: Panel, made: WindowForecasts, recent: Recent | None = None
+        self, panel: Panel, made: WindowForecasts, recent: Recent | None = None, reuse: bool = False
     ) -> tuple[WindowForecasts, Recent]:
         """Forecasts of all series from the panel's end, as :meth:`follow` makes them.
 
@@ -210,6 +210,8 @@ class Following:
         recent:
             What this method returned for an earlier origin; it is changed. None, and an origin long ago, make
             the forecasts of all earlier origins.
+        reuse:
+            As of :meth:`follow`.
 
         Returns
         -------
@@ -223,7 +225,7 @@ class Following:
             length, before = missed - panel.first_bin, panel
             if missed < origin:
                 before = replace(panel, values=panel.values[:, :length], observed=panel.observed[:, :length])
-            weights = self._add(before, recent)
+            weights = self._add(before, recent, made if reuse and missed == origin else None)
         at = origin % len(recent.origins)
         experts, values = recent.experts[:, :, at].copy(), made.values
         experts[0] = made.values
@@ -278,10 +280,13 @@ class Following:
         assert found is not None, "a panel has series"
         return found
 
-    def _add(self, panel: Panel, recent: Recent) -> np.ndarray | None:
-        """Add the forecasts from the panel's end; returns the weights there, ``[K, S, P]``."""
+    def _add(self, panel: Panel, recent: Recent, made: WindowForecasts | None) -> np.ndarray | None:
+        """Add the forecasts from the panel's end; returns the weights there, ``[K, S, P]``.
+
+        ``made`` are those with fixed weights; None makes them.
+        """
         rows, end = np.arange(panel.num_series), np.full(panel.num_series, panel.num_bins)
-        made = self.fixed(panel, rows, end)
+        made = made or self.fixed(panel, rows, end)
         weights, values = None, made.values
         experts = made.values[None]
         if self.online.rate:

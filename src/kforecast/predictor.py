@@ -21,7 +21,7 @@ from kforecast.artifact import (
     online_of,
 )
 from kforecast.data.calendar import Calendar
-from kforecast.data.events import Events, detected, span
+from kforecast.data.events import Events, EventSearch, span
 from kforecast.data.fill import FILLS, Fill
 from kforecast.data.origins import blocks
 from kforecast.data.panel import Panel, item_key
@@ -51,6 +51,8 @@ _CONSUMER_FILL: Fill = "zero"
 # This many windows give quantiles of the errors that are exact enough. In a fleet of thousands of series this
 # leaves too few windows per series for intervals of its own, which would also take tens of megabytes.
 _MOST_CALIBRATION_WINDOWS = 1_000_000
+# Cells of a panel that are looked at together.
+_MOST_CELLS = 1 << 24
 # Events may raise the error on a validation part by this factor.
 _TOLERANCE = 1.01
 
@@ -201,7 +203,7 @@ class Predictor:
         return self._following(self.online, as_consumed).follow(panel, series, origin, made, reuse)
 
     def forecast_next(
-        self, panel: Panel, recent: Recent | None = None
+        self, panel: Panel, recent: Recent | None = None, search: EventSearch | None = None
     ) -> tuple[WindowForecasts, Recent | None]:
         """Forecast all series from the panel's end, bridging gaps there: one bin after the other.
 
@@ -214,28 +216,34 @@ class Predictor:
             The newest :attr:`history_length` bins; fewer if there are not as many.
         recent:
             The second result for an earlier end of the panel, which is changed; None at first.
+        search:
+            Kept from bin to bin, it finds past events for the work of one bin; None searches the whole panel.
 
         Returns
         -------
         The forecasts, and what to keep; None if nothing is followed.
         """
         rows, end = np.arange(panel.num_series), np.full(panel.num_series, panel.num_bins)
-        seen = _EventsSeen()
-        made = self._fixed(panel, rows, end, hold_newest=True, seen=seen)
+        search = search or EventSearch(grows=False)
+        made = self._fixed(panel, rows, end, hold_newest=True, search=search)
         if self.online is None:
             return made, None
-        return self._following(self.online, seen=seen).next(panel, made, recent)
+        # Only zeros in the place of gaps at the end of a context would be other forecasts.
+        newest = panel.observed[:, -self.window.context_length :]
+        whole = newest.shape[1] == self.window.context_length and bool(newest.all())
+        reuse = self.fill != "zero" or whole
+        return self._following(self.online, search=search).next(panel, made, recent, reuse)
 
     def earlier(self, panel: Panel) -> Recent | None:
         """What :meth:`forecast_next` keeps after forecasting from the panel's end, from the panel alone."""
         return None if self.online is None else self._following(self.online).recent(panel)
 
     def _following(
-        self, online: Online, as_consumed: bool = False, seen: "_EventsSeen | None" = None
+        self, online: Online, as_consumed: bool = False, search: EventSearch | None = None
     ) -> Following:
-        seen = seen or _EventsSeen()
-        fixed = partial(self._fixed, as_consumed=as_consumed, seen=seen)
-        usual = partial(self._usual, seen=seen)
+        search = search or EventSearch(grows=False)
+        fixed = partial(self._fixed, as_consumed=as_consumed, search=search)
+        usual = partial(self._usual, search=search)
         return Following(online, self.window, fixed, usual, self._first_below_zero, self.intervals)
 
     @torch.inference_mode()
@@ -248,9 +256,9 @@ class Predictor:
         as_consumed: bool = False,
         hold_newest: bool = False,
         newest: np.ndarray | None = None,
-        seen: "_EventsSeen | None" = None,
+        search: EventSearch | None = None,
     ) -> WindowForecasts:
-        """:meth:`forecast_windows` with fixed weights and widths; ``seen`` keeps events."""
+        """:meth:`forecast_windows` with fixed weights and widths; ``search`` keeps events."""
         if as_consumed and not isinstance(self.net, Fcnet):
             raise ArtifactError(
                 f"{self.name}: Kapacity's job cannot load a {type(self.net).__name__}; leave out "
@@ -259,7 +267,7 @@ class Predictor:
         context, horizon = self.window.context_length, self.window.prediction_length
         reaches_out = len(origin) and (origin.min() < context or origin.max() + horizon > panel.num_bins)
         before, after = (context, horizon) if reaches_out else (0, 0)
-        events = self._events(panel, origin, seen)
+        events = self._events(panel, origin, search)
         # Padding copies the panel, so it is avoided for panels that are mapped from a file.
         padded = panel.padded(before, after) if reaches_out else panel
         windows = WindowDataset(
@@ -304,16 +312,16 @@ class Predictor:
     def _leaves_out_events(self) -> bool:
         return self.events and self.net.lookback is not None
 
-    def _events(self, panel: Panel, origin: np.ndarray, seen: "_EventsSeen | None" = None) -> Events:
+    def _events(self, panel: Panel, origin: np.ndarray, search: EventSearch | None = None) -> Events:
         """The events that forecasts from these origins leave out."""
         if not self._leaves_out_events or not len(origin):
             return Events.none()
         begin = max(0, int(origin.min()) - self.history_length)
-        return (seen or _EventsSeen()).events(panel, begin, max(begin, int(origin.max())))
+        return (search or EventSearch(grows=False)).events(panel, begin, max(begin, int(origin.max())))
 
-    def _usual(self, panel: Panel, first: int, stop: int, seen: "_EventsSeen | None" = None) -> Panel:
+    def _usual(self, panel: Panel, first: int, stop: int, search: EventSearch | None = None) -> Panel:
         """The panel with usual values in place of events, for seasonal forecasts from ``[first, stop)``."""
-        events = self._events(panel, np.array([first, stop - 1]), seen)
+        events = self._events(panel, np.array([first, stop - 1]), search)
         return events.repaired(panel, age=self._least_age) if len(events) else panel
 
     @property
@@ -494,21 +502,6 @@ class Predictor:
         return replace(self, intervals=intervals)
 
 
-class _EventsSeen:
-    """The events found last: forecasts of the same panel and origins ask for them several times."""
-
-    def __init__(self) -> None:
-        self._asked: tuple[Panel, int, int] | None = None
-        self._events = Events.none()
-
-    def events(self, panel: Panel, begin: int, stop: int) -> Events:
-        """As :func:`kforecast.data.events.detected`."""
-        asked = self._asked
-        if asked is None or asked[0] is not panel or asked[1:] != (begin, stop):
-            self._asked, self._events = (panel, begin, stop), detected(panel, begin, stop)
-        return self._events
-
-
 def first_below_zero(panel: Panel) -> np.ndarray:
     """First bin of each series with an observed value below zero, int64 ``[series]``.
 
@@ -516,11 +509,14 @@ def first_below_zero(panel: Panel) -> np.ndarray:
     -------
     ``num_bins`` for a series that was never observed below zero.
     """
-    found = []
-    for first, observed in blocks(panel.observed):
-        below = observed & (panel.values[first : first + len(observed)] < 0)
-        found.append(np.where(below.any(axis=1), below.argmax(axis=1), panel.num_bins))
-    return np.concatenate(found)
+    found = np.full(panel.num_series, panel.num_bins)
+    # Most series never are, and need no look at each bin.
+    rows = np.flatnonzero(np.fmin.reduce(panel.values, axis=1, initial=0) < 0)
+    for first in range(0, len(rows), size := max(1, _MOST_CELLS // max(1, panel.num_bins))):
+        some = rows[first : first + size]
+        below = panel.observed[some] & (panel.values[some] < 0)
+        found[some] = np.where(below.any(axis=1), below.argmax(axis=1), panel.num_bins)
+    return found
 
 
 def _peaks(panel: Panel, stop: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kforecast.data.events import Events, detected, span
+from kforecast.data.events import Events, EventSearch, detected, span
 from kforecast.data.panel import Panel
 from kforecast.data.windows import WindowDataset
 from kforecast.window import Frequency, Lookback, Window
@@ -228,3 +228,40 @@ def test_windows_see_usual_values_of_known_events_only(data):
         for name in ("recent", "seasons", "recent_observed", "seasons_observed"):
             np.testing.assert_array_equal(getattr(found.past, name)[number], getattr(expected.past, name)[0])
     np.testing.assert_array_equal(found.target, plain[cells].target)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    gaps=st.sampled_from([0.0, 0.02, 0.2]),
+    moves=st.lists(st.sampled_from([0, 1, 1, 5, 30, 200, -1]), min_size=1, max_size=4),
+)
+@settings(max_examples=20, deadline=None)
+def test_a_search_that_goes_on_finds_what_a_whole_search_finds(seed, gaps, moves):
+    random = np.random.default_rng(seed)
+    length, lead = 24 * 24, span(HOUR)
+    values = np.stack([traffic(seed=seed + row, weekend=1.0) for row in range(3)])
+    for row, factor in ((0, 0.0), (0, 3.0), (1, 0.05)):
+        for first in random.integers(0, values.shape[1] - 12, 6):
+            values[row, first : first + random.integers(2, 12)] *= factor
+    values[2] *= np.exp(random.normal(0, 0.8, values.shape[1]))  # unlike all days much of the time
+    values[random.random(values.shape) < gaps] = np.nan
+    whole, search, end = panel_of(np.round(values)), EventSearch(), length
+    for move in [0, *moves]:
+        end = min(max(length, end + move), whole.num_bins)
+        # A late row of the newest bins, or of an old one.
+        late = (random.integers(3), end - random.choice([1, 2, 4, 200]))
+        whole.values[late], whole.observed[late] = random.integers(0, 300), True
+        window = slice(end - length, end)
+        panel = replace(
+            whole,
+            values=whole.values[:, window].copy(),
+            observed=whole.observed[:, window].copy(),
+            start=whole.seconds(window.start),
+        )
+        found, expected = search.events(panel, 0, length), detected(panel)
+        counted, wanted = found.stop > lead, expected.stop > lead
+        assert wanted.any()
+        for name in ("series", "first", "stop", "begin", "end"):
+            np.testing.assert_array_equal(getattr(found, name)[counted], getattr(expected, name)[wanted])
+        seen, usual = (each.repaired(panel, origin=length).values for each in (found, expected))
+        np.testing.assert_array_equal(seen[:, lead:], usual[:, lead:])

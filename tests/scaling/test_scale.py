@@ -3,9 +3,11 @@
 import copy
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +22,7 @@ import yaml
 from api_server import CONFIG_MAPS, PORTRAIT, RESULT, TOKEN, ApiServer, portrait
 from provider import Provider, moments
 
-from conftest import composed, free_port, run_command, serving
+from conftest import HANG, composed, free_port, run_command, serving
 from kforecast.artifact import Artifact, EstimatorConfig
 from kforecast.config.legacy_cli import JOB_FLAGS
 from kforecast.intervals import LEVELS, Intervals
@@ -449,6 +451,46 @@ def test_every_flag_of_the_job_sets_its_key(tmp_path: Path) -> None:
         assert re.search(rf"^ +{flag} +{re.escape(meaning)}$", help_text, flags=re.MULTILINE)
     done = run_command("kforecast-scale", "--re-time-delta-hours=x", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "error: --re-time-delta-hours: 'x' is not a whole number\n")
+
+
+# Kubernetes mounts the credentials of a pod at a fixed path.
+IN_A_POD = """
+import sys
+from pathlib import Path
+from kforecast.commands.scale import main
+from kforecast.scaling import kubernetes
+kubernetes.SERVICE_ACCOUNT = Path(sys.argv.pop(1))
+main()
+"""
+
+
+def test_a_pod_with_its_own_credentials(cluster: Cluster, tmp_path: Path) -> None:
+    """A new process, with the environment, the arguments and the files that Kapacity's CronJob gives it."""
+    host, _, port = cluster.api.url.removeprefix("https://").rpartition(":")
+    environment = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
+
+    def run() -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-c", IN_A_POD, str(tmp_path), *ARGUMENTS],
+            cwd=cluster.folder,
+            env=os.environ | cluster.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=HANG,
+            check=False,
+        )
+
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    done = run()
+    assert done.returncode == 2, done.stderr
+    assert re.search(r"^error: .*automountServiceAccountToken$", done.stderr, flags=re.MULTILINE)
+    assert "Traceback" not in done.stderr
+    assert cluster.api.requests == []
+    (tmp_path / "ca.crt").write_bytes(cluster.api.authority.cert_pem.bytes())
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert_needed(cluster.result(), 25, 0.03)
+    assert TOKEN not in done.stdout + done.stderr
 
 
 def test_with_our_own_provider(cluster: Cluster, tmp_path: Path) -> None:

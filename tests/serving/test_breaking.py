@@ -75,7 +75,7 @@ class Server(Feed):
         frame = self.frame[(self.frame["timestamp"] >= start) & (self.frame["timestamp"] < end)]
         pairs = [*zip(frame["workload"], frame["metric"], strict=True)]
         kept = [pair not in failing and (only is None or pair in only) for pair in pairs]
-        return frame[kept], dict.fromkeys(failing, "refused")
+        return frame[np.array(kept, bool)], dict.fromkeys(failing, "refused")
 
 
 @dataclass
@@ -215,3 +215,125 @@ def test_a_port_beyond_the_last_one_is_refused(name: str) -> None:
     given = {"address": "localhost:1", "grpc": None} | {name: "localhost:99999"}
     with pytest.raises(ValueError, match="99999: a port is at most 65535"):
         ServeSection.model_validate(given)
+
+
+def test_wrong_values_of_a_while_leave_no_trace(tmp_path: Path) -> None:
+    save(tmp_path / "model")
+    right = rows(WEB, CART)
+    wrong = right.assign(value=right["value"].where(right["workload"] == WEB[0], 1000 * right["value"]))
+    lost = right[(right["workload"] == WEB[0]) | (right["timestamp"] >= BEGIN + 40 * STEP)]
+    feed = Server(right)
+    running = Running(tmp_path / "model", feed).at(40)
+    for bins, frame in ((41, wrong), (42, wrong), (43, right), (44, lost), (45, right), (46, right)):
+        feed.frame = frame
+        running.at(bins)
+        for pair in (WEB, CART):
+            wanted = expected(tmp_path / "model", frame, pair, running.clock.now)
+            np.testing.assert_allclose(running.served(pair), wanted, rtol=1e-5)
+    restarted = Running(tmp_path / "model", feed).at(46).engine.live.history.panel
+    panel = running.engine.live.history.panel
+    assert panel is not None
+    assert restarted is not None
+    np.testing.assert_array_equal(panel.values, restarted.values)
+    np.testing.assert_array_equal(panel.observed, restarted.observed)
+
+
+def test_a_source_that_has_lost_everything_leaves_the_last_forecast(tmp_path: Path) -> None:
+    save(tmp_path / "model")
+    feed = Server(rows(WEB, CART))
+    running = Running(tmp_path / "model", feed).at(40)
+    before, whole = running.board.snapshot, feed.frame
+    feed.frame = whole[:0]
+    for bins in (41, 42):
+        running.at(bins).served(WEB)
+        assert running.board.snapshot is before
+        assert "no value of any series" in running.board.reason
+    assert running.at(43).refusal(WEB) is not None
+    feed.frame = whole
+    running.at(44)
+    wanted = expected(tmp_path / "model", feed.frame, CART, running.clock.now)
+    np.testing.assert_allclose(running.served(CART), wanted, rtol=1e-5)
+
+
+def test_a_series_that_fails_at_the_start_is_asked_again_within_the_bin(tmp_path: Path) -> None:
+    save(tmp_path / "model")
+    running = Running(tmp_path / "model", Server(rows(WEB, CART), [{CART}]))
+    running.engine.step()
+    running.clock.now += 1
+    assert running.refusal(CART) is not None
+    running.engine.next_attempt = 0.0
+    running.engine.step()
+    running.served(CART)
+
+
+def test_an_artifact_that_is_copied_file_by_file_serves_when_it_is_whole(tmp_path: Path) -> None:
+    old, new, served = tmp_path / "old", tmp_path / "new", tmp_path / "model"
+    save(old)
+    save(new, fill=0.6)
+    shutil.copytree(old, served)
+    # A gap is filled in the way that metadata.json says.
+    frame = rows(WEB, CART).query(f"timestamp < {BEGIN + 36 * STEP} or timestamp >= {BEGIN + 38 * STEP}")
+    running = Running(served, Server(frame)).at(40)
+    of = {Artifact.load(one).identity: one for one in (old, new)}
+
+    def check() -> None:
+        running.engine.next_attempt = running.engine.next_artifact = 0.0
+        running.engine.step()
+        running.engine.step()
+        assert running.board.snapshot is not None
+        wanted = expected(of[running.board.snapshot.artifact], frame, WEB, running.clock.now)
+        np.testing.assert_allclose(running.served(WEB), wanted, rtol=1e-5)
+
+    for emptied in (False, True):
+        for source in (new, old):
+            if emptied:
+                shutil.rmtree(served)
+                served.mkdir()
+                check()
+            for file in sorted(source.iterdir()):
+                shutil.copy(file, served)
+                check()
+            assert running.board.snapshot is not None
+            assert of[running.board.snapshot.artifact] == source
+            assert not running.board.refused_artifact
+
+
+def test_an_artifact_without_metadata_serves_when_it_stays_so(tmp_path: Path) -> None:
+    save(tmp_path / "model")
+    running = Running(tmp_path / "model", Server(rows(WEB, CART))).at(40)
+    save(tmp_path / "model", fill=0.6)
+    (tmp_path / "model" / "metadata.json").unlink()
+    old = running.engine.live.identity
+    assert "perhaps it is still being copied" in running.at(40).board.refused_artifact
+    assert running.engine.live.identity == old
+    assert not running.at(40).board.refused_artifact
+    assert running.engine.live.identity == Artifact.load(tmp_path / "model").identity
+    wanted = expected(tmp_path / "model", running.feed.frame, WEB, running.clock.now)
+    np.testing.assert_allclose(running.served(WEB), wanted, rtol=1e-5)
+
+
+def test_a_link_to_itself_is_a_refused_artifact(tmp_path: Path) -> None:
+    save(tmp_path / "1")
+    link = tmp_path / "champion"
+    link.symlink_to("1")
+    running = Running(link, Server(rows(WEB, CART))).at(40)
+    link.unlink()
+    link.symlink_to("champion")
+    assert running.at(41).board.refused_artifact
+    running.served(WEB)
+    link.unlink()
+    link.symlink_to("1")
+    assert not running.at(42).board.refused_artifact
+
+
+def test_a_source_that_is_away_does_not_make_a_new_artifact_bad(tmp_path: Path) -> None:
+    save(tmp_path / "model")
+    feed = Server(rows(WEB, CART))
+    running = Running(tmp_path / "model", feed).at(40)
+    feed.away = True
+    save(tmp_path / "model", fill=0.6)
+    assert not running.at(41).board.refused_artifact
+    assert running.board.failures["fetch"] > 0
+    feed.away = False
+    running.at(42)
+    assert running.engine.live.identity == Artifact.load(tmp_path / "model").identity

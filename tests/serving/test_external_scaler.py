@@ -339,6 +339,32 @@ def test_tls(certificate: tuple[trustme.CA, tuple[str, str]]) -> None:
         asyncio.run(ask(trustme.CA()))
 
 
+def test_a_client_certificate(certificate: tuple[trustme.CA, tuple[str, str]], tmp_path: Path) -> None:
+    ca, paths = certificate
+    clients = trustme.CA()
+    clients.cert_pem.write_to_path(tmp_path / "clients.pem")
+
+    async def ask(signed_by: trustme.CA | None) -> float:
+        shown = None if signed_by is None else signed_by.issue_cert("keda@example.com")
+        trusted = grpc.ssl_channel_credentials(
+            ca.cert_pem.bytes(),
+            None if shown is None else shown.private_key_pem.bytes(),
+            None if shown is None else shown.cert_chain_pems[0].bytes(),
+        )
+        options = {"certificate": paths, "client_ca": str(tmp_path / "clients.pem")}
+        async with (
+            serving(Shown().board, "localhost:0", **options) as port,  # type: ignore[arg-type]
+            grpc.aio.secure_channel(f"localhost:{port}", trusted) as channel,
+        ):
+            return value_of(await metrics_of(WEB | {"lead": "1200"})(pb_grpc.ExternalScalerStub(channel)))
+
+    assert asyncio.run(ask(clients)) == pytest.approx(42)
+    for wrong in (None, trustme.CA(), ca):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            asyncio.run(ask(wrong))
+        assert error.value.code() is UNAVAILABLE
+
+
 def test_a_port_in_use_is_an_error_that_names_the_key() -> None:
     async def twice() -> None:
         async with serving(Shown().board, "localhost:0") as port, serving(Shown().board, f"localhost:{port}"):

@@ -153,7 +153,7 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, target: str, history: str) -> Iterator[Prometheus]:
+def prometheus(folder: Path, target: str, history: str, *flags: str) -> Iterator[Prometheus]:
     """A Prometheus with a history and our rules, which scrapes a target."""
     (folder / "history.om").write_text(history, encoding="utf-8")
     command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", "history.om", "data"]
@@ -171,6 +171,7 @@ def prometheus(folder: Path, target: str, history: str) -> Iterator[Prometheus]:
         "--config.file=prometheus.yml",
         "--storage.tsdb.path=data",
         f"--web.listen-address={address}",
+        *flags,
     ]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)

@@ -7,16 +7,21 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+import trustme
 from untrained import SERIES, rows_of, save
 
 from conftest import BIN, HANG, free_port, run_command
+from kforecast.serving.proto import externalscaler_pb2 as pb
+from kforecast.serving.proto import externalscaler_pb2_grpc as pb_grpc
 
+TLS = ("serve.tls.cert=cert.pem", "serve.tls.key=key.pem")
 ARGUMENTS = ("source=csv", "serve.replay=true", "source.path=traffic.csv")
 
 
@@ -26,6 +31,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(made / "model")
     rows_of(100.0, 0).to_csv(made / "traffic.csv", index=False)
     (made / "token").write_text("secret\n")
+    authority = trustme.CA()
+    for name in ("", "client_"):  # of the server, and of a client
+        issued = authority.issue_cert("localhost")
+        issued.cert_chain_pems[0].write_to_path(made / f"{name}cert.pem")
+        issued.private_key_pem.write_to_path(made / f"{name}key.pem")
+    authority.cert_pem.write_to_path(made / "ca.pem")
     return made
 
 
@@ -41,15 +52,22 @@ def get(url: str, token: str = "", context: ssl.SSLContext | None = None) -> tup
 
 
 @contextmanager
-def server(folder: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A running server that is ready: its address, and its process."""
-    address = f"localhost:{free_port()}"
-    command = [str(BIN / "kforecast-serve"), "artifact_dir=model", *ARGUMENTS, f"serve.address={address}"]
+def server(
+    folder: Path,
+    *arguments: str,
+    source: Sequence[str] = ARGUMENTS,
+    address: str = "",
+    context: ssl.SSLContext | None = None,
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A running server that is ready: its address, and its process; with a context over TLS."""
+    address = address or f"localhost:{free_port()}"
+    ready = f"http{'' if context is None else 's'}://{address}/readyz"
+    command = [str(BIN / "kforecast-serve"), *source, "artifact_dir=model", f"serve.address={address}"]
     with (folder / "serve.log").open("w") as log:
         process = subprocess.Popen([*command, *arguments], cwd=folder, stdout=log, stderr=log, text=True)
     try:
         until = time.monotonic() + HANG
-        while get(f"http://{address}/readyz")[0] != 200:
+        while get(ready, context=context)[0] != 200:
             assert process.poll() is None, (folder / "serve.log").read_text()
             assert time.monotonic() < until, (folder / "serve.log").read_text()
             time.sleep(0.1)
@@ -95,6 +113,30 @@ def test_a_server_from_start_to_sigterm(folder: Path) -> None:
     assert "Traceback" not in log
 
 
+def test_a_client_certificate_stands_for_the_token_of_keda(folder: Path) -> None:
+    """Which sends none to an external scaler; clients of HTTP have the token."""
+    grpc_address = f"localhost:{free_port()}"
+    given = [*TLS, "serve.tls.client_ca=ca.pem", "serve.token_file=token", f"serve.grpc={grpc_address}"]
+    ca, key, cert = ((folder / f"{name}.pem").read_bytes() for name in ("ca", "client_key", "client_cert"))
+    context = ssl.create_default_context(cafile=folder / "ca.pem")
+    metadata = {"workload": "shop/a", "metric": "qps", "target": "50"}
+    request = pb.GetMetricsRequest(scaledObjectRef=pb.ScaledObjectRef(scalerMetadata=metadata))
+
+    def ask(*credentials: bytes) -> Any:
+        secure = grpc.ssl_channel_credentials(ca, *credentials)
+        with grpc.secure_channel(grpc_address, secure) as channel:
+            (metric,) = pb_grpc.ExternalScalerStub(channel).GetMetrics(request, timeout=HANG).metricValues
+            return metric.metricValueFloat
+
+    with server(folder, *given, context=context) as (address, _):
+        asked = f"https://{address}/forecast?workload=shop/a&metric=qps"
+        assert get(asked, context=context)[0] == 401
+        assert json.loads(get(asked, "secret", context)[1])["value"] == pytest.approx(ask(key, cert))
+        with pytest.raises(grpc.RpcError) as error:
+            ask()
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 def test_ctrl_c_ends_cleanly(folder: Path) -> None:
     with server(folder) as (_, process):
         process.send_signal(signal.SIGINT)
@@ -112,6 +154,9 @@ def test_ctrl_c_ends_cleanly(folder: Path) -> None:
         (["serve.window=1e6"], "beyond the horizon, 14400 s"),
         (["serve.quantile=1"], "serve.quantile"),
         (["serve.tls.cert=token"], "cert and key go together"),
+        (["serve.tls.client_ca=ca.pem"], "client_ca needs cert and key"),
+        ([*TLS, "serve.tls.client_ca=token", "serve.grpc=localhost:0"], "token: not a certificate in PEM"),
+        ([*TLS, "serve.tls.client_ca=ca.pem"], "only clients of serve.grpc show certificates"),
         (["serve.token_file=missing"], "missing: cannot be read"),
         (["serve.address=8080"], "serve.address"),
     ],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import ssl
 import sys
 import threading
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,6 +32,10 @@ log = logging.getLogger(__name__)
 
 # Seconds between two looks at clock and artifact.
 _LOOK = 0.5
+# Seconds that the answers under way have at the end.
+_DRAIN = 4.0
+# Name of the thread that reads and forecasts.
+_ENGINE = "engine"
 
 
 def _port(address: str) -> str:
@@ -44,9 +50,17 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the command; at the end, the process does not wait for what the source has not answered."""
     flags = ("--config-file", "--dataset-file", "--metrics-server-addr")
-    sys.exit(run(serve, config_name="serve", flags=flags))
+    code: Any
+    try:
+        code = run(serve, config_name="serve", flags=flags)
+    except SystemExit as ended:
+        code = ended.code
+    if not any(thread.name == _ENGINE for thread in threading.enumerate()):
+        sys.exit(code)
+    # Python would wait for a look-up of a host name, and end the thread in the midst of a forecast of torch.
+    os._exit(code if isinstance(code, int) else 1)
 
 
 def _level(level: float) -> float:
@@ -55,12 +69,13 @@ def _level(level: float) -> float:
 
 
 class TlsSection(BaseModel):
-    """``serve.tls``: the server's certificate."""
+    """``serve.tls``: the server's certificate, and whose certificates it asks for."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     cert: PemFile | None
     key: PemFile | None
+    client_ca: PemFile | None
 
     @model_validator(mode="after")
     def _pair(self) -> TlsSection:
@@ -72,6 +87,16 @@ class TlsSection(BaseModel):
             raise ValueError(
                 f"{self.cert} or {self.key}: not valid PEM, or not a matching pair: {error.reason}"
             ) from error
+        if self.client_ca is not None:
+            if self.cert is None:
+                raise ValueError("client_ca needs cert and key: without TLS, no client shows a certificate")
+            try:
+                ssl.create_default_context(cafile=self.client_ca)
+            except ssl.SSLError as error:
+                raise ValueError(
+                    f"{self.client_ca}: not a certificate in PEM: {error.reason}; client_ca is the authority "
+                    "that signs the certificates of clients"
+                ) from error
         return self
 
     def context(self) -> ssl.SSLContext | None:
@@ -137,13 +162,20 @@ def serve(cfg: DictConfig) -> None:
     chosen = settings.serve
     if chosen.replay and not source.repeatable:
         raise ConfigError("serve.replay: only a file can be moved in time, not the answers of a server")
+    if chosen.tls.client_ca is not None and chosen.grpc is None:
+        raise ConfigError(
+            "serve.tls.client_ca: only clients of serve.grpc show certificates; give serve.grpc=HOST:PORT, "
+            "or serve.token_file=FILE for clients of HTTP"
+        )
 
     import time
 
     from kforecast.serving.board import AskDefaults, Board
     from kforecast.serving.engine import Engine
     from kforecast.serving.feed import Feed, Shard
+    from kforecast.serving.lean import lean
 
+    lean()
     shard = None
     if chosen.shard is not None:
         number, count = map(int, chosen.shard.split("/"))
@@ -199,8 +231,6 @@ def _artifact_dir(settings: _Settings) -> Path:
 
 
 async def _serve(engine: Engine, chosen: ServeSection) -> signal.Signals:
-    from contextlib import AsyncExitStack
-
     from kforecast.serving import external_scaler, http
     from kforecast.serving.exposition import Exposition
 
@@ -218,7 +248,8 @@ async def _serve(engine: Engine, chosen: ServeSection) -> signal.Signals:
     # Threads of numpy hold the interpreter for short times only; answers do not wait for them.
     sys.setswitchinterval(0.001)
     ended = threading.Event()
-    async with AsyncExitStack() as stack:
+    stack = AsyncExitStack()
+    try:
         made = http.application(board, exposition, token)
         context = chosen.tls.context()
         port = await stack.enter_async_context(http.serving(made, chosen.address, context))
@@ -226,15 +257,24 @@ async def _serve(engine: Engine, chosen: ServeSection) -> signal.Signals:
         if chosen.grpc is not None:
             pair = None if chosen.tls.cert is None else (chosen.tls.cert, str(chosen.tls.key))
             grpc_port = await stack.enter_async_context(
-                external_scaler.serving(board, chosen.grpc, certificate=pair, token=token)
+                external_scaler.serving(
+                    board,
+                    chosen.grpc,
+                    certificate=pair,
+                    client_ca=chosen.tls.client_ca,
+                    token=token if chosen.tls.client_ca is None else None,
+                )
             )
             log.info("KEDA's external scaler at %s:%d", chosen.grpc.rpartition(":")[0], grpc_port)
-        worker = threading.Thread(target=_work, args=(engine, ended), name="engine", daemon=True)
+        worker = threading.Thread(target=_work, args=(engine, ended), name=_ENGINE, daemon=True)
         worker.start()
-        try:
-            return await stopped
-        finally:
-            ended.set()
+        return await stopped
+    finally:
+        ended.set()
+        # A client that does not read its answer would hold up the end.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN):
+                await stack.aclose()
 
 
 def _say(scheme: str, address: str, port: int, chosen: ServeSection) -> None:

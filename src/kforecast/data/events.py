@@ -32,8 +32,10 @@ _LONGEST, _CONFIRMED = 18, 1
 _LEAST_CONFIRMED = 2
 # The usual value is the median of the same time this many days ago.
 _USUAL = (1, 2, 7, 14)
-# Cells of a panel that are searched at once.
-_MOST_CELLS = 1 << 21
+# Cells of a panel that are searched at once: their arrays stay in a processor's cache.
+_MOST_CELLS = 1 << 18
+# Stands for an unobserved bin in a checksum: the bits of no number.
+_UNOBSERVED = np.uint32(0x7FC00001)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,19 +131,138 @@ def detected(panel: Panel, begin: int = 0, stop: int | None = None) -> Events:
     """
     window = slice(begin, stop)
     values, frequency = panel.values[:, window], panel.frequency
-    found = [Events.none()]
+    found = []
     if _applies(frequency) and values.shape[1] > frequency.day:
         for first, observed in blocks(panel.observed[:, window], _MOST_CELLS):
-            block = values[first : first + len(observed)]
-            with np.errstate(over="ignore", invalid="ignore"):  # values near the largest float have no events
-                events = _Search(block, observed, frequency.day).events()
-            found.append(replace(events, series=events.series + first))
-    arrays = {name: np.concatenate([getattr(each, name) for each in found]) for name in vars(found[0])}
-    return Events(**arrays).moved(begin)
+            search = _Search(values[first : first + len(observed)], observed, frequency.day)
+            found.append(search.events(search.compared(), first))
+    return _joined(found).moved(begin)
+
+
+class EventSearch:
+    """The events of a panel that grows: only bins that are new, or other than last time, are searched.
+
+    The events are those of :func:`detected`. In the first :func:`span` bins, which forecasts do not read,
+    they may be those of a longer history.
+
+    Parameters
+    ----------
+    grows:
+        False keeps the events found last and nothing else, for a panel that is searched once.
+    """
+
+    def __init__(self, grows: bool = True) -> None:
+        self.grows = grows
+        self._asked: tuple[Panel, int, int] | None = None
+        self._events = Events.none()
+        # First bin, and checksums of each block's columns: the bins themselves would keep a panel in memory.
+        self._known: tuple[tuple[tuple[str, str], ...], int, list[np.ndarray]] | None = None
+        self._compared: list[_Compared] = []
+        self._rows = 1
+
+    def events(self, panel: Panel, begin: int, stop: int) -> Events:
+        """As :func:`detected`. A panel of other series than the first one is searched as a whole."""
+        asked = self._asked
+        if asked is None or asked[0] is not panel or asked[1:] != (begin, stop):
+            day, known = panel.frequency.day, self._known
+            if not _applies(panel.frequency) or stop - begin <= day:
+                self._events = Events.none()
+            elif not self.grows or (known is not None and known[0] != panel.series):
+                self._events = detected(panel, begin, stop)
+            else:
+                self._events = self._next(panel, begin, stop)
+            self._asked = (panel, begin, stop)
+        return self._events
+
+    def _next(self, panel: Panel, begin: int, stop: int) -> Events:
+        before, self._known = self._known, None  # nothing half-made is followed
+        day, window = panel.frequency.day, slice(begin, stop)
+        if before is None:
+            self._rows, self._compared = max(1, _MOST_CELLS // (stop - begin)), []
+        found, columns = [], []
+        for number, first in enumerate(range(0, panel.num_series, self._rows)):
+            rows = slice(first, first + self._rows)
+            values, observed = panel.values[rows, window], panel.observed[rows, window]
+            search = _Search(values, observed, day)
+            columns.append(_checksums(values, observed))
+            if before is None:
+                self._compared.append(search.compared())
+            else:
+                moved = panel.first_bin + begin - before[1]
+                same = _same(before[2][number], columns[number], moved)
+                self._compared[number] = search.following(self._compared[number], moved, same)
+            found.append(search.events(self._compared[number], first))
+        self._known = (panel.series, panel.first_bin + begin, columns)
+        return _joined(found).moved(begin)
+
+
+def _same(before: np.ndarray, now: np.ndarray, moved: int) -> int:
+    """How many columns at the beginning of ``now`` are those of ``before`` from column ``moved`` on.
+
+    Both are checksums.
+    """
+    count = min(len(before) - moved, len(now))
+    if moved < 0 or count <= 0:
+        return 0
+    differs = (before[moved : moved + count] != now[:count]).any(axis=1)
+    return int(differs.argmax()) if differs.any() else count
+
+
+def _checksums(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Two numbers for each column: another column has the same once in 2 to the 64; uint32 ``[time, 2]``."""
+    # Sums of products with odd factors wrap around; one other bin always makes another sum.
+    factors = np.random.default_rng(0).integers(1 << 31, size=(2, len(values), 1), dtype=np.uint32) * 2 + 1
+    bits = np.where(observed, values.view(np.uint32), _UNOBSERVED)
+    return np.stack([np.add.reduce(bits * factor, axis=0, dtype=np.uint32) for factor in factors], axis=1)
+
+
+def _joined(parts: list[Events]) -> Events:
+    """The events of blocks of series."""
+    parts = [Events.none(), *parts]
+    return Events(*(np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])))
 
 
 def _applies(frequency: Frequency) -> bool:
     return frequency.day >= 24
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """How some series' bins compare with the days before them.
+
+    Attributes
+    ----------
+    usual:
+        Observed bins that are like a day before, bool ``[series, time]``.
+    unlike:
+        Series and time of the bins unlike all days, int64, ordered by both; the distance to the nearest day
+        and the mean distance to all days, float32.
+    again:
+        For each day of :data:`_HABITS`, series and time of the bins that are like it and at most one other
+        day.
+    """
+
+    usual: np.ndarray
+    unlike: tuple[np.ndarray, ...]
+    again: dict[int, tuple[np.ndarray, ...]]
+
+    def then(self, later: "_Compared", moved: int, same: int) -> "_Compared":
+        """The ``same`` bins from ``moved`` on, and after them later ones."""
+
+        def joined(before: tuple[np.ndarray, ...], after: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+            kept = (before[1] >= moved) & (before[1] < moved + same)
+            series, at, *rest = (part[kept] for part in before)
+            old = (series, at - moved, *rest)
+            new = (after[0], after[1] + same, *after[2:])
+            length = same + later.usual.shape[1]
+            place = np.searchsorted(old[0] * length + old[1], new[0] * length + new[1])
+            return tuple(np.insert(one, place, other) for one, other in zip(old, new, strict=True))
+
+        return _Compared(
+            np.concatenate([self.usual[:, moved : moved + same], later.usual], axis=1),
+            joined(self.unlike, later.unlike),
+            {ago: joined(self.again[ago], later.again[ago]) for ago in self.again},
+        )
 
 
 class _Search:
@@ -152,104 +273,124 @@ class _Search:
         self.confirmed = max(_LEAST_CONFIRMED, round(_CONFIRMED * day / 24))
         self.longest = round(_LONGEST * day / 24)
 
-    def events(self) -> Events:
-        """All events of the series."""
-        novelty, mean, again = self._unlike()
-        series, first, stop = self._stretches(novelty, mean)
-        begin, over = self._over(novelty, series, stop)
+    def compared(self, begin: int = 0) -> _Compared:
+        """Compare the bins from ``begin`` on with the days before them."""
+        with np.errstate(over="ignore", invalid="ignore"):  # values near the largest float have no events
+            return self._compared(begin)
+
+    def following(self, before: _Compared, moved: int, same: int) -> _Compared:
+        """As :meth:`compared`, where the first ``same`` bins are those of ``before`` from ``moved`` on."""
+        if not same:
+            return self.compared()
+        lead = max(0, same - _DAYS * self.day)
+        newest = _Search(self.values[:, lead:], self.observed[:, lead:], self.day)
+        return before.then(newest.compared(same - lead), moved, same)
+
+    def events(self, compared: _Compared, row: int = 0) -> Events:
+        """All events of the series, the first of which is ``row`` of a panel."""
+        series, first, stop = self._stretches(*compared.unlike)
+        if not len(series):
+            return Events.none()
+        begin, over = self._over(compared.usual, series, stop)
         series, first, stop, begin = series[over], first[over], stop[over], begin[over]
-        end = self._recurred(again, series, first, stop)
+        end = self._recurred(compared.again, series, first, stop)
         found = Events(series, first, stop, begin, end, np.empty(int((stop - first).sum()), np.float32))
         event, at = found.bins()
-        return replace(found, usual=self._usual(series[event], at))
+        return replace(found, series=series + row, usual=self._usual(series[event], at))
 
-    def _unlike(self) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]:
-        """How unlike the days before each bin is, and where it repeats an unlike bin of a day before.
-
-        Returns
-        -------
-        The distance to the nearest day that counts, float32 ``[series, time]``, 0 where too few days are
-        known; the mean distance to all days; and for each day of :data:`_HABITS`, bool: where a bin is like
-        it and at most one other day.
-        """
-        values, observed = self.values, self.observed
-        size = np.abs(values)
-        level = self._level(size)
-        nearest = np.full(values.shape, np.inf, np.float32)
-        second, days = nearest.copy(), np.zeros(values.shape, np.int8)
-        total = np.zeros(values.shape, np.float32)
+    def _compared(self, begin: int) -> _Compared:
+        observed = self.observed[:, begin:]
+        size = np.abs(self.values)
+        level = self._level(size, begin)
+        nearest = np.full(observed.shape, np.inf, np.float32)
+        second, days = nearest.copy(), np.zeros(observed.shape, np.int8)
+        total = np.zeros(observed.shape, np.float32)
         habits: dict[int, np.ndarray] = {}
-        for ago, now, then in self._days():
-            both = size[:, now] + size[:, then] + _OF_LEVEL * level[:, now]
-            apart = np.abs(values[:, now] - values[:, then]) / np.maximum(both, np.finfo(np.float32).tiny)
-            total[:, now] += np.where(observed[:, then], apart, 0)
-            apart[~observed[:, then]] = np.inf
-            days[:, now] += observed[:, then]
-            np.minimum(second[:, now], np.maximum(nearest[:, now], apart), out=second[:, now])
-            np.minimum(nearest[:, now], apart, out=nearest[:, now])
+        for ago, now, then in self._days(begin):
+            here = slice(now.start - begin, None)
+            both = size[:, now] + size[:, then] + _OF_LEVEL * level[:, here]
+            apart = np.abs(self.values[:, now] - self.values[:, then])
+            apart /= np.maximum(both, np.finfo(np.float32).tiny)
+            known = self.observed[:, then]
+            total[:, here] += np.where(known, apart, 0)
+            apart[~known] = np.inf
+            days[:, here] += known
+            np.minimum(second[:, here], np.maximum(nearest[:, here], apart), out=second[:, here])
+            np.minimum(nearest[:, here], apart, out=nearest[:, here])
             if ago in _HABITS:
-                habits[ago] = np.full(values.shape, np.inf, np.float32)
-                habits[ago][:, now] = apart
-        valid = observed & (days >= _FEWEST_DAYS) & (level > 0)
-        second[~valid] = 0
-        again = {ago: (second > _UNLIKE) & (apart <= _UNLIKE) for ago, apart in habits.items()}
+                habits[ago] = np.full(observed.shape, np.inf, np.float32)
+                habits[ago][:, here] = apart
+        # The distance to the nearest day but one; 0 where too few days are known.
+        second[~(observed & (days >= _FEWEST_DAYS) & (level > 0))] = 0
+        again: dict[int, tuple[np.ndarray, ...]] = dict.fromkeys(_HABITS, (np.empty(0, np.int64),) * 2)
+        for ago, apart in habits.items():
+            again[ago] = np.nonzero((second > _UNLIKE) & (apart <= _UNLIKE))
         for apart in habits.values():
             np.minimum(second, apart, out=second)
-        return second, total / np.maximum(days, 1), again
+        unlike = np.nonzero(second > _UNLIKE)
+        mean = total[unlike] / np.maximum(days[unlike], 1)
+        return _Compared(observed & (second <= _UNLIKE), (*unlike, second[unlike], mean), again)
 
-    def _days(self) -> Iterator[tuple[int, slice, slice]]:
-        """For each number of days: the bins that have that day before them, and the same bins that day."""
+    def _days(self, begin: int) -> Iterator[tuple[int, slice, slice]]:
+        """For each number of days: the bins from ``begin`` on that have that day before them; that day's."""
         length = self.values.shape[1]
         for ago in range(1, _DAYS + 1):
-            if (bins := ago * self.day) < length:
-                yield ago, slice(bins, length), slice(0, length - bins)
+            bins = ago * self.day
+            if (first := max(bins, begin)) < length:
+                yield ago, slice(first, length), slice(first - bins, length - bins)
 
-    def _level(self, size: np.ndarray) -> np.ndarray:
-        """Mean absolute value from 14 days before each bin to a day before it; 0 without one."""
-        length = size.shape[1]
+    def _level(self, size: np.ndarray, first: int) -> np.ndarray:
+        """Mean absolute value from 14 days before each bin from ``first`` on to a day before it, or 0."""
         total = np.pad(np.where(self.observed, size, 0).cumsum(axis=1, dtype=np.float64), ((0, 0), (1, 0)))
-        count = np.pad(self.observed.cumsum(axis=1), ((0, 0), (1, 0)))
-        stop = np.maximum(np.arange(length) - self.day + 1, 0)
-        begin = np.maximum(np.arange(length) - _DAYS * self.day, 0)
+        count = np.pad(self.observed.cumsum(axis=1, dtype=np.int32), ((0, 0), (1, 0)))
+        at = np.arange(first, size.shape[1])
+        stop, begin = np.maximum(at - self.day + 1, 0), np.maximum(at - _DAYS * self.day, 0)
         mean = (total[:, stop] - total[:, begin]) / np.maximum(count[:, stop] - count[:, begin], 1)
         level: np.ndarray = mean.astype(np.float32)
         return level
 
-    def _stretches(self, novelty: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _stretches(
+        self, series: np.ndarray, at: np.ndarray, nearest: np.ndarray, mean: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Series, first bin and stop of the stretches that are events once they are over, int64."""
-        series, at = np.nonzero(novelty > _UNLIKE)
         if not len(series):
             return series, at, at
         starts = (np.diff(series, prepend=-1) != 0) | (np.diff(at, prepend=0) > self.confirmed)
         first = np.flatnonzero(starts)
         last = np.append(first[1:], len(at)) - 1
-        nearest, typical = (np.add.reduceat(part[series, at], first) for part in (novelty, mean))
+        near, typical = (np.add.reduceat(part, first) for part in (nearest, mean))
         count = np.diff(first, append=len(at))
         series, first, stop = series[first], at[first], at[last] + 1
-        chosen = (stop - first <= self.longest) & (nearest > _EVENT * count) & (nearest > _APART * typical)
+        chosen = (stop - first <= self.longest) & (near > _EVENT * count) & (near > _APART * typical)
         return series[chosen], first[chosen], stop[chosen]
 
-    def _over(
-        self, novelty: np.ndarray, series: np.ndarray, stop: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _over(self, usual: np.ndarray, series: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The first origin that knows each event to be over, int64; and whether there is one, bool."""
-        length = novelty.shape[1]
-        usual = np.flatnonzero(self.observed & (novelty <= _UNLIKE))
-        number = np.searchsorted(usual, series * length + stop) + self.confirmed - 1
-        cell = np.append(usual, -1)[np.minimum(number, len(usual))]
+        length = usual.shape[1]
+        cells = np.flatnonzero(usual)
+        number = np.searchsorted(cells, series * length + stop) + self.confirmed - 1
+        cell = np.append(cells, -1)[np.minimum(number, len(cells))]
         return cell % length + 1, cell // length == series
 
     def _recurred(
-        self, again: dict[int, np.ndarray], series: np.ndarray, first: np.ndarray, stop: np.ndarray
+        self,
+        again: dict[int, tuple[np.ndarray, ...]],
+        series: np.ndarray,
+        first: np.ndarray,
+        stop: np.ndarray,
     ) -> np.ndarray:
         """The first origin that has seen each event recur, or one later than all; int64 ``[events]``."""
         length = self.values.shape[1]
         end = np.full(len(series), np.iinfo(np.int32).max, np.int64)
         if not len(series):
             return end
-        cells = [np.flatnonzero(found) for found in again.values()]
+        cells, ago = [], []
+        for days, (of, at) in again.items():
+            inside = at >= days * self.day  # else the bin that it repeats is before the first one
+            cells.append((of * length + at)[inside])
+            ago.append(np.full(len(cells[-1]), days * self.day))
         seen = np.concatenate(cells)
-        earlier = seen - np.repeat([ago * self.day for ago in again], [len(each) for each in cells])
+        earlier = seen - np.concatenate(ago)
         event = np.searchsorted(series * length + first, earlier, side="right") - 1
         within = (event >= 0) & (earlier < (series * length + stop)[event])
         event, seen = event[within], seen[within]

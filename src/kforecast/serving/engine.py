@@ -4,18 +4,21 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from kforecast.artifact import Artifact
+from kforecast.artifact import METADATA, Artifact
+from kforecast.data.events import EventSearch
 from kforecast.data.freshness import next_origins
 from kforecast.data.panel import Panel
-from kforecast.errors import DataError, KforecastError, few
+from kforecast.errors import ArtifactError, DataError, KforecastError, few
 from kforecast.following import Recent, WindowForecasts
 from kforecast.forecaster import Forecaster
 from kforecast.serving.board import Board
 from kforecast.serving.feed import Feed
 from kforecast.serving.history import History
+from kforecast.serving.lean import give_back
 from kforecast.serving.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -69,6 +72,7 @@ class Engine:
         self._pause = _FIRST_PAUSE
         self.next_artifact, self._artifact_pause = 0.0, _FIRST_PAUSE  # the same for a new artifact
         self._behind = False
+        self._unverified: tuple[object, ...] = ()  # signature of an artifact that has no metadata
 
     def step(self) -> bool:
         """Do what is due: take over a new artifact, read a new bin and forecast; True if something was.
@@ -89,6 +93,8 @@ class Engine:
             if changed:
                 self._seen = signature
                 live = self._replaced()
+                if live is self.live:  # it is back, or was touched
+                    changed, self.board.refused_artifact, self._artifact_pause = False, "", _FIRST_PAUSE
                 origin = live.history.grid.bin_at(int(now - self.settle))
             cause = "fetch"
             begun = time.monotonic()
@@ -115,14 +121,20 @@ class Engine:
         # A series that was up to date and lacks its newest bin may only be late.
         again = late and not self._behind
         self._behind = again
+        give_back()
         self.next_attempt = time.monotonic() + (max(self.settle, _FIRST_PAUSE) if again else 0.0)
         return True
 
     def _replaced(self) -> "Live":
         """What serves a new artifact."""
         forecaster, identity = _loaded(self.artifact_dir)
-        if identity == self.live.identity:
+        if _signature(self.artifact_dir) != self._seen:
+            raise ArtifactError(f"{self.artifact_dir}: changed while it was read")
+        if identity == self.live.identity and _metadata(forecaster) == _metadata(self.live.forecaster):
             return self.live
+        if _metadata(forecaster) is None and self._seen != self._unverified:
+            self._unverified, self._seen = self._seen, ()
+            raise ArtifactError(f"{self.artifact_dir}: no {METADATA}; perhaps it is still being copied")
         if self.check is not None:
             self.check(forecaster)
         return Live(forecaster, identity, self.feed)
@@ -132,8 +144,11 @@ class Engine:
         words = error if isinstance(error, KforecastError) else repr(error)
         if changed:
             # The failed attempt must not stop the artifact that serves: it goes on at the next step.
-            self.board.refused_artifact = str(words)
-            log.warning("New artifact refused, the old one stays: %s", words)
+            self.board.refused_artifact = "" if cause == "fetch" else str(words)
+            if cause == "fetch":
+                log.warning("The new artifact waits, because its history cannot be read: %s", words)
+            else:
+                log.warning("New artifact refused, the old one stays: %s", words)
             if cause != "artifact":
                 self._seen = ()  # its history could not be read: try again
             self.next_artifact = time.monotonic() + self._artifact_pause
@@ -155,6 +170,7 @@ class Live:
         self.history = History(feed, forecaster)
         self.origin: int | None = None
         self.recent: Recent | None = None
+        self._search = EventSearch()
         self._changed = np.empty(0, np.int64)
 
     def read(self, origin: int) -> bool:
@@ -162,25 +178,29 @@ class Live:
 
         Returns
         -------
-        Whether a series that had the bin before the newest one lacks the newest one.
+        Whether to try again: a series that had the bin before the newest one lacks the newest one, or a
+        series could not be read as a whole.
 
         Raises
         ------
         SourceError, DataError
             As :meth:`History.load`.
         """
-        if self.history.panel is None or self.origin is None or origin < self.origin:
+        whole = self.history.panel is None or self.origin is None or origin < self.origin
+        if whole:
             self.origin = self.recent = None
+            self._search = EventSearch()
             self.history.load(origin)
             self._changed = np.empty(0, np.int64)
         else:
             before = self._panel.series
             self._changed = self.history.extend(origin)
             if self._panel.series != before:
-                self.recent = None  # its rows are those of other series
+                self.recent, self._search = None, EventSearch()  # their rows are those of other series
         self.origin = origin
         observed = self._panel.observed
-        return bool((observed[:, -2:-1] & ~observed[:, -1:]).any())
+        late = (observed[:, -2:-1] & ~observed[:, -1:]).any()
+        return bool(late or (whole and self.history.problems))
 
     @property
     def _panel(self) -> Panel:
@@ -205,12 +225,12 @@ class Live:
         mine = panel if not unknown else panel.rows(served)
         rows = np.array(served)
         changed = np.flatnonzero(np.isin(rows, self._changed))
-        made, recent = forecaster.forecast_next(mine, self.recent)
+        made, recent = forecaster.forecast_next(mine, self.recent, self._search)
         if recent is not None and recent is self.recent and len(changed):
             afresh = forecaster.earlier(mine.rows(changed.tolist()))
             assert afresh is not None
             recent.replace(changed, afresh)
-            made, recent = forecaster.forecast_next(mine, recent)
+            made, recent = forecaster.forecast_next(mine, recent, self._search)
         self.recent, self._changed = recent, np.empty(0, np.int64)
         if not np.isfinite(made.values).all():
             bad = np.flatnonzero(~np.isfinite(made.values).all(axis=1))
@@ -281,6 +301,12 @@ def _loaded(directory: Path) -> tuple[Forecaster, str]:
     return Forecaster.of(artifact, str(directory)), artifact.identity
 
 
+def _metadata(forecaster: Forecaster) -> dict[str, Any] | None:
+    """What the artifact says beyond the hashed files: how gaps are filled, for one."""
+    assert forecaster.artifact is not None, "loaded"
+    return forecaster.artifact.metadata
+
+
 def _signature(directory: Path) -> tuple[object, ...]:
     """Changes when a file of the artifact, or a link to it, is replaced."""
     found: list[object] = []
@@ -290,8 +316,8 @@ def _signature(directory: Path) -> tuple[object, ...]:
         for file in sorted(real.iterdir()):
             state = file.stat()
             found.append((file.name, state.st_ino, state.st_size, state.st_mtime_ns))
-    except OSError as error:
-        found.append(error.errno)
+    except (OSError, RuntimeError) as error:  # Python before 3.13 has no OSError for a link to itself
+        found.append(repr(error))
     return tuple(found)
 
 

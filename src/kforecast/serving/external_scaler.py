@@ -214,6 +214,7 @@ async def serving(
     address: str,
     *,
     certificate: tuple[str, str] | None = None,
+    client_ca: str | None = None,
     token: Callable[[], str] | None = None,
 ) -> AsyncIterator[int]:
     """Answer from a board until the block ends; pending calls then have two seconds.
@@ -224,6 +225,9 @@ async def serving(
         ``HOST:PORT``; port 0 for any free one.
     certificate:
         Paths of certificate chain and private key, PEM; None for plain text.
+    client_ca:
+        Path of an authority, PEM: callers must show a certificate that it has signed; None to ask for none.
+        It needs a certificate of the server.
     token:
         Returns the bearer token that callers must send; None to answer everybody.
 
@@ -236,6 +240,7 @@ async def serving(
     SourceError
         When the server cannot listen on the address.
     """
+    assert certificate is not None or client_ca is None, "plain text shows no certificates"
     server = grpc.aio.server(
         interceptors=[] if token is None else [BearerToken(token)],
         options=[
@@ -256,7 +261,9 @@ async def serving(
             port = server.add_insecure_port(address)
         else:
             chain, key = (Path(path).read_bytes() for path in certificate)
-            port = server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
+            authority = None if client_ca is None else Path(client_ca).read_bytes()
+            credentials = grpc.ssl_server_credentials([(key, chain)], authority, client_ca is not None)
+            port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         pair = "" if certificate is None else f", and are {' and '.join(certificate)} a pair"
         raise SourceError(

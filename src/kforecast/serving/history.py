@@ -12,6 +12,7 @@ from kforecast.data.panel import Panel, in_key_order
 from kforecast.data.reading import read_panel
 from kforecast.errors import DataError
 from kforecast.metrics.frame import FrameSource
+from kforecast.metrics.timerange import utc
 from kforecast.predictor import Predictor
 from kforecast.serving.feed import Feed, Pair
 
@@ -19,8 +20,8 @@ log = logging.getLogger(__name__)
 
 # A read begins this many bins before a horizon ago: late rows of these bins are seen.
 _OVERLAP = 2
-# Rows in memory at once: some 80 MB.
-_MOST_ROWS = 2_000_000
+# Rows in memory at once: some 20 MB.
+_MOST_ROWS = 500_000
 
 
 class History:
@@ -80,7 +81,8 @@ class History:
         Raises
         ------
         SourceError, DataError
-            When the source cannot be read; the panel is then as before.
+            When the source cannot be read, or has lost the newest bins of all series; the panel is then as
+            before.
         """
         panel = self.panel
         assert panel is not None, "loaded first"
@@ -93,17 +95,20 @@ class History:
             return np.arange(self.panel.num_series)
         failed = np.array([pair in self.problems for pair in pairs])
         old_values, old_observed = self._before(panel, begin, stop)
+        if old_observed[~failed].any() and not observed.any():
+            since = utc(self.grid.seconds(begin))
+            raise DataError(f"no value of any series since {since} UTC, where some were known")
         values[failed], observed[failed] = old_values[failed], old_observed[failed]
-        known = end - begin
-        differs = (observed != old_observed) | (values != old_values)
-        changed = differs[:, :known].any(axis=1)
-        # A series that comes back may have older rows that were unknown, or whose bin was unfinished.
-        silent = ~old_observed.any(axis=1) & observed.any(axis=1)
+        known = max(0, end - begin)
+        differs = ((observed != old_observed) | (values != old_values))[:, :known]
+        # A series that comes back may have older rows that were unknown, or whose bin was unfinished. Where
+        # the oldest bin has changed, those before it may have, too: the source was wrong, or has lost rows.
+        older = (~old_observed.any(axis=1) & observed.any(axis=1)) | differs[:, :1].any(axis=1)
         made = self._joined(panel, begin, stop, values, observed)
-        if silent.any():
-            made = self._reread(made, stop, np.flatnonzero(silent), begin - made.first_bin)
+        if older.any():
+            made = self._reread(made, stop, np.flatnonzero(older), begin - made.first_bin)
         self.panel = made
-        return np.flatnonzero(changed | silent)
+        return np.flatnonzero(differs.any(axis=1) | older)
 
     def _reread(self, panel: Panel, stop: int, rows: np.ndarray, begin: int) -> Panel:
         """The panel with some series read anew as a whole; unknown from ``begin`` on if that fails."""

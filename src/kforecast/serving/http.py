@@ -143,12 +143,13 @@ async def serving(
             raise SourceError(
                 f"cannot listen on {address}: {error}; choose another: serve.address=HOST:PORT"
             ) from error
-        async with server:
+        try:
             yield server.sockets[0].getsockname()[1]
+        finally:
+            # Not `async with`: it would wait for clients that do not read their answer.
             server.close()
-            await web_server.shutdown(_GRACE)
     finally:
-        await runner.cleanup()
+        await runner.cleanup()  # pending requests have _GRACE seconds
 
 
 def _knows(request: web.Request, token: str) -> bool:
