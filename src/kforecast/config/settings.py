@@ -139,7 +139,7 @@ class OptimizerSection(_Section):
 class TrainerSection(_Section):
     """``trainer``: numbers of epochs and processes, and unsupported keys; Lightning checks the rest."""
 
-    max_epochs: Annotated[int, Field(ge=1)]
+    max_epochs: Annotated[int, Field(ge=0)]
     log_every_n_steps: Annotated[int, Field(ge=1)]
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     devices: Annotated[int, Field(ge=1)]
@@ -162,6 +162,9 @@ class ModelSection(_Section):
 
     target: Annotated[str, Field(alias="_target_")]
     shared_embedding: bool | None = None
+    # Networks take sizes of pre-trained weights too, in artifacts.
+    prior: bool = False
+    sizes: None = None
 
     @property
     def name(self) -> str:

@@ -224,7 +224,7 @@ def _newest_bins(recent: Tensor, known: Tensor, center: Tensor) -> tuple[Tensor,
 
 
 def _clock(moment_B3: Tensor, step_BK: Tensor, per_day: int) -> Tensor:  # noqa: N803
-    """Sine waves of the local time of the step, its weekend and Monday, and the origin's day off, [B, K, 8]."""
+    """Sine waves of the step's local time, its weekend and Monday, and the origin's day off, [B, K, 8]."""
     time = moment_B3[:, :1] + step_BK / per_day
     day = (moment_B3[:, 1:2] + time.floor()) % _WEEK
     angle = 2 * math.pi * time

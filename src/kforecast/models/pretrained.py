@@ -5,6 +5,7 @@ Shape suffixes: B windows, P horizon bins, K steps, D seasons, H heads, M member
 
 import hashlib
 import math
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -33,6 +34,8 @@ QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 _MEDIAN = QUANTILES.index(0.5)
 # The weights in the package, and the SHA-256 of the file.
 WEIGHTS, SHA256 = "pretrained.pth", "076248879d9ae990cc8d3e926521caa29867ab3f02be3f77116728a01197d67d"
+# Name of the quantiles of the errors in the file.
+OFFSETS = "offsets"
 # Longest horizon that the weights have learned.
 LONGEST = 96
 # The views of a season whose spread over the seasons is an input, and the seasons that are inputs themselves:
@@ -97,6 +100,18 @@ class TrafficNet(nn.Module):
         self.last_bias = nn.Parameter(torch.zeros(members, 1, len(QUANTILES)))
         self.linear = nn.Parameter(torch.zeros(members, inputs, 1))
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The arguments of the class."""
+        heads, weighing = self.weigh.weight.shape
+        return {
+            "members": self.members,
+            "hidden": self.first_weight.shape[2],
+            "layers": 1 + len(self.weight),
+            "heads": heads,
+            "weighing": weighing,
+        }
+
     def forward(self, inputs: Aligned) -> Tensor:
         """Quantiles of the correction in units of the scale, float32 [M, N, Q], for N rows [N, ...]."""
         seasons, known = inputs.seasons, inputs.known.float()
@@ -117,7 +132,8 @@ class TrafficNet(nn.Module):
         h = torch.baddbmm(self.first_bias, x.expand(self.members, -1, -1), self.first_weight).relu()
         for weight, bias in zip(self.weight, self.bias, strict=True):
             h = h + torch.baddbmm(bias, h, weight).relu()
-        return torch.baddbmm(self.last_bias, h, self.last_weight) + straight @ self.linear
+        made: Tensor = torch.baddbmm(self.last_bias, h, self.last_weight) + straight @ self.linear
+        return made
 
 
 class Pretrained(Network):
@@ -135,6 +151,8 @@ class Pretrained(Network):
         Number of series in training; they share all weights.
     fine_tune:
         Whether there is a fine-tuned part.
+    sizes:
+        Sizes of the :class:`TrafficNet`, whose weights will be loaded; None takes the weights of the package.
 
     Raises
     ------
@@ -144,7 +162,13 @@ class Pretrained(Network):
 
     windows_per_thread = 128
 
-    def __init__(self, window: Window, num_series: int, fine_tune: bool = True) -> None:
+    def __init__(
+        self,
+        window: Window,
+        num_series: int,
+        fine_tune: bool = True,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(fine_tune, bool):
             raise ValueError(f"fine_tune is {fine_tune!r}, not true or false")
@@ -152,11 +176,11 @@ class Pretrained(Network):
             raise ValueError(reason)
         self.window, self.num_series, self.fine_tune = window, num_series, fine_tune
         self.lookback = lookback(window)
-        self.delivered = fixed_net()
+        self.delivered = fixed_net(sizes)
         self.parts = ("as delivered",)
         if fine_tune:
             self.parts = ("as delivered", "fine-tuned")
-            self.tuned = net_as_delivered()
+            self.tuned = net_as_delivered(sizes)
 
     def prepare(self, batch: WindowBatch) -> Prepared:
         """Compute the inputs of a few steps of each window in training, else of all."""
@@ -215,7 +239,7 @@ class Pretrained(Network):
 
     def settings(self) -> dict[str, Any]:
         """Arguments of the class other than window and number of series."""
-        return {"fine_tune": self.fine_tune}
+        return {"fine_tune": self.fine_tune, "sizes": self.delivered.sizes}
 
     def artifact_state(self) -> dict[str, Tensor]:
         """The state dict for an artifact; the delivered weights have 16 bits, as in the package."""
@@ -231,8 +255,8 @@ def beyond(window: Window) -> str:
         return f"bins of {window.frequency.name} are finer than the pre-trained weights know; at least 1min"
     if window.prediction_length > LONGEST:
         return (
-            f"prediction_length is {window.prediction_length}; the pre-trained weights know {LONGEST} steps at "
-            "most: use wider bins, or another model"
+            f"prediction_length is {window.prediction_length}; the pre-trained weights know {LONGEST} steps "
+            "at most: use wider bins, or another model"
         )
     return ""
 
@@ -256,21 +280,32 @@ def forecast_with(net: TrafficNet, batch: WindowBatch, window: Window) -> tuple[
     return torch.cat(values), torch.cat(spreads)
 
 
-def net_as_delivered() -> TrafficNet:
-    """A network with the weights of the package, float32."""
+def net_as_delivered(sizes: Mapping[str, int] | None = None) -> TrafficNet:
+    """A network with the package's weights, float32; with ``sizes``, one whose weights will be loaded."""
+    if sizes is not None:
+        return TrafficNet(**sizes)
     state = _delivered()
     members, _, hidden = state["first_weight"].shape
     layers = 1 + sum(name.startswith("weight.") for name in state)
     heads, weighing = state["weigh.weight"].shape
     net = TrafficNet(members, hidden, layers, heads, weighing)
     if net.ago.device.type != "meta":
-        net.load_state_dict({name: value.float() for name, value in state.items()})
+        weights = {name: value.float() for name, value in state.items() if name != OFFSETS}
+        net.load_state_dict(weights)
     return net
 
 
-def fixed_net() -> TrafficNet:
+def fixed_net(sizes: Mapping[str, int] | None = None) -> TrafficNet:
     """The same, which no training changes."""
-    return net_as_delivered().requires_grad_(False)
+    return net_as_delivered(sizes).requires_grad_(False)
+
+
+def delivered_offsets() -> Tensor:
+    """Quantiles of the errors on generated traffic in units of the spread, float64 [LEVELS].
+
+    They are of :data:`kforecast.intervals.LEVELS`, measured once with the weights (``scripts/pretrain.py``).
+    """
+    return _delivered()[OFFSETS].double()
 
 
 @cache
@@ -296,10 +331,12 @@ def _rows_of(inputs: Aligned) -> Aligned:
 
 __all__ = [
     "LONGEST",
+    "OFFSETS",
     "Pretrained",
     "Scaled",
     "TrafficNet",
     "beyond",
+    "delivered_offsets",
     "fixed_net",
     "forecast_with",
     "net_as_delivered",

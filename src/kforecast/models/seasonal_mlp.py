@@ -4,6 +4,7 @@ Shape suffixes: B windows, P horizon bins, D seasons, W bins of a season, F feat
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -96,6 +97,7 @@ class SeasonalMLP(Network):
     prior:
         Whether the forecast of the pre-trained weights is one more part
         (:class:`kforecast.models.pretrained.TrafficNet`); without effect for windows that they are not for.
+        The sizes of such a network, whose weights will be loaded, stand for true in an artifact.
 
     Raises
     ------
@@ -118,7 +120,7 @@ class SeasonalMLP(Network):
         embedding: int = 8,
         series_dropout: float = 0.2,
         history_dropout: float = 0.2,
-        prior: bool = False,
+        prior: bool | Mapping[str, int] = False,
     ) -> None:
         super().__init__()
         sizes = {"members": members, "hidden": hidden, "layers": layers, "embedding": embedding}
@@ -128,10 +130,10 @@ class SeasonalMLP(Network):
         self.members, self.hidden, self.layers, self.embedding_dim = members, hidden, layers, embedding
         self.dropout, self.series_dropout = dropout, series_dropout
         self.history_dropout = history_dropout
-        if not isinstance(prior, bool):
+        if not isinstance(prior, bool | Mapping):
             raise ValueError(f"prior is {prior!r}, not true or false")
         days = window.frequency.day > 1
-        self.with_prior = prior and not beyond(window)
+        self.with_prior = prior is not False and not beyond(window)
         self._recent = max(_RECENT, window.context_length)
         self.lookback: Lookback = Lookback(
             recent=max(RECENT, window.context_length) if self.with_prior else self._recent,
@@ -176,7 +178,7 @@ class SeasonalMLP(Network):
         self.last_bias = nn.Parameter(torch.zeros(members, 1, outputs))
         self.linear = nn.Parameter(torch.zeros(inputs, members * window.prediction_length))
         if self.with_prior:
-            self.prior = fixed_net()
+            self.prior = fixed_net(None if isinstance(prior, bool) else prior)
             self.parts = (*self.parts, "pre-trained")
 
     def prepare(self, batch: WindowBatch) -> Prepared:
@@ -329,7 +331,7 @@ class SeasonalMLP(Network):
             "embedding": self.embedding_dim,
             "series_dropout": self.series_dropout,
             "history_dropout": self.history_dropout,
-        } | ({"prior": True} if self.with_prior else {})
+        } | ({"prior": self.prior.sizes} if self.with_prior else {})
 
     def artifact_state(self) -> dict[str, Tensor]:
         """The state dict for an artifact; the pre-trained weights have 16 bits, as in the package."""

@@ -1,10 +1,8 @@
 """SeasonalTrees: SeasonalMLP and boosted trees on the same past, as parts of one forecast."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from kforecast.data.windows import Past, WindowBatch
 from kforecast.models.boosted_trees import BoostedTrees
@@ -53,8 +51,3 @@ class SeasonalTrees(SeasonalMLP):
         )
         recent, recent_observed = past.recent[:, -least.recent :], past.recent_observed[:, -least.recent :]
         return batch._replace(past=Past(recent, recent_observed, seasons, observed, alike, past.moment))
-
-
-def without_trees(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a state dict that gradients train."""
-    return {name: value for name, value in state.items() if not name.startswith("trees.")}

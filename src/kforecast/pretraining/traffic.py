@@ -255,7 +255,9 @@ class _Series:
         if self.likely(0.5):
             spread = self.power(-3.5, 0)
             rate = rate * rng.gamma(1 / spread, spread, self.bins)
-        counts = np.where(rate < _LARGEST_COUNT, rng.poisson(np.minimum(rate, _LARGEST_COUNT)), rate)
+        counts: np.ndarray = np.where(
+            rate < _LARGEST_COUNT, rng.poisson(np.minimum(rate, _LARGEST_COUNT)), rate
+        )
         return counts * rng.uniform(0.01, 10) if self.likely(0.3) else counts.astype(np.float64)
 
     def _utilisation(self, value: np.ndarray) -> np.ndarray:
@@ -267,7 +269,8 @@ class _Series:
         if self.likely(0.3):
             between = max(2, int(rng.uniform(0.2, 8) * self.per_day))
             used = used + rng.uniform(0, 10) * (np.arange(self.bins) % between) / self.per_day
-        return np.maximum(used + rng.uniform(0, 2) * rng.standard_normal(self.bins), 0)
+        found: np.ndarray = np.maximum(used + rng.uniform(0, 2) * rng.standard_normal(self.bins), 0)
+        return found
 
     def _with_gaps(self, value: np.ndarray) -> np.ndarray:
         rng = self.rng
@@ -282,7 +285,7 @@ class _Series:
 
 
 def slow_noise(rng: Generator, count: int, memory: float) -> np.ndarray:
-    """Noise of standard deviation 1 whose correlation falls to 1/e in ``memory`` values; float64 ``[count]``."""
+    """Noise of standard deviation 1 whose correlation falls to 1/e in ``memory`` values, ``[count]``."""
     # A Fourier filter, because it needs no loop over time.
     frequency = np.fft.rfftfreq(count)
     gain = 1 / np.sqrt(1 + (2 * np.pi * frequency * memory) ** 2)
@@ -342,7 +345,8 @@ def _office(rng: Generator, time: np.ndarray) -> np.ndarray:
     since = (time - begin) % 1
     made = 1 / (1 + np.exp(2 - 4 * since / edge)) / (1 + np.exp(4 * (since - length) / edge))
     lunch = np.exp(-(((since - length * rng.uniform(0.3, 0.6)) / 0.03) ** 2))
-    return rng.uniform(0, 0.5) + made / max(float(made.max()), 1e-6) * (1 - rng.uniform(0, 0.4) * lunch)
+    share: np.ndarray = made / max(float(made.max()), 1e-6) * (1 - rng.uniform(0, 0.4) * lunch)
+    return rng.uniform(0, 0.5) + share
 
 
 def _peaks(rng: Generator, time: np.ndarray) -> np.ndarray:

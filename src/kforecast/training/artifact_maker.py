@@ -194,6 +194,7 @@ def restored(described: Mapping[str, Any], weights: Mapping[str, Tensor], scores
         config = EstimatorConfig.from_yaml(described["estimator_config"])
         item_ids, metadata = dict(described["item_ids"]), dict(described["metadata"])
         arguments = {name: value for name, value in metadata["config"]["model"].items() if name != "_target_"}
+        arguments |= config.network  # sizes of pre-trained weights
         # On the meta device, which allocates nothing: the sizes that the file states are not trusted.
         with torch.device("meta"):
             net = NETWORKS[config.model](config.window, config.num_series, **arguments)

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 
@@ -104,6 +105,18 @@ def fit(
             run_checkpoint.finish(module, outcome)
     module.to(trainer.strategy.root_device).eval()
     return Fit(module, data, **outcome)
+
+
+@torch.inference_mode()
+def untrained(module: ForecastModule, data: ForecastDataModule) -> Fit:
+    """The outcome of a training without epochs: the weights that the network came with, and their loss."""
+    module.eval()
+    total, count = 0.0, 0
+    for batch in data.val_dataloader() if len(data.split.validation) else ():
+        observed = int(batch.observed.sum())
+        total, count = total + float(module.loss(batch)) * observed, count + observed
+    score = total / count if count else 0.0
+    return Fit(module, data, score, epochs=0, best_epoch=0, stopped_by="trainer.max_epochs=0", seconds=0.0)
 
 
 def _train(
