@@ -102,6 +102,14 @@ class WindowSection(_OwnSection):
     prediction_length: Annotated[int, Field(ge=1, le=10_000)]
 
 
+class AskedWindow(_OwnSection):
+    """``window`` of ``artifact_dir=pretrained``; None for the default."""
+
+    freq: Annotated[str, AfterValidator(canonical_frequency)] | None
+    context_length: Annotated[int, Field(ge=1, le=10_000)] | None
+    prediction_length: Annotated[int, Field(ge=1, le=10_000)] | None
+
+
 class DataSection(_Section):
     """``data``: selection of windows, and batches."""
 
@@ -283,6 +291,7 @@ class EvaluateSettings(_Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     artifact_dir: Annotated[str, Field(min_length=1)]
+    window: AskedWindow
     evaluate: EvaluateSection
 
 
@@ -301,6 +310,7 @@ class ForecastSettings(_Section):
 
     artifact_dir: Annotated[str, BeforeValidator(str)]
     output: Any
+    window: AskedWindow
     forecast: ForecastSection
 
 

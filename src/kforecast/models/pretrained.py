@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kforecast.data.windows import WindowBatch
+from kforecast.data.windows import Past, WindowBatch
 from kforecast.errors import ArtifactError
 from kforecast.files.torch_file import read_tensors
 from kforecast.models.aligned import (
@@ -33,7 +33,7 @@ from kforecast.window import Window
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 _MEDIAN = QUANTILES.index(0.5)
 # The weights in the package, and the SHA-256 of the file.
-WEIGHTS, SHA256 = "pretrained.pth", "076248879d9ae990cc8d3e926521caa29867ab3f02be3f77116728a01197d67d"
+WEIGHTS, SHA256 = "pretrained.pth", "d890064f6664d8e628b825ff8f11ef3a3476e35e1a50332ad41d51db941c3c09"
 # Name of the quantiles of the errors in the file.
 OFFSETS = "offsets"
 # Longest horizon that the weights have learned.
@@ -267,8 +267,9 @@ def forecast_with(net: TrafficNet, batch: WindowBatch, window: Window) -> tuple[
     assert past is not None
     values, spreads = [], []
     step = torch.arange(horizon, device=past.recent.device)
-    for piece in zip(*(part.split(max(1, _ROWS // horizon)) for part in past), strict=True):
-        some = type(past)(*piece)
+    count, size = len(past.recent), max(1, _ROWS // horizon)
+    for begin in range(0, count, size):
+        some = past if count <= size else Past(*(part[begin : begin + size] for part in past))
         inputs, scaled = aligned(some, step.expand(len(some.recent), -1), window)
         made = net(_rows_of(inputs)).mean(dim=0).sort(dim=-1).values.unflatten(0, scaled.scale.shape)
         value = scaled.center + scaled.scale * made[..., _MEDIAN].where(scaled.alive, 0.0)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kforecast.files.output import replace_file
+from kforecast.intervals import LEVELS
 from kforecast.models.pretrained import QUANTILES, TrafficNet
 from kforecast.pretraining.samples import Samples, generated
 
@@ -115,7 +116,9 @@ class Pretraining:
         """One pass over a shard; returns its mean loss."""
         schedule, total, count = self.schedule, 0.0, 0
         order = torch.randperm(len(samples), generator=self._random())
-        for chosen in order.split(schedule.batch)[:-1]:
+        # A batch that is not full is left out.
+        for begin in range(0, len(order) - schedule.batch + 1, schedule.batch):
+            chosen = order[begin : begin + schedule.batch]
             done = (self.shard + count * schedule.batch / len(samples)) / schedule.shards
             rate = min(1, self.step / _WARM_UP) * max(_LEAST_RATE, (1 + math.cos(math.pi * done)) / 2)
             for group in self.optimizer.param_groups:
@@ -154,6 +157,19 @@ class Pretraining:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.shard, self.step, self.samples, self.seconds = state["place"]
+
+
+def offsets_of(net: TrafficNet, samples: Samples) -> Tensor:
+    """Quantiles of the errors in units of the spread that the network forecasts, float64 [LEVELS]."""
+    found = []
+    with torch.inference_mode():
+        for begin in range(0, len(samples), 8192):
+            rows = samples.rows(slice(begin, begin + 8192))
+            made = net(rows.inputs).mean(dim=0).sort(dim=-1).values
+            spread = (made[:, -1] - made[:, 0]) / 2
+            error = rows.target - made[:, len(QUANTILES) // 2]
+            found.append((error / spread)[spread > 0])
+    return torch.cat(found).double().quantile(torch.tensor(LEVELS, dtype=torch.float64))
 
 
 def judged(net: TrafficNet, samples: Samples) -> tuple[float, float]:
