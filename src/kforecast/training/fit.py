@@ -111,6 +111,7 @@ def fit(
 def untrained(module: ForecastModule, data: ForecastDataModule) -> Fit:
     """The outcome of a training without epochs: the weights that the network came with, and their loss."""
     module.eval()
+    data.look_back(module.net.lookback)
     total, count = 0.0, 0
     for batch in data.val_dataloader() if len(data.split.validation) else ():
         observed = int(batch.observed.sum())
