@@ -311,14 +311,17 @@ def delivered_offsets() -> Tensor:
 
 @cache
 def _delivered() -> dict[str, Tensor]:
-    """The weights in the package.
+    return weights_in(files("kforecast.models").joinpath(WEIGHTS).read_bytes())
+
+
+def weights_in(content: bytes) -> dict[str, Tensor]:
+    """The weights in the bytes of the package's file.
 
     Raises
     ------
     ArtifactError
-        When the file is not the one that belongs to this version.
+        When it is not the file that belongs to this version.
     """
-    content = files("kforecast.models").joinpath(WEIGHTS).read_bytes()
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise ArtifactError(f"{WEIGHTS} in the package is damaged (sha256 differs): install kforecast again")
     with torch.device("cpu"):
@@ -341,4 +344,5 @@ __all__ = [
     "fixed_net",
     "forecast_with",
     "net_as_delivered",
+    "weights_in",
 ]
