@@ -132,8 +132,8 @@ class TrafficNet(nn.Module):
         h = torch.baddbmm(self.first_bias, x.expand(self.members, -1, -1), self.first_weight).relu()
         for weight, bias in zip(self.weight, self.bias, strict=True):
             h = h + torch.baddbmm(bias, h, weight).relu()
-        made: Tensor = torch.baddbmm(self.last_bias, h, self.last_weight) + straight @ self.linear
-        return made
+        corrected: Tensor = torch.baddbmm(self.last_bias, h, self.last_weight) + straight @ self.linear
+        return corrected
 
 
 class Pretrained(Network):
@@ -200,15 +200,12 @@ class Pretrained(Network):
         """Quantiles of the correction in units of the movement, [M, B, P, Q]; NaN at steps left out."""
         *rows, step, ratio = inputs
         net = self.tuned if self.fine_tune else self.delivered
-        made = net(_rows_of(Aligned(*rows))).unflatten(1, step.shape) * ratio[..., None]
+        made: Tensor = net(_rows_of(Aligned(*rows))).unflatten(1, step.shape) * ratio[..., None]
         out = made.new_full((len(made), len(step), self.window.prediction_length, len(QUANTILES)), torch.nan)
         return out.scatter(2, step[None, ..., None].expand_as(made), made)
 
     def losses(self, made: Tensor, target_BP: Tensor) -> Tensor:  # noqa: N803
-        """Twice the mean pinball loss over quantiles and members; 0 at steps left out, which others make up.
-
-        The loss is relative to the movement of past days up to the step, as it was in pre-training.
-        """
+        """Twice the mean pinball loss over quantiles and members; 0 at steps left out."""
         target = target_BP.clamp(-_LARGEST_TARGET * 50, _LARGEST_TARGET * 50)[..., None]
         there = ~made[0, :, :, :1].isnan()
         error = torch.where(there, target - made, 0.0)

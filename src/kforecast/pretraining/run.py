@@ -47,7 +47,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
-    held_out, trained_on = [], []
+    held_out: list[Samples] = []
+    trained_on: list[Samples] = []
     for file in sorted(options.recordings.glob("*.csv.gz")) if options.recordings else []:
         name = file.name.removesuffix(".csv.gz")
         rng = np.random.default_rng([options.seed, 2, len(held_out) + len(trained_on)])
@@ -64,7 +65,7 @@ def main() -> None:
     print(f"{sum(weight.numel() for weight in net.parameters()):,} weights, {schedule}", flush=True)
 
     def judge(average: TrafficNet) -> dict[str, float]:
-        found = {}
+        found: dict[str, float] = {}
         for name, samples in (("validation", validation), ("recorded", recorded)):
             if samples is not None:
                 loss, error = judged(average, samples)

@@ -18,7 +18,7 @@ from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import item_key
 from kforecast.errors import ArtifactError
 from kforecast.files.untrusted import shortened
-from kforecast.models import NETWORKS, BoostedTrees, Fcnet, Network
+from kforecast.models import NETWORKS, BoostedTrees, Fcnet, Network, Pretrained
 from kforecast.predictor import Predictor, first_below_zero
 from kforecast.training.holdout import JudgedFit
 from kforecast.training.plan import Recipe
@@ -148,8 +148,9 @@ class ArtifactMaker:
         if (size := sum(sizes.values())) > CONFIG_MAP_LIMIT:
             log.warning(
                 "The artifact (%.2f MiB) will not fit a ConfigMap, which holds at most 1 MiB: mount it from "
-                "a volume, or make window.context_length smaller",
+                "a volume%s",
                 size / (1 << 20),
+                "" if isinstance(net, Pretrained) else ", or make window.context_length smaller",
             )
         if not isinstance(net, Fcnet):
             log.info(

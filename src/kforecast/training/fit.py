@@ -10,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 
 from kforecast.data.datamodule import ForecastDataModule
+from kforecast.data.windows import WindowBatch
 from kforecast.errors import ConfigError, TrainingError
 from kforecast.models import Network
 from kforecast.training.callbacks import WindowBudget
@@ -113,10 +114,11 @@ def untrained(module: ForecastModule, data: ForecastDataModule) -> Fit:
     module.eval()
     data.look_back(module.net.lookback)
     total, count = 0.0, 0
-    for batch in data.val_dataloader() if len(data.split.validation) else ():
+    for batch in data.val_dataloader() or data.train_dataloader():
+        assert isinstance(batch, WindowBatch)
         observed = int(batch.observed.sum())
         total, count = total + float(module.loss(batch)) * observed, count + observed
-    score = total / count if count else 0.0
+    score = total / max(1, count)
     return Fit(module, data, score, epochs=0, best_epoch=0, stopped_by="trainer.max_epochs=0", seconds=0.0)
 
 
