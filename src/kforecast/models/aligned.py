@@ -216,7 +216,8 @@ def _seasons(
 def _newest_bins(recent: Tensor, known: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
     """The newest bins less the last value, older ones as means, and which are known; both [B, NEWEST]."""
     values = (recent - center) * known
-    older = (len(values), _MEANS, _OF)
+    # Not len(), which would fix the number of windows in an export.
+    older = (values.shape[0], _MEANS, _OF)
     count = known[:, :-_ONE_BY_ONE].reshape(older).sum(dim=2)
     means = values[:, :-_ONE_BY_ONE].reshape(older).sum(dim=2) / count.clamp_min(1)
     newest = slice(-_ONE_BY_ONE, None)

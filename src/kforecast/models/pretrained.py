@@ -264,10 +264,8 @@ def forecast_with(net: TrafficNet, batch: WindowBatch, window: Window) -> tuple[
     assert past is not None
     values, spreads = [], []
     step = torch.arange(horizon, device=past.recent.device)
-    count, size = len(past.recent), max(1, _ROWS // horizon)
-    for begin in range(0, count, size):
-        some = past if count <= size else Past(*(part[begin : begin + size] for part in past))
-        inputs, scaled = aligned(some, step.expand(len(some.recent), -1), window)
+    for some in _pieces(past, max(1, _ROWS // horizon)):
+        inputs, scaled = aligned(some, step.expand(some.recent.shape[0], -1), window)
         made = net(_rows_of(inputs)).mean(dim=0).sort(dim=-1).values.unflatten(0, scaled.scale.shape)
         value = scaled.center + scaled.scale * made[..., _MEDIAN].where(scaled.alive, 0.0)
         lowest = torch.minimum(some.recent.amin(dim=1), some.seasons.amin(dim=(1, 2)))[:, None]
@@ -276,6 +274,15 @@ def forecast_with(net: TrafficNet, batch: WindowBatch, window: Window) -> tuple[
         width = scaled.scale * (made[..., -1] - made[..., 0]) / 2
         spreads.append(width.where(scaled.alive, 0.0))
     return torch.cat(values), torch.cat(spreads)
+
+
+def _pieces(past: Past, size: int) -> list[Past]:
+    """Windows a number at a time; an exported network takes all of them at once."""
+    if torch.compiler.is_exporting() or len(past.recent) <= size:
+        return [past]
+    return [
+        Past(*(part[begin : begin + size] for part in past)) for begin in range(0, len(past.recent), size)
+    ]
 
 
 def net_as_delivered(sizes: Mapping[str, int] | None = None) -> TrafficNet:
