@@ -33,7 +33,7 @@ from kforecast.window import Window
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 _MEDIAN = QUANTILES.index(0.5)
 # The weights in the package, and the SHA-256 of the file.
-WEIGHTS, SHA256 = "pretrained.pth", "d890064f6664d8e628b825ff8f11ef3a3476e35e1a50332ad41d51db941c3c09"
+WEIGHTS, SHA256 = "pretrained.pth", "1033dee5d1483023215e16a552edd73ef4b564e24abffdb0ecb3bc517b9f4b2c"
 # Name of the quantiles of the errors in the file.
 OFFSETS = "offsets"
 # Longest horizon that the weights have learned.
