@@ -19,7 +19,7 @@ BESIDE = {
 TITLES = {"index.md": "Start", "index.zh-CN.md": "中文"}
 # Other pages follow in alphabetical order.
 FIRST = (
-    *("index", "train", "sources", "models", "evaluate"),
+    *("index", "train", "sources", "models", "pretrained", "evaluate"),
     *("deploy", "serve", "retrain", "experiments", "python"),
 )
 LAST = ("lab-log", "architecture", "development", "changelog", "security", "index.zh-CN")

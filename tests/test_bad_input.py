@@ -489,7 +489,7 @@ OVERRIDES = [
         "window.prediction_length=0",
         "data.batch_size=0",
         "data.validation_windows=0",
-        "trainer.max_epochs=0",
+        "trainer.max_epochs=-1",
         "optimizer.lr=0",
     ),
     overrides(
@@ -506,6 +506,7 @@ OVERRIDES = [
     ),
     overrides("seed=lucky", "data.mask_gaps=3", "data.fill=guess", "optimizer.lr=inf", "artifact_dir=''"),
     override("seed=-1", "error: configuration: seed: -1 is wrong"),
+    override("trainer.max_epochs=0", "trainer.max_epochs", "0", "only model=pretrained"),
     override("window.freq=7min", "window.freq", "'7min'", "6min or 8min"),
     override("window.freq=2H", "window.freq", "2H", "1min, 10min, 1H, 1D", "model=auto"),
     override("window=5min", "window.freq", "5min", "model=seasonal_mlp"),

@@ -283,7 +283,7 @@ def test_help_of_forecast(tmp_path: Path) -> None:
     assert "source: csv, kapacity, prometheus, synthetic" in done.stdout
     assert "--dataset-file" in done.stdout
     assert "--model-save-path" not in done.stdout
-    assert len(examples(done.stdout)) == 3
+    assert len(examples(done.stdout)) == 4
 
 
 def examples(text: str) -> list[str]:

@@ -42,7 +42,8 @@ class Command(NamedTuple):
     @property
     def verb(self) -> str | None:
         """The primary config of the command; None for a program that is not ours."""
-        if match := re.search(r"-m kforecast\.(?:\w+\.)*(\w+)|scripts/(?!benchmark)(\w+)\.py", self.line):
+        module = r"-m kforecast\.(?:\w+\.)*(\w+)|scripts/(?!benchmark|pretrain)(\w+)\.py"
+        if match := re.search(module, self.line):
             return match[1] or match[2]
         match = re.search(r"kforecast-([a-z-]+)(?= |$)", self.line)
         return match[1].replace("-", "_") if match else None

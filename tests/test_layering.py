@@ -30,7 +30,7 @@ FLOORS = (
     ("metrics",),
     ("data",),
     ("models",),
-    ("artifact", "following"),
+    ("artifact", "following", "pretraining"),
     ("predictor",),
     ("evaluation", "onnx_export", "shadow"),
     ("forecaster", "leaderboard"),
@@ -57,6 +57,7 @@ LIBRARIES = {
     ("prometheus_client",): ("serving.exposition",),
     ("torch",): (
         *("files.torch_file", "data", "models", "artifact", "predictor", "onnx_export", "training"),
+        "pretraining",
         *("commands.evaluate", "serving.lean"),
     ),
 }

@@ -108,9 +108,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "combination": {"past days": [1.0, 1.0, 0.5], "context": [0.0, 0.0, 0.5]},
     },
     "with naive": {"model": "SeasonalMLP", "freq": "1H", "days": 40, "combination": MIXED},
+    "pretrained": {"model": "Pretrained", "freq": "1H", "days": 40, "calendar": BERLIN},
 }
 # Exporting a SeasonalMLP takes seven seconds.
-SLOW = ("seasonal", "short", "days", "with naive")
+SLOW = ("seasonal", "short", "days", "with naive", "pretrained")
 
 
 class Written(NamedTuple):

@@ -33,6 +33,8 @@ STATE = {
     "training/distributed/threads.py: os.environ[_ALLOWED]": "Lightning reads it; such a process trains once",
     "training/lightning_warnings.py: logging.getLogger(name).setLevel": "quiet() restores it",
     "training/distributed/processes.py: ctypes.CDLL": "the kernel ends a process with its launcher",
+    "pretraining/run.py: torch.manual_seed": "everything random of the pre-training, which owns its process",
+    "pretraining/run.py: torch.set_num_threads": "threads of the pre-training",
     "serving/lean.py: torch.set_num_threads": "a resident server has few windows for a thread",
     "serving/lean.py: ctypes.CDLL": "mallopt and malloc_trim of glibc",
     # Restored by the context manager that sets it.

@@ -223,7 +223,8 @@ def test_ctrl_c_is_a_keyboard_interrupt_and_no_more(
     [
         (
             {"model": "fcnt"},
-            "model is 'fcnt'; did you mean fcnet?; use one of auto, fcnet, lightgbm, seasonal_mlp",
+            "model is 'fcnt'; did you mean fcnet?; use one of auto, fcnet, lightgbm, pretrained, "
+            "seasonal_mlp",
         ),
         ({"learning_rate": -1.0}, "optimizer.lr: -1.0"),
         ({"max_epochs": 0}, "trainer.max_epochs: 0"),

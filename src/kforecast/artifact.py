@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
@@ -33,6 +34,8 @@ from kforecast.models import NETWORKS, Network
 from kforecast.models.combination import Combination
 from kforecast.models.naive import NAIVE
 from kforecast.models.online import Online
+from kforecast.models.pretrained import Pretrained, beyond, delivered_offsets
+from kforecast.version import __version__
 from kforecast.window import Frequency, Window
 
 CHECKPOINT = "checkpoint.pth"
@@ -184,6 +187,36 @@ class Artifact:
     state: Mapping[str, Tensor]
     metadata: dict[str, Any] | None = field(default=None, compare=False)
     intervals: Intervals | None = field(default=None, compare=False)
+
+    @classmethod
+    def pretrained(cls, window: Window) -> "Artifact":
+        """The artifact of the package's weights, which need no training (docs/pretrained.md).
+
+        Its intervals follow the errors at the newest origins.
+
+        Raises
+        ------
+        ConfigError
+            When the weights are not for this window.
+        """
+        if reason := beyond(window):
+            raise ConfigError(reason)
+        net, horizon = Pretrained(window, num_series=1, fine_tune=False), window.prediction_length
+        online = Online(trained_until=0, optimism=np.full(horizon, np.nan))
+        config = EstimatorConfig(
+            window.frequency.name,
+            horizon,
+            window.context_length,
+            num_series=1,
+            model=type(net).__name__,
+            loss="quantile",
+            network=net.settings(),
+            history_length=window.history_length(net.lookback) + online.reach(horizon),
+            online=online.as_dict(),
+        )
+        intervals = Intervals(np.tile(delivered_offsets().numpy(), (horizon, 1)), {})
+        metadata = {"kforecast": __version__, "fill": "interpolate"}
+        return cls(config, {}, net.artifact_state(), metadata, intervals)
 
     @property
     def training_span(self) -> tuple[int | None, int | None]:

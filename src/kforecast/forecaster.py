@@ -36,6 +36,7 @@ from kforecast.metrics.frame import FrameSource, source_of
 from kforecast.metrics.source import MetricSource
 from kforecast.metrics.timerange import utc
 from kforecast.predictor import Predictor
+from kforecast.window import Window
 
 if TYPE_CHECKING:
     from kforecast.evaluation.evaluation import Evaluation
@@ -61,6 +62,20 @@ class Forecaster(Predictor):
             When the directory does not hold a consistent artifact.
         """
         return cls.of(Artifact.load(directory), str(directory))
+
+    @classmethod
+    def pretrained(cls, window: Window) -> Self:
+        """A forecaster that needs no training: its weights come with the package (docs/pretrained.md).
+
+        It forecasts any series, from an hour of history on; 28 days make it better. Days and weeks are those
+        of UTC; ``kforecast.train(model="pretrained", max_epochs=0, timezone=...)`` gives another time zone.
+
+        Raises
+        ------
+        ConfigError
+            When bins are finer than a minute, or the horizon is longer than 96 steps.
+        """
+        return cls.of(Artifact.pretrained(window), "pretrained")
 
     def save(self, directory: Path | str) -> None:
         """Write an artifact directory as kforecast-train does; :meth:`load` reads it.

@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from kforecast.commands.run import run
+from kforecast.commands.zero_shot import chosen_artifact, window_without_artifact
 from kforecast.config.checks import built, check_evaluate_settings, check_step, events_of, source_of
 from kforecast.config.settings import EvaluateSettings
 from kforecast.console import short_path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kforecast.data.event_file import KnownEvents
     from kforecast.evaluation.capacity import Capacity
     from kforecast.metrics.source import MetricSource
+    from kforecast.window import Window
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +46,12 @@ def evaluate(cfg: DictConfig) -> None:
         When ``evaluate.require_skill`` is not reached; the report is written nevertheless.
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    settings, artifact_dir, capacity, source, known_events = _check(cfg)
+    settings, artifact_dir, window, capacity, source, known_events = _check(cfg)
     chosen = settings.evaluate
 
     from torch.utils.tensorboard import SummaryWriter
 
-    from kforecast.artifact import Artifact, save_intervals
+    from kforecast.artifact import save_intervals
     from kforecast.data.panel import Panel
     from kforecast.evaluation.backtest import BacktestSettings
     from kforecast.evaluation.evaluation import EvaluationSettings, evaluate_panel
@@ -57,7 +59,7 @@ def evaluate(cfg: DictConfig) -> None:
     from kforecast.forecaster import Forecaster
     from kforecast.metrics.timerange import utc
 
-    artifact = Artifact.load(artifact_dir)
+    artifact = chosen_artifact(artifact_dir, window)
     forecaster = Forecaster.of(artifact, str(artifact_dir)).knowing(known_events)
     check_step(source, forecaster.window)
     frequency, rows = forecaster.window.frequency, None
@@ -93,17 +95,23 @@ def evaluate(cfg: DictConfig) -> None:
             raise GateError(f"gate not passed (evaluate.require_skill={chosen.require_skill:g}): {reason}")
 
 
-def _check(cfg: DictConfig) -> tuple[EvaluateSettings, Path, Capacity, MetricSource, KnownEvents | None]:
+def _check(
+    cfg: DictConfig,
+) -> tuple[EvaluateSettings, Path, Window | None, Capacity, MetricSource, KnownEvents | None]:
     """Check the settings as far as that needs neither the artifact nor the history."""
     settings = check_evaluate_settings(cfg)
     artifact_dir = Path(settings.artifact_dir)
-    if not artifact_dir.is_dir():
-        raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
+    window = window_without_artifact(artifact_dir, settings.window)
     if settings.evaluate.save_intervals:
+        if window is not None:
+            raise ConfigError(
+                f"evaluate.save_intervals: artifact_dir={artifact_dir} is no directory to save them in; make "
+                "one with kforecast-train model=pretrained trainer.max_epochs=0"
+            )
         check_writable(artifact_dir)
     source = source_of(cfg)
     events = events_of(settings.data.events, source)
-    return settings, artifact_dir, built(cfg.capacity, "capacity"), source, events
+    return settings, artifact_dir, window, built(cfg.capacity, "capacity"), source, events
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 
 from kforecast.commands.run import run
 from kforecast.commands.streams import data_output
+from kforecast.commands.zero_shot import chosen_artifact, window_without_artifact
 from kforecast.config.checks import check_forecast_settings, check_step, events_of, source_of
-from kforecast.errors import ConfigError, DataError, StaleError, few
+from kforecast.errors import DataError, StaleError, few
 from kforecast.files.output import check_output, write_frame
 from kforecast.intervals import missing
 
@@ -46,8 +47,7 @@ def forecast(cfg: DictConfig) -> None:
     chosen = settings.forecast
     output = check_output(settings.output, _FORMATS)
     artifact_dir = Path(settings.artifact_dir)
-    if not artifact_dir.is_dir():
-        raise ConfigError(f"artifact_dir: {artifact_dir}: no such directory")
+    window = window_without_artifact(artifact_dir, settings.window)
     source = source_of(cfg)
     events = events_of(settings.data.events, source)
     # A file is read at once; a server is asked only after everything else has been checked.
@@ -57,7 +57,8 @@ def forecast(cfg: DictConfig) -> None:
     from kforecast.forecaster import Forecaster
     from kforecast.metrics.frame import FrameSource
 
-    forecaster = Forecaster.load(artifact_dir).knowing(events)
+    artifact = chosen_artifact(artifact_dir, window)
+    forecaster = Forecaster.of(artifact, str(artifact_dir)).knowing(events)
     if chosen.quantiles and forecaster.intervals is None:
         raise missing(artifact_dir)
     check_step(source, forecaster.window)

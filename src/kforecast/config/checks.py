@@ -92,6 +92,15 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
         )
     trainer = settings.trainer
     alone = settings.model.name == "BoostedTrees"
+    if not trainer.max_epochs and settings.model.name != "Pretrained":
+        problems.append(
+            "trainer.max_epochs: 0 trains nothing, and only model=pretrained forecasts without training; at "
+            "least 1"
+        )
+    if trainer.max_epochs and getattr(settings.model, "fine_tune", True) is False:
+        problems.append(
+            "model.fine_tune: false leaves nothing to train; add trainer.max_epochs=0, or leave it out"
+        )
     if alone and settings.warm_start is not None:
         problems.append("warm_start: is not for model=lightgbm, whose trees are always new; leave it out")
     if settings.trees and settings.model.name != "SeasonalMLP":

@@ -103,6 +103,14 @@ class WindowSection(_OwnSection):
     prediction_length: Annotated[int, Field(ge=1, le=10_000)]
 
 
+class AskedWindow(_OwnSection):
+    """``window`` of ``artifact_dir=pretrained``; None for the default."""
+
+    freq: Annotated[str, AfterValidator(canonical_frequency)] | None
+    context_length: Annotated[int, Field(ge=1, le=10_000)] | None
+    prediction_length: Annotated[int, Field(ge=1, le=10_000)] | None
+
+
 class DataSection(_Section):
     """``data``: selection of windows, and batches."""
 
@@ -143,7 +151,7 @@ class OptimizerSection(_Section):
 class TrainerSection(_Section):
     """``trainer``: numbers of epochs and processes, and unsupported keys; Lightning checks the rest."""
 
-    max_epochs: Annotated[int, Field(ge=1)]
+    max_epochs: Annotated[int, Field(ge=0)]
     log_every_n_steps: Annotated[int, Field(ge=1)]
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     devices: Annotated[int, Field(ge=1)]
@@ -166,6 +174,9 @@ class ModelSection(_Section):
 
     target: Annotated[str, Field(alias="_target_")]
     shared_embedding: bool | None = None
+    # Networks take sizes of pre-trained weights too, in artifacts.
+    prior: bool = False
+    sizes: None = None
 
     @property
     def name(self) -> str:
@@ -291,6 +302,7 @@ class EvaluateSettings(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     artifact_dir: Annotated[str, Field(min_length=1)]
     data: EventsSection
+    window: AskedWindow
     evaluate: EvaluateSection
 
 
@@ -310,6 +322,7 @@ class ForecastSettings(_Section):
     artifact_dir: Annotated[str, BeforeValidator(str)]
     output: Any
     data: EventsSection
+    window: AskedWindow
     forecast: ForecastSection
 
 

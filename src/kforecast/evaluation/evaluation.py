@@ -28,6 +28,7 @@ from kforecast.evaluation.verdict import verdict
 from kforecast.intervals import check_levels
 from kforecast.metrics.source import MetricSource
 from kforecast.metrics.timerange import utc
+from kforecast.models import Network, Pretrained
 from kforecast.predictor import Predictor
 from kforecast.validation import list_problems, problems_of
 from kforecast.window import parse_instant
@@ -235,7 +236,8 @@ def evaluate_panel(
         warnings += predictor.plan.warnings(panel)
         if settings.backtest.as_consumed:
             warnings.append("Kapacity's job knows no events: its forecasts are those without data.events.")
-    warnings += _training_warnings(panel, begin, used_until) + _silent_warnings(panel, begin, stop, predictor)
+    warnings += _training_warnings(panel, begin, used_until, predictor.net)
+    warnings += _silent_warnings(panel, begin, stop, predictor)
     backtest = settings.backtest
     if backtest.as_consumed and rows is not None:
         backtest = replace(backtest, edge=edge_values(rows, panel))
@@ -249,8 +251,10 @@ def evaluate_panel(
     return Evaluation(board, source, settings.seed, tuple(warnings))
 
 
-def _training_warnings(panel: Panel, begin: int, used_until: int | None) -> list[str]:
+def _training_warnings(panel: Panel, begin: int, used_until: int | None, net: Network) -> list[str]:
     """Warnings if the model may have been trained on the judged span."""
+    if used_until is None and isinstance(net, Pretrained) and not net.fine_tune:
+        return []
     if used_until is None:
         return [
             "The training data of the model is not known: if it includes the history given here, the scores "

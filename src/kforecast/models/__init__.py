@@ -10,11 +10,21 @@ from typing import Any
 from kforecast.models.boosted_trees import BoostedTrees
 from kforecast.models.fcnet import Fcnet
 from kforecast.models.network import Network
+from kforecast.models.pretrained import Pretrained
 from kforecast.models.seasonal_mlp import SeasonalMLP
 from kforecast.models.seasonal_trees import SeasonalTrees
 from kforecast.window import Frequency, Window
 
-__all__ = ["NETWORKS", "BoostedTrees", "Fcnet", "Network", "SeasonalMLP", "SeasonalTrees", "rebuilt"]
+__all__ = [
+    "NETWORKS",
+    "BoostedTrees",
+    "Fcnet",
+    "Network",
+    "Pretrained",
+    "SeasonalMLP",
+    "SeasonalTrees",
+    "rebuilt",
+]
 
 # Classes by their name in an artifact's estimator_config.yaml. Kapacity's job knows Fcnet only.
 NETWORKS: dict[str, type[Network]] = {
@@ -22,6 +32,7 @@ NETWORKS: dict[str, type[Network]] = {
     "SeasonalMLP": SeasonalMLP,
     "BoostedTrees": BoostedTrees,
     "SeasonalTrees": SeasonalTrees,
+    "Pretrained": Pretrained,
 }
 
 

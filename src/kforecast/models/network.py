@@ -52,7 +52,7 @@ class Network(nn.Module, ABC):
     window, num_series:
         Its window, and the number of series that it was built for.
     series_table:
-        Name of the weight with one row per series.
+        Name of the weight with one row per series; empty if there is none.
     """
 
     lookback: Lookback | None = None
@@ -60,7 +60,7 @@ class Network(nn.Module, ABC):
     parts: tuple[str, ...] = ("network",)
     window: Window
     num_series: int
-    series_table: str
+    series_table: str = ""
 
     @abstractmethod
     def prepare(self, batch: WindowBatch) -> Prepared:

@@ -4,6 +4,7 @@ Shape suffixes: B windows, P horizon bins, D seasons, W bins of a season, F feat
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kforecast.data.windows import Past, WindowBatch
+from kforecast.models.aligned import RECENT
 from kforecast.models.context_mlp import ContextMLP, LongMaskDropout
 from kforecast.models.network import Forecast, Network, Prepared
+from kforecast.models.pretrained import beyond, fixed_net, forecast_with
 from kforecast.window import Lookback, Window
 
 # The outer quantiles bound an interval of 90 %; the median is in the middle.
@@ -38,6 +41,8 @@ _LEAST_SCALE, _LARGEST_INPUT = 0.003, 50.0
 _LARGEST_TARGET = 10_000.0
 # Weight of the members that see past days, unless weights were fitted to validation data.
 _SHARE = 0.8
+# Weight of the pre-trained part, unless weights were fitted to validation data.
+_SHARE_OF_PRIOR = 0.4
 # Largest weight of a window in the gradient of the part that sees the context alone.
 _LARGEST_WEIGHT = 5.0
 # Limits for damaged or hostile artifacts, more than anyone needs.
@@ -89,6 +94,10 @@ class SeasonalMLP(Network):
         Share of training windows whose series is hidden.
     history_dropout:
         Share of training windows whose older history is hidden.
+    prior:
+        Whether the forecast of the pre-trained weights is one more part
+        (:class:`kforecast.models.pretrained.TrafficNet`); without effect for windows that they are not for.
+        The sizes of such a network, whose weights will be loaded, stand for true in an artifact.
 
     Raises
     ------
@@ -111,6 +120,7 @@ class SeasonalMLP(Network):
         embedding: int = 8,
         series_dropout: float = 0.2,
         history_dropout: float = 0.2,
+        prior: bool | Mapping[str, int] = False,
     ) -> None:
         super().__init__()
         sizes = {"members": members, "hidden": hidden, "layers": layers, "embedding": embedding}
@@ -120,9 +130,13 @@ class SeasonalMLP(Network):
         self.members, self.hidden, self.layers, self.embedding_dim = members, hidden, layers, embedding
         self.dropout, self.series_dropout = dropout, series_dropout
         self.history_dropout = history_dropout
+        if not isinstance(prior, bool | Mapping):
+            raise ValueError(f"prior is {prior!r}, not true or false")
         days = window.frequency.day > 1
+        self.with_prior = prior is not False and not beyond(window)
+        self._recent = max(_RECENT, window.context_length)
         self.lookback: Lookback = Lookback(
-            recent=max(_RECENT, window.context_length),
+            recent=max(RECENT, window.context_length) if self.with_prior else self._recent,
             seasons=_DAYS if days else _WEEKS,
             before=_BEFORE,
             after=_AFTER,
@@ -163,12 +177,18 @@ class SeasonalMLP(Network):
         self.last_weight = nn.Parameter(torch.zeros(members, hidden, outputs))
         self.last_bias = nn.Parameter(torch.zeros(members, 1, outputs))
         self.linear = nn.Parameter(torch.zeros(inputs, members * window.prediction_length))
+        if self.with_prior:
+            self.prior = fixed_net(None if isinstance(prior, bool) else prior)
+            self.parts = (*self.parts, "pre-trained")
 
     def prepare(self, batch: WindowBatch) -> Prepared:
         """Compute the features, see the class."""
         past = batch.past
         if past is None:
             raise ValueError("the windows have no past; give ForecastDataModule lookback=net.lookback")
+        past = past._replace(
+            recent=past.recent[:, -self._recent :], recent_observed=past.recent_observed[:, -self._recent :]
+        )
         if self.training and self.history_dropout:
             past = self._shortened(past)
         # Masks as floats, to count and multiply without conversions.
@@ -283,7 +303,15 @@ class SeasonalMLP(Network):
         values = values.where((lowest < 0) | ~(values <= 0), 0.0)
         widths = prepared.scale * (parts[..., -1] - parts[..., 0]) / 2
         spread = torch.lerp(widths[1], widths[0], _SHARE).where(alive, 0.0)
-        return Forecast(torch.lerp(values[1], values[0], _SHARE), spread, values)
+        made = Forecast(torch.lerp(values[1], values[0], _SHARE), spread, values)
+        if not self.with_prior:
+            return made
+        prior, prior_spread = forecast_with(self.prior, batch, self.window)
+        return Forecast(
+            torch.lerp(made.values, prior, _SHARE_OF_PRIOR),
+            torch.lerp(spread, prior_spread, _SHARE_OF_PRIOR),
+            torch.cat([values, prior[None]]),
+        )
 
     def unknown_series(self) -> int:
         """The last row of the embedding, which is trained with windows of all series."""
@@ -303,13 +331,18 @@ class SeasonalMLP(Network):
             "embedding": self.embedding_dim,
             "series_dropout": self.series_dropout,
             "history_dropout": self.history_dropout,
-        }
+        } | ({"prior": self.prior.sizes} if self.with_prior else {})
+
+    def artifact_state(self) -> dict[str, Tensor]:
+        """The state dict for an artifact; the pre-trained weights have 16 bits, as in the package."""
+        state = super().artifact_state()
+        return {name: value.half() if name.startswith("prior.") else value for name, value in state.items()}
 
     def _num_features(self) -> int:
         """Number of features, without the attention's means and the embedding."""
         look = self.lookback
         width, horizon = look.width(self.window), self.window.prediction_length
-        return look.recent + width + horizon + 2 + 2 + _CLOCK
+        return self._recent + width + horizon + 2 + 2 + _CLOCK
 
 
 def _check(sizes: dict[str, Any], shares: dict[str, Any]) -> None:

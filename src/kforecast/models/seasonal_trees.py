@@ -1,10 +1,8 @@
 """SeasonalTrees: SeasonalMLP and boosted trees on the same past, as parts of one forecast."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from kforecast.data.windows import Past, WindowBatch
 from kforecast.models.boosted_trees import BoostedTrees
@@ -27,11 +25,10 @@ class SeasonalTrees(SeasonalMLP):
         As of SeasonalMLP; the trees have the default settings.
     """
 
-    parts: tuple[str, ...] = (*SeasonalMLP.parts, *BoostedTrees.parts)
-
     def __init__(self, window: Window, num_series: int, **settings: Any) -> None:
         super().__init__(window, num_series, **settings)
         self.trees = BoostedTrees(window, num_series)
+        self.parts = (*self.parts, *BoostedTrees.parts)
 
     def forecast(self, batch: WindowBatch) -> Forecast:
         """The mean of both, and of their spreads."""
@@ -54,8 +51,3 @@ class SeasonalTrees(SeasonalMLP):
         )
         recent, recent_observed = past.recent[:, -least.recent :], past.recent_observed[:, -least.recent :]
         return batch._replace(past=Past(recent, recent_observed, seasons, observed, alike, past.moment))
-
-
-def without_trees(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a state dict that gradients train."""
-    return {name: value for name, value in state.items() if not name.startswith("trees.")}

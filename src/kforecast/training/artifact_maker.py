@@ -18,7 +18,7 @@ from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import item_key
 from kforecast.errors import ArtifactError
 from kforecast.files.untrusted import shortened
-from kforecast.models import NETWORKS, BoostedTrees, Fcnet, Network
+from kforecast.models import NETWORKS, BoostedTrees, Fcnet, Network, Pretrained
 from kforecast.predictor import Predictor, first_below_zero
 from kforecast.training.holdout import JudgedFit
 from kforecast.training.plan import Recipe
@@ -151,8 +151,9 @@ class ArtifactMaker:
         if (size := sum(sizes.values())) > CONFIG_MAP_LIMIT:
             log.warning(
                 "The artifact (%.2f MiB) will not fit a ConfigMap, which holds at most 1 MiB: mount it from "
-                "a volume, or make window.context_length smaller",
+                "a volume%s",
                 size / (1 << 20),
+                "" if isinstance(net, Pretrained) else ", or make window.context_length smaller",
             )
         if not isinstance(net, Fcnet):
             log.info(
@@ -202,6 +203,7 @@ def restored(described: Mapping[str, Any], weights: Mapping[str, Tensor], scores
         config = EstimatorConfig.from_yaml(described["estimator_config"])
         item_ids, metadata = dict(described["item_ids"]), dict(described["metadata"])
         arguments = {name: value for name, value in metadata["config"]["model"].items() if name != "_target_"}
+        arguments |= config.network  # sizes of pre-trained weights
         # On the meta device, which allocates nothing: the sizes that the file states are not trusted.
         with torch.device("meta"):
             net = NETWORKS[config.model](config.window, config.num_series, **arguments)

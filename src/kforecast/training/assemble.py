@@ -19,7 +19,7 @@ from kforecast.models import BoostedTrees, Network, SeasonalTrees
 from kforecast.training.boosting import ROUNDS, Boosting, grow, grow_beside
 from kforecast.training.distributed.process_group import first
 from kforecast.training.distributed.processes import this_process
-from kforecast.training.fit import Fit, fit
+from kforecast.training.fit import Fit, fit, untrained
 from kforecast.training.median_stopping import MedianStopping
 from kforecast.training.module import ForecastModule
 from kforecast.training.plan import Recipe
@@ -123,6 +123,8 @@ class Assembly:
         recipe.optimizer(params=net.parameters())
         if isinstance(net, BoostedTrees):
             return self._grow(net, data, training)
+        if not settings.trainer.max_epochs:
+            return untrained(ForecastModule(net), data)
         used = [callback() for callback in recipe.callbacks.values()]
         run_checkpoint, resumed = self.checkpoints.of(training)
         if training:  # the jobs of a sweep are compared by their first trainings

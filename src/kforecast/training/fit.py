@@ -5,10 +5,12 @@ import time
 from dataclasses import dataclass
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 
 from kforecast.data.datamodule import ForecastDataModule
+from kforecast.data.windows import WindowBatch
 from kforecast.errors import ConfigError, TrainingError
 from kforecast.models import Network
 from kforecast.training.callbacks import WindowBudget
@@ -104,6 +106,20 @@ def fit(
             run_checkpoint.finish(module, outcome)
     module.to(trainer.strategy.root_device).eval()
     return Fit(module, data, **outcome)
+
+
+@torch.inference_mode()
+def untrained(module: ForecastModule, data: ForecastDataModule) -> Fit:
+    """The outcome of a training without epochs: the weights that the network came with, and their loss."""
+    module.eval()
+    data.look_back(module.net.lookback)
+    total, count = 0.0, 0
+    for batch in data.val_dataloader() or data.train_dataloader():
+        assert isinstance(batch, WindowBatch)
+        observed = int(batch.observed.sum())
+        total, count = total + float(module.loss(batch)) * observed, count + observed
+    score = total / max(1, count)
+    return Fit(module, data, score, epochs=0, best_epoch=0, stopped_by="trainer.max_epochs=0", seconds=0.0)
 
 
 def _train(

@@ -93,8 +93,9 @@ def train(
     window:
         Bin width, context and horizon.
     model:
-        ``fcnet``, which Kapacity's job loads; ``seasonal_mlp`` or ``auto``, which forecast better; or
-        ``lightgbm``, boosted trees, which need that extra.
+        ``fcnet``, which Kapacity's job loads; ``seasonal_mlp`` or ``auto``, which forecast better;
+        ``pretrained``, which has seen much traffic before; or ``lightgbm``, boosted trees, which need that
+        extra.
     max_epochs, patience:
         Training ends after this many epochs, or this many epochs without improvement.
     learning_rate, batch_size:

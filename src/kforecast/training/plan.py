@@ -286,6 +286,8 @@ def _components(cfg: DictConfig, settings: TrainSettings) -> dict[str, Any]:
     model = cfg.model.copy()
     if settings.with_trees:
         model._target_ = _WITH_TREES
+    if not settings.trainer.max_epochs:
+        model.fine_tune = False
 
     def several(key: str, section: DictConfig) -> dict[str, Component]:
         found = {str(name): node for name, node in section.items() if node is not None}

@@ -111,7 +111,8 @@ def _run(recipe: Recipe, say: Callable[[str], None]) -> Outcome | None:
 
         # Train again, with the validation part, as many epochs as were best or a share of them.
         refit: Fit | None = None
-        if settings.refit and len(data.split.validation) and not first(lambda: fit.hopeless):
+        trained = settings.trainer.max_epochs > 0
+        if settings.refit and trained and len(data.split.validation) and not first(lambda: fit.hopeless):
             say(f"training again, with the validation part, for {assembly.epochs_again(fit)} epochs (refit)")
             maker = maker.refitted()
             refit = assembly.train_again(fit, maker.describe(net))

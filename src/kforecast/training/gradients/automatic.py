@@ -27,7 +27,7 @@ class FlatParameters:
     """
 
     def __init__(self, net: nn.Module) -> None:
-        parameters = list(net.parameters())
+        parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
         self.values = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
         self.values.grad = torch.zeros_like(self.values)
         sizes = [parameter.numel() for parameter in parameters]
