@@ -48,7 +48,7 @@ def test_the_wheel_holds_the_package_and_conf(wheel: Path) -> None:
         for top, below in ((ROOT, ROOT / "conf"), (ROOT / "src" / "kforecast", ROOT / "src" / "kforecast"))
         for path in below.rglob("*")
         if path.suffix in (".yaml", ".py", ".pyi", ".proto", ".typed", ".html", ".css")
-    } | {"hydra_plugins/kforecast_search.py"}
+    } | {"hydra_plugins/kforecast_search.py", "kforecast/models/pretrained.pth"}
     assert "kforecast/conf/train.yaml" in expected
     assert "kforecast/conf/window/10min.yaml" in expected
     assert expected <= names
