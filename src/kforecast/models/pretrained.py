@@ -33,7 +33,7 @@ from kforecast.window import Window
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 _MEDIAN = QUANTILES.index(0.5)
 # The weights in the package, and the SHA-256 of the file.
-WEIGHTS, SHA256 = "pretrained.pth", "1033dee5d1483023215e16a552edd73ef4b564e24abffdb0ecb3bc517b9f4b2c"
+WEIGHTS, SHA256 = "pretrained.pth", "f89dcea7a096ce1ccecb64df5da6ae60ac9f02f0df853909642edcd0a2864b30"
 # Name of the quantiles of the errors in the file.
 OFFSETS = "offsets"
 # Longest horizon that the weights have learned.
