@@ -132,3 +132,15 @@ class Network(nn.Module, ABC):
             name: value.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
             for name, value in self.state_dict().items()
         }
+
+
+def pinball(error: Tensor, levels: Sequence[float]) -> Tensor:
+    """Twice the mean pinball loss over members and quantiles; for the median it is the absolute error.
+
+    Parameters
+    ----------
+    error:
+        Target minus forecast, ``[members, ..., quantiles]``.
+    """
+    level = torch.tensor(levels, device=error.device)
+    return 2 * torch.maximum(level * error, (level - 1) * error).mean(dim=(0, -1))

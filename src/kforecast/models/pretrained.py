@@ -23,11 +23,10 @@ from kforecast.models.aligned import (
     SEASONS,
     VIEWS,
     Aligned,
-    Scaled,
     aligned,
     lookback,
 )
-from kforecast.models.network import Forecast, Network, Prepared
+from kforecast.models.network import Forecast, Network, Prepared, pinball
 from kforecast.window import Window
 
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
@@ -43,7 +42,8 @@ LONGEST = 96
 _SMOOTH, _THEMSELVES = 2, (0, 1, 6, 13)
 # Limit of the logarithm of a season's weight.
 _MOST_LOG = 12.0
-_LARGEST_TARGET = 60.0
+# Limit of scaled targets: one sudden rise must not dominate the loss.
+_LARGEST_TARGET = 3_000.0
 # Steps of each window that a training step sees: a step needs as much memory as a window of other networks.
 _TRAINED_STEPS = 3
 # Rows (steps of windows) to forecast at once.
@@ -206,12 +206,10 @@ class Pretrained(Network):
 
     def losses(self, made: Tensor, target_BP: Tensor) -> Tensor:  # noqa: N803
         """Twice the mean pinball loss over quantiles and members; 0 at steps left out."""
-        target = target_BP.clamp(-_LARGEST_TARGET * 50, _LARGEST_TARGET * 50)[..., None]
+        target = target_BP.clamp(-_LARGEST_TARGET, _LARGEST_TARGET)[..., None]
         there = ~made[0, :, :, :1].isnan()
         error = torch.where(there, target - made, 0.0)
-        level = torch.tensor(QUANTILES, device=made.device)
-        loss = 2 * torch.maximum(level * error, (level - 1) * error).mean(dim=(0, 3))
-        return loss * (there.numel() / there.sum().clamp_min(1))
+        return pinball(error, QUANTILES) * (there.numel() / there.sum().clamp_min(1))
 
     def forecast(self, batch: WindowBatch) -> Forecast:
         """The mean of the parts' medians, and half the width of their 90 % intervals.
@@ -335,18 +333,3 @@ def weights_in(content: bytes) -> dict[str, Tensor]:
 def _rows_of(inputs: Aligned) -> Aligned:
     """Steps of windows as rows, [B x K, ...]."""
     return Aligned(*(part.flatten(0, 1) for part in inputs))
-
-
-__all__ = [
-    "LONGEST",
-    "OFFSETS",
-    "Pretrained",
-    "Scaled",
-    "TrafficNet",
-    "beyond",
-    "delivered_offsets",
-    "fixed_net",
-    "forecast_with",
-    "net_as_delivered",
-    "weights_in",
-]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from kforecast.data.windows import Past, WindowBatch
 from kforecast.models.aligned import RECENT
 from kforecast.models.context_mlp import ContextMLP, LongMaskDropout
-from kforecast.models.network import Forecast, Network, Prepared
+from kforecast.models.network import Forecast, Network, Prepared, pinball
 from kforecast.models.pretrained import beyond, fixed_net, forecast_with
 from kforecast.window import Lookback, Window
 
@@ -282,8 +282,7 @@ class SeasonalMLP(Network):
     def losses(self, made: Tensor, target_BP: Tensor) -> Tensor:  # noqa: N803
         """Twice the mean pinball loss over quantiles and members; for the median it is the absolute error."""
         error = target_BP.clamp(-_LARGEST_TARGET, _LARGEST_TARGET)[..., None] - made
-        level = torch.tensor(QUANTILES, device=made.device)
-        return 2 * torch.maximum(level * error, (level - 1) * error).mean(dim=(0, 3))
+        return pinball(error, QUANTILES)
 
     def forecast(self, batch: WindowBatch) -> Forecast:
         """The weighted mean of the parts' medians, and half the width of their 90 % intervals.

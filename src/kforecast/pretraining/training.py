@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kforecast.files.output import replace_file
 from kforecast.intervals import LEVELS
+from kforecast.models.network import pinball
 from kforecast.models.pretrained import QUANTILES, TrafficNet
 from kforecast.pretraining.samples import Samples, generated
 
@@ -45,11 +46,9 @@ class Schedule:
     seed: int = 42
 
 
-def pinball(made: Tensor, target: Tensor) -> Tensor:
-    """Twice the mean pinball loss of quantiles [M, N, Q] over quantiles and members, float32 [N]."""
-    level = torch.tensor(QUANTILES)
-    error = target[None, :, None] - made
-    return 2 * torch.maximum(level * error, (level - 1) * error).mean(dim=(0, 2))
+def _losses(made: Tensor, target: Tensor) -> Tensor:
+    """The loss of quantiles [M, N, Q], float32 [N]."""
+    return pinball(target[None, :, None] - made, QUANTILES)
 
 
 class Pretraining:
@@ -124,7 +123,7 @@ class Pretraining:
             for group in self.optimizer.param_groups:
                 group["lr"] = schedule.rate * rate
             rows = samples.rows(chosen)
-            loss = pinball(self.net(rows.inputs), rows.target).mean()
+            loss = _losses(self.net(rows.inputs), rows.target).mean()
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
@@ -179,6 +178,6 @@ def judged(net: TrafficNet, samples: Samples) -> tuple[float, float]:
         for begin in range(0, len(samples), 8192):
             rows = samples.rows(slice(begin, begin + 8192))
             made = net(rows.inputs)
-            loss += float(pinball(made, rows.target).sum())
+            loss += float(_losses(made, rows.target).sum())
             error += float((made.mean(dim=0)[:, len(QUANTILES) // 2] - rows.target).abs().sum())
     return loss / len(samples), error / len(samples)
