@@ -60,6 +60,11 @@ def test_generated_traffic_is_finite_and_the_same_for_the_same_seed(seed: int, s
     np.testing.assert_array_equal(made[:1], traffic(seed, 1, 400, step))
 
 
+def test_a_short_history_does_not_make_enormous_noise() -> None:
+    made = traffic(3_538_557, 1, 400, 300)
+    assert np.nanmax(made) < 1e12
+
+
 def test_other_seeds_give_other_traffic() -> None:
     made = traffic(1, 30, 400, 3600)
     assert not np.array_equal(np.nan_to_num(made), np.nan_to_num(traffic(2, 30, 400, 3600)))

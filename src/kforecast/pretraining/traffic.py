@@ -18,6 +18,10 @@ _KINDS = {"rhythm": 0.58, "weak rhythm": 0.14, "jobs": 0.08, "wandering": 0.12, 
 _SHAPES = {"waves": 0.35, "office": 0.2, "peaks": 0.15, "smooth": 0.2, "flat": 0.1}
 # Periods of scheduled work, in seconds; an hour is the most usual one.
 _PERIODS = (600, 900, 1800, 3600, 3600, 3600, 7200, 14_400, 21_600, 43_200, 86_400)
+# Limit of noise, in standard deviations.
+_MOST_NOISE = 6.0
+# Limit of a rate, as a multiple of the usual one: hundreds of bursts at the same time have no other.
+_LARGEST_RATE = 1e12
 # Above this, counts are as good as rates.
 _LARGEST_COUNT = 1e6
 _MOST_BURSTS, _MOST_SOURCES = 600, 6
@@ -81,7 +85,8 @@ class _Series:
             self.rate = np.where(quiet, 0 if self.likely(0.7) else 0.02 * self.rate, self.rate)
         if self.likely(0.15):
             self._outages()
-        return self._with_gaps(self._measurement(level * self.rate)).astype(np.float32)
+        rate = np.minimum(self.rate, _LARGEST_RATE)
+        return self._with_gaps(self._measurement(level * rate)).astype(np.float32)
 
     def _changes(self) -> list[tuple[float, Callable[[], None]]]:
         """What may happen to the rate, and how likely it is."""
@@ -206,7 +211,7 @@ class _Series:
                 shape = np.minimum(since / length, 1) * (since < 2 * length)
             change = size if self.likely(0.8) else -min(1.0, size)
             part = self.rate[begin : begin + len(since)]
-            part[:] = np.maximum(part * (1 + change * shape), 0)
+            part[:] = np.clip(part * (1 + change * shape), 0, _LARGEST_RATE)
 
     def _jobs(self) -> None:
         """The work of a few sources that are busy or not."""
@@ -302,7 +307,9 @@ def _coloured_noise(rng: Generator, count: int, exponent: float) -> np.ndarray:
 
 def _scaled(noise: np.ndarray) -> np.ndarray:
     spread = noise.std()
-    return noise / spread if spread > 0 else noise
+    # A few values with a long memory hardly differ: divided by their spread, all of them would be enormous.
+    found: np.ndarray = np.clip(noise / spread, -_MOST_NOISE, _MOST_NOISE) if spread > 0 else noise
+    return found
 
 
 def _strength(rng: Generator, kind: str) -> float:
