@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 import kforecast
-from kforecast.data.event_file import KnownEvents
+from kforecast.data.events.known import KnownEvents
 from kforecast.data.panel import Panel
 from kforecast.metrics.synthetic import SyntheticSource
 from kforecast.window import Window

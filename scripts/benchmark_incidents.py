@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kforecast.data.effects import Plan
-from kforecast.data.event_file import KnownEvents
-from kforecast.data.incidents import found_incidents
+from kforecast.data.events.effects import Plan
+from kforecast.data.events.incidents import found_incidents
+from kforecast.data.events.known import KnownEvents
 from kforecast.data.panel import Panel
 from kforecast.data.reading import read_panel
 from kforecast.metrics.csv import CsvSource

@@ -10,7 +10,7 @@ import pytest
 import kforecast
 from conftest import START, run_command
 from kforecast.artifact import METADATA, TRIO, Artifact
-from kforecast.data.event_file import KnownEvents
+from kforecast.data.events.known import KnownEvents
 from kforecast.errors import ArtifactError
 from kforecast.forecaster import Forecaster
 

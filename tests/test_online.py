@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kforecast.data.effects import Effect, Effects, Plan
-from kforecast.data.event_file import KnownEvent, KnownEvents
-from kforecast.data.events import EventSearch
+from kforecast.data.events.effects import Effect, Effects, Plan
+from kforecast.data.events.known import KnownEvent, KnownEvents
+from kforecast.data.events.past import EventSearch
 from kforecast.data.fill import Fill
 from kforecast.data.panel import Panel
 from kforecast.forecaster import Forecaster

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from kforecast.data.calendar import Calendar
-from kforecast.data.effects import Effects
+from kforecast.data.events.effects import Effects
 from kforecast.errors import ArtifactError, ConfigError
 from kforecast.files.directory import replace_directory
 from kforecast.files.output import replace_file

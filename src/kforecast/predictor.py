@@ -23,9 +23,9 @@ from kforecast.artifact import (
     online_of,
 )
 from kforecast.data.calendar import Calendar
-from kforecast.data.effects import Effects, Plan
-from kforecast.data.event_file import KnownEvents
-from kforecast.data.events import Events, EventSearch, span
+from kforecast.data.events.effects import Effects, Plan
+from kforecast.data.events.known import KnownEvents
+from kforecast.data.events.past import Events, EventSearch, span
 from kforecast.data.fill import FILLS, Fill
 from kforecast.data.origins import blocks
 from kforecast.data.panel import Panel, item_key
@@ -89,7 +89,7 @@ class Predictor:
         IANA name of the time zone whose local time the bins follow (:class:`kforecast.data.grid.Grid`).
     events:
         Whether a network with a lookback sees usual values in place of past events
-        (:mod:`kforecast.data.events`).
+        (:mod:`kforecast.data.events.past`).
     online:
         How weights and widths follow the errors at the newest origins; None if they are fixed.
     plan:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_events import HOUR, MONDAY, panel_of, traffic
 
-from kforecast.data.effects import Effect, Effects, Plan, learned
-from kforecast.data.event_file import KnownEvent, KnownEvents
+from kforecast.data.events.effects import Effect, Effects, Plan, learned
+from kforecast.data.events.known import KnownEvent, KnownEvents
 from kforecast.data.panel import Panel
 from kforecast.window import Frequency
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kforecast.data.event_file import KnownEvent, KnownEvents
+from kforecast.data.events.known import KnownEvent, KnownEvents
 from kforecast.errors import ConfigError
 
 NOON = 1_704_110_400  # 2024-01-01 12:00 UTC

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kforecast.data.events import Events, EventSearch, detected, span
+from kforecast.data.events.past import Events, EventSearch, detected, span
 from kforecast.data.panel import Panel
 from kforecast.data.windows import WindowDataset
 from kforecast.window import Frequency, Lookback, Window

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_events import panel_of, traffic
 
-from kforecast.data.effects import Plan
-from kforecast.data.event_file import KnownEvents
-from kforecast.data.incidents import found_incidents, incidents_text
+from kforecast.data.events.effects import Plan
+from kforecast.data.events.incidents import found_incidents, incidents_text
+from kforecast.data.events.known import KnownEvents
 from kforecast.window import Frequency
 
 FINE = Frequency.parse("10min")

@@ -21,7 +21,7 @@ from kforecast.files.directory import check_writable
 from kforecast.intervals import FEWEST_WINDOWS
 
 if TYPE_CHECKING:
-    from kforecast.data.event_file import KnownEvents
+    from kforecast.data.events.known import KnownEvents
     from kforecast.evaluation.capacity import Capacity
     from kforecast.metrics.source import MetricSource
     from kforecast.window import Window

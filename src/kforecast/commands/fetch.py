@@ -117,8 +117,8 @@ def fetch(cfg: DictConfig) -> None:
 
 def _suggest(rows: pd.DataFrame, window: Window, calendar: Calendar, file: Path) -> None:
     """Print the incidents that the history shows, and write them as a file of events."""
-    from kforecast.data.event_file import KnownEvents
-    from kforecast.data.incidents import found_incidents, incidents_text
+    from kforecast.data.events.incidents import found_incidents, incidents_text
+    from kforecast.data.events.known import KnownEvents
     from kforecast.data.panel import Panel
 
     panel = Panel.from_frame(rows, window.frequency, calendar)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kforecast.autoscaling.hpa import Metric
     from kforecast.autoscaling.kapacity import KapacityPolicy
     from kforecast.autoscaling.policy import Kind, Policy
-    from kforecast.data.event_file import KnownEvents
+    from kforecast.data.events.known import KnownEvents
     from kforecast.data.panel import Panel
     from kforecast.evaluation.capacity import Capacity
     from kforecast.metrics.source import MetricSource

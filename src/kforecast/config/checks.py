@@ -22,7 +22,7 @@ from kforecast.config.settings import (
     TrainSettings,
     WindowSection,
 )
-from kforecast.data.event_file import KnownEvents
+from kforecast.data.events.known import KnownEvents
 from kforecast.errors import ConfigError, ours
 from kforecast.validation import list_problems, problems_of, validate
 from kforecast.window import FREQUENCIES, Frequency, Window

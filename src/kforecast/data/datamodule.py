@@ -15,14 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from kforecast.data.calendar import Calendar, calendar_fields
 from kforecast.data.distillation import TaughtWindows
-from kforecast.data.effects import Effects, Plan, learned
-from kforecast.data.event_file import KnownEvents
+from kforecast.data.events.effects import Effects, Plan, learned
+from kforecast.data.events.incidents import found_incidents
+from kforecast.data.events.known import KnownEvents
 from kforecast.data.fill import FILLS, Fill
 from kforecast.data.findings import panel_findings, refuse_coarse, warnings_of
 from kforecast.data.frames import forecast_frame
 from kforecast.data.freshness import StaleRule, checked_origins, next_origins, stale_words
 from kforecast.data.history import HISTORY, fetch_history, kept_history
-from kforecast.data.incidents import found_incidents
 from kforecast.data.loader import BatchOrder, window_loader
 from kforecast.data.panel import Panel
 from kforecast.data.reading import read_panel

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from kforecast.data.calendar import Calendar, calendar_fields
-from kforecast.data.events import Events
+from kforecast.data.events.past import Events
 from kforecast.data.fill import Fill
 from kforecast.data.gaps import Gaps
 from kforecast.data.panel import Panel

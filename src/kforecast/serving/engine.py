@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kforecast.artifact import METADATA
-from kforecast.data.events import EventSearch
+from kforecast.data.events.past import EventSearch
 from kforecast.data.freshness import next_origins
 from kforecast.data.panel import Panel
 from kforecast.errors import ArtifactError, DataError, KforecastError, few

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kforecast.artifact import Artifact
-from kforecast.data.event_file import KnownEvents
+from kforecast.data.events.known import KnownEvents
 from kforecast.forecaster import Forecaster
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kforecast.data.event_file import ALL, LEAST_FACTOR, MOST_FACTOR, KnownEvent, KnownEvents
+from kforecast.data.events.known import ALL, LEAST_FACTOR, MOST_FACTOR, KnownEvent, KnownEvents
 from kforecast.data.panel import Panel, item_key
 from kforecast.errors import few
 from kforecast.files.untrusted import shortened

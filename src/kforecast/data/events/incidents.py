@@ -1,7 +1,7 @@
 """Incidents: past stretches whose values say nothing about ordinary traffic, each with its evidence.
 
-The whole history is at hand, so that a stretch is compared with days before and after it. The search for
-events that a forecast makes (:mod:`kforecast.data.events`) knows the past alone, and serves another purpose:
+The whole history is at hand, so that a stretch is compared with days before and after it. The search of a
+forecast for events (:mod:`kforecast.data.events.past`) knows the past alone, and serves another purpose:
 it replaces values that a network looks back at.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kforecast.data.event_file import KnownEvent
+from kforecast.data.events.known import KnownEvent
 from kforecast.data.findings import span, utc
 from kforecast.data.origins import blocks
 from kforecast.data.panel import Panel
