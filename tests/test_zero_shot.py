@@ -45,6 +45,14 @@ def test_a_command_forecasts_without_training(folder: Path) -> None:
     pd.testing.assert_frame_equal(made, expected, check_dtype=False, rtol=1e-4)
 
 
+def test_a_config_file_gives_the_window(folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "train-config.yaml"
+    config.write_text("freq: 1H\npredictionLength: 2\ncontextLength: 12\ntargets: []\n")
+    done = run_command("kforecast-forecast", *GIVEN, f"--config-file={config}", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 + 2 * 2
+
+
 def test_a_command_judges_it_without_a_warning(folder: Path) -> None:
     asked = [*GIVEN, "window=1h", "evaluate.stride=5", "hydra.run.dir=judged"]
     done = run_command("kforecast-evaluate", *asked, cwd=folder)
@@ -61,6 +69,8 @@ def test_a_command_judges_it_without_a_warning(folder: Path) -> None:
         ("forecast", [*GIVEN, "window.freq=7min"], "window.freq: bins of '7min' do not"),
         ("forecast", ["artifact_dir=missing", GIVEN[1]], "missing: no such directory"),
         ("evaluate", [*GIVEN, "window=1h", "evaluate.save_intervals=true"], "evaluate.save_intervals: "),
+        ("serve", [*GIVEN, "source=csv", "window.freq=10s"], "bins of 10s are finer than the pre-trained"),
+        ("serve", ["retrain.dir=.", "source=synthetic"], "retrain.dir: champion: no such directory"),
     ],
 )
 def test_it_is_refused_in_one_line(folder: Path, command: str, arguments: list[str], words: str) -> None:

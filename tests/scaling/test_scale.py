@@ -304,6 +304,21 @@ def test_a_known_event_raises_the_result_and_a_broken_file_leaves_it(cluster: Cl
     assert cluster.result() == raised
 
 
+def test_the_weights_of_the_package_know_any_workload(cluster: Cluster) -> None:
+    given = ["artifact_dir=pretrained", "window=10min", "window.prediction_length=4", "scale.guard=false"]
+    done = run_command(
+        *("kforecast-scale", "--kubeconfig=kubeconfig", *given, "scale.per_replica=25"),
+        *("scale.replicas=per_replica", "--scaling-freq=10min"),
+        cwd=cluster.folder,
+        env=cluster.environment,
+    )
+    assert done.returncode == 0, done.stderr
+    points = cluster.result()
+    assert len(points) == 4
+    for moment, count in points.items():  # the traffic moves little from one bin to the next
+        assert count == pytest.approx(traffic(moment) / 25, rel=0.5, abs=1)
+
+
 def test_days_are_a_day_apart(cluster: Cluster, tmp_path: Path) -> None:
     config = EstimatorConfig("1D", 3, 2, 1)
     state = Fcnet(config.window, 1).artifact_state()

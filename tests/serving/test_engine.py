@@ -264,7 +264,49 @@ def test_known_events_are_forecast_and_a_changed_file_is_read_again(shop: Shop) 
     file.write_text("start,end\n")
     shop.step()
     np.testing.assert_allclose([shop.board.ask(*pair).forecast for pair in SERIES], np.multiply(usual, 2))
-    assert "no column workload" in shop.board.refused_artifact
+    assert "no column workload" in shop.board.refused_events
+    assert shop.board.failures["events"] == 1
+    assert not shop.board.refused_artifact
+
+
+def test_the_weights_of_the_package_serve_without_an_artifact(shop: Shop, tmp_path: Path) -> None:
+    window, file = Window("1H", 12, 4), tmp_path / "events.csv"
+    begin = int(shop.clock.now) // HOUR * HOUR
+    file.write_text(f"start,end,workload,name,factor\n{begin},{begin + 4 * HOUR},shop/a,sale,3\n")
+    model = Model(tmp_path / "none", events=file, window=window)
+    shop.engine = Engine(shop.board, model, Reads(shop.source), SETTLE, [0.9])
+    for _ in range(2):
+        shop.step()
+        settled = (shop.clock.now - SETTLE) // HOUR * HOUR
+        known = shop.source.rows[shop.source.rows["timestamp"] < settled]
+        made = Forecaster.pretrained(window).knowing(file).forecast(known, at=settled, quantiles=[0.9])
+        for workload, metric in SERIES:
+            mine = made[made["workload"] == workload]["q0.9"].max()
+            np.testing.assert_allclose(shop.board.ask(workload, metric).forecast, mine, rtol=1e-5)
+        shop.clock.now += HOUR
+
+
+@pytest.mark.parametrize("broken", ["start,end\n", None])
+def test_a_new_artifact_serves_whatever_becomes_of_the_events(shop: Shop, broken: str | None) -> None:
+    file = shop.folder.parent / "events.csv"
+    begin = int(shop.clock.now) // HOUR * HOUR
+    file.write_text(f"start,end,workload,name,factor\n{begin},{begin + 4 * HOUR},*,sale,3\n")
+    shop.engine = Engine(shop.board, Model(shop.folder, events=file), Reads(shop.source), SETTLE, [0.9])
+    shop.step()
+    before = shop.board.snapshot
+    assert before is not None
+    file.unlink() if broken is None else file.write_text(broken)
+    shutil.rmtree(shop.folder)
+    save(shop.folder, seed=7)
+    shop.step()
+    after = shop.board.snapshot
+    assert after is not None
+    assert after.artifact != before.artifact
+    assert shop.board.refused_events
+    assert not shop.board.refused_artifact
+    now, without = shop.board.ask(*SERIES[0], lead=0.0).forecast, Shop(shop.folder)
+    without.step()
+    np.testing.assert_allclose(now, 3 * without.board.ask(*SERIES[0], lead=0.0).forecast, rtol=1e-6)
 
 
 def test_history_with_past_events_gives_the_numbers_of_an_independent_forecast(shop: Shop) -> None:

@@ -216,13 +216,13 @@ def test_a_known_event_is_no_reason_and_a_restart_within_it_changes_nothing(
         file.unlink() if broken is None else file.write_text(broken)
         shop.engine.next_artifact = 0.0
         shop.step(HOUR)
-        assert shop.board.refused_artifact
+        assert shop.board.refused_events
         assert shop.withdrawn == {}
         assert shop.board.ask(*BAD).value < 200
     soon = answer.origin + 3 * HOUR
     file.write_text(f"{head}{event}{soon},{soon + HOUR},{BAD[0]},flash,10\n")
     shop.engine.next_artifact = 0.0
     shop.step(HOUR)
-    assert not shop.board.refused_artifact
+    assert not shop.board.refused_events
     assert shop.board.ask(*BAD).value > 800
     assert shop.board.ask(*GOOD).value < 200

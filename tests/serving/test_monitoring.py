@@ -49,6 +49,7 @@ class Standin:
         yield "kforecast_ready", "", float(self.fault != "starting")
         yield "kforecast_artifact_info", 'sha256="3f0a",version="1.0.0"', 1.0
         yield "kforecast_artifact_refused", "", float(self.fault != "")
+        yield "kforecast_events_refused", "", float(self.fault != "")
         origin = now - now % 600 - (7200 if self.fault else 0)
         yield "kforecast_origin_timestamp_seconds", "", origin
         lost = 1 if self.fault else 0

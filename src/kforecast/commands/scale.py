@@ -14,9 +14,10 @@ from omegaconf import DictConfig
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from kforecast.commands.run import run
+from kforecast.commands.zero_shot import chosen_artifact, window_without_artifact
 from kforecast.config.checks import built, check_step, events_of, plain
 from kforecast.config.legacy_cli import JOB_FLAGS
-from kforecast.config.settings import EventsSection
+from kforecast.config.settings import AskedWindow, EventsSection
 from kforecast.errors import ConfigError, DataError, StaleError, WithdrawnError, few
 from kforecast.files.untrusted import finite
 from kforecast.intervals import check_levels, column, missing
@@ -107,6 +108,7 @@ class ScaleSection(BaseModel):
 class _Settings(BaseModel):
     artifact_dir: Annotated[str, BeforeValidator(str)]
     data: EventsSection
+    window: AskedWindow
     scale: ScaleSection
 
 
@@ -128,8 +130,7 @@ def scale(cfg: DictConfig) -> None:
     """
     settings, source = check_scale_settings(cfg)
     chosen, artifact_dir, now = settings.scale, Path(settings.artifact_dir), int(time.time())
-    if not artifact_dir.is_dir():
-        raise ConfigError(f"artifact_dir (--tsf-model-path): {artifact_dir}: no such directory")
+    window = window_without_artifact(artifact_dir, settings.window)
     events = events_of(settings.data.events, source)
 
     from kforecast.forecaster import Forecaster
@@ -137,7 +138,8 @@ def scale(cfg: DictConfig) -> None:
     from kforecast.scaling.portrait import Portrait
     from kforecast.scaling.result import Points, write
 
-    forecaster = Forecaster.load(artifact_dir).knowing(events)
+    artifact = chosen_artifact(artifact_dir, window)
+    forecaster = Forecaster.of(artifact, str(artifact_dir)).knowing(events)
     if chosen.quantile is not None and forecaster.intervals is None:
         raise missing(artifact_dir)
     check_step(source, forecaster.window)
@@ -202,10 +204,9 @@ def _check_traffics(chosen: ScaleSection, portrait: Portrait, forecaster: Foreca
     from kforecast.data.panel import item_key
 
     workload, traffics = portrait.workload_key, portrait.traffics
-    unknown = [
-        f"{workload} {name}" for name in traffics if item_key(workload, name) not in forecaster.item_ids
-    ]
-    if unknown:
+    known = forecaster.item_ids  # empty: the package's weights, for any series
+    unknown = [f"{workload} {name}" for name in traffics if item_key(workload, name) not in known]
+    if known and unknown:
         raise DataError(
             f"not in the artifact: {', '.join(unknown)}; it knows {few(list(forecaster.item_ids))}. Train it "
             "on the same namespace, workload and metric name"

@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from kforecast.commands.run import run
+from kforecast.commands.zero_shot import window_without_artifact
 from kforecast.config.checks import check_step, plain, source_of
-from kforecast.config.settings import EventsSection
+from kforecast.config.settings import AskedWindow, EventsSection
 from kforecast.errors import ConfigError
 from kforecast.intervals import check_levels
 from kforecast.metrics.credentials import PemFile, SecretFile, is_loopback, read_secret
@@ -28,6 +29,7 @@ from kforecast.validation import validate
 if TYPE_CHECKING:
     from kforecast.forecaster import Forecaster
     from kforecast.serving.engine import Engine
+    from kforecast.window import Window
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +143,7 @@ class _Settings(BaseModel):
     artifact_dir: Annotated[str, BeforeValidator(str)] | None
     retrain: _RetrainSection
     data: EventsSection
+    window: AskedWindow
     serve: ServeSection
 
 
@@ -158,7 +161,7 @@ def serve(cfg: DictConfig) -> None:
     """
     content = plain(cfg)
     settings = validate(_Settings, {name: content[name] for name in _Settings.model_fields}, "configuration")
-    directory = _artifact_dir(settings)
+    directory, window = _artifact(settings)
     source = source_of(cfg)
     if getattr(source, "end", None) is not None:
         raise ConfigError(f"source.end: {source.end}; a server reads up to now, leave it null")
@@ -201,7 +204,7 @@ def serve(cfg: DictConfig) -> None:
     guard = None
     if chosen.guard:
         guard = GuardSettings(chosen.value, chosen.quantile, chosen.guard_lead, chosen.guard_cost)
-    model = Model(directory, check, events, getattr(source, "timezone", None))
+    model = Model(directory, check, events, getattr(source, "timezone", None), window)
     levels = [*chosen.quantiles, chosen.quantile]
     engine = Engine(board, model, feed, chosen.settle, levels, guard)
     stopped_by = asyncio.run(_serve(engine, chosen))
@@ -228,7 +231,8 @@ def _check_fits(forecaster: Forecaster, chosen: ServeSection, source: Any) -> No
         )
 
 
-def _artifact_dir(settings: _Settings) -> Path:
+def _artifact(settings: _Settings) -> tuple[Path, Window | None]:
+    """The directory of the artifact; and the window, if the package's weights serve in its place."""
     given, store = settings.artifact_dir, settings.retrain.dir
     if (given is None) == (store is None):
         raise ConfigError(
@@ -236,11 +240,9 @@ def _artifact_dir(settings: _Settings) -> Path:
             + ("" if given is None else ", not both")
         )
     directory = Path(given) if given is not None else Path(str(store)) / "champion"
-    if not directory.is_dir():
-        raise ConfigError(
-            f"{'artifact_dir' if given is not None else 'retrain.dir'}: {directory}: no such directory"
-        )
-    return directory
+    if given is None and not directory.is_dir():
+        raise ConfigError(f"retrain.dir: {directory}: no such directory")
+    return directory, window_without_artifact(directory, settings.window)
 
 
 async def _serve(engine: Engine, chosen: ServeSection) -> signal.Signals:

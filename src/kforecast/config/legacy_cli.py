@@ -83,7 +83,8 @@ class TrainConfigFile(_Words):
 _MOST_BYTES = 16 * 2**20
 _MOST_VALUES = 2_000_000
 
-# Sections of our own configuration that each command takes from the config file.
+# Sections of our own configuration that each command takes from the config file; those that read an artifact
+# take the window too if it has none.
 SECTIONS = {
     "train": ("window", "data", "optimizer", "trainer", "source"),
     "fetch": ("window", "source"),
@@ -93,6 +94,8 @@ SECTIONS = {
     "serve": ("source",),
     "serve_metrics": ("serve",),
 }
+_ASKING = ("forecast", "evaluate", "serve")
+_WITHOUT_ARTIFACT = "artifact_dir=pretrained"
 
 
 def translate(
@@ -131,9 +134,12 @@ def translate(
         from_server = given.metrics_server_addr is not None and given.dataset_file is None
         with_targets = (chosen or ["kapacity" if from_server else ""])[-1] == "kapacity"
         tree = file_tree(content)
-        layer = {name: tree[name] for name in SECTIONS[verb] if name != "source" or with_targets}
+        sections = SECTIONS[verb]
+        if verb in _ASKING and _WITHOUT_ARTIFACT in rest and not Path("pretrained").is_dir():
+            sections = ("window", *sections)
+        layer = {name: tree[name] for name in sections if name != "source" or with_targets}
         group = next((argument for argument in rest if argument.startswith("window=")), None)
-        if group is not None and "window" in SECTIONS[verb]:
+        if group is not None and "window" in sections:
             print(
                 f"warning: {group} is without effect: {given.config_file} sets the whole window; change "
                 "window.freq, window.context_length and window.prediction_length instead",

@@ -30,11 +30,14 @@ class Board:
     reason:
         Why there is no snapshot, or no newer one; empty if all is well.
     failures:
-        Failures so far, by cause: ``fetch``, ``data``, ``artifact`` and ``forecast``.
+        Failures so far, by cause: ``fetch``, ``data``, ``artifact``, ``events`` and
+        ``forecast``.
     fetches, forecasts:
         Durations in seconds of the fetches and forecasts so far: count, sum, newest.
     refused_artifact:
         Why a new artifact was not taken over; empty otherwise.
+    refused_events:
+        Why the file of known events was not taken over; empty otherwise.
     """
 
     defaults: AskDefaults = field(default_factory=AskDefaults)
@@ -42,11 +45,12 @@ class Board:
     snapshot: Snapshot | None = None
     reason: str = "starting: no history has been read yet"
     failures: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("fetch", "data", "artifact", "forecast"), 0)
+        default_factory=lambda: dict.fromkeys(("fetch", "data", "artifact", "events", "forecast"), 0)
     )
     fetches: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     forecasts: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     refused_artifact: str = ""
+    refused_events: str = ""
 
     def failed(self, cause: str, error: BaseException) -> None:
         """Count a failure, and keep its words."""

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -66,9 +65,8 @@ class Engine:
     ) -> None:
         self.board, self.model, self.feed, self.settle = board, model, feed, settle
         self.levels, self.guard = levels, guard
-        self.live = Live(*model.load(), feed, guard)
-        if model.check is not None:
-            model.check(self.live.forecaster)
+        artifact, self._events = model.load(), model.known_events()
+        self.live = Live(model.forecaster(artifact, self._events), artifact.identity, feed, guard)
         self._seen = self.model.signature()
         self.next_attempt = 0.0  # monotonic seconds before which a failure is not tried again
         self._pause = _FIRST_PAUSE
@@ -129,18 +127,29 @@ class Engine:
 
     def _replaced(self) -> "Live":
         """What serves a new artifact."""
-        forecaster, identity = self.model.load()
+        self._read_events()
+        artifact = self.model.load()
         if self.model.signature() != self._seen:
             raise ArtifactError(f"{self.model.directory}: changed while it was read")
-        same = identity == self.live.identity and _metadata(forecaster) == _metadata(self.live.forecaster)
-        if same and forecaster.plan == self.live.forecaster.plan:
-            return self.live
-        if _metadata(forecaster) is None and self._seen != self._unverified:
+        served, identity = self.live.forecaster, artifact.identity
+        assert served.artifact is not None, "loaded"
+        same = identity == self.live.identity and artifact.metadata == served.artifact.metadata
+        if not same and artifact.metadata is None and self._seen != self._unverified:
             self._unverified, self._seen = self._seen, ()
             raise ArtifactError(f"{self.model.directory}: no {METADATA}; perhaps it is still being copied")
-        if self.model.check is not None:
-            self.model.check(forecaster)
+        forecaster = self.model.forecaster(artifact, self._events)
+        if same and forecaster.plan == served.plan:
+            return self.live
         return Live(forecaster, identity, self.feed, self.guard)
+
+    def _read_events(self) -> None:
+        """Read the file of events; a wrong one is said, and the events before it count."""
+        try:
+            self._events, self.board.refused_events = self.model.known_events(), ""
+        except KforecastError as error:
+            self.board.failures["events"] += 1
+            self.board.refused_events = str(error)
+            log.warning("Events refused, the old ones stay: %s", error)
 
     def _failed(self, cause: str, error: Exception, changed: bool) -> None:
         self.board.failed(cause, error)
@@ -151,7 +160,7 @@ class Engine:
             if cause == "fetch":
                 log.warning("The new artifact waits, because its history cannot be read: %s", words)
             else:
-                log.warning("New artifact or events refused, the old ones stay: %s", words)
+                log.warning("New artifact refused, the old one stays: %s", words)
             if cause != "artifact":
                 self._seen = ()  # its history could not be read: try again
             self.next_artifact = time.monotonic() + self._artifact_pause
@@ -326,12 +335,6 @@ class Live:
             factor = None if plan is None else plan.factors(panel, np.arange(panel.num_series)[:, None], bins)
             forecast *= 1 if factor is None else factor
         return panel.seconds(bins), observed, forecast
-
-
-def _metadata(forecaster: Forecaster) -> dict[str, Any] | None:
-    """What the artifact says beyond the hashed files: how gaps are filled, for one."""
-    assert forecaster.artifact is not None, "loaded"
-    return forecaster.artifact.metadata
 
 
 def _count(durations: list[float], seconds: float) -> None:

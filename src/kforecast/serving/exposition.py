@@ -132,6 +132,8 @@ def _of_server(board: Board) -> Iterator[Metric]:
     yield GaugeMetricFamily("kforecast_ready", "Whether a forecast exists.", board.snapshot is not None)
     refused = bool(board.refused_artifact)
     yield GaugeMetricFamily("kforecast_artifact_refused", "Whether a newer artifact was refused.", refused)
+    refused = bool(board.refused_events)
+    yield GaugeMetricFamily("kforecast_events_refused", "Whether the file of events was refused.", refused)
     failures = CounterMetricFamily("kforecast_failures", "Failures by cause.", labels=["cause"])
     for cause, count in board.failures.items():
         failures.add_metric([cause], count)

@@ -109,6 +109,10 @@ def _state(board: Board, now: float) -> tuple[str, list[str]]:
         tone = "unsure" if served else "bad"
         refused = harmless(board.refused_artifact).rstrip(".")
         sentences.append(f"A new artifact was refused, and the earlier one serves: {refused}.")
+    if board.refused_events:
+        tone = "unsure" if served else "bad"
+        refused = harmless(board.refused_events).rstrip(".")
+        sentences.append(f"The file of events was refused, and the earlier events count: {refused}.")
     return tone, sentences
 
 
