@@ -92,9 +92,10 @@ def main() -> None:
             worst, good = changed[key].max(), (changed[key] <= 1.05).sum()
             print(f"  {key} x reactive: at most 1.05 in {good} of {len(changed)} cells, at most {worst:.2f}")
         away, late = changed["away at the end"].sum(), changed["later than 24 h"].sum()
+        by, those = changed["by the change"].sum(), changed["of those later"].sum()
         print(
             f"  withdrawn when the change ends: {away} series; {late} of them not back within 24 hours of "
-            "traffic"
+            f"traffic\n  of them served when the change began: {by}; {those} not back within 24 hours"
         )
     given.out.mkdir(parents=True, exist_ok=True)
     table.to_json(given.out / f"{given.rule}.json", orient="records", indent=1)
@@ -200,15 +201,18 @@ def judged(case: Case, rule: str) -> dict[str, object]:
         for name in ("unserved", "unguarded", REACTIVE)
     }
     ends = np.flatnonzero(states[:, stop - 1] != SERVED)
+    helped = states[ends, first - 1] == SERVED
     traffic = np.isfinite(load[ends, stop:]).cumsum(axis=1)
     back = (states[ends, stop:] == SERVED) & (traffic <= day)
-    away = states != SERVED
+    late, away = ~back.any(axis=1), states != SERVED
     return {
         "weeks": round(float(np.isfinite(load).sum() / (7 * day)), 1),
         "withdrawals": int((away & ~np.pad(away, ((0, 0), (1, 0)))[:, :-1]).sum()),
         "hours": round(float(away.sum() * panel.frequency.step / 3600), 1),
         "away at the end": len(ends),
-        "later than 24 h": int((~back.any(axis=1)).sum()),
+        "later than 24 h": int(late.sum()),
+        "by the change": int(helped.sum()),
+        "of those later": int((late & helped).sum()),
         **{name: _worst(unserved[name], unserved[REACTIVE], day) for name in ("unserved", "unguarded")},
     }
 
