@@ -16,7 +16,7 @@ from kforecast.evaluation.backtest import Backtest
 from kforecast.evaluation.scores import ratio
 from kforecast.evaluation.skill import Skill, saving
 from kforecast.intervals import LEVELS
-from kforecast.simulation.capacity import Capacity, per_replica
+from kforecast.simulation.capacity import Capacity, per_replica, unfit
 from kforecast.simulation.drivers import BOTH, REACTIVE, Served, spans, usual_drivers
 from kforecast.simulation.forecasts import Question, largest
 from kforecast.simulation.load import Load, held, step_of
@@ -32,7 +32,7 @@ SETTLE, VARIABILITY = 15, 0.1
 _UNIT = 1000.0
 # A simulation of more takes more than some seconds: an evaluation shows this much, the newest and evenly.
 MOST_SERIES, MOST_DAYS = 100, 14
-_LONGEST_BIN, _DAY = 3600, 86_400
+_DAY = 86_400
 # A quantile above this multiple of the largest value ever seen is no amount to order; a few may be.
 _PLAUSIBLE, _FEW_IMPLAUSIBLE = 2.0, 0.01
 # Smaller shares of the largest value of all series are rounding: a network's 1e-11 where there is no traffic.
@@ -161,8 +161,8 @@ def order(found: Backtest, settings: Capacity, seed: int = 0) -> Orders:
     ahead, width = lead(service, policy), found.panel.frequency.step
     level = float(np.clip(settings.best_quantile, LEVELS[0], LEVELS[-1])) if found.levels else None
     question = Question(level, min(ahead, found.horizon * width))
-    if unfit := _unfit(found.panel):
-        return Orders(settings, question, lacking=unfit, possible=False)
+    if reason := _unfit(found.panel):
+        return Orders(settings, question, lacking=reason, possible=False)
     # Orders end with the last forecast, which counts until the next one would be made.
     stop = min(int(found.origin.max()) + found.stride, found.stop)
     begin = max(found.begin, stop - MOST_DAYS * _DAY // width)
@@ -217,16 +217,10 @@ def order(found: Backtest, settings: Capacity, seed: int = 0) -> Orders:
 
 def _unfit(panel: Panel) -> str:
     """Why replicas cannot be simulated in the bins of a panel; empty if they can."""
-    frequency = panel.frequency
-    if frequency.step > _LONGEST_BIN:
-        return f"replicas are not simulated, because bins of {frequency.name} are longer than 1H"
+    reason = unfit(panel.frequency)
     if not panel.grid.is_uniform:
-        return f"replicas are not simulated, because not all bins are equally long in {panel.zone}"
-    try:
-        step_of(frequency.step)
-    except ValueError as error:
-        return f"replicas are not simulated, because {error}"
-    return ""
+        reason = reason or f"not all bins are equally long in {panel.zone}"
+    return f"replicas are not simulated, because {reason}" if reason else ""
 
 
 def _sizes(found: Backtest, settings: Capacity) -> tuple[np.ndarray, list[str]]:

@@ -6,6 +6,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kforecast.autoscaling.policy import MOST_REPLICAS
+from kforecast.simulation.load import step_of
+from kforecast.window import Frequency
+
+# In longer bins nothing is known about the minutes in which pods start.
+_LONGEST_BIN = 3600
 
 
 class Capacity(BaseModel):
@@ -70,3 +75,14 @@ def per_replica(settings: Capacity, mean_load: np.ndarray) -> np.ndarray:
     if settings.per_replica is not None:
         return np.full(mean_load.shape, settings.per_replica, dtype=np.float64)
     return np.where(mean_load > 0, mean_load.astype(np.float64) / settings.mean_replicas, 1.0)
+
+
+def unfit(frequency: Frequency) -> str:
+    """Why an evaluation cannot simulate replicas in bins of a width, as a clause; empty if it can."""
+    if frequency.step > _LONGEST_BIN:
+        return f"bins of {frequency.name} are longer than 1H"
+    try:
+        step_of(frequency.step)
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -221,12 +221,12 @@ def _settings(board: Scoreboard) -> str:
     target = ""
     if settings.headroom:
         target = f" The autoscaler's target leaves {percent(settings.headroom, 0)} headroom."
+    under, over = settings.cost_under, settings.cost_over
     return (
         f"{serves}; {settings.min_replicas:,} to {settings.max_replicas:,} are ordered, {lead}.{target} The "
         f"forecast is {board.orders.quantile_words} over the next {duration(question.window)}. A "
-        f"replica-hour of unserved load costs {settings.cost_under:g}, an idle one {settings.cost_over:g}; a forecast's "
-        f"cheapest quantile is then {settings.cost_under:g} / ({settings.cost_under:g} + "
-        f"{settings.cost_over:g}) = {settings.best_quantile:.3g}."
+        f"replica-hour of unserved load costs {under:g}, an idle one {over:g}; the cheapest quantile to "
+        f"order for is then {under:g} / ({under:g} + {over:g}) = {settings.best_quantile:.3g}."
     )
 
 

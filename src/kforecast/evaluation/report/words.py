@@ -130,8 +130,8 @@ def effect_words(simulation: Simulation) -> str:
     hours = _change(after["replica_hours"], before["replica_hours"])
     cost = _change(after["cost"], before["cost"])
     return (
-        f"scaling on the larger of the newest load and the forecast leaves {unserved} of it unserved, on "
-        f"the newest load alone {was}; replica-hours {hours}, cost {cost}."
+        f"scaling on the larger of the newest load and the forecast leaves {unserved} of the load unserved, "
+        f"scaling on the newest load alone {was}; replica-hours {hours}, cost {cost}."
     )
 
 
