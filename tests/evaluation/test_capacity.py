@@ -191,6 +191,14 @@ def test_beyond_the_horizon_there_is_a_note():
     assert order(backtested(), Capacity()).notes == ()
 
 
+def test_a_forecast_of_one_step_says_nothing_until_the_next_one_is_ready():
+    found = backtested(horizon=1)
+    (served,) = order(found, Capacity()).simulation.services.forecasts
+    begins = found.panel.seconds(found.begin + 9)
+    assert np.isnan(served.at(np.array([begins]))).all()
+    assert np.isfinite(served.at(np.array([begins + 15]))).all()
+
+
 def test_headroom_is_room_above_the_load_for_every_driver_that_follows_it():
     found = backtested()
     plain, more = (order(found, Capacity(headroom=headroom)).simulation.table for headroom in (0.0, 0.5))

@@ -96,6 +96,8 @@ def largest(made: np.ndarray, parts: Sequence[slice], earlier: int) -> np.ndarra
     found = np.full((len(parts), count, len(made)), np.nan, np.float32)
     for number, part in enumerate(parts):
         older = -part.start
+        if part.stop <= 0:  # a forecast of one step has ended before the next one is ready
+            continue
         most = made[:, :, older : part.stop + older].max(axis=2)
         at = earlier - older
         # Before the first origin there is no older forecast.
