@@ -21,6 +21,7 @@ _LEAST_SHARE = 0.5
 _NOTHING = 0.005
 # A forecast of zero has a WAPE of 1.
 _AS_BAD_AS_ZERO = 0.99
+_SEARCH = "kforecast-replay searches the target and the quantile that would pay"
 _REMEDIES = "More history, more epochs or a longer context may help"
 
 
@@ -207,9 +208,10 @@ def _cost_too_high(board: Scoreboard) -> _Objection | None:
     elif math.isnan(saving.low):
         reason = f"{_cost(board)}, but the span is too short to tell that from chance"
     elif saving.high < 0:
-        return _Objection("bad", f"Do not scale on it: {_error(board)}, but {_cost(board)}.", _cost(board))
+        words = f"Do not scale on it: {_error(board)}, but {_cost(board)}; {_SEARCH}."
+        return _Objection("bad", words, _cost(board))
     else:
-        reason = f"{_cost(board)}, which may be chance"
+        reason = f"{_cost(board)}, which may be chance; {_SEARCH}"
     return _Objection("unsure", f"Not proven: {_error(board)}, but {reason}.", reason)
 
 
