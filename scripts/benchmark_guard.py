@@ -5,9 +5,9 @@ python scripts/benchmark_guard.py --bench ../shared/bench --task nasa_http_10min
 
 Each task is trained with model=auto once. Its test part is then changed for two days, in six ways, and
 forecast bin by bin as a server would, with and without the guard. Replicas are ordered bin by bin for the
-forecast of the bin in which they serve, without an upper limit. Two forecasts are judged: the trained model, which follows its errors, and
-a frozen one, which repeats the quantiles of the same time of the last three weeks and follows nothing. The
-frozen one shows the guard at work, because the model needs it rarely.
+forecast of the bin in which they serve, without an upper limit. Two forecasts are judged: the trained model,
+which follows its errors, and a frozen one, which repeats the quantiles of the same time of the last three
+weeks and follows nothing. The frozen one shows the guard at work, because the model needs it rarely.
 
 unserved: that of the guarded forecast, as a multiple of the reactive rule's, in the worst 24 hours from a day
 before the change to a day after it, summed over the series in units of replicas.
