@@ -12,7 +12,7 @@ from kforecast.config.checks import CONF_DIR
 from kforecast.data.panel import Panel
 from kforecast.evaluation import capacity as short_form
 from kforecast.evaluation.backtest import BacktestSettings, Span, backtest
-from kforecast.evaluation.capacity import JUDGED, Capacity, order
+from kforecast.evaluation.capacity import JUDGED, order
 from kforecast.evaluation.report.words import capacity_words, summary
 from kforecast.evaluation.scoreboard import QUANTILES, judge
 from kforecast.evaluation.verdict import shortfall, verdict
@@ -21,6 +21,7 @@ from kforecast.models.fcnet import Fcnet
 from kforecast.predictor import Predictor
 from kforecast.replay.recommend import Aim, Grid
 from kforecast.replay.study import Model, Part, Plan, outcomes_of
+from kforecast.simulation.capacity import Capacity
 from kforecast.simulation.drivers import usual_drivers
 from kforecast.simulation.load import Load
 from kforecast.simulation.outcomes import Prices

@@ -20,7 +20,7 @@ from kforecast.data.panel import Panel
 from kforecast.errors import OutputError
 from kforecast.evaluation import capacity as short_form
 from kforecast.evaluation.backtest import BacktestSettings, Span
-from kforecast.evaluation.capacity import JUDGED, Capacity
+from kforecast.evaluation.capacity import JUDGED
 from kforecast.evaluation.report import files as report
 from kforecast.evaluation.report import page as page_module
 from kforecast.evaluation.report.figures import (
@@ -39,6 +39,7 @@ from kforecast.forecaster import Forecaster
 from kforecast.intervals import LEVELS
 from kforecast.models.fcnet import Fcnet
 from kforecast.pages.drawing import COLOURS, duration, percent
+from kforecast.simulation.capacity import Capacity
 from kforecast.window import Frequency, Window
 
 HOUR = Frequency.parse("1H")

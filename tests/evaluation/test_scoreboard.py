@@ -13,12 +13,13 @@ from kforecast.data.panel import Panel
 from kforecast.errors import DataError
 from kforecast.evaluation import capacity as short_form
 from kforecast.evaluation.backtest import AS_CONSUMED, MODEL, BacktestSettings, Span
-from kforecast.evaluation.capacity import JUDGED, Capacity, order
+from kforecast.evaluation.capacity import JUDGED, order
 from kforecast.evaluation.scoreboard import QUANTILES, Scoreboard, judge
 from kforecast.evaluation.scores import score
 from kforecast.evaluation.skill import aged_at, skill
 from kforecast.forecaster import Forecaster
 from kforecast.models.fcnet import Fcnet
+from kforecast.simulation.capacity import Capacity
 from kforecast.window import Frequency, Window
 
 HOUR = Frequency.parse("1H")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kforecast.data.panel import Panel
 from kforecast.evaluation import capacity as short_form
 from kforecast.evaluation.backtest import BacktestSettings, Span
-from kforecast.evaluation.capacity import JUDGED, Capacity
+from kforecast.evaluation.capacity import JUDGED
 from kforecast.evaluation.champion import Champion
 from kforecast.evaluation.report.files import publish
 from kforecast.evaluation.report.words import summary
@@ -31,6 +31,7 @@ from kforecast.evaluation.verdict import (
 from kforecast.following import WindowForecasts
 from kforecast.models.fcnet import Fcnet
 from kforecast.predictor import Predictor
+from kforecast.simulation.capacity import Capacity
 from kforecast.simulation.drivers import REACTIVE
 from kforecast.window import Frequency, Window
 

@@ -107,7 +107,7 @@ class Simulation:
     def saving(self, block: int, seed: int) -> Skill:
         """Saving of the judged driver over the reactive one, with an interval over blocks of bins."""
         names = [driver.name for driver in self.setting.drivers]
-        seen = self.services.load.observed[:, self.begin : self.stop].any(axis=0)
+        seen = np.any(self.services.load.observed[:, self.begin : self.stop], axis=0)
         mine, reactive = (self.cost[:, names.index(name)] for name in (JUDGED, REACTIVE))
         return saving(mine, reactive, seen, block, seed)
 
@@ -155,8 +155,11 @@ def order(found: Backtest, settings: Capacity, seed: int = 0) -> Orders:
     seed:
         Seed of the movements of the load inside bins.
     """
-    interval = {} if settings.interval is None else {"interval": settings.interval}
-    policy = HpaPolicy(min_replicas=settings.min_replicas, max_replicas=settings.max_replicas, **interval)
+    policy = HpaPolicy(
+        min_replicas=settings.min_replicas,
+        max_replicas=settings.max_replicas,
+        interval=settings.interval or HpaPolicy.model_fields["interval"].default,
+    )
     service = Service(start=settings.lead_time)
     ahead, width = lead(service, policy), found.panel.frequency.step
     level = float(np.clip(settings.best_quantile, LEVELS[0], LEVELS[-1])) if found.levels else None
@@ -270,7 +273,7 @@ def _served(
         made = found.quantiles_at([question.level])[..., 0]
         seen = panel.values[:, : found.stop].max(axis=1, where=panel.observed[:, : found.stop], initial=0.0)
         most = _PLAUSIBLE * np.maximum(seen, _TRACE * seen.max())[found.series]
-        plausible = np.count_nonzero(made > most[:, None]) <= _FEW_IMPLAUSIBLE * made.size
+        plausible = bool(np.count_nonzero(made > most[:, None]) <= _FEW_IMPLAUSIBLE * made.size)
     place = np.full(panel.num_series, -1)
     place[rows] = np.arange(len(rows))
     mine = (place[found.series] >= 0) & (found.origin >= first) & (found.origin < stop)

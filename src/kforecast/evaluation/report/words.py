@@ -10,6 +10,7 @@ from kforecast.evaluation.scoreboard import Scoreboard
 from kforecast.evaluation.scores import overall
 from kforecast.evaluation.skill import aged_at
 from kforecast.evaluation.verdict import caveats, origins_words, verdict
+from kforecast.models.naive import NAIVE
 from kforecast.simulation.drivers import REACTIVE
 
 # The whole replay, with the reader's own autoscaler.
@@ -65,8 +66,10 @@ def _time_words(*seconds: int) -> str:
 
 
 def scores_table(board: Scoreboard) -> str:
-    """A table of the forecast errors of models and baselines."""
-    names = list(board.backtest.forecasts)
+    """A table of the forecast errors of models and baselines, without constants that are not the best one."""
+    found = board.backtest
+    useful = {*NAIVE, board.skill.best_baseline}
+    names = [name for name in found.forecasts if name not in found.baselines or name in useful]
     scores = [overall(board.scores, name) for name in names]
 
     def scored(key: str, form: str) -> list[str]:
@@ -121,8 +124,8 @@ def capacity_words(board: Scoreboard) -> str:
 
 def effect_words(simulation: Simulation) -> str:
     """What the larger of the newest load and the forecast did, compared with the newest load alone."""
-    frame = simulation.table
-    before, after = frame.loc[REACTIVE], frame.loc[JUDGED]
+    rows = simulation.table.to_dict("index")
+    before, after = rows[REACTIVE], rows[JUDGED]
     unserved, was = (
         f"{share:.2%}" if math.isfinite(share) else "nothing"
         for share in (after["unserved_share"], before["unserved_share"])
