@@ -4,10 +4,10 @@ python scripts/benchmark_guard.py --bench ../shared/bench
 python scripts/benchmark_guard.py --bench ../shared/bench --task nasa_http_10min_C12_P12 --rule forecast
 
 Each task is trained with model=auto once. Its test part is then changed for two days, in six ways, and
-forecast bin by bin as a server would, with and without the guard. Replicas are those of kforecast-evaluate's
-simulation, without an upper limit. Two forecasts are judged: the trained model, which follows its errors, and
-a frozen one, which repeats the quantiles of the same time of the last three weeks and follows nothing. The
-frozen one shows the guard at work, because the model needs it rarely.
+forecast bin by bin as a server would, with and without the guard. Replicas are ordered bin by bin for the
+forecast of the bin in which they serve, without an upper limit. Two forecasts are judged: the trained model,
+which follows its errors, and a frozen one, which repeats the quantiles of the same time of the last three
+weeks and follows nothing. The frozen one shows the guard at work, because the model needs it rarely.
 
 unserved: that of the guarded forecast, as a multiple of the reactive rule's, in the worst 24 hours from a day
 before the change to a day after it, summed over the series in units of replicas.
@@ -27,9 +27,10 @@ import pandas as pd
 from benchmark_stages.commands import Commands
 
 from kforecast.data.panel import Panel
-from kforecast.evaluation.capacity import REACTIVE, Capacity, Timeline, per_replica, simulate
 from kforecast.forecaster import Forecaster
 from kforecast.guard import SERVED, GuardRules, Numbers, newest_before, watch
+from kforecast.simulation.capacity import Capacity, per_replica
+from kforecast.simulation.drivers import REACTIVE
 
 BIN, ROOT = Path(sys.executable).parent, Path(__file__).resolve().parents[1]
 CHANGES = ("none", "level x 3", "level x 0.3", "new rhythm", "outage", "noise x 4", "clock + 3 h")
@@ -189,16 +190,18 @@ def judged(case: Case, rule: str) -> dict[str, object]:
     before = np.pad(states[:, :-1], ((0, 0), (1, 0)))  # what is known when a bin begins
     mean = np.nan_to_num(np.nanmean(case.value[:, :begin], axis=1))
     load = case.value[:, begin:]
-    timeline = Timeline(load, last, per_replica(settings, mean), panel.frequency.step, 1)
-    guarded = np.where((before != SERVED)[..., None], last[..., None], number)
-    orders = simulate(settings, timeline, {"unserved": guarded, "unguarded": number})
-    replicas, (first, stop) = load / timeline.per_replica[:, None], case.change
+    sizes = per_replica(settings, mean)[:, None]
+    lead = -(-settings.lead_time // panel.frequency.step)
+    step = min(lead, number.shape[2] - 1)
+    guarded = np.where(before != SERVED, last, number[..., step])
+    ordered = {"unserved": guarded, "unguarded": number[..., step], REACTIVE: last}
+    ordered = {name: replicas(values / sizes, lead) for name, values in ordered.items()}
+    counted = np.isfinite(load) & np.isfinite(sum(ordered.values()))
+    first, stop = case.change
     span = slice(max(0, first - day), min(stop + day, load.shape[1]))
     unserved = {
-        name: np.where(orders.counted, np.maximum(replicas - orders.replicas[name], 0), 0)[:, span].sum(
-            axis=0
-        )
-        for name in ("unserved", "unguarded", REACTIVE)
+        name: np.where(counted, np.maximum(load / sizes - count, 0), 0)[:, span].sum(axis=0)
+        for name, count in ordered.items()
     }
     ends = np.flatnonzero(states[:, stop - 1] != SERVED)
     helped = states[ends, first - 1] == SERVED
@@ -215,6 +218,13 @@ def judged(case: Case, rule: str) -> dict[str, object]:
         "of those later": int((late & helped).sum()),
         **{name: _worst(unserved[name], unserved[REACTIVE], day) for name in ("unserved", "unguarded")},
     }
+
+
+def replicas(wanted: np.ndarray, lead: int) -> np.ndarray:
+    """Replicas in force, ordered ``lead`` bins before for a load in replicas; NaN before the first order."""
+    ordered = np.maximum(np.ceil(pd.DataFrame(wanted).ffill(axis=1).to_numpy() - 1e-9), 1)
+    found: np.ndarray = np.pad(ordered, ((0, 0), (lead, 0)), constant_values=np.nan)[:, : wanted.shape[1]]
+    return found
 
 
 def _numbers(case: Case, number: np.ndarray, warm: int, rules: GuardRules) -> Numbers:

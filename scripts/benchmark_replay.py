@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from kforecast.autoscaling.hpa import HpaPolicy
-from kforecast.replay.drivers import MIMIR, PERFECT, Driver, Served, spans, usual_drivers
 from kforecast.replay.jobs import LANES, Job, run_all
-from kforecast.replay.load import Load
-from kforecast.replay.outcomes import Outcomes, Prices
-from kforecast.replay.service import LATE, PODS, SERVED, UNSERVED, Service
-from kforecast.replay.simulation import Services, Setting, Signal
+from kforecast.simulation.drivers import MIMIR, PERFECT, Driver, Served, spans, usual_drivers
+from kforecast.simulation.load import Load
+from kforecast.simulation.outcomes import Outcomes, Prices
+from kforecast.simulation.service import LATE, PODS, SERVED, UNSERVED, Service
+from kforecast.simulation.simulation import Services, Setting, Signal
 
 BIN = Path(sys.executable).parent
 BENCH = Path(__file__).resolve().parents[2] / "shared" / "bench"

@@ -32,6 +32,7 @@ FLOORS = (
     ("models",),
     ("artifact", "following", "pretraining"),
     ("predictor",),
+    ("simulation",),
     ("evaluation", "onnx_export", "shadow"),
     ("forecaster", "leaderboard"),
     ("config", "scaling"),

@@ -12,12 +12,12 @@ import torch
 from kforecast.artifact import Artifact, EstimatorConfig
 from kforecast.data.panel import Panel
 from kforecast.evaluation.backtest import BacktestSettings, Span
-from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.report.files import forecasts_frame
 from kforecast.evaluation.scoreboard import judge
 from kforecast.forecaster import Forecaster
 from kforecast.models import NETWORKS
 from kforecast.onnx_export import OnnxNetwork
+from kforecast.simulation.capacity import Capacity
 from kforecast.window import Frequency
 
 KEYS = ("ns/aqps", "ns/bqps")

@@ -16,11 +16,13 @@ RIVAL = "LightGBM, aligned lags"
 COVERAGE, LEAST_COVERAGE = (0.88, 0.92), 0.85
 # Error asked of a series, divided by that of its best naive forecast: of most series, and of all.
 NAIVE_RATIO, MOST_SERIES, LARGEST_NAIVE_RATIO = 1.05, 0.95, 1.15
-# Cost of the orders for the recommended quantile asked, divided by the cost of the cheapest naive forecast.
+# Cost with the forecast asked, divided by that of the cheaper rule that needs no training.
 COST_RATIO = 0.85
 # Forecast after an outage in the history asked, divided by the forecast without it.
 UNHARMED = (0.95, 1.05)
 MODEL = "kforecast"
+# Drivers of the simulated autoscaler: with the forecast, and those that need no training.
+DRIVER, RULES = "max(reactive, forecast)", ("last week and yesterday", "schedule")
 
 Score = dict[str, Any]
 
@@ -39,8 +41,9 @@ class Figures:
         Share of the targets inside the 90 % interval, and its mean width divided by the mean absolute actual
         value; means over the series. None without intervals.
     cost, cost_reactive, cost_naive:
-        Cost of the capacity ordered for the model's quantile, for the newest value and by the cheapest naive
-        forecast.
+        Cost of an autoscaler that scales on the larger of the newest load and the forecast, on the newest
+        load alone, and by the cheaper rule that needs no training (:data:`RULES`). None without a quantile or
+        without simulated replicas.
     """
 
     seconds: float
@@ -52,18 +55,19 @@ class Figures:
     coverage: float | None
     width: float | None
     cost: float | None
-    cost_reactive: float
-    cost_naive: float
+    cost_reactive: float | None
+    cost_naive: float | None
 
     @property
     def cost_ratio(self) -> float | None:
-        """Cost of the model's orders divided by that of the cheapest naive forecast's; None without one."""
-        return None if self.cost is None or self.cost_naive == 0 else self.cost / self.cost_naive
+        """Cost with the model's forecast divided by that of the cheaper simple rule; None without one."""
+        return self.cost / self.cost_naive if self.cost is not None and self.cost_naive else None
 
     @property
     def cheapest(self) -> bool:
-        """Whether the model's orders cost less than the reactive rule's and every naive forecast's."""
-        return self.cost is not None and self.cost < min(self.cost_reactive, self.cost_naive)
+        """Whether the model's forecast costs less than the reactive rule and both simple rules."""
+        rivals = [cost for cost in (self.cost_reactive, self.cost_naive) if cost is not None]
+        return self.cost is not None and self.cost < min(rivals, default=self.cost)
 
     @property
     def covers(self) -> bool:
@@ -206,6 +210,7 @@ def figures_of_run(folder: Path, seconds: float, fit_seconds: float | None) -> F
     naives = found["baselines"]
     naive = min(naives, key=lambda name: naives[name]["mae"])
     costs = {name: policy["cost"] for name, policy in found["capacity"]["policies"].items()}
+    at_quantile = found["capacity"]["quantile"]["level"] is not None
     coverage = found["overall"].get("coverage_90")
     return Figures(
         seconds=seconds,
@@ -216,9 +221,9 @@ def figures_of_run(folder: Path, seconds: float, fit_seconds: float | None) -> F
         naive_ratio=found["overall"]["mae"] / naives[naive]["mae"],
         coverage=coverage,
         width=None if coverage is None else _relative_width(folder / "evaluation" / "forecasts.csv"),
-        cost=next((cost for name, cost in costs.items() if " at quantile " in name), None),
-        cost_reactive=costs["reactive"],
-        cost_naive=min(costs[name] for name in naives),
+        cost=costs.get(DRIVER) if at_quantile else None,
+        cost_reactive=costs.get("reactive"),
+        cost_naive=min((costs[name] for name in RULES if name in costs), default=None),
     )
 
 

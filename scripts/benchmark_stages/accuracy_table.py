@@ -109,7 +109,7 @@ def _cells(task: TaskFacts, several: bool) -> dict[str, str]:
         "width": _said_or_dash(made.width, ".3f"),
         "cost / naive": _said_or_dash(made.cost_ratio, ".3f"),
         "cost": _said_or_dash(made.cost, ",.0f"),
-        "reactive": f"{made.cost_reactive:,.0f}",
+        "reactive": _said_or_dash(made.cost_reactive, ",.0f"),
     }
 
 
@@ -159,13 +159,13 @@ def _said(found: dict[str, Any]) -> list[str]:
             f"its least coverage of a series: {least['coverage']:.1%} ({where}); asked: {LEAST_COVERAGE:.0%}"
         )
     lines.append(
-        f"capacity costs less than reactive and every naive forecast on {found['cheapest']} of "
+        f"max(reactive, forecast) costs less than reactive and the simple rules on {found['cheapest']} of "
         f"{_counted(count, 'task')}"
     )
     if (cost := found["cost_of_naive"])["tasks"]:
         low = f"{COST_RATIO:g} or less on {cost['low']} of {_counted(cost['tasks'], 'task')}"
         span = f"{cost['least']:.3f} to {cost['worst']:.3f} ({cost['worst_task']})"
-        lines.append(f"capacity cost / cheapest naive forecast's: {span}, {low}")
+        lines.append(f"its cost / cheaper simple rule's: {span}, {low}")
     lines += [
         f"training command: median {seconds['median']:.0f} s, "
         f"longest {seconds['worst']:.0f} s ({seconds['worst_task']})",

@@ -18,8 +18,9 @@ from pyarrow import csv
 from kforecast.config.checks import CONF_DIR
 from kforecast.data.panel import Panel
 from kforecast.errors import OutputError
+from kforecast.evaluation import capacity as short_form
 from kforecast.evaluation.backtest import BacktestSettings, Span
-from kforecast.evaluation.capacity import Capacity
+from kforecast.evaluation.capacity import JUDGED
 from kforecast.evaluation.report import files as report
 from kforecast.evaluation.report import page as page_module
 from kforecast.evaluation.report.figures import (
@@ -38,6 +39,7 @@ from kforecast.forecaster import Forecaster
 from kforecast.intervals import LEVELS
 from kforecast.models.fcnet import Fcnet
 from kforecast.pages.drawing import COLOURS, duration, percent
+from kforecast.simulation.capacity import Capacity
 from kforecast.window import Frequency, Window
 
 HOUR = Frequency.parse("1H")
@@ -58,6 +60,14 @@ CONTEXT = ReportContext(
     facts={"source": "file <x>.csv", "window": "said by the caller"},
     warnings=("Mind the <gap>.",),
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_day():
+    """Replicas of the newest day alone: a simulation of the whole span takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(short_form, "MOST_DAYS", 1)
+        yield
 
 
 def _plain_names(count):
@@ -356,12 +366,15 @@ def test_the_page_says_what_was_found(board, written):
     assert f"{100 * model['wape']:.1f} %" in text
     assert f"best baseline, “{best}”: {100 * overall(board.scores, best)['wape']:.1f} %" in text
     assert f"95 % interval: {percent(board.skill.low)}".replace("\N{NO-BREAK SPACE}", " ") in text
-    assert "1 h before they serve (5 min, rounded up to whole bins)" in text
+    assert "1 to 100 are ordered, and serve 5 min later." in text
     assert "10 / (10 + 1) = 0.909" in text
-    assert f"quantile {board.orders.best_level:g}" in text
+    assert "The forecast is quantile 0.909 over the next 5 min 15 s" in text
+    assert "kforecast-replay artifact_dir=... policy.manifest=hpa.yaml" in text
     assert "2,000 draws" in text
-    for policy in board.orders.simulation.outcomes.index.drop("reactive"):
-        assert policy in text
+    table = board.orders.simulation.table
+    for driver, row in table.iterrows():
+        assert driver in text
+        assert f"{100 * row['unserved_share']:.2f} %" in text
 
 
 def test_the_worst_series_come_first_and_at_most_fifty(without_figures, tmp_path):
@@ -379,15 +392,15 @@ def test_without_intervals_the_page_says_so(without_figures, tmp_path):
     write_report(board, CONTEXT, tmp_path, {})
     text = _text(tmp_path)
     assert "the artifact has no intervals" in text
-    assert "newsvendor's" not in text
-    assert "with a headroom of" in text
+    assert "The forecast is the point forecast over the next 5 min 15 s" in text
 
 
-def test_where_nothing_could_be_ordered_the_page_says_so(without_figures, tmp_path):
-    board = _board(capacity={"lead_time": 10**7})
+def test_without_a_simulation_the_page_says_why(without_figures, tmp_path):
+    board = _board(capacity={"lead_time": 86_400})
+    assert board.orders.simulation is None
     assert {"replicas", "cost"}.isdisjoint(figures(board))
     write_report(board, CONTEXT, tmp_path, {})
-    assert "No bin could be counted" in _text(tmp_path)
+    assert "No table: no order takes effect within the judged span" in _text(tmp_path)
 
 
 def test_scores_that_are_no_numbers_are_dashes(board, without_figures, tmp_path):
@@ -411,7 +424,7 @@ def test_figures_are_there_where_there_is_something_to_show(board):
     assert [*figures(board)] == [*NAMES]
     lonely = figures(_board(_plain_names(1), horizon=1, intervals=False, span=Span(BEGIN, BEGIN + 12)))
     assert [*lonely] == ["forecasts", "baselines", "replicas", "cost", "age"]
-    assert len(lonely["forecasts"].axes) == len(lonely["cost"].axes) == 1
+    assert len(lonely["forecasts"].axes) == 1
     assert "age" not in figures(replace(board, ages=board.ages[:1]))
     silent = _panel(_plain_names(2))
     silent = replace(silent, values=np.zeros_like(silent.values))
@@ -467,15 +480,22 @@ def test_steps_are_those_of_the_scores(board):
         np.testing.assert_array_equal(line.get_ydata(), board.step_scores(name)["wape"])
 
 
-def test_replicas_are_those_of_the_simulation(board):
-    lines = _lines(figures(board)["replicas"].axes[0])
-    policy = board.orders.policy
-    assert policy == "kforecast at quantile 0.909"
-    row = middle(board).row
-    # Every bin has two edges.
-    for name, label in ((policy, policy), ("reactive", "reactive: orders for the last value")):
-        drawn, count = lines[label].get_ydata()[::2], board.orders.simulation.replicas[name][row]
-        np.testing.assert_array_equal(np.nan_to_num(drawn, nan=-1), count[-len(drawn) :])
+def test_pods_and_costs_are_those_of_the_simulation(board):
+    simulation = board.orders.simulation
+    drawn = figures(board)
+    lines = _lines(drawn["replicas"].axes[0])
+    names = [driver.name for driver in simulation.setting.drivers]
+    for name in ("reactive", JUDGED):
+        # Every bin has two edges.
+        shown = lines[name].get_ydata()[::2]
+        serving = simulation.bins.serving[:, names.index(name)]
+        np.testing.assert_array_equal(shown, serving[-len(shown) :])
+    (axis,) = drawn["cost"].axes
+    table = simulation.table.sort_values("cost")
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(table.index)
+    idle, unserved = (np.array([bar.get_width() for bar in bars]) for bars in axis.containers)
+    np.testing.assert_allclose(idle, table["idle"])
+    np.testing.assert_allclose(idle + unserved, table["cost"])
 
 
 def test_calibration_is_counted_by_hand(board):

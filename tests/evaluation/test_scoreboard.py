@@ -1,7 +1,6 @@
 """The scoreboard: its parts agree with each other, and it consists of plain values."""
 
 import json
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,14 +11,15 @@ import yaml
 from kforecast.config.checks import CONF_DIR
 from kforecast.data.panel import Panel
 from kforecast.errors import DataError
+from kforecast.evaluation import capacity as short_form
 from kforecast.evaluation.backtest import AS_CONSUMED, MODEL, BacktestSettings, Span
-from kforecast.evaluation.capacity import Capacity
-from kforecast.evaluation.scoreboard import HEADROOMS, ORDER_LEVELS, QUANTILES, Scoreboard, judge, order
+from kforecast.evaluation.capacity import JUDGED, order
+from kforecast.evaluation.scoreboard import QUANTILES, Scoreboard, judge
 from kforecast.evaluation.scores import score
 from kforecast.evaluation.skill import aged_at, skill
 from kforecast.forecaster import Forecaster
 from kforecast.models.fcnet import Fcnet
-from kforecast.models.naive import ALWAYS_ZERO
+from kforecast.simulation.capacity import Capacity
 from kforecast.window import Frequency, Window
 
 HOUR = Frequency.parse("1H")
@@ -37,6 +37,17 @@ BASELINES = [
 ]
 BEGIN, STOP = 200, 300
 SPAN = Span(BEGIN, STOP)
+DRIVERS = [
+    *("reactive", "forecast alone", JUDGED, "last week and yesterday", "schedule", "perfect"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_day():
+    """Replicas of the newest day alone: a simulation of the whole span takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(short_form, "MOST_DAYS", 1)
+        yield
 
 
 def _capacity(**changes):
@@ -117,7 +128,7 @@ def test_what_is_no_number_is_null():
     assert content["skill"]["value"] is content["skill"]["low"] is content["skill"]["high"] is None
     assert content["age"]["aged_at"] is None
     assert {step["relative"] for step in content["age"]["steps"]} == {None}
-    assert content["capacity"]["policies"]["kforecast"]["unserved_share"] is None
+    assert content["capacity"]["policies"]["reactive"]["unserved_share"] is None
 
 
 def test_overall_is_the_row_of_all_series_and_steps(board):
@@ -218,18 +229,13 @@ def test_replicas_of_a_series_without_traffic_before_the_span_are_sized_by_the_s
     panel = _panel()
     panel.observed[1, :BEGIN] = False
     board = _judge(panel)
-    load = board.orders.timeline.load
-    assert board.orders.timeline.per_replica[1] == pytest.approx(np.nanmean(np.abs(load[1])) / 10)
-    assert board.orders.timeline.per_replica[0] == pytest.approx(plain.orders.timeline.per_replica[0])
+    sizes, plain_sizes = (one.orders.simulation.services.capacity for one in (board, plain))
+    came = panel.values[1, BEGIN:STOP].astype(float)[panel.observed[1, BEGIN:STOP]]
+    assert sizes[1] == pytest.approx(came.mean() / 10)
+    assert sizes[0] == pytest.approx(plain_sizes[0])
     (note,) = board.orders.notes
     assert note.startswith("1 of 3 series have no traffic before the span")
     assert _judge(panel, capacity=_capacity(per_replica=5)).orders.notes == ()
-
-
-def test_orders_beyond_the_horizon_are_said():
-    (note,) = _judge(stride=3).orders.notes
-    assert note.startswith("Orders are made for up to 4 bins ahead")
-    assert "forecasts reach 3" in note
 
 
 def test_coverage_is_told_by_share(plain, board):
@@ -241,114 +247,42 @@ def test_coverage_is_told_by_share(plain, board):
     assert board.backtest.levels == QUANTILES
 
 
-def test_quantiles_are_ordered_for_only_with_intervals(plain, board):
-    assert plain.orders.best_level is None
-    assert len(plain.orders.by_quantile) == 0
+def test_quantiles_are_scaled_on_only_with_intervals(plain, board):
     content = _strict(plain)["capacity"]
-    assert list(content["policies"]) == [MODEL, *BASELINES, "reactive", "perfect"]
-    assert content["quantile"] == {"levels": [], "cost": [], "best": None, "newsvendor": 10 / 11}
-
+    assert list(content["policies"]) == DRIVERS
+    assert content["quantile"] == {"level": None, "window": 315, "newsvendor": 10 / 11}
     content = _strict(board)["capacity"]
-    at_quantile = "kforecast at quantile 0.909"
-    assert list(content["policies"]) == [MODEL, at_quantile, *BASELINES, "reactive", "perfect"]
-    assert content["quantile"]["levels"] == list(ORDER_LEVELS)
-    cost = content["quantile"]["cost"]
-    assert len(cost) == len(ORDER_LEVELS)
-    assert content["quantile"]["best"] == ORDER_LEVELS[cost.index(min(cost))]
-    # The policy is not a forecast, so it has no scores and no headroom.
-    assert at_quantile not in content["headroom"]["cost"]
-    assert at_quantile not in set(board.scores["model"])
+    assert list(content["policies"]) == DRIVERS
+    assert content["quantile"] == {"level": 10 / 11, "window": 315, "newsvendor": 10 / 11}
+    # Drivers are no forecasts, so they have no scores.
+    assert not {*DRIVERS} & {*board.scores["model"]}
 
 
-def test_ordering_for_a_quantile_costs_what_the_curve_says():
-    panel = _panel(gaps=0.1)
-    forecaster = _forecaster().calibrated(panel, 10, BEGIN)
-    found = _judge(panel, forecaster, _capacity(cost_under=9.0, cost_over=1.0)).orders
-    policy = found.simulation.outcomes.loc["kforecast at quantile 0.9", "cost"]
-    assert found.by_quantile[ORDER_LEVELS.index(0.9)] == pytest.approx(policy)
-    # A quantile beyond the stored levels is the outermost one.
-    extreme = _judge(panel, forecaster, _capacity(cost_under=1e9)).orders.simulation
-    assert "kforecast at quantile 0.995" in extreme.outcomes.index
-
-
-@pytest.mark.parametrize("headroom", [0.0, 0.25])
-def test_the_headroom_curve_passes_through_what_was_simulated(headroom):
-    board = _judge(capacity=_capacity(headroom=headroom))
-    at = HEADROOMS.index(headroom)
-    outcomes = board.orders.simulation.outcomes
-    assert list(board.orders.by_headroom) == [MODEL, *BASELINES]
-    for name, cost in board.orders.by_headroom.items():
-        assert len(cost) == len(HEADROOMS)
-        assert cost[at] == pytest.approx(outcomes.loc[name, "cost"]), name
-        assert (cost.min() < cost.max()) == (name != ALWAYS_ZERO), name
-        assert board.orders.best_headroom(name) == HEADROOMS[int(np.argmin(cost))]
-    content = _strict(board)["capacity"]["headroom"]
-    assert content["headrooms"] == list(HEADROOMS)
-    assert content["cost"][MODEL] == board.orders.by_headroom[MODEL].tolist()
-    assert content["best"] == {name: board.orders.best_headroom(name) for name in board.orders.by_headroom}
-
-
-@pytest.mark.parametrize(
-    "horizon, stride, lead_time, interval",
-    [
-        (1, 1, 300, None),
-        (2, 1, 300, None),
-        (3, 1, 300, None),
-        (24, 1, 300, None),
-        (24, 1, 0, None),
-        (24, 1, 7200, 10_800),
-        (24, 5, 300, None),
-        (3, 4, 300, None),
-    ],
-)
-@pytest.mark.parametrize("gaps", [0.0, 0.3])
-def test_the_reactive_rule_is_the_last_value(horizon, stride, lead_time, interval, gaps):
-    """Up to the end of the span, even where no horizon ends within it."""
-    capacity = _capacity(lead_time=lead_time, interval=interval)
-    board = _judge(_panel(gaps), _forecaster(horizon), capacity, stride=stride)
-    simulation = board.orders.simulation
-    assert simulation.counted.sum() > 100
-    np.testing.assert_array_equal(simulation.replicas["last value"], simulation.replicas["reactive"])
-    one, other = simulation.outcomes.loc["last value"], simulation.outcomes.loc["reactive"]
-    assert one.to_dict() == pytest.approx(other.to_dict())
+def test_a_quantile_beyond_the_stored_levels_is_the_outermost_one(board):
+    extreme = order(board.backtest, _capacity(cost_under=1e9))
+    assert extreme.question.level == 0.995
+    assert extreme.quantile_words == "quantile 0.995"
 
 
 def test_what_a_replica_serves_comes_from_before_the_span():
     panel = _panel(gaps=0.1)
-    timeline = _judge(panel).orders.timeline
+    sizes = _judge(panel).orders.simulation.services.capacity
     seen = [panel.values[row, :BEGIN][panel.observed[row, :BEGIN]] for row in range(3)]
-    np.testing.assert_allclose(timeline.per_replica, [one.mean() / 10 for one in seen], rtol=1e-6)
-    fixed = _judge(panel, capacity=_capacity(per_replica=7.0)).orders.timeline
-    assert fixed.per_replica.tolist() == [7, 7, 7]
+    np.testing.assert_allclose(sizes, [one.mean() / 10 for one in seen], rtol=1e-6)
+    fixed = _judge(panel, capacity=_capacity(per_replica=7.0)).orders.simulation.services.capacity
+    assert fixed.tolist() == [7, 7, 7]
 
 
-@pytest.mark.parametrize("horizon, lead_time", [(1, 0), (2, 300), (3, 300), (24, 300), (24, 7200)])
-def test_a_right_forecast_orders_as_the_perfect_rule_does(horizon, lead_time):
-    found = _judge(_panel(), _forecaster(horizon)).backtest
-    right = replace(found, forecasts=found.forecasts | {MODEL: found.actual.astype(np.float32)})
-    simulation = order(right, _capacity(lead_time=lead_time)).simulation
-    counted = simulation.counted
-    assert counted.any()
-    np.testing.assert_array_equal(
-        simulation.replicas[MODEL][counted], simulation.replicas["perfect"][counted]
-    )
-
-
-def test_the_load_is_what_came_and_the_reactive_rule_sees_the_newest_before_each_origin():
+def test_the_load_is_what_came_and_gaps_do_not_count():
     panel = _panel(gaps=0.3)
-    panel.observed[1, : BEGIN + 9] = False
-    board = _judge(panel)
-    timeline = board.orders.timeline
-    assert (timeline.step, timeline.stride) == (3600, 1)
-    origins = set(zip(board.backtest.series, board.backtest.origin, strict=True))
-    for row in range(3):
-        for bin_ in range(timeline.load.shape[1]):
-            origin = BEGIN + bin_
-            came = panel.values[row, origin] if panel.observed[row, origin] else math.nan
-            np.testing.assert_equal(timeline.load[row, bin_], float(came))
-            known = panel.values[row, :origin][panel.observed[row, :origin]]
-            newest = known[-1] if (row, origin) in origins else math.nan
-            np.testing.assert_equal(timeline.last[row, bin_], float(newest))
+    simulation = _judge(panel).orders.simulation
+    load = simulation.services.load
+    np.testing.assert_array_equal(load.observed, panel.observed)
+    np.testing.assert_array_equal(load.values[panel.observed], panel.values[panel.observed])
+    # In a gap the load stays as it was: nothing of the large values there.
+    assert load.values.max() == panel.values[panel.observed].max()
+    seen = panel.observed[:, simulation.begin : simulation.stop].sum(axis=1)
+    np.testing.assert_array_equal(simulation.outcomes.seconds.sum(axis=0), 3600 * seen)
 
 
 def test_the_cost_of_each_series_adds_up(board):
@@ -359,6 +293,8 @@ def test_the_cost_of_each_series_adds_up(board):
         assert [one["workload"] for one in mine] == ["w0", "w1", "w2"]
         assert sum(one["cost"] for one in mine) == pytest.approx(outcome["cost"])
     assert content["policies"]["perfect"]["cost"] == min(one["cost"] for one in content["policies"].values())
+    assert content["lacking"] is None
+    assert content["span"]["series"] == 3
 
 
 def test_a_series_without_observed_targets_is_on_no_list():
@@ -378,7 +314,8 @@ def test_what_would_be_served_with_series_id_0_is_a_model_beside_the_judged_one(
     assert content["overall"] == alone["overall"]
     assert content["skill"] == alone["skill"]
     assert list(content["baselines"]) == BASELINES
-    assert list(content["capacity"]["policies"])[:2] == [MODEL, AS_CONSUMED]
+    assert content["capacity"] == alone["capacity"]
+    assert [*board.backtest.forecasts][:2] == [MODEL, AS_CONSUMED]
     consumed = board.series_scores(AS_CONSUMED)
     assert consumed["mae"].tolist() == _judge(as_consumed=True).series_scores()["mae"].tolist()
     assert board.step_scores(AS_CONSUMED)["step"].tolist() == ["1", "2", "3"]

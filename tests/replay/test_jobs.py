@@ -3,12 +3,12 @@
 import numpy as np
 
 from kforecast.autoscaling.hpa import HpaPolicy
-from kforecast.replay.drivers import REACTIVE, Driver
 from kforecast.replay.jobs import Job, run_all
-from kforecast.replay.load import Load
-from kforecast.replay.outcomes import Prices
-from kforecast.replay.service import Service
-from kforecast.replay.simulation import Services, Setting, Signal
+from kforecast.simulation.drivers import REACTIVE, Driver
+from kforecast.simulation.load import Load
+from kforecast.simulation.outcomes import Prices
+from kforecast.simulation.service import Service
+from kforecast.simulation.simulation import Services, Setting, Signal
 
 SETTING = Setting(
     HpaPolicy(), "value_per_pod_total", Service(start=30), Signal(), [Driver(REACTIVE)], 45, Prices()

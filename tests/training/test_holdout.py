@@ -8,8 +8,8 @@ from conftest import composed
 from kforecast.config.checks import built
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.panel import Panel
-from kforecast.evaluation.capacity import Capacity
 from kforecast.models.fcnet import Fcnet
+from kforecast.simulation.capacity import Capacity
 from kforecast.training.fit import Fit
 from kforecast.training.holdout import judge_fit
 from kforecast.training.module import ForecastModule

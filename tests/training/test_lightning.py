@@ -20,10 +20,10 @@ from kforecast.data.history import HISTORY
 from kforecast.data.panel import Panel
 from kforecast.errors import ConfigError
 from kforecast.evaluation.backtest import BacktestSettings, Span
-from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.scoreboard import judge
 from kforecast.forecaster import Forecaster
 from kforecast.models import NETWORKS
+from kforecast.simulation.capacity import Capacity
 from kforecast.training.module import ForecastModule
 from kforecast.window import Window
 

@@ -83,7 +83,7 @@ class HpaPolicy(BaseModel):
     """``--horizontal-pod-autoscaler-tolerance``, where ``behavior`` has none."""
     downscale_stabilization: Annotated[int, Field(ge=0, le=3600)] = 300
     """``--horizontal-pod-autoscaler-downscale-stabilization`` in seconds, where ``behavior`` has none."""
-    interval: Annotated[int, Field(ge=1, le=3600)] = 15
+    interval: Annotated[int, Field(ge=1, le=86_400)] = 15
     """``--horizontal-pod-autoscaler-sync-period`` in seconds."""
     manifest: str | None = None
     """File with a HorizontalPodAutoscaler; keys that are given count in its place."""

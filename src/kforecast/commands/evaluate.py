@@ -22,8 +22,8 @@ from kforecast.intervals import FEWEST_WINDOWS
 
 if TYPE_CHECKING:
     from kforecast.data.events.known import KnownEvents
-    from kforecast.evaluation.capacity import Capacity
     from kforecast.metrics.source import MetricSource
+    from kforecast.simulation.capacity import Capacity
     from kforecast.window import Window
 
 log = logging.getLogger(__name__)

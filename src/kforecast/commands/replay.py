@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from kforecast.autoscaling.policy import Kind, Policy
     from kforecast.data.events.known import KnownEvents
     from kforecast.data.panel import Panel
-    from kforecast.evaluation.capacity import Capacity
     from kforecast.metrics.source import MetricSource
     from kforecast.predictor import Predictor
-    from kforecast.replay.load import Load
     from kforecast.replay.study import Model, Plan
+    from kforecast.simulation.capacity import Capacity
+    from kforecast.simulation.load import Load
 
 log = logging.getLogger(__name__)
 
@@ -244,12 +244,12 @@ def _with_portraits(policy: KapacityPolicy) -> KapacityPolicy:
 
 def plan_of(checked: Checked, run_dir: Path) -> tuple[Plan, np.ndarray | None, list[str]]:
     """What is replayed, the autoscaler's own targets by service, and what had to be assumed."""
-    from kforecast.replay.load import step_of
-    from kforecast.replay.outcomes import Prices
     from kforecast.replay.recommend import MOST_SHARE, Aim, Grid
-    from kforecast.replay.service import Service
-    from kforecast.replay.simulation import Signal
     from kforecast.replay.study import Plan
+    from kforecast.simulation.load import step_of
+    from kforecast.simulation.outcomes import Prices
+    from kforecast.simulation.service import Service
+    from kforecast.simulation.simulation import Signal
 
     chosen, capacity, notes = checked.chosen, checked.capacity, list[str]()
     predictors = _predictors(checked)
@@ -350,8 +350,8 @@ def _models_and_load(
 ) -> tuple[list[Model], Load]:
     """The artifacts with their panels, and the load, all of the same series."""
     from kforecast.data.findings import refuse_coarse
-    from kforecast.replay.load import Load, held, step_of
     from kforecast.replay.study import Model
+    from kforecast.simulation.load import Load, held, step_of
     from kforecast.window import Frequency
 
     log.info("Reading %s", checked.source)
@@ -558,7 +558,7 @@ def _metric(policy: Policy, notes: list[str]) -> Metric | None:
 
 def _by_mean(capacity: Capacity, load: Load, begin: int) -> np.ndarray:
     """Load that one pod serves, from the mean load before the span, float64 ``[series]``."""
-    from kforecast.evaluation.capacity import per_replica
+    from kforecast.simulation.capacity import per_replica
 
     stop = max(1, (begin - load.start) // load.width)
 
@@ -598,8 +598,8 @@ def _questions(
     chosen: ReplaySection, models: list[Model], service: Any, policy: Policy, notes: list[str]
 ) -> list[Any]:
     """Quantiles and windows to try."""
-    from kforecast.replay.forecasts import Question
-    from kforecast.replay.study import lead
+    from kforecast.simulation.forecasts import Question
+    from kforecast.simulation.simulation import lead
 
     windows_of = [model.predictor.window for model in models]
     horizon = min(window.prediction_length * window.frequency.step for window in windows_of)

@@ -24,6 +24,7 @@ from kforecast.config.settings import (
 )
 from kforecast.data.events.known import KnownEvents
 from kforecast.errors import ConfigError, ours
+from kforecast.simulation.capacity import unfit
 from kforecast.validation import list_problems, problems_of, validate
 from kforecast.window import FREQUENCIES, Frequency, Window
 
@@ -80,6 +81,8 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
             "leave it out, or add model=fcnet"
         )
     frequency = Frequency.parse(settings.window.freq)
+    if "capacity_cost" in settings.objective and (reason := unfit(frequency)):
+        problems.append(f"objective: capacity_cost needs simulated replicas, and {reason}; use another one")
     if settings.model.shared_embedding is not None and not frequency.calendar_fields:
         problems.append(
             f"window.freq: Kapacity's network knows bins of {', '.join(FREQUENCIES)} only; for "

@@ -1,335 +1,291 @@
-"""Simulation of replicas: what scaling policies would have ordered, compared with the actual load."""
+"""Replicas that an autoscaler would have ordered with and without the forecasts of a backtest.
 
-from collections.abc import Mapping, Sequence
+The short form of ``kforecast-replay``: its simulation and its drivers, with a horizontal pod autoscaler of
+Kubernetes' defaults, the forecasts of the backtest, and the panel as the load.
+"""
+
 from dataclasses import dataclass
-from typing import Annotated, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-# The policies that need no forecast.
-REACTIVE, PERFECT = "reactive", "perfect"
-# Rounding tolerance: three replicas serve a load of exactly three replicas.
-_TOLERANCE = 1e-9
-_COLUMNS = [
-    "under_minutes",
-    "unserved",
-    "unserved_share",
-    "replica_hours",
-    "idle",
-    "over_share",
-    "scalings",
-    "cost",
-]
+from kforecast.autoscaling.hpa import HpaPolicy
+from kforecast.data.origins import middles
+from kforecast.data.panel import Panel
+from kforecast.evaluation.backtest import Backtest
+from kforecast.evaluation.scores import ratio
+from kforecast.evaluation.skill import Skill, saving
+from kforecast.intervals import LEVELS
+from kforecast.simulation.capacity import Capacity, per_replica, unfit
+from kforecast.simulation.drivers import BOTH, REACTIVE, Served, spans, usual_drivers
+from kforecast.simulation.forecasts import Question, largest
+from kforecast.simulation.load import Load, held, step_of
+from kforecast.simulation.outcomes import Bins, Outcomes, Prices
+from kforecast.simulation.service import Service
+from kforecast.simulation.simulation import Services, Setting, Signal, lead, simulate
+
+# The driver that the verdict is on.
+JUDGED = BOTH
+# As kforecast-replay has them by default: seconds until a forecast is ready, and movement inside a bin.
+SETTLE, VARIABILITY = 15, 0.1
+# A fully used pod shows this much in the autoscaler's metric, whose values are cut to thousandths.
+_UNIT = 1000.0
+# A simulation of more takes more than some seconds: an evaluation shows this much, the newest and evenly.
+MOST_SERIES, MOST_DAYS = 100, 14
+_DAY = 86_400
+# A quantile above this multiple of the largest value ever seen is no amount to order; a few may be.
+_PLAUSIBLE, _FEW_IMPLAUSIBLE = 2.0, 0.01
+# Smaller shares of the largest value of all series are rounding: a network's 1e-11 where there is no traffic.
+_TRACE = 1e-6
+# Columns of the results by the names that they have in reports.
+_COLUMNS = {
+    "short_minutes": "under_minutes",
+    "unserved": "unserved",
+    "unserved_share": "unserved_share",
+    "busy_minutes": "busy_minutes",
+    "replica_hours": "replica_hours",
+    "idle": "idle",
+    "idle_share": "over_share",
+    "scalings": "scalings",
+    "cost": "cost",
+}
 
 
-class Capacity(BaseModel):
-    """Scaling rules of a cluster, and the costs of too few and too many replicas.
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """A simulation of some series over the newest part of a span.
 
-    The defaults are those of ``conf/capacity/default.yaml``.
+    Attributes
+    ----------
+    setting, services:
+        What was simulated; the bins of its load are those of the panel.
+    rows:
+        Panel rows of its series, int64 ``[series]``.
+    begin, stop:
+        The simulated bins ``[begin, stop)``.
+    outcomes:
+        The outcomes of all drivers.
+    bins:
+        Counts of every bin, and the pods of the drawn series.
+    drawn:
+        The series of median traffic, as its place in ``rows``.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    per_replica: Annotated[float, Field(gt=0)] | None = None
-    """Load that one replica serves, in the metric's units; None to derive it from ``mean_replicas``."""
-    mean_replicas: Annotated[float, Field(gt=0)] = 10
-    """Replicas that the mean load before the evaluated span needs, if ``per_replica`` is None."""
-    min_replicas: Annotated[int, Field(ge=0)] = 1
-    """Lower limit of an order."""
-    max_replicas: Annotated[int, Field(ge=1)] = 100
-    """Upper limit of an order."""
-    lead_time: Annotated[int, Field(ge=0)] = 300
-    """Seconds from an order until its replicas serve."""
-    interval: Annotated[int, Field(ge=1)] | None = None
-    """Seconds between decisions, rounded up to bins with a forecast; None to decide at every forecast."""
-    headroom: Annotated[float, Field(ge=0)] = 0.0
-    """Share added to the forecast."""
-    cost_under: Annotated[float, Field(ge=0)] = 10.0
-    """Cost of a replica-hour of unserved load."""
-    cost_over: Annotated[float, Field(gt=0)] = 1.0
-    """Cost of an idle replica-hour."""
-
-    @model_validator(mode="after")
-    def _some_count_is_allowed(self) -> Self:
-        if self.max_replicas < self.min_replicas:
-            raise ValueError(
-                f"max_replicas ({self.max_replicas}) is less than min_replicas ({self.min_replicas})"
-            )
-        return self
+    setting: Setting
+    services: Services
+    rows: np.ndarray
+    begin: int
+    stop: int
+    outcomes: Outcomes
+    bins: Bins
+    drawn: int
 
     @property
-    def best_quantile(self) -> float:
-        """The quantile of the load with the lowest expected cost when ordered for.
+    def table(self) -> pd.DataFrame:
+        """The outcomes over all series and bins, one row per driver (the index).
 
-        This is the newsvendor's critical ratio ``cost_under / (cost_under + cost_over)`` (Arrow, Harris &
-        Marschak 1951, Optimal inventory policy). Up to this quantile an additional replica is worth its
-        price.
+        Columns: ``under_minutes`` (time with unserved load, summed over series), ``unserved`` (load that no
+        pod served, in replica-hours), ``unserved_share`` (of the load; NaN without load), ``busy_minutes``
+        (time with pods used above 80 %), ``replica_hours``, ``idle`` (replica-hours), ``over_share`` (idle
+        share of the replica-hours), ``scalings`` (orders that change the count) and ``cost``.
         """
-        return self.cost_under / (self.cost_under + self.cost_over)
+        frame = self.outcomes.of_drivers(self.setting.prices).set_index("driver")
+        return frame[[*_COLUMNS]].rename(columns=_COLUMNS)
+
+    @property
+    def by_series(self) -> pd.DataFrame:
+        """The same by ``policy`` and ``series`` (panel row)."""
+        frame = self.outcomes.of_series(self.setting.prices)
+        frame["series"] = self.rows[frame["series"]]
+        return frame.rename(columns=_COLUMNS | {"driver": "policy"})
+
+    @property
+    def cost(self) -> np.ndarray:
+        """Cost of every driver in each bin, over all series, float64 ``[bins, drivers]``."""
+        return self.setting.prices.cost(self.bins.counts, self.outcomes.step)
+
+    def saving(self, block: int, seed: int) -> Skill:
+        """Saving of the judged driver over the reactive one, with an interval over blocks of bins."""
+        names = [driver.name for driver in self.setting.drivers]
+        seen = np.any(self.services.load.observed[:, self.begin : self.stop], axis=0)
+        mine, reactive = (self.cost[:, names.index(name)] for name in (JUDGED, REACTIVE))
+        return saving(mine, reactive, seen, block, seed)
 
 
-@dataclass(frozen=True)
-class Timeline:
-    """The load over the evaluated span, the same for all policies.
-
-    Attributes
-    ----------
-    load:
-        Actual mean load of each bin, float64 ``[series, bins]``; NaN where not observed.
-    last:
-        Newest observed value before the start of each bin, which a reactive rule sees, float64
-        ``[series, bins]``; NaN if there is none.
-    per_replica:
-        Load that one replica serves, float64 ``[series]``.
-    step:
-        Seconds per bin.
-    stride:
-        Bins between origins: forecasts are made at bins 0, stride, 2 stride, ...
-    """
-
-    load: np.ndarray
-    last: np.ndarray
-    per_replica: np.ndarray
-    step: int
-    stride: int
-
-    def __post_init__(self) -> None:
-        if self.load.ndim != 2 or self.last.shape != self.load.shape:
-            raise ValueError(f"load {self.load.shape} and last {self.last.shape} must be [series, bins]")
-        if self.per_replica.shape != self.load.shape[:1] or not (self.per_replica > 0).all():
-            raise ValueError("per_replica must be one number above 0 for each series")
-        if self.step < 1 or self.stride < 1:
-            raise ValueError(f"step ({self.step}) and stride ({self.stride}) must be at least 1")
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """The orders of every policy and their outcome.
+@dataclass(frozen=True, eq=False)
+class Orders:
+    """The replicas that an autoscaler would have ordered.
 
     Attributes
     ----------
-    outcomes:
-        One row per policy (the index): the forecasts in their order, then ``reactive`` and ``perfect``.
-        Columns are sums over all series and counted bins: ``under_minutes`` (time with more load than the
-        replicas serve), ``unserved`` (unserved load in replica-hours), ``unserved_share`` (of the load; NaN
-        without load), ``replica_hours``, ``idle`` (replica-hours), ``over_share`` (idle share of the
-        replica-hours; NaN without replicas), ``scalings`` (changes of the count from one counted bin to the
-        next) and ``cost``.
-    series:
-        The same by ``policy`` and ``series`` (number).
-    replicas:
-        Replicas in force by policy, int64 ``[series, bins]``; -1 without an order.
-    counted:
-        Bins on which all policies are judged, bool ``[series, bins]``: observed, and with an order of every
-        policy in force.
+    settings:
+        The scaling rules and costs.
+    question:
+        The forecast that it scales on: the quantile of the lowest cost, or the point forecast without
+        intervals, over the next lead time.
+    simulation:
+        The simulation; None if there is none.
+    lacking:
+        Why there is none, as a clause; empty if there is one.
+    possible:
+        Whether bins of this width can be simulated at all; if not, a verdict rests on errors alone.
+    notes:
+        Caveats.
     """
 
-    outcomes: pd.DataFrame
-    series: pd.DataFrame
-    replicas: dict[str, np.ndarray]
-    counted: np.ndarray
+    settings: Capacity
+    question: Question
+    simulation: Simulation | None = None
+    lacking: str = ""
+    possible: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def quantile_words(self) -> str:
+        """The forecast that it scales on."""
+        level = self.question.level
+        return "the point forecast" if level is None else f"quantile {level:.3g}"
 
 
-def per_replica(settings: Capacity, mean_load: np.ndarray) -> np.ndarray:
-    """Load that one replica of each series serves, float64 ``[series]``.
+def order(found: Backtest, settings: Capacity, seed: int = 0) -> Orders:
+    """Simulate an autoscaler with and without the forecasts of the judged model.
 
     Parameters
     ----------
-    mean_load:
-        Mean load before the evaluated span, ``[series]``. If it is 0 or NaN, a replica serves a load of 1.
+    seed:
+        Seed of the movements of the load inside bins.
     """
-    if settings.per_replica is not None:
-        return np.full(mean_load.shape, settings.per_replica, dtype=np.float64)
-    return np.where(mean_load > 0, mean_load.astype(np.float64) / settings.mean_replicas, 1.0)
-
-
-def simulate(settings: Capacity, timeline: Timeline, forecasts: Mapping[str, np.ndarray]) -> Simulation:
-    """Order replicas by each forecast, by the last value (``reactive``) and by the actual load (``perfect``).
-
-    With a lead of L bins and k bins between decisions, the order made at bin t is in force from bin t + L to
-    before bin t + L + k, and is sized for the largest load forecast for them. A decision without a forecast
-    repeats the previous order; after the last forecast of a series there are no more orders. Scaling down
-    takes effect at the same time as scaling up. ``reactive`` equals a last-value forecast. ``perfect`` knows
-    the load of the bins that it orders for, and has no headroom.
-
-    Parameters
-    ----------
-    forecasts:
-        By policy, float ``[series, bins, horizon]``: entry ``[s, t, h]`` is made at the start of bin t for
-        bin t + h; NaN over the whole horizon if none was made. The last step is repeated beyond the horizon.
-
-    Raises
-    ------
-    ValueError
-        When a forecast has another shape, or is called ``reactive`` or ``perfect``.
-    """
-    if taken := {REACTIVE, PERFECT} & set(forecasts):
-        raise ValueError(f"forecasts cannot be called {' or '.join(sorted(taken))}")
-    replicas = {
-        name: _in_force(settings, timeline, _forecast_peak(settings, timeline, forecast), settings.headroom)
-        for name, forecast in forecasts.items()
-    }
-    replicas[REACTIVE] = _reactive(settings, timeline)
-    counted = _counted(timeline, *replicas.values())
-    replicas[PERFECT] = _in_force(settings, timeline, _actual_peak(settings, timeline), headroom=0.0)
-    sums = pd.concat(
-        {name: _sums(settings, timeline, count, counted) for name, count in replicas.items()},
-        names=["policy", "series"],
+    policy = HpaPolicy(
+        min_replicas=settings.min_replicas,
+        max_replicas=settings.max_replicas,
+        interval=settings.interval or HpaPolicy.model_fields["interval"].default,
     )
-    return Simulation(
-        outcomes=_with_shares(sums.groupby(level="policy", sort=False).sum()),
-        series=_with_shares(sums).reset_index(),
-        replicas=replicas,
-        counted=counted,
-    )
-
-
-def costs_over_time(
-    settings: Capacity, timeline: Timeline, simulation: Simulation, policy: str
-) -> np.ndarray:
-    """Cost of a policy in each bin, over all series, float64 ``[bins]``; 0 where no bin counts."""
-    load = timeline.load / timeline.per_replica[:, None]
-    spare = np.where(simulation.counted, simulation.replicas[policy] - load, 0.0)
-    cost = np.where(spare > 0, settings.cost_over, -settings.cost_under) * spare
-    summed: np.ndarray = cost.sum(axis=0) * (timeline.step / 3600)
-    return summed
-
-
-def headroom_curve(
-    settings: Capacity,
-    timeline: Timeline,
-    forecast: np.ndarray,
-    headrooms: Sequence[float],
-    counted: np.ndarray | None = None,
-) -> np.ndarray:
-    """Cost of one forecast over all series at each headroom; the headroom in the settings is ignored.
-
-    Parameters
-    ----------
-    forecast:
-        As in :func:`simulate`.
-    counted:
-        Bins to judge on, bool ``[series, bins]``, as in a simulation with other forecasts; None for the bins
-        of a simulation with this forecast alone.
-
-    Returns
-    -------
-    float64 ``[headrooms]``.
-    """
-    peak = _forecast_peak(settings, timeline, forecast)
-    # The bins with an order do not depend on the headroom.
-    some = _in_force(settings, timeline, peak, headroom=0.0)
-    own = _counted(timeline, some, _reactive(settings, timeline))
-    counted = own if counted is None else own & counted
-    costs = []
-    for headroom in headrooms:
-        replicas = _in_force(settings, timeline, peak, headroom)
-        costs.append(_sums(settings, timeline, replicas, counted)["cost"].sum())
-    return np.array(costs, dtype=np.float64)
-
-
-def timing(settings: Capacity, step: int, stride: int) -> tuple[int, int]:
-    """Bins from an order until it is in force, and bins between decisions (whole strides)."""
-    lead = -(-settings.lead_time // step)
-    return lead, stride * -(-(settings.interval or step) // (stride * step))
-
-
-def _deciding(settings: Capacity, timeline: Timeline) -> slice:
-    """The bins with a decision whose order takes effect within the span."""
-    lead, interval = timing(settings, timeline.step, timeline.stride)
-    return slice(0, max(0, timeline.load.shape[1] - lead), interval)
-
-
-def _forecast_peak(settings: Capacity, timeline: Timeline, forecast: np.ndarray) -> np.ndarray:
-    """The largest load forecast for the bins of each order, float64 ``[series, decisions]``."""
-    if forecast.ndim != 3 or forecast.shape[:2] != timeline.load.shape or forecast.shape[2] == 0:
-        raise ValueError(
-            f"a forecast {forecast.shape} is not [series, bins, horizon] of {timeline.load.shape}"
+    service = Service(start=settings.lead_time)
+    ahead, width = lead(service, policy), found.panel.frequency.step
+    level = float(np.clip(settings.best_quantile, LEVELS[0], LEVELS[-1])) if found.levels else None
+    question = Question(level, min(ahead, found.horizon * width))
+    if reason := _unfit(found.panel):
+        return Orders(settings, question, lacking=reason, possible=False)
+    # Orders end with the last forecast, which counts until the next one would be made.
+    stop = min(int(found.origin.max()) + found.stride, found.stop)
+    begin = max(found.begin, stop - MOST_DAYS * _DAY // width)
+    if (stop - begin) * width <= settings.lead_time:
+        lacking = (
+            "no order takes effect within the judged span, so its replicas cannot be judged: lower "
+            "capacity.lead_time, or judge it on a longer span"
         )
-    lead, interval = timing(settings, timeline.step, timeline.stride)
-    first = min(lead, forecast.shape[2] - 1)
-    made = forecast[:, _deciding(settings, timeline), first : lead + interval]
-    peak: np.ndarray = made.max(axis=2).astype(np.float64)
-    return peak
-
-
-def _actual_peak(settings: Capacity, timeline: Timeline) -> np.ndarray:
-    """The largest load observed in the bins of each order, float64 ``[series, decisions]``."""
-    lead, interval = timing(settings, timeline.step, timeline.stride)
-    known = timeline.load[:, lead:]
-    whole = np.pad(known, ((0, 0), (0, -known.shape[1] % interval)), constant_values=np.nan)
-    peak: np.ndarray = np.fmax.reduce(whole.reshape(len(whole), whole.shape[1] // interval, interval), axis=2)
-    # Before the first observed bin the order is sized for no load, so that there is always an order.
-    peak[:, :1] = np.nan_to_num(peak[:, :1])
-    return peak
-
-
-def _reactive(settings: Capacity, timeline: Timeline) -> np.ndarray:
-    """Replicas of the rule that orders for the newest observed value, int64 ``[series, bins]``."""
-    return _in_force(settings, timeline, timeline.last[:, _deciding(settings, timeline)], settings.headroom)
-
-
-def _in_force(settings: Capacity, timeline: Timeline, peak: np.ndarray, headroom: float) -> np.ndarray:
-    """Replicas in force with orders sized for ``peak`` ``[series, decisions]``, int64 ``[series, bins]``."""
-    lead, interval = timing(settings, timeline.step, timeline.stride)
-    needed = np.ceil(peak * (1 + headroom) / timeline.per_replica[:, None] - _TOLERANCE)
-    order = np.clip(needed, settings.min_replicas, settings.max_replicas)
-    decided = np.where(np.isnan(peak), -1, np.arange(peak.shape[1]))
-    newest = np.maximum.accumulate(decided, axis=1)
-    # No forecasts are made near the end of a span, and orders must not become stale there.
-    ended = np.arange(peak.shape[1]) > decided.max(axis=1, initial=-1, keepdims=True)
-    known = (newest >= 0) & ~ended
-    held = np.where(known, np.take_along_axis(order, np.maximum(newest, 0), axis=1), -1)
-    replicas = np.full(timeline.load.shape, -1, dtype=np.int64)
-    served = replicas[:, lead:]
-    served[:] = np.repeat(held, interval, axis=1)[:, : served.shape[1]]
-    return replicas
-
-
-def _counted(timeline: Timeline, *replicas: np.ndarray) -> np.ndarray:
-    """Observed bins in which all of these policies have an order in force, bool ``[series, bins]``."""
-    counted: np.ndarray = ~np.isnan(timeline.load)
-    for count in replicas:
-        counted &= count >= 0
-    return counted
-
-
-def _sums(settings: Capacity, timeline: Timeline, replicas: np.ndarray, counted: np.ndarray) -> pd.DataFrame:
-    """The sums of a policy, one row per series; ``load`` is in replica-hours too."""
-    series = np.nonzero(counted)[0]
-    load = (timeline.load / timeline.per_replica[:, None])[counted]
-    count = replicas[counted]
-    hours = timeline.step / 3600
-
-    def total(values: np.ndarray) -> np.ndarray:
-        summed: np.ndarray = np.bincount(series, values, len(counted))
-        return summed
-
-    # The tolerance does not vanish at zero replicas: rounding errors of the load must not count.
-    above = load - count > _TOLERANCE * np.maximum(count, 1)
-    unserved = total(np.maximum(load - count, 0)) * hours
-    idle = total(np.maximum(count - load, 0)) * hours
-    # Changes between counted bins of the same series.
-    changed = (np.diff(count) != 0) & (np.diff(series) == 0)
-    return pd.DataFrame(
-        {
-            "under_minutes": total(above) * timeline.step / 60,
-            "unserved": unserved,
-            "load": total(load) * hours,
-            "replica_hours": total(count) * hours,
-            "idle": idle,
-            "scalings": np.bincount(series[1:][changed], minlength=len(counted)),
-            "cost": settings.cost_under * unserved + settings.cost_over * idle,
-        }
+        return Orders(settings, question, lacking=lacking)
+    scored = found.scored_series
+    rows = scored[middles(len(scored), min(len(scored), MOST_SERIES))]
+    served, plausible = _served(found, question, rows, begin, stop)
+    sizes, notes = _sizes(found, settings)
+    if ahead + (found.stride - 1) * width > found.horizon * width:
+        notes.append(
+            f"Pods that are ordered now serve up to {ahead + (found.stride - 1) * width:,} s later "
+            f"(capacity.lead_time, capacity.interval, evaluate.stride), forecasts reach "
+            f"{found.horizon * width:,} s: they cannot be early enough."
+        )
+    if not plausible:
+        notes.append(
+            f"More than a hundredth of the forecasts of quantile {level:.3g} exceed twice the largest value "
+            "ever seen: do not scale on it."
+        )
+    load = _load(found.panel, rows, seed)
+    services = Services(
+        load,
+        sizes[rows],
+        np.full(len(rows), settings.share),
+        np.full((1, len(rows)), settings.min_replicas),
+        np.full(len(rows), _UNIT),
+        [served],
     )
-
-
-def _with_shares(sums: pd.DataFrame) -> pd.DataFrame:
-    """The columns of the results, with shares; a share of nothing is NaN."""
-    shares = sums.assign(
-        unserved_share=sums["unserved"] / sums["load"].where(sums["load"] > 0),
-        over_share=sums["idle"] / sums["replica_hours"].where(sums["replica_hours"] > 0),
+    setting = Setting(
+        policy=policy,
+        kind="value_per_pod_total",
+        service=service,
+        signal=Signal(),
+        drivers=usual_drivers(),
+        lead=ahead,
+        prices=Prices(settings.cost_under, settings.cost_over),
+        seed=seed,
     )
-    return shares[_COLUMNS]
+    traffic = load.values[:, begin:stop].sum(axis=1, dtype=np.float64)
+    alive = np.flatnonzero(traffic > 0) if (traffic > 0).any() else np.arange(len(rows))
+    drawn = int(alive[np.argsort(traffic[alive], kind="stable")[len(alive) // 2]])
+    bins = Bins((stop - begin, len(setting.drivers)), drawn, width // load.step)
+    outcomes = simulate(setting, services, begin, stop, bins=bins)
+    simulation = Simulation(setting, services, rows, begin, stop, outcomes, bins, drawn)
+    return Orders(settings, question, simulation, notes=tuple(notes))
+
+
+def _unfit(panel: Panel) -> str:
+    """Why replicas cannot be simulated in the bins of a panel; empty if they can."""
+    reason = unfit(panel.frequency)
+    if not panel.grid.is_uniform:
+        reason = reason or f"not all bins are equally long in {panel.zone}"
+    return f"replicas are not simulated, because {reason}" if reason else ""
+
+
+def _sizes(found: Backtest, settings: Capacity) -> tuple[np.ndarray, list[str]]:
+    """Load that one replica of each series of the panel serves, float64 ``[series]``, and caveats."""
+    values, observed = found.panel.values.astype(np.float64), found.panel.observed
+    before, within = (
+        _mean_load(values[:, part], observed[:, part])
+        for part in (slice(found.begin), slice(found.begin, found.stop))
+    )
+    notes, scored = [], found.scored_series
+    unsized = int((~(before > 0))[scored].sum())
+    if unsized and settings.per_replica is None:
+        notes.append(
+            f"{unsized:,} of {len(scored):,} series have no traffic before the span: their "
+            "replicas are sized by their mean load in it; set capacity.per_replica to avoid this."
+        )
+    if (values < 0).any(where=observed):
+        notes.append("Some load is below 0 and counts as 0 for replicas; is this traffic?")
+    return per_replica(settings, np.where(before > 0, before, within)), notes
+
+
+def _mean_load(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Mean absolute value of the observed bins, float64 ``[series]``; NaN if there are none."""
+    return ratio(np.where(observed, np.abs(values), 0.0).sum(axis=1), observed.sum(axis=1))
+
+
+def _load(panel: Panel, rows: np.ndarray, seed: int) -> Load:
+    """The history of some series as load; its bins are those of the panel."""
+    observed = panel.observed[rows]
+    values = np.maximum(held(panel.values[rows], observed), 0)
+    return Load(values, observed, panel.start, panel.frequency.step, VARIABILITY, seed, np.arange(len(rows)))
+
+
+def _served(
+    found: Backtest, question: Question, rows: np.ndarray, begin: int, stop: int
+) -> tuple[Served, bool]:
+    """Answers of ``kforecast-serve`` with the forecasts of the backtest, and whether they are plausible.
+
+    A forecast counts until the next one is made; its last step is repeated beyond its horizon.
+    """
+    panel, horizon, stride = found.panel, found.horizon, found.stride
+    # The forecast before the first bin is still the newest one when that begins.
+    first = max(begin - stride, found.begin)
+    made = found.forecasts[found.model]
+    plausible = True
+    if question.level is not None:
+        made = found.quantiles_at([question.level])[..., 0]
+        seen = panel.values[:, : found.stop].max(axis=1, where=panel.observed[:, : found.stop], initial=0.0)
+        most = _PLAUSIBLE * np.maximum(seen, _TRACE * seen.max())[found.series]
+        plausible = bool(np.count_nonzero(made > most[:, None]) <= _FEW_IMPLAUSIBLE * made.size)
+    place = np.full(panel.num_series, -1)
+    place[rows] = np.arange(len(rows))
+    mine = (place[found.series] >= 0) & (found.origin >= first) & (found.origin < stop)
+    dense = np.full((len(rows), stop - first, horizon), np.nan, np.float32)
+    dense[place[found.series[mine]], found.origin[mine] - first] = made[mine]
+    newest = dense.copy()
+    for ago in range(1, min(stride, horizon)):
+        older = dense[:, :-ago]
+        later = np.concatenate([older[..., ago:], np.repeat(older[..., -1:], ago, axis=2)], axis=2)
+        empty = np.isnan(newest[:, ago:, 0])
+        newest[:, ago:][empty] = later[empty]
+    width = panel.frequency.step
+    parts, kind = spans(width, step_of(width), question.window, SETTLE, horizon)
+    values = largest(newest, parts, begin - first)
+    return Served(values, kind, int(panel.seconds(begin)), width, step_of(width)), plausible

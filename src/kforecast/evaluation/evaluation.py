@@ -17,7 +17,6 @@ from kforecast.data.panel import Panel
 from kforecast.data.reading import read_panel
 from kforecast.errors import ConfigError, DataError, few
 from kforecast.evaluation.backtest import BacktestSettings, Span
-from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.report.figures import figures
 from kforecast.evaluation.report.files import forecasts_frame, publish
 from kforecast.evaluation.report.words import summary
@@ -30,6 +29,7 @@ from kforecast.metrics.source import MetricSource
 from kforecast.metrics.timerange import utc
 from kforecast.models import Network, Pretrained
 from kforecast.predictor import Predictor
+from kforecast.simulation.capacity import Capacity
 from kforecast.validation import list_problems, problems_of
 from kforecast.window import parse_instant
 

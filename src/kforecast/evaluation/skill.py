@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from kforecast.evaluation.backtest import Backtest
-from kforecast.evaluation.capacity import REACTIVE
 from kforecast.evaluation.scores import mean_of_known, ratio
+from kforecast.simulation.drivers import REACTIVE
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95

@@ -7,11 +7,12 @@ from typing import Literal
 import numpy as np
 
 from kforecast.errors import few
-from kforecast.evaluation.capacity import REACTIVE
+from kforecast.evaluation.capacity import JUDGED
 from kforecast.evaluation.scoreboard import Scoreboard
 from kforecast.evaluation.scores import overall
 from kforecast.files.untrusted import shortened
 from kforecast.models.naive import NAIVE
+from kforecast.simulation.drivers import FORECAST, REACTIVE
 
 Tone = Literal["good", "unsure", "bad"]
 # Forecasts that sum to less than this share of the traffic are useless for capacity.
@@ -20,6 +21,7 @@ _LEAST_SHARE = 0.5
 _NOTHING = 0.005
 # A forecast of zero has a WAPE of 1.
 _AS_BAD_AS_ZERO = 0.99
+_SEARCH = "kforecast-replay searches the target and the quantile that would pay"
 _REMEDIES = "More history, more epochs or a longer context may help"
 
 
@@ -57,7 +59,7 @@ def verdict(board: Scoreboard) -> Verdict:
         if doubts is not None and doubts != objection:
             words += f" Besides, {doubts.reason}."
         return Verdict(objection.tone, words, unfit(board))
-    cost = _cost(board)
+    cost = _cost(board) if board.orders.possible else board.orders.lacking
     words = f"Worth scaling on: {_error(board)}; {_interval(board)}. {cost[:1].upper()}{cost[1:]}."
     return Verdict("good", words)
 
@@ -88,12 +90,6 @@ def champion_shortfall(board: Scoreboard | None, required: float) -> str | None:
         f"the skill over the champion is {over.value:.1%}, and its 95% interval, {over.low:.1%} to "
         f"{over.high:.1%}, is not clear of {required:.1%}"
     )
-
-
-def useless(board: Scoreboard) -> str | None:
-    """Why no order can be derived from a model: too little traffic forecast, or a doubtful history."""
-    objection = _doubts(board) or _bias(board)
-    return None if objection is None else objection.reason
 
 
 def unfit(board: Scoreboard) -> str | None:
@@ -168,12 +164,13 @@ def _bias(board: Scoreboard) -> _Objection | None:
     amount = "no traffic at all" if share < _NOTHING else f"only {share:.0%} of the traffic"
     of = "" if len(low) == len(known) else f" for {len(low):,} of {len(known):,} series"
     reason = f"it forecasts {amount}{of} (bias {share - 1:+.1%})"
-    if board.orders.any:
-        unserved = board.orders.simulation.outcomes["unserved_share"]
-        own, reactive = float(unserved[board.backtest.model]), float(unserved[REACTIVE])
+    if board.orders.simulation is not None:
+        unserved = board.orders.simulation.table["unserved_share"]
+        own, reactive = float(unserved[FORECAST]), float(unserved[REACTIVE])
         than = "as well" if reactive > 0.9 * own else "better"
         reason += (
-            f", and orders for it leave {own:.1%} of the load unserved (a reactive scaler"
+            f", and scaling on {board.orders.quantile_words} alone leaves {own:.1%} of the load unserved "
+            "(a reactive scaler"
             f"{f' does {than}' if reactive <= own else ''}: {reactive:.1%})"
         )
     return _Objection("bad", f"Do not scale on it: {reason}.", reason)
@@ -202,21 +199,19 @@ def _error_too_high(board: Scoreboard, required: float) -> _Objection | None:
 def _cost_too_high(board: Scoreboard) -> _Objection | None:
     """Orders that do not cost less than those of the reactive rule."""
     saving = board.saving
-    if saving.above(0.0):
+    if saving.above(0.0) or not board.orders.possible:
         return None
-    if not board.orders.any:
-        reason = (
-            "no order takes effect within the judged span, so its replicas cannot be judged: lower "
-            "capacity.lead_time, or judge it on a longer span"
-        )
+    if board.orders.lacking:
+        reason = board.orders.lacking
     elif math.isnan(saving.value):
-        reason = "a reactive rule orders exactly what is needed here, so no forecast can save replicas"
+        reason = "a reactive rule costs nothing here, so no forecast can save replicas"
     elif math.isnan(saving.low):
         reason = f"{_cost(board)}, but the span is too short to tell that from chance"
     elif saving.high < 0:
-        return _Objection("bad", f"Do not scale on it: {_error(board)}, but {_cost(board)}.", _cost(board))
+        words = f"Do not scale on it: {_error(board)}, but {_cost(board)}; {_SEARCH}."
+        return _Objection("bad", words, _cost(board))
     else:
-        reason = f"{_cost(board)}, which may be chance"
+        reason = f"{_cost(board)}, which may be chance; {_SEARCH}"
     return _Objection("unsure", f"Not proven: {_error(board)}, but {reason}.", reason)
 
 
@@ -248,11 +243,10 @@ def _interval(board: Scoreboard) -> str:
 
 
 def _cost(board: Scoreboard) -> str:
-    """The cost of the model's orders, against the reactive rule's."""
-    saving, policy = board.saving, board.orders.policy
-    ordered = policy.removeprefix(board.backtest.model).strip() or "for its forecast"
+    """The cost with the forecast, against the reactive rule's."""
+    saving = board.saving
     off = f"{abs(saving.value):.1%} {'less' if saving.value > 0 else 'more'}"
-    words = f"ordering {ordered} costs {off} than a reactive rule"
+    words = f"{JUDGED} at {board.orders.quantile_words} costs {off} than {REACTIVE} alone"
     if math.isnan(saving.low):
         return words
     return f"{words} (95% interval of the saving {saving.low:.1%} to {saving.high:.1%})"

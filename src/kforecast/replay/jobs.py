@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 
 from kforecast.errors import KforecastError
-from kforecast.replay.outcomes import Outcomes
-from kforecast.replay.simulation import Services, Setting, simulate
+from kforecast.simulation.outcomes import Outcomes
+from kforecast.simulation.simulation import Services, Setting, simulate
 
 # Lanes that are simulated together: more take more memory, fewer waste time between operations.
 LANES = 2000
@@ -19,7 +19,7 @@ LANES = 2000
 
 @dataclass(frozen=True)
 class Job:
-    """The arguments of :func:`~kforecast.replay.simulation.simulate`."""
+    """The arguments of :func:`~kforecast.simulation.simulation.simulate`."""
 
     setting: Setting
     services: Services

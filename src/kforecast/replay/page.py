@@ -27,7 +27,6 @@ from kforecast.pages.drawing import (
     style,
 )
 from kforecast.pages.template import template
-from kforecast.replay.outcomes import Trace
 from kforecast.replay.recommend import Choice
 from kforecast.replay.study import Replay
 from kforecast.replay.words import (
@@ -40,6 +39,7 @@ from kforecast.replay.words import (
     services_words,
     setting_words,
 )
+from kforecast.simulation.outcomes import Trace
 from kforecast.version import __version__
 
 _MOST_ROWS = 50

@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from kforecast.replay.drivers import BOTH, REACTIVE, Driver
-from kforecast.replay.forecasts import Question
-from kforecast.replay.outcomes import Outcomes, Prices
-from kforecast.replay.service import LATE, PODS, UNSERVED
+from kforecast.simulation.drivers import BOTH, REACTIVE, Driver
+from kforecast.simulation.forecasts import Question
+from kforecast.simulation.outcomes import Outcomes, Prices
+from kforecast.simulation.service import LATE, PODS, UNSERVED
 
 # A pod at its target must stay below what it can serve at most.
 MOST_SHARE = 0.95

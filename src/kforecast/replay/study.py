@@ -14,7 +14,9 @@ from kforecast.autoscaling.policy import Kind, Policy
 from kforecast.data.panel import Panel
 from kforecast.evaluation.skill import Skill, saving
 from kforecast.predictor import Predictor
-from kforecast.replay.drivers import (
+from kforecast.replay.jobs import LANES, Job, run_all
+from kforecast.replay.recommend import Advice, Aim, Choice, Grid, advice
+from kforecast.simulation.drivers import (
     BOTH,
     FORECAST,
     MIMIR,
@@ -24,13 +26,11 @@ from kforecast.replay.drivers import (
     Driver,
     Served,
 )
-from kforecast.replay.forecasts import Question, answers
-from kforecast.replay.jobs import LANES, Job, run_all
-from kforecast.replay.load import Load
-from kforecast.replay.outcomes import Outcomes, Prices
-from kforecast.replay.recommend import Advice, Aim, Choice, Grid, advice
-from kforecast.replay.service import Service
-from kforecast.replay.simulation import Services, Setting, Signal
+from kforecast.simulation.forecasts import Question, answers
+from kforecast.simulation.load import Load
+from kforecast.simulation.outcomes import Outcomes, Prices
+from kforecast.simulation.service import Service
+from kforecast.simulation.simulation import Services, Setting, Signal, lead
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +68,9 @@ class Plan:
     load:
         The load of every service, at the finest step of the history.
     capacity, share, units:
-        See :class:`~kforecast.replay.simulation.Services`.
+        See :class:`~kforecast.simulation.simulation.Services`.
     policy, kind, metric, service, signal, prices:
-        See :class:`~kforecast.replay.simulation.Setting`.
+        See :class:`~kforecast.simulation.simulation.Setting`.
     settle:
         Seconds after the end of a bin until its forecast is ready.
     grid, aim:
@@ -146,11 +146,6 @@ class Replay:
     def saving_of(self, series: int | None = None) -> Skill:
         """The saving of one service, or of all."""
         return _saving(self.outcomes, self.chosen, self.plan, series)
-
-
-def lead(service: Service, policy: Policy) -> int:
-    """Seconds from a decision until the pods of the next decision serve."""
-    return service.start + policy.interval
 
 
 def replay(plan: Plan) -> Replay:

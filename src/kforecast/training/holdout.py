@@ -10,12 +10,12 @@ from kforecast.data.fill import Fill
 from kforecast.data.origins import middles
 from kforecast.errors import DataError
 from kforecast.evaluation.backtest import BacktestSettings, Span
-from kforecast.evaluation.capacity import Capacity
 from kforecast.evaluation.champion import Champion
 from kforecast.evaluation.scoreboard import QUANTILES, Scoreboard, judge
 from kforecast.models import Fcnet
 from kforecast.models.online import RATE, Online
 from kforecast.predictor import Predictor
+from kforecast.simulation.capacity import Capacity
 from kforecast.training.fit import Fit
 
 log = logging.getLogger(__name__)

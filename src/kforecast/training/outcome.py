@@ -18,6 +18,7 @@ from kforecast.config.overrides import typed
 from kforecast.console import short_path
 from kforecast.data.datamodule import ForecastDataModule
 from kforecast.data.history import HISTORY
+from kforecast.evaluation.capacity import JUDGED
 from kforecast.evaluation.report.files import publish, remove_report
 from kforecast.evaluation.report.words import summary
 from kforecast.models import Network
@@ -96,7 +97,8 @@ class Outcome:
         if objective == "skill":
             return float(board.skill.value)
         if objective == "capacity_cost":
-            return float(board.orders.simulation.outcomes["cost"][board.backtest.model])
+            simulation = board.orders.simulation
+            return float("nan") if simulation is None else float(simulation.table["cost"][JUDGED])
         return float(board.model[objective])
 
     def scores(self) -> dict[str, float]:

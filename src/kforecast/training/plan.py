@@ -36,9 +36,9 @@ from kforecast.training.resume.earlier_run import UNFINISHED, Earlier, earlier_r
 
 if TYPE_CHECKING:
     from kforecast.data.panel import Panel
-    from kforecast.evaluation.capacity import Capacity
     from kforecast.evaluation.champion import Champion
     from kforecast.models import Network
+    from kforecast.simulation.capacity import Capacity
     from kforecast.training.teacher import Teacher
     from kforecast.training.warm_start import WarmStart
     from kforecast.window import Window

@@ -9,12 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kforecast.evaluation.capacity import Simulation
-from kforecast.evaluation.scoreboard import HEADROOMS, ORDER_LEVELS, Scoreboard
+from kforecast.evaluation.capacity import JUDGED
+from kforecast.evaluation.scoreboard import Scoreboard
 from kforecast.evaluation.scores import mean_of_known, overall, ratio
 from kforecast.evaluation.skill import aged_at
 from kforecast.intervals import LEVELS
-from kforecast.models.naive import LAST_VALUE
 from kforecast.pages.drawing import (
     BAD,
     BAND,
@@ -44,6 +43,7 @@ from kforecast.pages.drawing import (
     percent,
     style,
 )
+from kforecast.simulation.drivers import PERFECT, REACTIVE
 
 # In the order of the page.
 NAMES = ("forecasts", "steps", "baselines", "replicas", "cost", "calibration", "age")
@@ -215,97 +215,65 @@ def _baselines(board: Scoreboard) -> Figure | None:
 
 
 def _replicas(board: Scoreboard) -> Figure | None:
-    found, orders = board.backtest, board.orders
-    series = middle(board)
-    first, stop = _shown(board, series.row)
-    inside = slice(first - found.begin, stop - found.begin)
-    policy = board.orders.policy
-    load = orders.timeline.load[series.row, inside] / orders.timeline.per_replica[series.row]
-    count = {
-        name: _counts(orders.simulation, name, series.row)[inside] for name in ("perfect", "reactive", policy)
-    }
-    if not np.isfinite(count[policy]).any():
+    simulation = board.orders.simulation
+    if simulation is None:
         return None
+    row = int(simulation.rows[simulation.drawn])
+    begin, end = simulation.begin, simulation.stop
+    first, stop = _shown(board, row)
+    first, stop = max(min(first, end - (stop - first)), begin), min(stop, end)
+    inside = slice(first - begin, stop - begin)
+    load = simulation.services.load
+    needed = np.where(load.observed, load.values, np.nan)[simulation.drawn, first:stop]
+    needed = needed / simulation.services.capacity[simulation.drawn]
+    names = [driver.name for driver in simulation.setting.drivers]
+    serving = {
+        name: simulation.bins.serving[inside, names.index(name)] for name in (PERFECT, REACTIVE, JUDGED)
+    }
     figure, axes = canvas(FULL, 2.75, margins=Margins(top=0.58, bottom=0.36))
     axis = axes[0, 0]
     edges = _times(board, np.repeat(np.arange(first, stop + 1), 2)[1:-1])
-    both = {name: np.repeat(values, 2) for name, values in count.items()}
-    needed = np.repeat(load, 2)
-    axis.fill_between(edges, 0, both["perfect"], color=SHADE, lw=0, label="perfect: knows the load")
-    short = needed > both[policy]
-    label = "not served by the model"
-    axis.fill_between(edges, both[policy], needed, where=short, color=BAD, alpha=0.55, lw=0, label=label)
-    line(axis, edges, needed, "load, in replicas", Stroke(INK, 0.9))
-    line(axis, edges, both["reactive"], "reactive: orders for the last value", Stroke(OTHER, 1.1, (3, 1.5)))
-    line(axis, edges, both[policy], policy, Stroke(MODEL, 1.4))
-    place = f"{series.place} series by WAPE: " if series.place else ""
-    axis.set_title(f"{place}{short_name(board, series.row)}")
-    from_zero(axis, largest(needed, *both.values()), form="whole")
+    drawn = {name: np.repeat(values, 2) for name, values in serving.items()}
+    needed = np.repeat(needed, 2)
+    axis.fill_between(edges, 0, drawn[PERFECT], color=SHADE, lw=0, label=PERFECT)
+    short = needed > drawn[JUDGED]
+    label = "above the pods with the forecast"
+    axis.fill_between(edges, drawn[JUDGED], needed, where=short, color=BAD, alpha=0.55, lw=0, label=label)
+    line(axis, edges, needed, "load, in pods", Stroke(INK, 0.9))
+    line(axis, edges, drawn[REACTIVE], REACTIVE, Stroke(OTHER, 1.1, (3, 1.5)))
+    line(axis, edges, drawn[JUDGED], JUDGED, Stroke(MODEL, 1.4))
+    axis.set_title(f"Pods that serve {short_name(board, row)}, mean of each bin")
+    from_zero(axis, largest(needed, *drawn.values()), form="whole")
     date_axis(axis, *_times(board, np.array([first, stop])))
     legend(figure, axis)
     return figure
 
 
 def _cost(board: Scoreboard) -> Figure | None:
-    orders, model = board.orders, board.backtest.model
-    if not orders.any:
+    simulation = board.orders.simulation
+    if simulation is None:
         return None
-    with_levels = bool(len(orders.by_quantile))
-    best_baseline = board.skill.best_baseline
-    curves = {name: orders.by_headroom[name] for name in dict.fromkeys((model, best_baseline, LAST_VALUE))}
-    # The last value keeps its own look when it is the best baseline too.
-    strokes = {best_baseline: Stroke(BASELINE, 1.4), LAST_VALUE: Stroke(OTHER, 1.4, (3, 1.5))}
-    strokes[model] = Stroke(MODEL, 1.8)
-    lines = max(len(curves), 2)
-    width = FULL if with_levels else HALF
-    margins = Margins(bottom=0.5 + LINE * lines)
-    figure, axes = canvas(width, 2.75 + LINE * lines, 1, 1 + with_levels, margins)
-    axis = axes[0, 0]
-    lowest = {name: float(curve.min()) for name, curve in curves.items()}
-    for name, curve in curves.items():
-        known_as = "reactive (last value)" if name == LAST_VALUE else name
-        headroom = orders.best_headroom(name)
-        label = f"{known_as}: cheapest at {percent(headroom, 0)}, {lowest[name]:,.0f}"
-        line(axis, np.array(HEADROOMS), curve, label, strokes[name])
-        axis.plot(headroom, lowest[name], "o", color=strokes[name].colour, ms=5.5, zorder=4)
-    most = max(2.5 * lowest[model], 1.3 * max(lowest.values()))
-    from_zero(axis, min(most, largest(*curves.values())))
-    # The axis ends soon after the last curve leaves the figure.
-    below = np.flatnonzero(np.min([*curves.values()], axis=0) <= most)
-    axis.set_xlim(-0.01, HEADROOMS[min(int(below[-1]) + 1, len(HEADROOMS) - 1)] + 0.01)
-    axis.set_title("Cost by headroom added to the forecast")
-    axis.set_xlabel("headroom")
-    axis.xaxis.set_major_formatter(PERCENT)
-    legend(figure, axis, below=lines, columns=1)
-    if with_levels:
-        _cost_by_level(figure, axes[0, 1], board, lines)
+    frame, prices = simulation.table.sort_values("cost", kind="stable"), simulation.setting.prices
+    margins = Margins(left=0.2 + 0.076 * max(map(len, frame.index)), top=0.34, bottom=0.2 + LINE)
+    figure, axes = canvas(WIDE, 0.7 + 0.36 * len(frame), margins=margins)
+    axis, at = axes[0, 0], np.arange(len(frame))
+    idle = (prices.over * frame["idle"]).to_numpy()
+    axis.barh(at, idle, height=0.62, color=SHADE, label="idle replica-hours")
+    unserved = (prices.under * frame["unserved"]).to_numpy()
+    axis.barh(at, unserved, left=idle, height=0.62, color=BAD, label="unserved load")
+    for place, cost in zip(at, frame["cost"], strict=True):
+        axis.annotate(f"{cost:,.0f}", (cost, place), (5, 0), textcoords="offset points", va="center", size=8)
+    axis.set_yticks(at, list(frame.index))
+    for label, name in zip(axis.get_yticklabels(), frame.index, strict=True):
+        label.set(color=INK, size=8.5, weight="bold" if name == JUDGED else "normal")
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1.18 * max(float(frame["cost"].max()), 1e-9))
+    axis.set_xticks([])
+    axis.grid(visible=False)
+    axis.spines["bottom"].set_visible(False)
+    axis.set_title("Cost, cheapest first")
+    legend(figure, axis, below=1, columns=2)
     return figure
-
-
-def _cost_by_level(figure: Figure, axis: Axes, board: Scoreboard, lines: int) -> None:
-    orders = board.orders
-    cheapest, newsvendor = orders.best_level, orders.settings.best_quantile
-    lowest = orders.best_level_cost if cheapest is not None else float(orders.by_quantile.min())
-    # Evenly spaced, because the levels between 0.9 and 0.99 matter most.
-    at = np.arange(len(ORDER_LEVELS), dtype=np.float64)
-    label = f"{board.backtest.model}: " + (
-        "all exceed twice the largest value"
-        if cheapest is None
-        else f"cheapest at {cheapest:g}, {lowest:,.0f}"
-    )
-    line(axis, at, orders.by_quantile, label, Stroke(MODEL, 1.8))
-    if cheapest is not None:
-        axis.plot(ORDER_LEVELS.index(cheapest), lowest, "o", color=MODEL, ms=5.5, zorder=4)
-    if ORDER_LEVELS[0] <= newsvendor <= ORDER_LEVELS[-1]:
-        place = float(np.interp(newsvendor, ORDER_LEVELS, at))
-        label = f"best by the costs alone (newsvendor): {newsvendor:.3g}"
-        axis.axvline(place, color=INK, lw=1.0, dashes=(3, 2), label=label)
-    axis.set_title("Cost by the quantile ordered for, without headroom")
-    axis.set_xlabel("quantile of the load")
-    axis.set_xticks(at, [f"{level:g}" for level in ORDER_LEVELS])
-    axis.set_xlim(-0.2, len(at) - 0.8)
-    from_zero(axis, min(largest(orders.by_quantile), 2.5 * lowest))
-    legend(figure, axis, below=lines, columns=1)
 
 
 def _calibration(board: Scoreboard) -> Figure | None:
@@ -462,9 +430,3 @@ def _bands(levels: Sequence[float]) -> list[tuple[int, int, str, str]]:
     return [
         (at[low], at[high], label, colour) for low, high, label, colour in bounds if low in at and high in at
     ]
-
-
-def _counts(simulation: Simulation, policy: str, row: int) -> np.ndarray:
-    """Replicas in force, float64 ``[bins]``; NaN where no order is in force."""
-    count = simulation.replicas[policy][row]
-    return np.where(count >= 0, count.astype(np.float64), np.nan)

@@ -9,16 +9,16 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from kforecast.evaluation.capacity import REACTIVE, Capacity, timing
+from kforecast.evaluation.capacity import JUDGED
 from kforecast.evaluation.champion import comparison_words
-from kforecast.evaluation.report.figures import middle, notable, often_seen, short_name
-from kforecast.evaluation.report.words import age_text, implausible_words, words_against
-from kforecast.evaluation.scoreboard import HEADROOMS, Scoreboard
+from kforecast.evaluation.report.figures import notable, often_seen, short_name
+from kforecast.evaluation.report.words import REPLAY, age_text, effect_words, simulated_words
+from kforecast.evaluation.scoreboard import Scoreboard
 from kforecast.evaluation.scores import overall
 from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, aged_at
-from kforecast.models.naive import LAST_VALUE
 from kforecast.pages.drawing import duration, inline_svg, percent
 from kforecast.pages.template import template
+from kforecast.simulation.drivers import BOTH, FORECAST, MIMIR, PERFECT, REACTIVE, SCHEDULED
 
 _MOST_ROWS = 50
 # An interval whose coverage is within this many percentage points of its claim keeps its promise.
@@ -36,14 +36,21 @@ _DEFINITIONS = {
     "average",
     "skill": "1 - WAPE of the model / WAPE of the best baseline; above 0 the model is better",
     "coverage": "share of the actual values inside an interval; an interval of 80 % should hold 80 % of them",
-    "under-provisioned": "time in which a service had more load than its replicas serve, over all services",
-    "load unserved": "load above what the replicas serve, as a share of all load",
-    "replica-hours": "running time of all replicas together, which is what a cluster is paid for",
-    "over-provisioned": "share of the replica-hours that stood idle",
-    "scalings": "how often the number of replicas changed",
+    "unserved": "load above what the pods serve, as a share of all load",
+    "with unserved load": "time in which a service had more load than its pods serve, over all services",
+    "replica-hours": "running time of all pods together, which is what a cluster is paid for",
+    "idle": "share of the replica-hours that stood idle",
+    "scalings": "how often the autoscaler changed the number of replicas",
     "cost": "replica-hours of unserved load plus idle replica-hours, each times its cost in the settings",
 }
-_POLICIES = {LAST_VALUE: "a reactive rule's orders", "perfect": "knows the load"}
+_DRIVERS = {
+    REACTIVE: "the newest load",
+    FORECAST: "without the newest load",
+    BOTH: "two metrics",
+    MIMIR: "Mimir's rule, with the newest load",
+    SCHEDULED: "cron from the mean week, with the newest load",
+    PERFECT: "the load to come",
+}
 
 
 @dataclass(frozen=True)
@@ -123,18 +130,17 @@ def _key_numbers(board: Scoreboard) -> list[dict[str, str]]:
 
 
 def _key_cost(board: Scoreboard) -> dict[str, str]:
-    policy, cost = board.orders.policy, board.orders.simulation.outcomes["cost"]
+    name, simulation = "cost against scaling on the newest load", board.orders.simulation
+    if simulation is None:
+        return {"name": name, "value": "–", "note": board.orders.lacking}
+    cost = simulation.table["cost"]
     reactive = float(cost[REACTIVE])
-    against = float(cost[policy]) / reactive - 1 if reactive > 0 else math.nan
-    note = f"{_number(cost[policy])} ({policy}) against {_number(reactive)}"
+    against = float(cost[JUDGED]) / reactive - 1 if reactive > 0 else math.nan
+    note = f"{_number(cost[JUDGED])} ({JUDGED} at {board.orders.quantile_words}) against {_number(reactive)}"
     if math.isfinite(board.saving.low):
         note += f"; {percent(CONFIDENCE, 0)} interval: {_signed_percent(-board.saving.high)} to "
         note += _signed_percent(-board.saving.low)
-    return {
-        "name": "cost against scaling on the last value",
-        "value": _signed_percent(against),
-        "note": note if board.orders.any else "the span is too short for the lead time",
-    }
+    return {"name": name, "value": _signed_percent(against), "note": note}
 
 
 def _scoreboard(board: Scoreboard) -> list[dict[str, Any]]:
@@ -167,73 +173,60 @@ def _cells(scores: Mapping[Any, Any]) -> list[str]:
 
 
 def _capacity(board: Scoreboard) -> dict[str, Any]:
-    """Values of the section on replicas: the rules in words, a row per policy, the cheapest settings."""
-    found, orders = board.backtest, board.orders
-    settings, simulation = orders.settings, orders.simulation
-    minutes = simulation.counted.sum() * orders.timeline.step / 60
-    rows = []
-    outcomes = simulation.outcomes
-    for policy in outcomes.sort_values("cost", kind="stable").index:
-        row = outcomes.loc[policy]
-        if policy == REACTIVE:
-            continue  # the same orders as the last value's
-        rows.append(
+    """Values of the section on replicas: the rules in words, and a row per driver, cheapest first."""
+    orders, simulation = board.orders, board.orders.simulation
+    found: dict[str, Any] = {
+        "lacking": orders.lacking,
+        "guard": "" if board.guard is None else board.guard.words,
+    }
+    if simulation is None:
+        return found
+    observed = simulation.outcomes.seconds.sum() / 60
+    table = simulation.table.sort_values("cost", kind="stable")
+    effect = effect_words(simulation)
+    return found | {
+        "scope": simulated_words(board, simulation),
+        "settings": _settings(board),
+        "effect": effect[:1].upper() + effect[1:],
+        "replay": REPLAY,
+        "rows": [
             {
-                "name": policy,
-                "note": _POLICIES.get(policy, ""),
-                "is_model": policy == board.orders.policy,
+                "name": name,
+                "note": _DRIVERS[str(name)],
+                "is_model": name == JUDGED,
                 "cells": [
-                    _hours(row["under_minutes"]),
-                    percent(row["under_minutes"] / minutes if minutes else math.nan),
                     percent(row["unserved_share"], 2),
+                    _hours(row["under_minutes"]),
+                    percent(row["under_minutes"] / observed if observed else math.nan),
                     _number(row["replica_hours"]),
                     percent(row["over_share"]),
                     f"{row['scalings']:,.0f}",
                     _number(row["cost"]),
                 ],
             }
-        )
-    best = None
-    if orders.any and not words_against(board):
-        headroom = orders.best_headroom(found.model)
-        best = {
-            "headroom": percent(headroom, 0) + (" or more" if headroom == HEADROOMS[-1] else ""),
-            "headroom_cost": _number(orders.by_headroom[found.model].min()),
-            "level": None if orders.best_level is None else f"{orders.best_level:g}",
-            "level_cost": _number(orders.best_level_cost),
-            "implausible": implausible_words(board),
-            "newsvendor": f"{settings.best_quantile:.3g}",
-            "under": f"{settings.cost_under:g}",
-            "over": f"{settings.cost_over:g}",
-        }
-    return {
-        "settings": _settings(settings, board),
-        "rows": rows,
-        "best": best,
-        "model": found.model,
-        "any": orders.any,
-        "guard": "" if board.guard is None else board.guard.words,
-        "against": words_against(board) if orders.any else "",
+            for name, row in table.iterrows()
+        ],
     }
 
 
-def _settings(settings: Capacity, board: Scoreboard) -> str:
-    """The scaling rules in two sentences."""
+def _settings(board: Scoreboard) -> str:
+    """The scaling rules in some sentences."""
+    settings, question = board.orders.settings, board.orders.question
     if settings.per_replica is None:
-        serves = f"Each series' mean load before the judged span fills {settings.mean_replicas:g} replicas"
+        serves = f"Each series' mean load before the judged span fills {settings.mean_replicas:g} pods"
     else:
-        serves = f"A replica serves a load of {_number(settings.per_replica)}"
-    ordered = f"{settings.min_replicas:,} to {settings.max_replicas:,} are ordered"
-    step = board.backtest.panel.frequency.step
-    bins, interval = timing(settings, step, board.backtest.stride)
-    every, lead_time = interval * step, bins * step
-    lead = f"{duration(lead_time)} before they serve" if lead_time else "and serve at once"
-    if lead_time != settings.lead_time:
-        lead += f" ({duration(settings.lead_time)}, rounded up to whole bins)"
-    headroom = f", with {percent(settings.headroom, 0)} headroom on the forecast" if settings.headroom else ""
+        serves = f"A pod serves a load of {_number(settings.per_replica)}"
+    lead_time = settings.lead_time
+    lead = f"and serve {duration(lead_time)} later" if lead_time else "and serve at once"
+    target = ""
+    if settings.headroom:
+        target = f" The autoscaler's target leaves {percent(settings.headroom, 0)} headroom."
+    under, over = settings.cost_under, settings.cost_over
     return (
-        f"{serves}; {ordered}, every {duration(every)}, {lead}{headroom}. A replica-hour of load that was "
-        f"not served costs {settings.cost_under:g}, one that stood idle {settings.cost_over:g}."
+        f"{serves}; {settings.min_replicas:,} to {settings.max_replicas:,} are ordered, {lead}.{target} The "
+        f"forecast is {board.orders.quantile_words} over the next {duration(question.window)}. A "
+        f"replica-hour of unserved load costs {under:g}, an idle one {over:g}; the cheapest quantile to "
+        f"order for is then {under:g} / ({under:g} + {over:g}) = {settings.best_quantile:.3g}."
     )
 
 
@@ -354,14 +347,13 @@ def _labels(board: Scoreboard) -> dict[str, str]:
         for series in notable(board)
     )
     scored = ", ".join(f"{row['name']} {row['cells'][2]}" for row in _scoreboard(board))
+    costs = ", ".join(f"{row['name']} {row['cells'][-1]}" for row in _capacity(board).get("rows", ()))
     return {
         "forecasts": f"Lines of forecast and actual traffic over time of {shown}",
         "steps": f"Lines of the WAPE at each step of the horizon, of {model} and every baseline",
         "baselines": f"Bars of the WAPE: {scored}",
-        "replicas": f"Replicas over time of {short_name(board, middle(board).row)}: perfect, reactive and "
-        f"{board.orders.policy}, with the load",
-        "cost": f"Lines of cost against headroom, of {model}, {best} and the reactive rule, and against the "
-        "quantile ordered for",
+        "replicas": "Pods of one service over time under three drivers, with its load",
+        "cost": f"Bars of the cost of every driver; {costs}",
         "calibration": "Level of each quantile against the share of actual values at or below it, and "
         "nominal against actual coverage of the intervals; the numbers are in the table",
         "age": f"Lines of the WAPE of {model} and {best} against the age of the model",
@@ -383,9 +375,9 @@ def _captions(board: Scoreboard) -> dict[str, str]:
         "steps": "Forecasts further ahead are harder. The error at the start-up time of replicas matters "
         "most.",
         "baselines": "Baselines cost nothing. A model must beat all of them to be worth its cost.",
-        "replicas": "Where a line is below the load, requests wait or fail; where it is above the grey area, "
-        "replicas stand idle.",
-        "cost": "Dots mark the lowest costs. Curves are cut off where they become far more expensive.",
+        "replicas": "The service of median traffic. Where a line is below the load, requests wait or fail; "
+        "where it is above the grey area, pods stand idle.",
+        "cost": "Idle replica-hours and unserved load, each times its price.",
         "calibration": "Below the dashed line a quantile is too low: fewer actual values than promised are "
         "at or below it. Above the line it is too high.",
         "age": "The baseline is shown for comparison, because some days are hard for every model.",

@@ -3,25 +3,26 @@
 import math
 from datetime import UTC, datetime
 
-import numpy as np
-import pandas as pd
-
 from kforecast.console import table
-from kforecast.evaluation.capacity import PERFECT, REACTIVE, timing
+from kforecast.evaluation.capacity import JUDGED, Simulation
 from kforecast.evaluation.champion import comparison_words
-from kforecast.evaluation.scoreboard import HEADROOMS, Scoreboard
+from kforecast.evaluation.scoreboard import Scoreboard
 from kforecast.evaluation.scores import overall
 from kforecast.evaluation.skill import aged_at
-from kforecast.evaluation.verdict import caveats, origins_words, useless, verdict
-from kforecast.models.naive import LAST_VALUE
+from kforecast.evaluation.verdict import caveats, origins_words, verdict
+from kforecast.models.naive import NAIVE
+from kforecast.simulation.drivers import REACTIVE
 
-# Names in the table that differ from the names of baselines and policies.
-_LABELS = {LAST_VALUE: "last value (reactive)", PERFECT: "perfect knowledge"}
+# The whole replay, with the reader's own autoscaler.
+REPLAY = "kforecast-replay artifact_dir=... policy.manifest=hpa.yaml"
 
 
 def summary(board: Scoreboard) -> str:
-    """The scoreboard on one screen: a table, the verdict, and lines on replicas, intervals and age."""
-    lines = [scores_table(board), verdict(board).words]
+    """The scoreboard on one screen: two tables, the verdict, and lines on replicas, intervals and age."""
+    simulation = board.orders.simulation
+    lines = [scores_table(board)]
+    lines += [] if simulation is None else [capacity_table(board, simulation)]
+    lines.append(verdict(board).words)
     lines += [] if board.comparison is None else comparison_words(board.comparison)
     lines.append(capacity_words(board))
     # That it would have done nothing is on the page; a console has few lines.
@@ -32,119 +33,134 @@ def summary(board: Scoreboard) -> str:
 
 def span_words(board: Scoreboard) -> str:
     """The judged span in words: series, origins and time."""
-    first, last = (f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M}" for second in board.bounds)
     found = board.backtest
     scored, total = len(found.scored_series), found.panel.num_series
-    series = f"{scored:,} series" if scored == total else f"{scored:,} of {total:,} series"
     every = f", every {found.stride} bins" if found.stride > 1 else ""
     served = ", as Kapacity's job serves it" if board.as_consumed else ""
     if served:
         served += " when a bin has just begun" if found.at_edge else ", from complete bins"
     span = board.part or "the span"
-    return f"{span}: {series}, {origins_words(board)}{every}, {first} to {last} UTC{served}"
+    return (
+        f"{span}: {_series_words(scored, total)}, {origins_words(board)}{every}, "
+        f"{_time_words(*board.bounds)}{served}"
+    )
+
+
+def simulated_words(board: Scoreboard, simulation: Simulation) -> str:
+    """What was simulated: series and time."""
+    found = board.backtest
+    bounds = (found.panel.seconds(at) for at in (simulation.begin, simulation.stop - 1))
+    return (
+        f"{_series_words(len(simulation.rows), len(found.scored_series))}, {_time_words(*bounds)}, in steps "
+        f"of {simulation.outcomes.step} s"
+    )
+
+
+def _series_words(some: int, total: int) -> str:
+    return f"{some:,} series" if some == total else f"{some:,} of {total:,} series"
+
+
+def _time_words(*seconds: int) -> str:
+    first, last = (f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M}" for second in seconds)
+    return f"{first} to {last} UTC"
 
 
 def scores_table(board: Scoreboard) -> str:
-    """A table of models and baselines: forecast errors, and the replicas they would have ordered."""
-    policies = board.orders.simulation.outcomes
-    policies = policies.assign(under_hours=policies["under_minutes"] / 60)
-    rows: list[tuple[str, dict[str, float], pd.Series]] = []
-    for name in policies.index:
-        if name == REACTIVE:
-            continue  # the same orders as the last value's
-        scores = overall(board.scores, name) if name in board.backtest.forecasts else {}
-        rows.append((_LABELS.get(name, name), scores, policies.loc[name]))
+    """A table of the forecast errors of models and baselines, without constants that are not the best one."""
+    found = board.backtest
+    useful = {*NAIVE, board.skill.best_baseline}
+    names = [name for name in found.forecasts if name not in found.baselines or name in useful]
+    scores = [overall(board.scores, name) for name in names]
 
     def scored(key: str, form: str) -> list[str]:
-        return [
-            form.format(scores[key]) if math.isfinite(scores.get(key, math.nan)) else ""
-            for _, scores, _ in rows
-        ]
-
-    def ordered(key: str, form: str) -> list[str]:
-        values = [float(policy[key]) if board.orders.any else math.nan for _, _, policy in rows]
-        return [form.format(value) if math.isfinite(value) else "" for value in values]
+        return [form.format(row[key]) if math.isfinite(row[key]) else "" for row in scores]
 
     return table(
-        f"Forecast error, and replicas ordered by it, on {span_words(board)}",
+        f"Forecast error on {span_words(board)}",
         {
-            "forecast": [name for name, _, _ in rows],
+            "forecast": names,
             "MAE": scored("mae", "{:.4g}"),
             "WAPE": scored("wape", "{:.2%}"),
             "MASE": scored("mase", "{:.3f}"),
             "bias": scored("relative_bias", "{:+.1%}"),
-            "too few h": ordered("under_hours", "{:,.1f}"),
-            "unserved": ordered("unserved_share", "{:.2%}"),
-            "idle": ordered("over_share", "{:.1%}"),
-            "scalings": ordered("scalings", "{:,.0f}"),
-            "replica-h": ordered("replica_hours", "{:,.0f}"),
-            "cost": ordered("cost", "{:,.0f}"),
         },
         left=("forecast",),
-        spare=("scalings", "MASE", "bias", "idle"),
+        spare=("MASE", "bias"),
         bold=0,
     )
 
 
+def capacity_table(board: Scoreboard, simulation: Simulation) -> str:
+    """A table of what an autoscaler would have done with and without the forecast."""
+    frame = simulation.table
+
+    def shown(key: str, form: str) -> list[str]:
+        return [form.format(value) if math.isfinite(value) else "" for value in frame[key]]
+
+    return table(
+        f"A horizontal pod autoscaler, replayed for {simulated_words(board, simulation)}",
+        {
+            "scales on": list(frame.index),
+            "unserved": shown("unserved_share", "{:.2%}"),
+            "short min": shown("under_minutes", "{:,.0f}"),
+            "replica-h": shown("replica_hours", "{:,.0f}"),
+            "idle": shown("over_share", "{:.1%}"),
+            "scalings": shown("scalings", "{:,.0f}"),
+            "cost": shown("cost", "{:,.0f}"),
+        },
+        left=("scales on",),
+        spare=("scalings", "idle"),
+        bold=list(frame.index).index(JUDGED),
+    )
+
+
 def capacity_words(board: Scoreboard) -> str:
-    """The rules of the simulation, and the settings that would have cost least."""
-    if not board.orders.any:
-        return "Replicas: the span is shorter than capacity.lead_time, so no order would take effect in it."
-    return f"Replicas: {rules_words(board)}. {best_words(board)}"
+    """What scaling on the forecast did, by which rules, and how to replay the reader's own autoscaler."""
+    orders = board.orders
+    if orders.simulation is None:
+        return f"Replicas: {orders.lacking}."
+    return f"Replicas: {effect_words(orders.simulation)} {rules_words(board)} {hint_words()}"
+
+
+def effect_words(simulation: Simulation) -> str:
+    """What the larger of the newest load and the forecast did, compared with the newest load alone."""
+    rows = simulation.table.to_dict("index")
+    before, after = rows[REACTIVE], rows[JUDGED]
+    unserved, was = (
+        f"{share:.2%}" if math.isfinite(share) else "nothing"
+        for share in (after["unserved_share"], before["unserved_share"])
+    )
+    hours = _change(after["replica_hours"], before["replica_hours"])
+    cost = _change(after["cost"], before["cost"])
+    return (
+        f"scaling on the larger of the newest load and the forecast leaves {unserved} of the load unserved, "
+        f"scaling on the newest load alone {was}; replica-hours {hours}, cost {cost}."
+    )
+
+
+def _change(after: float, before: float) -> str:
+    return f"{after / before - 1:+.0%}" if before > 0 else f"{after:,.0f} instead of 0"
 
 
 def rules_words(board: Scoreboard) -> str:
     """The rules of the simulation."""
-    settings, step = board.orders.settings, board.backtest.panel.frequency.step
+    settings, question = board.orders.settings, board.orders.question
     if settings.per_replica is None:
-        one = f"{settings.mean_replicas:g} for a service's mean load"
+        one = f"{settings.mean_replicas:g} full pods for a service's mean load"
     else:
-        one = f"one serves {settings.per_replica:g}"
-    lead = timing(settings, step, board.backtest.stride)[0] * step
-    rounded = f" (in whole bins {lead:,} s)" if lead != settings.lead_time else ""
-    headroom = f", headroom {settings.headroom:.0%}" if settings.headroom else ""
+        one = f"a pod serves {settings.per_replica:g}"
+    headroom = f" with headroom {settings.headroom:.0%}" if settings.headroom else ""
+    every = f", a decision every {settings.interval:,} s" if settings.interval is not None else ""
     return (
-        f"{one} ({settings.min_replicas} to {settings.max_replicas}), {settings.lead_time} s to start"
-        f"{rounded}{headroom}; cost = {settings.cost_under:g} x unserved + {settings.cost_over:g} x idle "
-        "replica-hours"
+        f"The forecast is {board.orders.quantile_words} over the next {question.window:,} s; {one}{headroom} "
+        f"({settings.min_replicas} to {settings.max_replicas}), {settings.lead_time} s to start{every}; cost "
+        f"= {settings.cost_under:g} x unserved + {settings.cost_over:g} x idle replica-hours."
     )
 
 
-def best_words(board: Scoreboard) -> str:
-    """The headroom and the quantile that would have cost least on this span, if they can be advised."""
-    if against := words_against(board):
-        return against
-    orders, model = board.orders, board.backtest.model
-    best = orders.best_headroom(model)
-    more = " or more" if best == HEADROOMS[-1] else ""
-    headroom = f"Cheapest here: {best:.0%}{more} headroom"
-    if not len(orders.by_quantile):
-        return f"{headroom}."
-    if orders.best_level is None:
-        return f"{headroom}. {implausible_words(board)}"
-    theory = orders.settings.best_quantile
-    found = f"{headroom}, or ordering for quantile {orders.best_level:g} (the costs suggest {theory:.3g})."
-    return " ".join(filter(None, [found, implausible_words(board)]))
-
-
-def words_against(board: Scoreboard) -> str:
-    """Why no headroom and no quantile can be advised; empty if one can."""
-    if useless(board) is not None:
-        return "No headroom and no quantile of it can be advised: see the verdict."
-    orders = board.orders
-    cheapest = np.fmin(orders.by_headroom[board.backtest.model].min(), orders.best_level_cost)
-    if cheapest < orders.simulation.outcomes["cost"][REACTIVE]:
-        return ""
-    return "No headroom and no quantile of it costs less here than a reactive rule."
-
-
-def implausible_words(board: Scoreboard) -> str:
-    """Which quantiles are too high to order; empty if none of them is."""
-    orders = board.orders
-    if orders.plausible.all():
-        return ""
-    above = "All quantiles" if orders.highest_level is None else f"Quantiles above {orders.highest_level:g}"
-    return f"{above} exceed twice the largest value ever seen: do not order them."
+def hint_words() -> str:
+    """How to replay the reader's own autoscaler."""
+    return f"Your own autoscaler, and the target and quantile to give it: {REPLAY}"
 
 
 def intervals_words(board: Scoreboard) -> str:

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from kforecast.autoscaling.hpa import HpaPolicy
 from kforecast.autoscaling.kapacity import KapacityPolicy
 from kforecast.autoscaling.keda import KedaPolicy
-from kforecast.replay.drivers import BOTH, PERFECT, REACTIVE, Driver, Served, usual_drivers
-from kforecast.replay.load import Load
-from kforecast.replay.outcomes import Outcomes, Prices
-from kforecast.replay.perfect import worthwhile
 from kforecast.replay.recommend import Aim
-from kforecast.replay.service import LATE, PODS, SERVED, UNSERVED, Service
-from kforecast.replay.simulation import Services, Setting, Signal, simulate
+from kforecast.simulation.drivers import BOTH, PERFECT, REACTIVE, Driver, Served, usual_drivers
+from kforecast.simulation.load import Load
+from kforecast.simulation.outcomes import Outcomes, Prices
+from kforecast.simulation.perfect import worthwhile
+from kforecast.simulation.service import LATE, PODS, SERVED, UNSERVED, Service
+from kforecast.simulation.simulation import Services, Setting, Signal, simulate
 
 START = 1_704_067_200
 DAY = 1440  # bins of a minute

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kforecast.replay.chance import normal, uniform
-from kforecast.replay.drivers import Served, mimir, schedule, scheduled, sliding_max, spans
-from kforecast.replay.load import Load, held
+from kforecast.simulation.chance import normal, uniform
+from kforecast.simulation.drivers import Served, mimir, schedule, scheduled, sliding_max, spans
+from kforecast.simulation.load import Load, held
 
 START = 1_704_067_200  # a Monday, 00:00 UTC
 HOUR, DAY = 3600, 86_400

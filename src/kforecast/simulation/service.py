@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from kforecast.replay.chance import normal
+from kforecast.simulation.chance import normal
 
 # A step's load above the pods' capacity by less than this share of a pod is rounding.
 _TOLERANCE = 1e-9
@@ -21,7 +21,7 @@ class Service(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    start: Annotated[int, Field(ge=0, le=7200)] = 300
+    start: Annotated[int, Field(ge=0, le=86_400)] = 300
     """Median seconds from an order until a pod serves."""
     start_spread: Annotated[float, Field(ge=0, le=2)] = 0.0
     """Standard deviation of the logarithm of that time; 0: every pod takes the same."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kforecast.replay.chance import normal
+from kforecast.simulation.chance import normal
 
 # Steps that a bin of the finest rows is reconstructed in.
 STEPS = (15, 10)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kforecast.replay.service import BUSY, LATE, PODS, SCALINGS, SERVED, SHORT, UNSERVED, Fleet, Service
+from kforecast.simulation.service import BUSY, LATE, PODS, SCALINGS, SERVED, SHORT, UNSERVED, Fleet, Service
 
 
 def fleet(service: Service, replicas: int = 2) -> Fleet:

@@ -8,11 +8,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from kforecast.autoscaling.policy import Kind, Pods, Policy, Reading
-from kforecast.replay.drivers import Driver, Served, mimir, schedule, scheduled, sliding_max
-from kforecast.replay.load import Load
-from kforecast.replay.outcomes import Day, Outcomes, Prices
-from kforecast.replay.perfect import worthwhile
-from kforecast.replay.service import Fleet, Service
+from kforecast.simulation.drivers import Driver, Served, mimir, schedule, scheduled, sliding_max
+from kforecast.simulation.load import Load
+from kforecast.simulation.outcomes import Bins, Day, Outcomes, Prices
+from kforecast.simulation.perfect import worthwhile
+from kforecast.simulation.service import Fleet, Service
 
 # Steps whose inputs are computed together: few enough to stay in the cache.
 _BLOCK = 240
@@ -119,6 +119,7 @@ def simulate(
     begin: int,
     stop: int,
     going_on: Callable[[], None] = lambda: None,
+    bins: Bins | None = None,
 ) -> Outcomes:
     """Replay the bins ``[begin, stop)`` of the load under every driver.
 
@@ -128,8 +129,15 @@ def simulate(
     ----------
     going_on:
         Called about once an hour of traffic; it may raise to stop.
+    bins:
+        Gets the counts of every bin, too.
     """
-    return _Replay(setting, services, begin, stop).run(going_on)
+    return _Replay(setting, services, begin, stop).run(going_on, bins)
+
+
+def lead(service: Service, policy: Policy) -> int:
+    """Seconds from a decision until the pods of the next decision serve."""
+    return service.start + policy.interval
 
 
 @dataclass
@@ -164,7 +172,7 @@ class _Replay:
         rules = {driver.rule for driver in self._drivers}
         self._week = schedule(load, self.begin) if "schedule" in rules else None
 
-    def run(self, going_on: Callable[[], None]) -> Outcomes:
+    def run(self, going_on: Callable[[], None], bins: Bins | None) -> Outcomes:
         load, setting = self.services.load, self.setting
         first = load.start + self.begin * load.width
         days = (load.start + self.stop * load.width - 1) // _DAY - first // _DAY + 1
@@ -194,6 +202,8 @@ class _Replay:
                     self._remember()
                 if day is not None:
                     day.add(self._fleet.up, demand[at], second)
+                if bins is not None:
+                    bins.add(self._fleet.up)
                 second += self._step
                 if decision % self._per_bin == 0:
                     counted = observed[:, at // self._per_bin]
@@ -202,6 +212,8 @@ class _Replay:
                     if not counted.all():
                         taken *= counted
                     found.counts[number] += taken
+                    if bins is not None:
+                        bins.end(taken)
                     bin_load = demand[at + 1 - self._per_bin : at + 1].sum(axis=0) * counted
                     found.load[number] += bin_load
                     found.seconds[number] += counted * load.width

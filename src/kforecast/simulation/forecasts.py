@@ -9,7 +9,7 @@ from kforecast.data.panel import Panel
 from kforecast.data.split import running_sum
 from kforecast.errors import ArtifactError
 from kforecast.predictor import Predictor
-from kforecast.replay.drivers import Served, spans
+from kforecast.simulation.drivers import Served, spans
 
 # Windows that are forecast at once: their quantiles take most of the memory.
 _WINDOWS = 400_000
@@ -75,15 +75,34 @@ def answers(
             zip(levels, _forecasts(predictor, panel.rows(chosen.tolist()), first, stop, levels), strict=True)
         )
         for question, (parts, _), served in zip(questions, asked, found, strict=True):
-            made = by_level[question.level]  # [rows, origins, horizon]
-            for number, part in enumerate(parts):
-                older = -part.start
-                most = made[:, :, older : part.stop + older].max(axis=2)
-                at = begin - older - first
-                # Before the first origin there is no older forecast.
-                missing = max(-at, 0)
-                mine = most[:, max(at, 0) : at + stop - begin]
-                served.values[number, missing:, chosen[0] : chosen[-1] + 1] = mine.T
+            most = largest(by_level[question.level], parts, begin - first)
+            served.values[:, :, chosen[0] : chosen[-1] + 1] = most
+    return found
+
+
+def largest(made: np.ndarray, parts: Sequence[slice], earlier: int) -> np.ndarray:
+    """The largest forecast of each span at each bin, float32 ``[spans, bins, series]``; NaN without one.
+
+    Parameters
+    ----------
+    made:
+        Forecasts by origin, float32 ``[series, earlier + bins, horizon]``; NaN where none was made.
+    parts:
+        Spans of the horizon, see :func:`kforecast.simulation.drivers.spans`.
+    earlier:
+        Number of origins before the first bin.
+    """
+    count = made.shape[1] - earlier
+    found = np.full((len(parts), count, len(made)), np.nan, np.float32)
+    for number, part in enumerate(parts):
+        older = -part.start
+        if part.stop <= 0:  # a forecast of one step has ended before the next one is ready
+            continue
+        most = made[:, :, older : part.stop + older].max(axis=2)
+        at = earlier - older
+        # Before the first origin there is no older forecast.
+        missing = max(-at, 0)
+        found[number, missing:] = most[:, at + missing : at + count].T
     return found
 
 

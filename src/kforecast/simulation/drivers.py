@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from kforecast.replay.load import Load
+from kforecast.simulation.load import Load
 
 REACTIVE, FORECAST, BOTH = "reactive", "forecast alone", "max(reactive, forecast)"
 MIMIR, SCHEDULED, PERFECT = "last week and yesterday", "schedule", "perfect knowledge"

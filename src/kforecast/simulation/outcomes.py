@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from kforecast.replay.drivers import Driver
-from kforecast.replay.service import BUSY, COUNTS, LATE, PODS, SCALINGS, SERVED, SHORT, UNSERVED
+from kforecast.simulation.drivers import Driver
+from kforecast.simulation.service import BUSY, COUNTS, LATE, PODS, SCALINGS, SERVED, SHORT, UNSERVED
 
 _DAY, _MINUTE, _HOUR = 86_400, 60, 3600
 COLUMNS = (
@@ -68,7 +68,7 @@ class Outcomes:
     step:
         Seconds per step.
     counts:
-        :data:`~kforecast.replay.service.COUNTS` in pod-steps and steps, over the observed bins, float64
+        :data:`~kforecast.simulation.service.COUNTS` in pod-steps and steps, over the observed bins, float64
         ``[days, counts, drivers, series]``.
     load:
         Demand in pod-steps, float64 ``[days, series]``.
@@ -206,3 +206,39 @@ class Day:
                     self._capacity[:, driver, series].copy(),
                 )
         self._capacity[:], self._load[:] = np.nan, np.nan
+
+
+class Bins:
+    """Counts of every bin, and the pods of one service that serve in it.
+
+    Parameters
+    ----------
+    shape:
+        Numbers of bins and of drivers.
+    series:
+        Number of the service whose pods are kept.
+    steps:
+        Steps per bin.
+
+    Attributes
+    ----------
+    counts:
+        :data:`~kforecast.simulation.service.COUNTS` of all services in pod-steps and steps, float64
+        ``[counts, bins, drivers]``; 0 in a bin that no service observed.
+    serving:
+        Mean number of pods of that service that serve, float64 ``[bins, drivers]``.
+    """
+
+    def __init__(self, shape: tuple[int, int], series: int, steps: int) -> None:
+        self.counts, self.serving = np.zeros((len(COUNTS), *shape)), np.zeros(shape)
+        self._series, self._steps, self._at = series, steps, 0
+
+    def add(self, up: np.ndarray) -> None:
+        """The pods that serve in a step, ``[drivers, series]``."""
+        self.serving[self._at] += up[:, self._series]
+
+    def end(self, counts: np.ndarray) -> None:
+        """End a bin with its counts, ``[counts, drivers, series]``."""
+        self.counts[:, self._at] = counts.sum(axis=2)
+        self.serving[self._at] /= self._steps
+        self._at += 1
