@@ -93,6 +93,7 @@ class ReplaySection(BaseModel):
     delay: Annotated[int, Field(ge=0, le=3600)]
     average: Annotated[int, Field(ge=1, le=3600)]
     settle: Seconds
+    guard: bool
     variability: Annotated[float, BeforeValidator(_float_or_none), Field(ge=0, le=2)]
     quantiles: Annotated[list[float], BeforeValidator(check_levels), Field(min_length=1, max_length=20)]
     windows: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=10)] | None
@@ -272,6 +273,7 @@ def _wishes(checked: Checked) -> Wishes:
         variability=chosen.variability,
         seed=checked.settings.seed,
         processes=chosen.processes or len(os.sched_getaffinity(0)),
+        guard=chosen.guard,
     )
 
 

@@ -82,7 +82,7 @@ class Wishes:
 
     Attributes
     ----------
-    policy, service, signal, prices, settle, aim, seed, processes:
+    policy, service, signal, prices, settle, aim, seed, processes, guard:
         See :class:`~kforecast.replay.study.Plan`.
     span, sizing, trials:
         The span, the size of pods, and what is tried.
@@ -102,6 +102,7 @@ class Wishes:
     variability: float = 0.1
     seed: int = 0
     processes: int = 1
+    guard: bool = True
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,7 @@ def assembled(
         bounds=bounds,
         seed=wishes.seed,
         processes=wishes.processes,
+        guard=wishes.guard,
     )
     return Assembled(plan, sized.targets, notes)
 

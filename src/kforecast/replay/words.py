@@ -12,6 +12,7 @@ from kforecast.autoscaling.keda import KedaPolicy
 from kforecast.autoscaling.policy import Policy
 from kforecast.console import table
 from kforecast.evaluation.skill import CONFIDENCE
+from kforecast.guard import SERVED, DryRun
 from kforecast.replay.recommend import Choice
 from kforecast.replay.study import Replay
 
@@ -69,6 +70,7 @@ def summary(found: Replay, targets: np.ndarray | None) -> str:
             bold=found.chosen,
         ),
         search_words(found),
+        *guard_words(found),
         recommendation(found, targets),
     ]
     return "\n".join(lines)
@@ -92,6 +94,35 @@ def search_words(found: Replay) -> str:
         f"{moment_words(middle)} UTC, {looked}, for {aim}{failed}. cost = {plan.prices.under:g} x unserved + "
         f"{plan.prices.over:g} x idle replica-hours"
     )
+
+
+def guard_words(found: Replay) -> list[str]:
+    """What the guard did with the forecast of each artifact on the newest part; empty without a guard."""
+    names = [model.name for model in found.plan.models]
+    said = []
+    for number, one in found.outcomes.withdrawn.items():
+        of = f" of {names[number]}" if len(names) > 1 else ""
+        if not one.count:
+            said.append(f"Guard: the forecast{of} would never have been withdrawn")
+            continue
+        times = "once" if one.count == 1 else f"{one.count:,} times"
+        words = f"Guard: the forecast{of} would have been withdrawn {times}, for {one.hours:,.0f} hours"
+        if len(one.states) > 1:
+            away = int((one.states != SERVED).any(axis=1).sum())
+            words += f" in all, of {away:,} of {len(one.states):,} services"
+        said.append(f"{words} ({causes_words(one)})")
+    return said
+
+
+def causes_words(run: DryRun) -> str:
+    """Why forecasts were withdrawn."""
+    reasons = {
+        "worse": "no better than the newest load",
+        "above": "load far above",
+        "below": "load far below",
+    }
+    causes = run.causes
+    return ", ".join(f"{causes[name]:,} {words}" for name, words in reasons.items() if causes[name])
 
 
 def setting_words(choice: Choice, names: Sequence[str]) -> str:
