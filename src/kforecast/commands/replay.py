@@ -85,6 +85,7 @@ class ReplaySection(BaseModel):
     metric: Literal["traffic", "utilization"]
     target_share: Annotated[float, Field(gt=0, le=1)]
     learn: LearnSection
+    requests: dict[str, Annotated[float, BeforeValidator(_float_or_none), Field(gt=0)]] | None
     start_spread: Annotated[float, BeforeValidator(_float_or_none), Field(ge=0, le=2)]
     drain: Seconds
     unserved: Literal["drop", "queue"]
@@ -266,7 +267,7 @@ def _wishes(checked: Checked) -> Wishes:
         signal=Signal(delay=chosen.delay, window=chosen.average),
         prices=Prices(capacity.cost_under, capacity.cost_over),
         span=Span(chosen.start, chosen.end, chosen.newest),
-        sizing=Sizing(capacity, chosen.metric, chosen.target_share, teaching),
+        sizing=Sizing(capacity, chosen.metric, chosen.target_share, teaching, chosen.requests or {}),
         trials=Trials(chosen.quantiles, chosen.windows, chosen.targets, chosen.floors),
         aim=Aim(chosen.max_unserved, chosen.max_replica_hours),
         settle=chosen.settle,

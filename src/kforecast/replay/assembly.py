@@ -9,24 +9,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kforecast.autoscaling.hpa import Metric
 from kforecast.autoscaling.policy import Policy
 from kforecast.errors import ConfigError, DataError
 from kforecast.metrics.timerange import utc
 from kforecast.predictor import Predictor
 from kforecast.replay.forecasts import Question
 from kforecast.replay.load import Load
+from kforecast.replay.others import Recorded, first_metric, metrics_of, others_of
 from kforecast.replay.outcomes import Prices
 from kforecast.replay.recommend import MOST_SHARE, Aim, Grid
-from kforecast.replay.recorded import History, finest, load_of, models_of, only, with_intervals
+from kforecast.replay.recorded import (
+    History,
+    finest,
+    load_of,
+    models_of,
+    only,
+    services_of,
+    with_intervals,
+)
 from kforecast.replay.service import Service
 from kforecast.replay.simulation import Signal
 from kforecast.replay.sizes import (
-    Sizes,
     Sizing,
     gives_load,
     learned_at_target,
     mean_before,
-    metric_of,
     sizes,
 )
 from kforecast.replay.study import Model, Plan, lead
@@ -145,12 +153,18 @@ def assembled(
         _check_bins(name, predictor)
     history = History(source, run_dir, rows=wishes.sizing.teaching is not None)
     models = models_of(predictors, history)
+    metric = first_metric(policy, {name for _, name in models[0].panel.series})
+    models = services_of(models, _besides(wishes, metric), notes)
     fine = finest(models, history)
     known = only(fine, models[0].panel.series)
     load = load_of(known, wishes.variability, wishes.seed, notes)
     bounds = bounds_of(models, load, wishes.span)
     models = [with_intervals(model, bounds[0], notes) for model in models]
-    sized = _sized(wishes, models[0], load, bounds[0], history, notes)
+    at_target = _at_target(wishes, metric, models[0].panel.series, history)
+    sized = sizes(wishes.sizing, metric, at_target, mean_before(load, bounds[0]), notes)
+    recorded = Recorded(fine, _requests(wishes), load)
+    others, said = others_of(policy, metric, models[0].panel.series, recorded)
+    notes += said
     questions = _questions(wishes, models, notes)
     lacking = float((load.values > policy.max_replicas * sized.capacity[:, None]).mean())
     if lacking >= _NOTABLE:
@@ -169,6 +183,7 @@ def assembled(
         kind=sized.kind,
         metric=sized.metric,
         units=sized.units,
+        others=others,
         service=wishes.service,
         signal=wishes.signal,
         prices=wishes.prices,
@@ -224,12 +239,33 @@ def bounds_of(models: Sequence[Model], load: Load, span: Span) -> tuple[int, int
     return begin, middle // widest * widest, end
 
 
-def _sized(wishes: Wishes, model: Model, load: Load, begin: int, history: History, notes: list[str]) -> Sizes:
-    metric, sizing, at_target = metric_of(wishes.policy, notes), wishes.sizing, None
-    if sizing.teaching is not None and not gives_load(metric):
-        assert history.frame is not None
-        at_target = learned_at_target(history.frame, model.panel.series, sizing.teaching, wishes.seed)
-    return sizes(sizing, metric, at_target, mean_before(load, begin), notes)
+def _besides(wishes: Wishes, metric: Metric | None) -> set[str]:
+    """Names of metrics that belong to the services and are none of their traffic."""
+    teaching = wishes.sizing.teaching
+    names = {other.name for other in metrics_of(wishes.policy) if other is not metric}
+    learned = {teaching.replicas, teaching.resource} if teaching is not None else set()
+    return {name for name in names | learned if name is not None}
+
+
+def _requests(wishes: Wishes) -> dict[str, float]:
+    """What a pod requests of each resource: given, or as much as its target is a percentage of."""
+    found, teaching = dict(wishes.sizing.requests), wishes.sizing.teaching
+    if teaching is not None and teaching.resource is not None and teaching.target is not None:
+        for metric in metrics_of(wishes.policy):
+            if metric.name == teaching.resource and metric.kind == "utilization":
+                found.setdefault(metric.name, 100 * teaching.target / metric.target)
+    return found
+
+
+def _at_target(
+    wishes: Wishes, metric: Metric | None, series: Sequence[tuple[str, str]], history: History
+) -> np.ndarray | None:
+    """Load per replica at the target, float64 ``[series]``; None if it is not to be learned."""
+    teaching = wishes.sizing.teaching
+    if teaching is None or gives_load(metric):
+        return None
+    assert history.frame is not None
+    return learned_at_target(history.frame, series, teaching, wishes.seed)
 
 
 def _questions(wishes: Wishes, models: Sequence[Model], notes: list[str]) -> list[Question]:

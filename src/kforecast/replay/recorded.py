@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,6 +98,23 @@ def only(panel: Panel, kept: Sequence[tuple[str, str]]) -> Panel:
     """The panel of some of its series."""
     number = {pair: row for row, pair in enumerate(panel.series)}
     return panel.rows(sorted(number[pair] for pair in kept))
+
+
+def services_of(models: Sequence[Model], besides: Collection[str], notes: list[str]) -> list[Model]:
+    """The models without series that are no services, but other metrics of them.
+
+    Parameters
+    ----------
+    besides:
+        Names of metrics that belong to the services.
+    """
+    series = models[0].panel.series
+    kept = [pair for pair in series if pair[1] not in besides]
+    if not kept or len(kept) == len(series):
+        return list(models)
+    names = sorted({metric for _, metric in series if metric in besides})
+    notes.append(f"These series are metrics beside the traffic, not services: {few(names)}.")
+    return [replace(model, panel=only(model.panel, kept)) for model in models]
 
 
 def finest(models: Sequence[Model], history: History) -> Panel:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from kforecast.autoscaling.hpa import Metric
-from kforecast.autoscaling.policy import Kind, Policy
-from kforecast.errors import ConfigError, few
+from kforecast.autoscaling.policy import Kind
+from kforecast.errors import ConfigError
 from kforecast.evaluation.capacity import Capacity, per_replica
 from kforecast.replay.capacity import Teaching, learned
 from kforecast.replay.load import Load
@@ -41,12 +41,15 @@ class Sizing:
         Utilisation of a pod at the autoscaler's target, where the target is no utilisation.
     teaching:
         What the load per replica is learned from; None to learn nothing.
+    requests:
+        What a pod requests of each resource, in the units of the history.
     """
 
     capacity: Capacity
     metric: Literal["traffic", "utilization"] = "traffic"
     target_share: float = 0.7
     teaching: Teaching | None = None
+    requests: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,32 +135,6 @@ def sizes(
 def gives_load(metric: Metric | None) -> bool:
     """Whether the target of a metric is a load per pod."""
     return metric is not None and metric.kind != "utilization" and metric.name not in _RESOURCES
-
-
-def metric_of(policy: Policy, notes: list[str]) -> Metric | None:
-    """The metric that the replay stands for; None if the policy has none.
-
-    Raises
-    ------
-    ConfigError
-        When its relation to the replicas cannot be known.
-    """
-    metrics: list[Metric] = list(getattr(policy, "metrics", getattr(policy, "triggers", [])))
-    if not metrics:
-        return None
-    usable = [metric for metric in metrics if metric.kind != "value"]
-    if not usable:
-        raise ConfigError(
-            f"policy: {metrics[0].name} is compared with a value as it is, and nothing in a history of "
-            "traffic says how it would follow the replicas; replay a metric with averageValue or "
-            "averageUtilization"
-        )
-    if len(metrics) > 1:
-        notes.append(
-            f"The policy has {len(metrics)} metrics; {usable[0].name} is replayed, the others are not: "
-            f"{few([metric.name for metric in metrics if metric is not usable[0]])}."
-        )
-    return usable[0]
 
 
 def mean_before(load: Load, begin: int) -> np.ndarray:

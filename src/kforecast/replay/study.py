@@ -30,6 +30,7 @@ from kforecast.replay.jobs import LANES, Job, run_all
 from kforecast.replay.load import Load
 from kforecast.replay.outcomes import Outcomes, Prices
 from kforecast.replay.recommend import Advice, Aim, Choice, Grid, advice
+from kforecast.replay.seen import Other
 from kforecast.replay.service import Service
 from kforecast.replay.simulation import Services, Setting, Signal
 
@@ -70,7 +71,7 @@ class Plan:
         The artifacts.
     load:
         The load of every service, at the finest step of the history.
-    capacity, share, units:
+    capacity, share, units, others:
         See :class:`~kforecast.replay.simulation.Services`.
     policy, kind, metric, service, signal, prices:
         See :class:`~kforecast.replay.simulation.Setting`.
@@ -106,6 +107,7 @@ class Plan:
     seed: int = 0
     processes: int = 1
     guard: bool = True
+    others: Sequence[Other] = ()
 
     @property
     def bins(self) -> tuple[int, int, int]:
@@ -284,6 +286,7 @@ def outcomes_of(plan: Plan, part: Part, rows: np.ndarray, *, trace: bool = False
                 floors[:, some],
                 plan.units[some],
                 forecasts,
+                [other.of(some) for other in plan.others],
             )
             yield Job(setting, services, part.begin, part.stop)
 

@@ -155,7 +155,8 @@ def changes(found: Replay, targets: np.ndarray | None, series: int = 0) -> list[
     per_pod = plan.capacity[series] * plan.share[series] * choice.target
     made = []
     if choice.target != 1.0 and targets is not None:
-        made.append(f"its target from {targets[series]:g} to {_rounded(targets[series] * choice.target)}")
+        which = f"the target of {plan.metric}" if plan.others else "its target"
+        made.append(f"{which} from {targets[series]:g} to {_rounded(targets[series] * choice.target)}")
     if choice.artifact is not None:
         made.append(_second(plan.policy, choice, _rounded(per_pod)))
     if choice.floor is not None:
