@@ -224,6 +224,7 @@ class _Trigger(_Part):
             "kind": self._kind,
             "target": quantity(self.metadata.get(target, _DEFAULT_TARGETS.get(self.type))),
             "activation": quantity(self.metadata.get(activation, 0)),
+            "forecast": any("kforecast" in str(value).lower() for value in self.metadata.values()),
         }
 
 

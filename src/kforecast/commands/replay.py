@@ -74,6 +74,15 @@ class LearnSection(BaseModel):
     target: Annotated[float, BeforeValidator(_float_or_none), Field(gt=0)] | None
 
 
+class TriggersSection(BaseModel):
+    """``replay.triggers``: names of the triggers of a formula."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    traffic: Annotated[str, Field(min_length=1)] | None
+    forecast: Annotated[str, Field(min_length=1)] | None
+
+
 class ReplaySection(BaseModel):
     """``replay``: span, services, and the settings that are tried."""
 
@@ -85,6 +94,7 @@ class ReplaySection(BaseModel):
     metric: Literal["traffic", "utilization"]
     target_share: Annotated[float, Field(gt=0, le=1)]
     learn: LearnSection
+    triggers: TriggersSection
     requests: dict[str, Annotated[float, BeforeValidator(_float_or_none), Field(gt=0)]] | None
     start_spread: Annotated[float, BeforeValidator(_float_or_none), Field(ge=0, le=2)]
     drain: Seconds
@@ -202,24 +212,24 @@ def check(cfg: DictConfig) -> Checked:
         if not Path(name).is_dir():
             raise ConfigError(f"artifact_dir: {name}: no such directory")
     source = source_of(cfg)
-    return Checked(settings, capacity, _policy(cfg), source, events_of(settings.data.events, source))
+    return Checked(
+        settings, capacity, _policy(cfg, chosen.triggers), source, events_of(settings.data.events, source)
+    )
 
 
-def _policy(cfg: DictConfig) -> Policy:
+def _policy(cfg: DictConfig, triggers: TriggersSection) -> Policy:
     """The policy, as far as a replay can stand for it.
 
     Raises
     ------
     ConfigError
-        When a formula combines triggers of which a history of traffic knows one.
+        When a formula combines triggers, and which of them is the forecast cannot be told.
     """
+    from kforecast.replay.others import roles_of
+
     policy: Any = built(cfg.policy, "policy")
-    if getattr(policy, "modifiers", None) is not None:
-        raise ConfigError(
-            "policy.modifiers: a replay has the traffic and the forecast, and cannot tell which triggers of "
-            "the formula they are; leave scalingModifiers out: drivers take the larger of both"
-        )
     found: Policy = _with_portraits(policy) if hasattr(policy, "portraits") else policy
+    roles_of(found, triggers.traffic, triggers.forecast)
     return found
 
 
@@ -275,6 +285,8 @@ def _wishes(checked: Checked) -> Wishes:
         seed=checked.settings.seed,
         processes=chosen.processes or len(os.sched_getaffinity(0)),
         guard=chosen.guard,
+        traffic=chosen.triggers.traffic,
+        forecast=chosen.triggers.forecast,
     )
 
 

@@ -16,7 +16,7 @@ from kforecast.metrics.timerange import utc
 from kforecast.predictor import Predictor
 from kforecast.replay.forecasts import Question
 from kforecast.replay.load import Load
-from kforecast.replay.others import Recorded, first_metric, metrics_of, others_of
+from kforecast.replay.others import Recorded, Roles, first_metric, metrics_of, others_of, roles_of
 from kforecast.replay.outcomes import Prices
 from kforecast.replay.recommend import MOST_SHARE, Aim, Grid
 from kforecast.replay.recorded import (
@@ -42,9 +42,11 @@ from kforecast.replay.study import Model, Plan, lead
 if TYPE_CHECKING:
     from kforecast.metrics.source import MetricSource
 
-_DAY = 86_400
+_HOUR, _DAY = 3600, 86_400
 # Without a start and without the end of the training data, this share of the history is replayed.
 _SHARE = 0.2
+# A forecast of longer bins is no number to order pods by.
+_LONGEST = 12 * _HOUR
 # A share of the time that is worth a note.
 _NOTABLE = 0.0005
 
@@ -96,6 +98,8 @@ class Wishes:
         The span, the size of pods, and what is tried.
     variability:
         See :class:`~kforecast.replay.load.Load`.
+    traffic, forecast:
+        Triggers of a formula; see :func:`~kforecast.replay.others.roles_of`.
     """
 
     policy: Policy
@@ -111,6 +115,8 @@ class Wishes:
     seed: int = 0
     processes: int = 1
     guard: bool = True
+    traffic: str | None = None
+    forecast: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,17 +159,23 @@ def assembled(
         _check_bins(name, predictor)
     history = History(source, run_dir, rows=wishes.sizing.teaching is not None)
     models = models_of(predictors, history)
+    roles = roles_of(policy, wishes.traffic, wishes.forecast)
     metric = first_metric(policy, {name for _, name in models[0].panel.series})
-    models = services_of(models, _besides(wishes, metric), notes)
+    models = services_of(models, _besides(wishes, metric, roles), notes)
     fine = finest(models, history)
     known = only(fine, models[0].panel.series)
     load = load_of(known, wishes.variability, wishes.seed, notes)
+    if load.width > _HOUR:
+        notes.append(
+            f"The rows are {load.width / _HOUR:g} hours apart. The load between them is taken to follow a "
+            "straight line, so that peaks are not seen; give finer rows."
+        )
     bounds = bounds_of(models, load, wishes.span)
     models = [with_intervals(model, bounds[0], notes) for model in models]
     at_target = _at_target(wishes, metric, models[0].panel.series, history)
     sized = sizes(wishes.sizing, metric, at_target, mean_before(load, bounds[0]), notes)
     recorded = Recorded(fine, _requests(wishes), load)
-    others, said = others_of(policy, metric, models[0].panel.series, recorded)
+    others, said = others_of(policy, metric, roles, models[0].panel.series, recorded)
     notes += said
     questions = _questions(wishes, models, notes)
     lacking = float((load.values > policy.max_replicas * sized.capacity[:, None]).mean())
@@ -174,6 +186,12 @@ def assembled(
         )
     most = max(1.0, MOST_SHARE / float(sized.share.max()))
     targets = [factor for factor in dict.fromkeys([1.0, *wishes.trials.targets]) if factor <= most]
+    if roles is not None:
+        targets = [1.0]
+        notes.append(
+            f"The policy orders by a formula, whose target is not varied. For drivers without a forecast, "
+            f"{roles.forecast} says the newest load."
+        )
     plan = Plan(
         models=models,
         load=load,
@@ -184,6 +202,7 @@ def assembled(
         metric=sized.metric,
         units=sized.units,
         others=others,
+        triggers=None if roles is None else (roles.traffic, roles.forecast),
         service=wishes.service,
         signal=wishes.signal,
         prices=wishes.prices,
@@ -199,10 +218,10 @@ def assembled(
 
 
 def _check_bins(name: str, predictor: Predictor) -> None:
-    if predictor.window.frequency.step > 3600:
+    if predictor.window.frequency.step > _LONGEST:
         raise ConfigError(
-            f"{name}: bins of {predictor.window.frequency.name} are too long for a replay; use an "
-            "artifact of at most 1H"
+            f"{name}: a forecast of bins of {predictor.window.frequency.name} is the mean of a day, which "
+            "says nothing about the minutes in which pods start; replay an artifact with bins of at most 12H"
         )
 
 
@@ -239,10 +258,12 @@ def bounds_of(models: Sequence[Model], load: Load, span: Span) -> tuple[int, int
     return begin, middle // widest * widest, end
 
 
-def _besides(wishes: Wishes, metric: Metric | None) -> set[str]:
+def _besides(wishes: Wishes, metric: Metric | None, roles: Roles | None) -> set[str]:
     """Names of metrics that belong to the services and are none of their traffic."""
     teaching = wishes.sizing.teaching
     names = {other.name for other in metrics_of(wishes.policy) if other is not metric}
+    if roles is not None:
+        names.discard(roles.traffic)
     learned = {teaching.replicas, teaching.resource} if teaching is not None else set()
     return {name for name in names | learned if name is not None}
 

@@ -5,12 +5,91 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from kforecast.autoscaling.formula import Formula
 from kforecast.autoscaling.hpa import Metric
+from kforecast.autoscaling.keda import KedaPolicy, Trigger
 from kforecast.autoscaling.policy import Policy
 from kforecast.data.panel import Panel
 from kforecast.errors import ConfigError, few
 from kforecast.replay.load import Load, held
-from kforecast.replay.seen import Other
+from kforecast.replay.seen import MEANS, Other
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The triggers of a formula that drivers speak for.
+
+    Attributes
+    ----------
+    traffic, forecast:
+        Names of the triggers with the newest load and with the forecast.
+    formula:
+        All names in the formula.
+    """
+
+    traffic: str
+    forecast: str
+    formula: frozenset[str]
+
+
+def roles_of(policy: Policy, traffic: str | None, forecast: str | None) -> Roles | None:
+    """Which triggers of a formula are the traffic and the forecast; None for a policy without a formula.
+
+    Parameters
+    ----------
+    traffic, forecast:
+        Names that the user gave; None to find them: the forecast names kforecast, and the traffic is the
+        other one of two.
+
+    Raises
+    ------
+    ConfigError
+        When they cannot be told.
+    """
+    modifiers = policy.modifiers if isinstance(policy, KedaPolicy) else None
+    if modifiers is None:
+        given = {"traffic": traffic, "forecast": forecast}
+        for key, name in given.items():
+            if name is not None:
+                raise ConfigError(
+                    f"replay.triggers.{key}: {name} is a trigger of a formula, and the policy has no "
+                    "scalingModifiers; leave it out"
+                )
+        return None
+    if modifiers.kind == "value":
+        raise ConfigError(
+            "policy.modifiers: metricType Value compares the formula with its target as it is, and nothing "
+            "in a history of traffic says how it would follow the replicas; replay AverageValue"
+        )
+    names = Formula(modifiers.formula).names
+    for key, name in (("traffic", traffic), ("forecast", forecast)):
+        if name is not None and name not in names:
+            raise ConfigError(
+                f"replay.triggers.{key}: {name} is not in the formula; its names: {', '.join(sorted(names))}"
+            )
+    if forecast is None:
+        found = [metric.name for metric in metrics_of(policy) if is_forecast(metric) and metric.name in names]
+        forecast = _only("forecast", found, names)
+    if traffic is None:
+        traffic = _only("traffic", sorted(names - {forecast}), names)
+    if traffic == forecast:
+        raise ConfigError(f"replay.triggers: {traffic} cannot be both the traffic and the forecast")
+    return Roles(traffic, forecast, frozenset(names))
+
+
+def _only(key: str, found: Sequence[str], names: Collection[str]) -> str:
+    if len(found) != 1:
+        raise ConfigError(
+            f"policy.modifiers: which trigger of the formula is the {key} cannot be told; give "
+            f"replay.triggers.{key}=NAME, one of {', '.join(sorted(names))}, or leave scalingModifiers out: "
+            "drivers then take the larger of traffic and forecast"
+        )
+    return found[0]
+
+
+def is_forecast(metric: Metric) -> bool:
+    """Whether a metric is the forecast itself, for which drivers stand."""
+    return "kforecast" in metric.name or (isinstance(metric, Trigger) and metric.forecast)
 
 
 def metrics_of(policy: Policy) -> list[Metric]:
@@ -21,8 +100,8 @@ def metrics_of(policy: Policy) -> list[Metric]:
 def first_metric(policy: Policy, traffic: Collection[str]) -> Metric | None:
     """The metric that drivers order by; None if the policy has none.
 
-    It is the one with the name of the traffic, a total before a mean over pods, else the first that is no
-    value as it is.
+    It is the formula, else the one with the name of the traffic, a total before a mean over pods, else the
+    first that is no value as it is.
 
     Parameters
     ----------
@@ -34,7 +113,10 @@ def first_metric(policy: Policy, traffic: Collection[str]) -> Metric | None:
     ConfigError
         When the relation of every metric to the replicas is unknown.
     """
-    metrics = metrics_of(policy)
+    modifiers = policy.modifiers if isinstance(policy, KedaPolicy) else None
+    if modifiers is not None:
+        return Metric(name="the formula", kind=modifiers.kind, target=modifiers.target)
+    metrics = [metric for metric in metrics_of(policy) if not is_forecast(metric)]
     usable = [metric for metric in metrics if metric.kind != "value"]
     if metrics and not usable:
         raise ConfigError(
@@ -67,7 +149,11 @@ class Recorded:
 
 
 def others_of(
-    policy: Policy, first: Metric | None, series: Sequence[tuple[str, str]], recorded: Recorded
+    policy: Policy,
+    first: Metric | None,
+    roles: Roles | None,
+    series: Sequence[tuple[str, str]],
+    recorded: Recorded,
 ) -> tuple[list[Other], list[str]]:
     """The other metrics that the history knows, and a note on them.
 
@@ -77,12 +163,26 @@ def others_of(
         The metric that drivers order by.
     series:
         The services, as workload and metric of their traffic.
+
+    Raises
+    ------
+    ConfigError
+        When a formula needs a metric that the history does not know.
     """
     found, left, partly = list[Other](), list[str](), list[str]()
     for metric in metrics_of(policy):
-        if metric is first:
+        if metric is first or (roles is not None and metric.name in (roles.traffic, roles.forecast)):
             continue
+        in_formula = roles is not None and metric.name in roles.formula
+        if in_formula:  # whose target counts, not the trigger's
+            metric = metric.model_copy(update={"kind": "value_per_pod_total"})
         reason = _unknown(metric, series, recorded)
+        if roles is not None and not in_formula and metric.kind not in MEANS:
+            reason = "not in the formula"
+        if is_forecast(metric):
+            reason = "a forecast, for which drivers stand"
+        if reason and in_formula:
+            raise ConfigError(f"policy.modifiers: the formula needs {metric.name}, which is {reason}")
         if reason:
             left.append(f"{metric.name} ({reason})")
             continue

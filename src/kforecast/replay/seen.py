@@ -74,10 +74,11 @@ class Rings:
         size = view.reach + 1
         self._ring = before[:, None] * np.arange(size, dtype=np.float64)[:, None, None]
         self._sums, self._at, self._delay = self._ring[:, -1].copy(), size - 1, view.delay
+        self._each = list(self._sums)
 
     def add(self, amounts: Sequence[np.ndarray]) -> None:
         """Add what happened in a step, in the order of ``before``."""
-        for total, amount in zip(self._sums, amounts, strict=True):
+        for total, amount in zip(self._each, amounts, strict=True):
             total += amount
         self._at = (self._at + 1) % self._ring.shape[1]
         self._ring[:, self._at] = self._sums

@@ -49,6 +49,9 @@ class Setting:
         The name of that metric.
     portraits:
         Whether drivers order replicas, as Kapacity's portraits do, in the place of a number to scale on.
+    triggers:
+        Names of the triggers of a formula that are the newest load and the forecast; None without a formula.
+        A driver without the one has the other in its place.
     service, signal:
         How pods live, and how the autoscaler sees the load.
     drivers:
@@ -74,6 +77,7 @@ class Setting:
     trace: bool = False
     metric: str = "load"
     portraits: bool = False
+    triggers: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,8 @@ class _Replay:
         services, portraits = self.services, self.setting.portraits
         # The reactive portrait of Kapacity counts for drivers without orders.
         shown, hidden = (self._reactive & ~self._orders, np.nan) if portraits else (self._reactive, 0.0)
+        if self.setting.triggers is not None:  # a formula needs all its values
+            shown = np.ones_like(shown)
         others, means = list[Watched](), list[Watched]()
         for other in services.others:
             load = services.load.values.sum(axis=1, dtype=np.float64) / services.capacity
@@ -200,7 +206,10 @@ class _Replay:
             stop = min(begin + self._bins, self.stop)
             coming = self._demand(stop, min(stop + self._bins, self.stop))
             seen = np.concatenate([earlier, demand])
-            numbers, unknown = self._numbers(seen, begin, stop)
+            if setting.triggers is None:
+                numbers, unknown = self._numbers(seen, begin, stop)
+            else:
+                numbers, unknown = self._values(seen, begin, stop), None
             for other in self._others:
                 other.look(begin, stop)
             orders = self._perfect_orders(begin, stop)
@@ -253,7 +262,7 @@ class _Replay:
         demand = earlier[-self._view.window :].mean(axis=0)
         needed = np.ceil(demand / services.share - 1e-9)
         replicas = np.maximum(needed / self._target[:, None], self._floors)
-        for other in self._others:
+        for other in self._others if setting.triggers is None else self._means:
             np.maximum(replicas, other.needed(self.begin), out=replicas)
         replicas = np.minimum(np.ceil(replicas), setting.policy.max_replicas).astype(np.int64)
         self._fleet = Fleet(setting.service, replicas, self._step, setting.seed, services.load.rows)
@@ -281,7 +290,6 @@ class _Replay:
         """
         services, load = self.services, self.services.load
         count = (stop - begin) * self._per_bin
-        seconds = load.start + begin * load.width + np.arange(count) * self._step
         newest = None
         if not self._by_mean or self.setting.portraits:
             newest = self._view.smoothed(seen, count)
@@ -290,7 +298,7 @@ class _Replay:
         gap = bool(missing.any())
         made = np.zeros((count, *self._shape))
         unknown = np.zeros((count, *self._shape), bool)
-        number_of: dict[int, np.ndarray] = {}
+        own = self._own_numbers(begin, stop)
         for number, driver in enumerate(self._drivers):
             mine = made[:, number]
             if driver.reactive and newest is not None:
@@ -298,23 +306,53 @@ class _Replay:
             if driver.reactive and gap:
                 unknown[:, number] = missing
                 mine[missing] = 0.0
-            if driver.rule == "forecast":
-                if driver.forecast not in number_of:
-                    number_of[driver.forecast] = (
-                        services.forecasts[driver.forecast].at(seconds) / services.capacity
-                    )
-                told_by = number_of[driver.forecast]
-                unknown[:, number] |= np.isnan(told_by)
+            told_by = own[number]
+            if told_by is not None:
+                if driver.rule == "forecast":
+                    unknown[:, number] |= np.isnan(told_by)
                 np.fmax(mine, told_by, out=mine)
-            elif driver.rule == "mimir":
-                by_bin = mimir(load, begin, stop, self.setting.lead) / services.capacity
-                np.fmax(mine, np.repeat(by_bin, self._per_bin, axis=0), out=mine)
-            elif driver.rule == "schedule":
-                assert self._week is not None
-                planned = scheduled(self._week, seconds, self.setting.lead) / services.capacity
-                np.maximum(mine, planned, out=mine)
         made *= services.units
         return made, unknown if unknown.any() else None
+
+    def _own_numbers(self, begin: int, stop: int) -> list[np.ndarray | None]:
+        """The number of each driver beside the newest load, in pods, ``[steps, series]``; NaN if unknown."""
+        services, load = self.services, self.services.load
+        seconds = load.start + begin * load.width + np.arange((stop - begin) * self._per_bin) * self._step
+        forecasts: dict[int, np.ndarray] = {}
+        found = list[np.ndarray | None]()
+        for driver in self._drivers:
+            if driver.rule == "forecast":
+                if driver.forecast not in forecasts:
+                    forecasts[driver.forecast] = (
+                        services.forecasts[driver.forecast].at(seconds) / services.capacity
+                    )
+                found.append(forecasts[driver.forecast])
+            elif driver.rule == "mimir":
+                by_bin = mimir(load, begin, stop, self.setting.lead) / services.capacity
+                found.append(np.repeat(by_bin, self._per_bin, axis=0))
+            elif driver.rule == "schedule":
+                assert self._week is not None
+                found.append(scheduled(self._week, seconds, self.setting.lead) / services.capacity)
+            else:
+                found.append(None)
+        return found
+
+    def _values(self, seen: np.ndarray, begin: int, stop: int) -> np.ndarray:
+        """The newest load and the forecast for a formula, ``[steps, 2, drivers, series]``; NaN if unknown."""
+        services, count = self.services, (stop - begin) * self._per_bin
+        newest = self._view.smoothed(seen, count)
+        newest[self._view.missing(services.load, begin, count)] = np.nan
+        made = np.empty((count, 2, *self._shape))
+        for number, (driver, own) in enumerate(
+            zip(self._drivers, self._own_numbers(begin, stop), strict=True)
+        ):
+            told = newest if own is None else own
+            if driver.rule == "mimir":  # a rule over recorded values, which says nothing where there are none
+                told = np.where(np.isnan(told), newest, told)
+            made[:, 0, number] = newest if driver.reactive else told
+            made[:, 1, number] = told
+        made *= services.units
+        return made
 
     def _perfect_orders(self, begin: int, stop: int) -> np.ndarray | None:
         """Replicas of perfect knowledge at the steps of some bins, int64 ``[steps, series]``.
@@ -350,7 +388,12 @@ class _Replay:
 
     def _readings(self, numbers: np.ndarray, unknown: np.ndarray | None) -> list[Reading]:
         """What the autoscaler reads at a step; a metric that a driver lacks reads 0, which never wins."""
-        name = self.setting.metric
+        name, triggers = self.setting.metric, self.setting.triggers
+        if triggers is not None:
+            return [
+                Reading(value.reshape(-1), "value_per_pod_total", self._total_target, name=trigger)
+                for value, trigger in zip(numbers, triggers, strict=True)
+            ]
         mean = self._mean_reading() if self._by_mean else None
         if self.setting.portraits:
             return self._portraits(numbers, unknown, mean)

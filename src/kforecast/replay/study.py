@@ -73,7 +73,7 @@ class Plan:
         The load of every service, at the finest step of the history.
     capacity, share, units, others:
         See :class:`~kforecast.replay.simulation.Services`.
-    policy, kind, metric, service, signal, prices:
+    policy, kind, metric, service, signal, prices, triggers:
         See :class:`~kforecast.replay.simulation.Setting`.
     settle:
         Seconds after the end of a bin until its forecast is ready.
@@ -108,6 +108,7 @@ class Plan:
     processes: int = 1
     guard: bool = True
     others: Sequence[Other] = ()
+    triggers: tuple[str, str] | None = None
 
     @property
     def bins(self) -> tuple[int, int, int]:
@@ -267,6 +268,7 @@ def outcomes_of(plan: Plan, part: Part, rows: np.ndarray, *, trace: bool = False
         trace=trace,
         metric=plan.metric,
         portraits=isinstance(plan.policy, KapacityPolicy),
+        triggers=plan.triggers,
     )
     blocks = max(1, -(-len(rows) * len(part.drivers) // LANES))
     if len(rows) * len(part.drivers) * (part.stop - part.begin) > 10_000_000:

@@ -158,7 +158,10 @@ def changes(found: Replay, targets: np.ndarray | None, series: int = 0) -> list[
         which = f"the target of {plan.metric}" if plan.others else "its target"
         made.append(f"{which} from {targets[series]:g} to {_rounded(targets[series] * choice.target)}")
     if choice.artifact is not None:
-        made.append(_second(plan.policy, choice, _rounded(per_pod)))
+        if plan.triggers is None:
+            made.append(_second(plan.policy, choice, _rounded(per_pod)))
+        else:
+            made.append(f"the trigger {plan.triggers[1]} to kforecast-serve ({_asked(choice)})")
     if choice.floor is not None:
         number = list(plan.grid.floors).index(choice.floor)
         name = "minReplicaCount" if isinstance(plan.policy, KedaPolicy) else "minReplicas"
@@ -176,11 +179,16 @@ def _second(policy: Policy, choice: Choice, per_pod: str) -> str:
             f"scale.per_replica={per_pod} scale.lead_seconds={window}), of the same priority "
             "as the reactive one"
         )
-    asked = f"window={window}"
-    asked = asked if level is None else f"quantile={level:g}&{asked}"
+    asked = _asked(choice)
     if isinstance(policy, KedaPolicy):
         return f"a second trigger, metrics-api on kforecast-serve ({asked}), with targetValue {per_pod}"
     return f"a second metric, the forecast of kforecast-serve ({asked}), with averageValue {per_pod}"
+
+
+def _asked(choice: Choice) -> str:
+    """The question to kforecast-serve."""
+    level, window = choice.question.level, choice.question.window
+    return f"window={window}" if level is None else f"quantile={level:g}&window={window}"
 
 
 def recommendation(found: Replay, targets: np.ndarray | None) -> str:
@@ -188,6 +196,11 @@ def recommendation(found: Replay, targets: np.ndarray | None) -> str:
     plan, choice = found.plan, found.advice.fleet
     one = len(plan.capacity) == 1
     if choice == Choice():
+        if plan.triggers is not None:
+            return (
+                f"Recommended: leave the forecast, {plan.triggers[1]}, out of the formula. No quantile, "
+                "window or floor that was tried was better on the older part."
+            )
         return (
             "Recommended: leave the autoscaler as it is. No quantile, window, floor or target that was tried "
             "was better on the older part."
