@@ -154,7 +154,7 @@ def judged(folder: Path, overrides: list[str]) -> dict[str, float | None]:
         values=values,
         output_dir=str(folder / "run"),
     )
-    plan, _, _ = plan_of(check(cfg), folder)
+    plan = plan_of(check(cfg), folder).plan
     begin, middle, end = plan.bins
     choices, grid = plan.grid.choices(), plan.grid
     drivers = [grid.driver(choice) for choice in choices]

@@ -41,6 +41,7 @@ _MARGIN: Final = 0.01
 # loss that changes the mean, as a multiple of it, so that one failure does not blind the guard for days.
 _LEAST_WINDOWS: Final = 12
 _DAYS_OF_MEAN: Final = 7
+_WARM_UPS: Final = 7
 _MOST_AT_ONCE: Final = 10.0
 
 
@@ -56,7 +57,7 @@ class GuardRules:
         Bins of a day.
     chance:
         Level of the pinball loss, between 0 and 1: the critical ratio of the costs of too little and too much
-        (:attr:`kforecast.evaluation.capacity.Capacity.best_quantile`).
+        (:attr:`kforecast.simulation.capacity.Capacity.best_quantile`).
     """
 
     window: int
@@ -91,6 +92,11 @@ class GuardRules:
         """Bins before the first bet: they make the scale of the losses known."""
         return max(_LEAST_WINDOWS * self.window, self.day)
 
+    @property
+    def history(self) -> int:
+        """Bins before the first forecast after which the scale is that of a server that has long run."""
+        return _WARM_UPS * self.warm_up
+
 
 @dataclass(frozen=True, eq=False)
 class Numbers:
@@ -114,6 +120,86 @@ class Numbers:
     reactive: np.ndarray
     low: np.ndarray
     high: np.ndarray
+
+    @classmethod
+    def of_larger(
+        cls, actual: np.ndarray, oldest: int, forecast: np.ndarray, low: np.ndarray, high: np.ndarray
+    ) -> "Numbers":
+        """The numbers where the larger of forecast and newest observation is served.
+
+        Parameters
+        ----------
+        oldest:
+            Bins after which an observation is too old.
+        forecast:
+            The largest forecast over the window from each bin on, float64 ``[series, bins]``.
+        """
+        reactive = newest_before(actual, oldest)
+        served = np.where(np.isnan(reactive), forecast, np.maximum(forecast, reactive))
+        return cls(actual, served, reactive, low, high)
+
+
+@dataclass(frozen=True, eq=False)
+class DryRun:
+    """The withdrawals within a span.
+
+    Attributes
+    ----------
+    states:
+        State of each series at each bin of the span (:data:`NAMES`), int8 ``[series, bins]``.
+    step:
+        Seconds per bin.
+    """
+
+    states: np.ndarray
+    step: int
+
+    def only(self, series: int) -> "DryRun":
+        """That of one series, given by its row."""
+        return DryRun(self.states[series : series + 1], self.step)
+
+    @property
+    def begins(self) -> np.ndarray:
+        """Where a withdrawal begins, bool ``[series, bins]``."""
+        away = self.states != SERVED
+        begins: np.ndarray = away.copy()
+        begins[:, 1:] &= ~away[:, :-1]
+        return begins
+
+    @property
+    def count(self) -> int:
+        """Number of withdrawals of all series."""
+        return int(self.begins.sum())
+
+    @property
+    def hours(self) -> float:
+        """Hours of all series without a forecast."""
+        return float((self.states != SERVED).sum() * self.step / 3600)
+
+    @property
+    def words(self) -> str:
+        """The withdrawals in one sentence."""
+        if not self.count:
+            return "Guard: a server would have withdrawn no forecast."
+        series = int((self.states != SERVED).any(axis=1).sum())
+        times = "once" if self.count == 1 else f"{self.count:,} times"
+        return (
+            f"Guard: a server would have withdrawn forecasts {times}, for {self.hours:,.0f} hours in all, of "
+            f"{series:,} of {len(self.states):,} series."
+        )
+
+    @property
+    def causes(self) -> dict[str, int]:
+        """Number of withdrawals by their cause."""
+        return {
+            name: int((self.begins & (self.states == cause)).sum())
+            for cause, name in enumerate(NAMES)
+            if cause != SERVED
+        }
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return {"withdrawals": self.count, "hours": self.hours, "causes": self.causes}
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +235,13 @@ def watch(
         state = np.where(known.since < 0, known.state, state).astype(np.int8)
         since = np.where(known.state != SERVED, known.since, bins)
     bad, good = np.zeros((series, len(_STAKES))), np.zeros((series, len(_STAKES)))
+    # Between the ends of windows nothing changes, unless a value leaves the range or an alarm is known.
+    moving = np.isfinite(losses[0]).any(axis=0) | (beyond != SERVED).any(axis=0)
+    moving[since[(since >= 0) & (since < bins)]] = True
     for at in range(bins):
+        if not moving[at]:
+            states[:, at] = state
+            continue
         scored = np.isfinite(losses[0, :, at])
         served = state == SERVED
         rows = np.flatnonzero(scored & served)

@@ -370,6 +370,7 @@ def test_other_objects_and_files_are_refused(tmp_path: Path) -> None:
         ("[" * 100, "nested more than 64 levels deep"),
         ("", "no HorizontalPodAutoscaler is in it"),
         ("- just\n- a list\n", "no HorizontalPodAutoscaler is in it"),
+        ("just text", "no HorizontalPodAutoscaler is in it, nor any other object of Kubernetes"),
         ("kind: HorizontalPodAutoscaler\n", "apiVersion: 'None' is not read"),
     ],
 )

@@ -110,6 +110,8 @@ BAD = {
     "replay.learn.resource=cpu": "resource and target go together",
     "replay.quantiles=[2]": "replay.quantiles",
     "artifact_dir=[]": "artifact_dir",
+    "replay.max_unserved=-1": "replay.max_unserved: give a share of the load from 0 to 1, today, or null",
+    "replay.max_unserved=tomorrow": "replay.max_unserved: give a share",
     "policy.max_replicas=99999999999999999999": "policy.max_replicas",
     "policy.interval=1000000000": "policy.interval",
     "policy.downscale_stabilization=9999": "policy.downscale_stabilization",
@@ -138,6 +140,7 @@ def test_bad_input_is_refused_in_one_line(argument: str, traffic: Path) -> None:
     done = run_command("kforecast-replay", *arguments(argument), cwd=traffic)
     assert done.returncode == 2
     assert BAD[argument] in done.stderr
+    assert done.stderr.count("replay.max_unserved") <= 1
     assert "Traceback" not in done.stderr
     assert not (traffic / "run").exists()
 

@@ -29,6 +29,8 @@ class Trigger(Metric):
 
     activation: float = 0.0
     """A value above it activates: from zero, and not to zero."""
+    forecast: bool = False
+    """Whether it reads forecasts of kforecast; in a manifest, because its metadata names kforecast."""
 
 
 class Fallback(BaseModel):

@@ -224,6 +224,7 @@ class _Trigger(_Part):
             "kind": self._kind,
             "target": quantity(self.metadata.get(target, _DEFAULT_TARGETS.get(self.type))),
             "activation": quantity(self.metadata.get(activation, 0)),
+            "forecast": any("kforecast" in str(value).lower() for value in self.metadata.values()),
         }
 
 
@@ -524,7 +525,9 @@ def _name(one: Any) -> str:
 def _without(objects: list[Any], kinds: tuple[Kind, ...]) -> str:
     """Why no object fits, and which policy reads those that are there."""
     wanted = " or ".join(kind.name for kind in kinds)
-    present = {str(inside(one, "kind")) for one in objects}
+    present = {str(kind) for one in objects if (kind := inside(one, "kind")) is not None}
+    if not present:
+        return f"no {wanted} is in it, nor any other object of Kubernetes"
     for kind in (*HPA, *KEDA, *KAPACITY):
         if kind.name in present:
             return f"no {wanted} is in it, but a {kind.name}; read it with policy={kind.option}"

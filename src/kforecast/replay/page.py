@@ -33,6 +33,7 @@ from kforecast.replay.words import (
     cells,
     changes,
     day_words,
+    guard_words,
     moment_words,
     recommendation,
     search_words,
@@ -95,6 +96,7 @@ def document(
     begin, middle, end = plan.bounds
     by_series = outcomes.of_series(plan.prices)
     services = []
+    guards = [outcomes.withdrawn.get(number) for number in range(len(names))]
     for row, (workload, metric) in enumerate(series):
         own = found.advice.series.get(row)
         saved = found.saving_of(row)
@@ -108,6 +110,7 @@ def document(
                 "change": changes(found, targets, row),
                 "own_best": None if own is None else _choice(own, names),
                 "saving": _skill(saved.value, saved.low, saved.high),
+                "guard": [one and one.only(row).as_dict() for one in guards],
                 "drivers": _records(rows),
             }
         )
@@ -127,6 +130,7 @@ def document(
             "words": recommendation(found, targets),
         },
         "searched_services": found.searched,
+        "guard": [{"artifact": name} | one.as_dict() for name, one in zip(names, guards, strict=True) if one],
         "drivers": _records(drivers),
         "worst_days": [_trace(found, number, trace) for number, trace in sorted(outcomes.worst.items())],
         "series": services,
@@ -197,6 +201,7 @@ def page(found: Replay, targets: np.ndarray | None, facts: Mapping[str, str], no
         rows=rows,
         chosen=found.chosen,
         search=search_words(found),
+        guard=guard_words(found),
         worst=worst,
         series=_series(found),
         shown=_MOST_ROWS,

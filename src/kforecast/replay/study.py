@@ -13,6 +13,7 @@ from kforecast.autoscaling.kapacity import KapacityPolicy
 from kforecast.autoscaling.policy import Kind, Policy
 from kforecast.data.panel import Panel
 from kforecast.evaluation.skill import Skill, saving
+from kforecast.guard import DryRun, GuardRules
 from kforecast.predictor import Predictor
 from kforecast.replay.jobs import LANES, Job, run_all
 from kforecast.replay.recommend import Advice, Aim, Choice, Grid, advice
@@ -26,9 +27,10 @@ from kforecast.simulation.drivers import (
     Driver,
     Served,
 )
-from kforecast.simulation.forecasts import Question, answers
+from kforecast.simulation.forecasts import Guarding, Question, answers
 from kforecast.simulation.load import Load
 from kforecast.simulation.outcomes import Outcomes, Prices
+from kforecast.simulation.seen import Other
 from kforecast.simulation.service import Service
 from kforecast.simulation.simulation import Services, Setting, Signal, lead
 
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 
 # Steps of lanes that a search simulates at most: about a minute on one core.
 _SEARCH_STEPS = 400_000_000
+# Origins that a server's guard judges when it starts.
+_JUDGED = 288
 _DAY = 86_400
 _SAID_EVERY = 10.0
 
@@ -67,9 +71,9 @@ class Plan:
         The artifacts.
     load:
         The load of every service, at the finest step of the history.
-    capacity, share, units:
+    capacity, share, units, others:
         See :class:`~kforecast.simulation.simulation.Services`.
-    policy, kind, metric, service, signal, prices:
+    policy, kind, metric, service, signal, prices, triggers:
         See :class:`~kforecast.simulation.simulation.Setting`.
     settle:
         Seconds after the end of a bin until its forecast is ready.
@@ -81,6 +85,8 @@ class Plan:
         Of starting times, movements inside bins, and the bootstrap.
     processes:
         How many processes simulate.
+    guard:
+        Whether a guard withdraws forecasts, as that of a server does.
     """
 
     models: Sequence[Model]
@@ -100,6 +106,9 @@ class Plan:
     bounds: tuple[int, int, int]
     seed: int = 0
     processes: int = 1
+    guard: bool = True
+    others: Sequence[Other] = ()
+    triggers: tuple[str, str] | None = None
 
     @property
     def bins(self) -> tuple[int, int, int]:
@@ -254,30 +263,64 @@ def outcomes_of(plan: Plan, part: Part, rows: np.ndarray, *, trace: bool = False
         trace=trace,
         metric=plan.metric,
         portraits=isinstance(plan.policy, KapacityPolicy),
+        triggers=plan.triggers,
     )
     blocks = max(1, -(-len(rows) * len(part.drivers) // LANES))
     if len(rows) * len(part.drivers) * (part.stop - part.begin) > 10_000_000:
         blocks = -(-blocks // plan.processes) * plan.processes
     groups = [group for group in np.array_split(rows, blocks) if len(group)]
-    jobs = _jobs(plan, part, groups, setting)
-    found = _told(part.name, len(rows), run_all(jobs, plan.processes if len(groups) > 1 else 1))
-    return Outcomes.joined(list(found))
+    floors, judged = floors_of(plan), list[list[DryRun]]()
+
+    def jobs() -> Iterable[Job]:
+        for some in groups:
+            forecasts = _forecasts(plan, part, some)
+            if trace:
+                judged.append([DryRun(one.states, one.width) for one in forecasts if one.states is not None])
+            services = Services(
+                plan.load.of(some),
+                plan.capacity[some],
+                plan.share[some],
+                floors[:, some],
+                plan.units[some],
+                forecasts,
+                [other.of(some) for other in plan.others],
+            )
+            yield Job(setting, services, part.begin, part.stop)
+
+    processes = plan.processes if len(groups) > 1 else 1
+    found = Outcomes.joined(list(_told(part.name, len(rows), run_all(jobs(), processes))))
+    for number, parts in enumerate(zip(*judged, strict=True)):
+        states = np.concatenate([one.states for one in parts])
+        found.withdrawn[number] = DryRun(states, parts[0].step)
+    return found
 
 
-def _jobs(plan: Plan, part: Part, groups: Sequence[np.ndarray], setting: Setting) -> Iterable[Job]:
-    load, floors = plan.load, floors_of(plan)
-    bounds = load.start + part.begin * load.width, load.start + part.stop * load.width
-    asks = any(driver.rule == "forecast" for driver in part.drivers)
-    for rows in groups:
-        forecasts: list[Served] = []
-        for model in plan.models if asks else ():
-            bins = model.panel.bin_at(bounds[0]), model.panel.bin_at(bounds[1] - 1) + 1
-            some = model.panel.rows(rows.tolist())
-            forecasts += answers(model.predictor, some, bins, part.questions, plan.settle, load.step)
-        services = Services(
-            load.of(rows), plan.capacity[rows], plan.share[rows], floors[:, rows], plan.units[rows], forecasts
-        )
-        yield Job(setting, services, part.begin, part.stop)
+def _forecasts(plan: Plan, part: Part, rows: np.ndarray) -> list[Served]:
+    """The answers to a part's questions for some services, by artifact and question."""
+    found: list[Served] = []
+    if not any(driver.rule == "forecast" for driver in part.drivers):
+        return found
+    load = plan.load
+    begin, end = load.start + part.begin * load.width, load.start + part.stop * load.width
+    for model in plan.models:
+        bins = model.panel.bin_at(begin), model.panel.bin_at(end - 1) + 1
+        some = model.panel.rows(rows.tolist())
+        guarding = _guarding(plan, model, bins[0]) if plan.guard else None
+        found += answers(model.predictor, some, bins, part.questions, plan.settle, load.step, guarding)
+    return found
+
+
+def _guarding(plan: Plan, model: Model, begin: int) -> Guarding:
+    """The guard of a server that was started at a bin, but judges no forecast from before the replay."""
+    window, prices = model.predictor.window, plan.prices
+    rules = GuardRules.of(
+        window.frequency.step,
+        window.frequency.day,
+        window.prediction_length,
+        plan.service.start,
+        prices.under / (prices.under + prices.over),
+    )
+    return Guarding(rules, max(model.panel.bin_at(plan.bounds[0]), begin - _JUDGED))
 
 
 def _told(name: str, services: int, parts: Iterable[Outcomes]) -> Iterable[Outcomes]:

@@ -12,6 +12,7 @@ from kforecast.autoscaling.keda import KedaPolicy
 from kforecast.autoscaling.policy import Policy
 from kforecast.console import table
 from kforecast.evaluation.skill import CONFIDENCE
+from kforecast.guard import SERVED, DryRun
 from kforecast.replay.recommend import Choice
 from kforecast.replay.study import Replay
 
@@ -69,6 +70,7 @@ def summary(found: Replay, targets: np.ndarray | None) -> str:
             bold=found.chosen,
         ),
         search_words(found),
+        *guard_words(found),
         recommendation(found, targets),
     ]
     return "\n".join(lines)
@@ -92,6 +94,35 @@ def search_words(found: Replay) -> str:
         f"{moment_words(middle)} UTC, {looked}, for {aim}{failed}. cost = {plan.prices.under:g} x unserved + "
         f"{plan.prices.over:g} x idle replica-hours"
     )
+
+
+def guard_words(found: Replay) -> list[str]:
+    """What the guard did with the forecast of each artifact on the newest part; empty without a guard."""
+    names = [model.name for model in found.plan.models]
+    said = []
+    for number, one in found.outcomes.withdrawn.items():
+        of = f" of {names[number]}" if len(names) > 1 else ""
+        if not one.count:
+            said.append(f"Guard: the forecast{of} would never have been withdrawn")
+            continue
+        times = "once" if one.count == 1 else f"{one.count:,} times"
+        words = f"Guard: the forecast{of} would have been withdrawn {times}, for {one.hours:,.0f} hours"
+        if len(one.states) > 1:
+            away = int((one.states != SERVED).any(axis=1).sum())
+            words += f" in all, of {away:,} of {len(one.states):,} services"
+        said.append(f"{words} ({causes_words(one)})")
+    return said
+
+
+def causes_words(run: DryRun) -> str:
+    """Why forecasts were withdrawn."""
+    reasons = {
+        "worse": "no better than the newest load",
+        "above": "load far above",
+        "below": "load far below",
+    }
+    causes = run.causes
+    return ", ".join(f"{causes[name]:,} {words}" for name, words in reasons.items() if causes[name])
 
 
 def setting_words(choice: Choice, names: Sequence[str]) -> str:
@@ -124,9 +155,13 @@ def changes(found: Replay, targets: np.ndarray | None, series: int = 0) -> list[
     per_pod = plan.capacity[series] * plan.share[series] * choice.target
     made = []
     if choice.target != 1.0 and targets is not None:
-        made.append(f"its target from {targets[series]:g} to {_rounded(targets[series] * choice.target)}")
+        which = f"the target of {plan.metric}" if plan.others else "its target"
+        made.append(f"{which} from {targets[series]:g} to {_rounded(targets[series] * choice.target)}")
     if choice.artifact is not None:
-        made.append(_second(plan.policy, choice, _rounded(per_pod)))
+        if plan.triggers is None:
+            made.append(_second(plan.policy, choice, _rounded(per_pod)))
+        else:
+            made.append(f"the trigger {plan.triggers[1]} to kforecast-serve ({_asked(choice)})")
     if choice.floor is not None:
         number = list(plan.grid.floors).index(choice.floor)
         name = "minReplicaCount" if isinstance(plan.policy, KedaPolicy) else "minReplicas"
@@ -144,11 +179,16 @@ def _second(policy: Policy, choice: Choice, per_pod: str) -> str:
             f"scale.per_replica={per_pod} scale.lead_seconds={window}), of the same priority "
             "as the reactive one"
         )
-    asked = f"window={window}"
-    asked = asked if level is None else f"quantile={level:g}&{asked}"
+    asked = _asked(choice)
     if isinstance(policy, KedaPolicy):
         return f"a second trigger, metrics-api on kforecast-serve ({asked}), with targetValue {per_pod}"
     return f"a second metric, the forecast of kforecast-serve ({asked}), with averageValue {per_pod}"
+
+
+def _asked(choice: Choice) -> str:
+    """The question to kforecast-serve."""
+    level, window = choice.question.level, choice.question.window
+    return f"window={window}" if level is None else f"quantile={level:g}&window={window}"
 
 
 def recommendation(found: Replay, targets: np.ndarray | None) -> str:
@@ -156,6 +196,11 @@ def recommendation(found: Replay, targets: np.ndarray | None) -> str:
     plan, choice = found.plan, found.advice.fleet
     one = len(plan.capacity) == 1
     if choice == Choice():
+        if plan.triggers is not None:
+            return (
+                f"Recommended: leave the forecast, {plan.triggers[1]}, out of the formula. No quantile, "
+                "window or floor that was tried was better on the older part."
+            )
         return (
             "Recommended: leave the autoscaler as it is. No quantile, window, floor or target that was tried "
             "was better on the older part."

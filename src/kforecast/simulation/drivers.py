@@ -73,6 +73,9 @@ class Served:
         Which of them is answered ``n`` steps after the beginning of a bin, int64 ``[steps per bin]``.
     start, width, step:
         Unix seconds of the first bin, seconds per bin and per step.
+    states:
+        The guard's state of each series (:data:`kforecast.guard.NAMES`) when a bin begins, int8 ``[series,
+        bins]``; None without a guard. Values are NaN while a forecast is withdrawn.
     """
 
     values: np.ndarray
@@ -80,6 +83,7 @@ class Served:
     start: int
     width: int
     step: int
+    states: np.ndarray | None = None
 
     def at(self, seconds: np.ndarray) -> np.ndarray:
         """The answers at moments (unix seconds), float32 ``[moments, series]``."""
@@ -93,7 +97,8 @@ class Served:
 
     def of(self, chosen: np.ndarray) -> "Served":
         """The answers for some series, given by row numbers."""
-        return Served(self.values[:, :, chosen], self.kind, self.start, self.width, self.step)
+        states = None if self.states is None else self.states[chosen]
+        return Served(self.values[:, :, chosen], self.kind, self.start, self.width, self.step, states)
 
 
 def spans(width: int, step: int, window: int, settle: int, horizon: int) -> tuple[list[slice], np.ndarray]:

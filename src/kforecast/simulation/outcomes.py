@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+from kforecast.guard import DryRun
 from kforecast.simulation.drivers import Driver
 from kforecast.simulation.service import BUSY, COUNTS, LATE, PODS, SCALINGS, SERVED, SHORT, UNSERVED
 
@@ -78,6 +79,8 @@ class Outcomes:
         Load that waits at the end, in pod-steps, float64 ``[drivers, series]``.
     worst:
         The most expensive day of each driver, by its number; empty without traces.
+    withdrawn:
+        What the guard did with each forecast, by its number; empty without traces or without a guard.
     """
 
     drivers: Sequence[Driver]
@@ -88,6 +91,7 @@ class Outcomes:
     seconds: np.ndarray
     queued: np.ndarray
     worst: dict[int, Trace] = field(default_factory=dict)
+    withdrawn: dict[int, DryRun] = field(default_factory=dict)
 
     @classmethod
     def empty(

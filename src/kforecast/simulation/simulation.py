@@ -12,6 +12,7 @@ from kforecast.simulation.drivers import Driver, Served, mimir, schedule, schedu
 from kforecast.simulation.load import Load
 from kforecast.simulation.outcomes import Bins, Day, Outcomes, Prices
 from kforecast.simulation.perfect import worthwhile
+from kforecast.simulation.seen import MEANS, Other, Rings, View, Watched
 from kforecast.simulation.service import Fleet, Service
 
 # Steps whose inputs are computed together: few enough to stay in the cache.
@@ -19,6 +20,8 @@ _BLOCK = 240
 # Steps that perfect knowledge orders for together, and those beyond that it knows: eight and four hours.
 _KNOWN, _BEYOND = 1920, 960
 _DAY = 86_400
+# Amounts in the rings before those of other metrics: pods that serve, and the load that they serve.
+_SERVED, _AMOUNTS = 1, 2
 
 
 class Signal(BaseModel):
@@ -46,6 +49,9 @@ class Setting:
         The name of that metric.
     portraits:
         Whether drivers order replicas, as Kapacity's portraits do, in the place of a number to scale on.
+    triggers:
+        Names of the triggers of a formula that are the newest load and the forecast; None without a formula.
+        A driver without the one has the other in its place.
     service, signal:
         How pods live, and how the autoscaler sees the load.
     drivers:
@@ -71,6 +77,7 @@ class Setting:
     trace: bool = False
     metric: str = "load"
     portraits: bool = False
+    triggers: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,8 @@ class Services:
         controller cuts its values to thousandths.
     forecasts:
         By the number that drivers name.
+    others:
+        The policy's other metrics.
     """
 
     load: Load
@@ -100,6 +109,7 @@ class Services:
     floors: np.ndarray
     units: np.ndarray
     forecasts: Sequence[Served] = ()
+    others: Sequence[Other] = ()
 
     def of(self, chosen: np.ndarray) -> "Services":
         """Some of the services, given by row numbers."""
@@ -110,6 +120,7 @@ class Services:
             self.floors[:, chosen],
             self.units[chosen],
             [served.of(chosen) for served in self.forecasts],
+            [other.of(chosen) for other in self.others],
         )
 
 
@@ -154,14 +165,14 @@ class _Replay:
         self._drivers = list(setting.drivers)
         self._shape = (len(self._drivers), len(load.values))
         signal = setting.signal
-        self._delay = -(-signal.delay // self._step)
-        self._window = max(1, -(-signal.window // self._step))
+        delay, window = -(-signal.delay // self._step), max(1, -(-signal.window // self._step))
+        self._view = View(delay, window, self._per_bin)
         self._start = -(-setting.service.start // self._step)
         self._decides = max(1, round(setting.policy.interval / self._step))
         self._bins = max(1, -(-_BLOCK // self._per_bin))
         self._floors = np.stack([services.floors[driver.floor] for driver in self._drivers])
         self._target = np.array([driver.target for driver in self._drivers])
-        self._by_mean = setting.kind in ("utilization", "value_per_pod")
+        self._by_mean = setting.kind in MEANS
         self._perfect = np.array([driver.rule == "perfect" for driver in self._drivers])
         self._known_from = self._known_until = self.begin
         self._known = self._serving = np.zeros(0, np.int64)
@@ -169,8 +180,24 @@ class _Replay:
             [driver.rule in ("forecast", "mimir", "schedule") for driver in self._drivers]
         )
         self._reactive = np.array([driver.reactive for driver in self._drivers])
+        self._others, self._means = self._watched()
         rules = {driver.rule for driver in self._drivers}
         self._week = schedule(load, self.begin) if "schedule" in rules else None
+
+    def _watched(self) -> tuple[list[Watched], list[Watched]]:
+        """The policy's other metrics, and those of them that are means over pods."""
+        services, portraits = self.services, self.setting.portraits
+        # The reactive portrait of Kapacity counts for drivers without orders.
+        shown, hidden = (self._reactive & ~self._orders, np.nan) if portraits else (self._reactive, 0.0)
+        if self.setting.triggers is not None:  # a formula needs all its values
+            shown = np.ones_like(shown)
+        others, means = list[Watched](), list[Watched]()
+        for other in services.others:
+            load = services.load.values.sum(axis=1, dtype=np.float64) / services.capacity
+            amount = _AMOUNTS + len(means) if other.by_mean else None
+            others.append(Watched(other, self._view, shown, hidden, load, amount))
+            means += others[-1:] if other.by_mean else []
+        return others, means
 
     def run(self, going_on: Callable[[], None], bins: Bins | None) -> Outcomes:
         load, setting = self.services.load, self.setting
@@ -179,7 +206,7 @@ class _Replay:
         found = Outcomes.empty(self._drivers, len(load.values), first // _DAY, days, self._step)
         day = Day(setting.prices, self._shape, self._step) if setting.trace else None
         demand = self._demand(self.begin, min(self.begin + self._bins, self.stop))
-        earlier = self._earlier()
+        earlier = self._view.before(load, self.begin) / self.services.capacity
         self._begin_fleet(earlier)
         decision = 0
         for begin in range(self.begin, self.stop, self._bins):
@@ -187,7 +214,12 @@ class _Replay:
             stop = min(begin + self._bins, self.stop)
             coming = self._demand(stop, min(stop + self._bins, self.stop))
             seen = np.concatenate([earlier, demand])
-            numbers, unknown = self._numbers(seen, begin, stop)
+            if setting.triggers is None:
+                numbers, unknown = self._numbers(seen, begin, stop)
+            else:
+                numbers, unknown = self._values(seen, begin, stop), None
+            for other in self._others:
+                other.look(begin, stop)
             orders = self._perfect_orders(begin, stop)
             second = load.start + begin * load.width
             observed = load.observed[:, begin:stop]
@@ -195,11 +227,13 @@ class _Replay:
                 self._fleet.begin_step()
                 if decision % self._decides == 0:
                     readings = self._readings(numbers[at], None if unknown is None else unknown[at])
+                    readings += [other.reading(at, self._rings) for other in self._others]
                     self._decide(second, readings, None if orders is None else orders[at])
                 decision += 1
                 self._fleet.serve(demand[at])
-                if self._by_mean:
-                    self._remember()
+                if self._by_mean or self._means:
+                    used = [other.used(at, demand[at], self._fleet.served) for other in self._means]
+                    self._rings.add([self._fleet.up, self._fleet.served, *used])
                 if day is not None:
                     day.add(self._fleet.up, demand[at], second)
                 if bins is not None:
@@ -219,7 +253,7 @@ class _Replay:
                     found.seconds[number] += counted * load.width
                     if day is not None and second % _DAY == 0:
                         day.end(found, number)
-            earlier = seen[-(self._delay + self._window) :]
+            earlier = seen[-self._view.reach :]
             demand = coming
         if day is not None:
             day.end(found, days - 1)
@@ -235,31 +269,22 @@ class _Replay:
         made: np.ndarray = load.demand(begin * self._per_bin, stop * self._per_bin) / self.services.capacity
         return made
 
-    def _earlier(self) -> np.ndarray:
-        """Demand of the steps before the span that the first readings look back on."""
-        steps = self._delay + self._window
-        bins = min(self.begin, -(-steps // self._per_bin))
-        before = self._demand(self.begin - bins, self.begin)
-        first = before[:1] if bins else self._demand(self.begin, self.begin + 1)[:1]
-        return np.concatenate([np.repeat(first, max(steps - len(before), 0), axis=0), before])[-steps:]
-
     def _begin_fleet(self, earlier: np.ndarray) -> None:
         setting, services = self.setting, self.services
-        needed = np.ceil(earlier[-self._window :].mean(axis=0) / services.share - 1e-9)
+        demand = earlier[-self._view.window :].mean(axis=0)
+        needed = np.ceil(demand / services.share - 1e-9)
         replicas = np.maximum(needed / self._target[:, None], self._floors)
+        for other in self._others if setting.triggers is None else self._means:
+            np.maximum(replicas, other.needed(self.begin), out=replicas)
         replicas = np.minimum(np.ceil(replicas), setting.policy.max_replicas).astype(np.int64)
         self._fleet = Fleet(setting.service, replicas, self._step, setting.seed, services.load.rows)
         self._serving = replicas[-1]
         self._state = setting.policy.begin(replicas.reshape(-1), self._floors.reshape(-1))
-        # Rings of the work and the capacity of each lane, for the mean utilisation.
-        ring = self._delay + self._window + 1
-        self._work, self._ring_at = np.zeros((2, ring, *self._shape)), 0
+        # Work and capacity of each lane, for means over pods.
         up = np.maximum(replicas, 1).astype(np.float64)
-        used = np.minimum(earlier[-self._window :].mean(axis=0), up)
-        ticks = np.arange(ring)[:, None, None]
-        self._work[0], self._work[1] = used * ticks, up * ticks
-        self._ring_at = ring - 1
-        self._sums = self._work[:, -1].copy()
+        served = np.minimum(demand, up)
+        used = [other.used_of(other.before(self.begin), demand, served) for other in self._means]
+        self._rings = Rings(self._view, np.stack([up, served, *used]))
         share = services.share * (100 if setting.kind == "utilization" else services.units)
         self._mean_target = (share * self._target[:, None]).reshape(-1)
         own = np.broadcast_to(services.units * services.share, self._shape)
@@ -277,18 +302,15 @@ class _Replay:
         """
         services, load = self.services, self.services.load
         count = (stop - begin) * self._per_bin
-        seconds = load.start + begin * load.width + np.arange(count) * self._step
         newest = None
         if not self._by_mean or self.setting.portraits:
-            total = np.concatenate([np.zeros_like(seen[:1]), np.cumsum(seen, axis=0)])
-            newest = (total[self._window : self._window + count] - total[:count]) / self._window
+            newest = self._view.smoothed(seen, count)
         # Metrics have a gap where the history has one.
-        told = np.maximum(begin * self._per_bin + np.arange(count) - self._delay - 1, 0) // self._per_bin
-        missing = ~load.observed[:, told].T
+        missing = self._view.missing(load, begin, count)
         gap = bool(missing.any())
         made = np.zeros((count, *self._shape))
         unknown = np.zeros((count, *self._shape), bool)
-        number_of: dict[int, np.ndarray] = {}
+        own = self._own_numbers(begin, stop)
         for number, driver in enumerate(self._drivers):
             mine = made[:, number]
             if driver.reactive and newest is not None:
@@ -296,23 +318,53 @@ class _Replay:
             if driver.reactive and gap:
                 unknown[:, number] = missing
                 mine[missing] = 0.0
-            if driver.rule == "forecast":
-                if driver.forecast not in number_of:
-                    number_of[driver.forecast] = (
-                        services.forecasts[driver.forecast].at(seconds) / services.capacity
-                    )
-                told_by = number_of[driver.forecast]
-                unknown[:, number] |= np.isnan(told_by)
+            told_by = own[number]
+            if told_by is not None:
+                if driver.rule == "forecast":
+                    unknown[:, number] |= np.isnan(told_by)
                 np.fmax(mine, told_by, out=mine)
-            elif driver.rule == "mimir":
-                by_bin = mimir(load, begin, stop, self.setting.lead) / services.capacity
-                np.fmax(mine, np.repeat(by_bin, self._per_bin, axis=0), out=mine)
-            elif driver.rule == "schedule":
-                assert self._week is not None
-                planned = scheduled(self._week, seconds, self.setting.lead) / services.capacity
-                np.maximum(mine, planned, out=mine)
         made *= services.units
         return made, unknown if unknown.any() else None
+
+    def _own_numbers(self, begin: int, stop: int) -> list[np.ndarray | None]:
+        """The number of each driver beside the newest load, in pods, ``[steps, series]``; NaN if unknown."""
+        services, load = self.services, self.services.load
+        seconds = load.start + begin * load.width + np.arange((stop - begin) * self._per_bin) * self._step
+        forecasts: dict[int, np.ndarray] = {}
+        found = list[np.ndarray | None]()
+        for driver in self._drivers:
+            if driver.rule == "forecast":
+                if driver.forecast not in forecasts:
+                    forecasts[driver.forecast] = (
+                        services.forecasts[driver.forecast].at(seconds) / services.capacity
+                    )
+                found.append(forecasts[driver.forecast])
+            elif driver.rule == "mimir":
+                by_bin = mimir(load, begin, stop, self.setting.lead) / services.capacity
+                found.append(np.repeat(by_bin, self._per_bin, axis=0))
+            elif driver.rule == "schedule":
+                assert self._week is not None
+                found.append(scheduled(self._week, seconds, self.setting.lead) / services.capacity)
+            else:
+                found.append(None)
+        return found
+
+    def _values(self, seen: np.ndarray, begin: int, stop: int) -> np.ndarray:
+        """The newest load and the forecast for a formula, ``[steps, 2, drivers, series]``; NaN if unknown."""
+        services, count = self.services, (stop - begin) * self._per_bin
+        newest = self._view.smoothed(seen, count)
+        newest[self._view.missing(services.load, begin, count)] = np.nan
+        made = np.empty((count, 2, *self._shape))
+        for number, (driver, own) in enumerate(
+            zip(self._drivers, self._own_numbers(begin, stop), strict=True)
+        ):
+            told = newest if own is None else own
+            if driver.rule == "mimir":  # a rule over recorded values, which says nothing where there are none
+                told = np.where(np.isnan(told), newest, told)
+            made[:, 0, number] = newest if driver.reactive else told
+            made[:, 1, number] = told
+        made *= services.units
+        return made
 
     def _perfect_orders(self, begin: int, stop: int) -> np.ndarray | None:
         """Replicas of perfect knowledge at the steps of some bins, int64 ``[steps, series]``.
@@ -348,7 +400,12 @@ class _Replay:
 
     def _readings(self, numbers: np.ndarray, unknown: np.ndarray | None) -> list[Reading]:
         """What the autoscaler reads at a step; a metric that a driver lacks reads 0, which never wins."""
-        name = self.setting.metric
+        name, triggers = self.setting.metric, self.setting.triggers
+        if triggers is not None:
+            return [
+                Reading(value.reshape(-1), "value_per_pod_total", self._total_target, name=trigger)
+                for value, trigger in zip(numbers, triggers, strict=True)
+            ]
         mean = self._mean_reading() if self._by_mean else None
         if self.setting.portraits:
             return self._portraits(numbers, unknown, mean)
@@ -366,10 +423,7 @@ class _Replay:
 
     def _mean_reading(self) -> Reading:
         """The mean utilisation of the pods; 0 for drivers that do not see it."""
-        ring = len(self._work[0])
-        last, first = (self._work[:, (self._ring_at - back) % ring] for back in (self._delay, ring - 1))
-        done, could = last - first
-        mean = np.divide(done, could, out=np.zeros_like(done), where=could > 0)
+        mean = self._rings.per_pod(_SERVED)
         mean *= self._reactive[:, None]
         if self.setting.kind == "utilization":
             mean *= 100
@@ -403,10 +457,3 @@ class _Replay:
         if orders is not None:
             desired[self._perfect] = orders
         fleet.order(desired)
-
-    def _remember(self) -> None:
-        """Add the work and the capacity of the step that ended to the rings."""
-        self._sums[0] += self._fleet.served
-        self._sums[1] += self._fleet.up
-        self._ring_at = (self._ring_at + 1) % len(self._work[0])
-        self._work[:, self._ring_at] = self._sums
