@@ -189,8 +189,12 @@ def others_of(
         other = _other(metric, series, recorded)
         found.append(other)
         if not other.known.all():
-            without = np.count_nonzero(~other.known)
-            partly.append(f"{metric.name} is in the history of all but {without:,} services.")
+            without = f"{np.count_nonzero(~other.known):,} of {len(series):,} services"
+            if in_formula:
+                raise ConfigError(
+                    f"policy.modifiers: the formula needs {metric.name}, which {without} lack in the history"
+                )
+            partly.append(f"{without} have no {metric.name} in the history; there the others decide.")
     if first is None or not (found or left):
         return found, []
     said = f"The policy has {len(metrics_of(policy))} metrics. Drivers order by {first.name}"
