@@ -22,9 +22,10 @@ from kforecast.evaluation.capacity import (
     timing,
 )
 from kforecast.evaluation.champion import CHAMPION, Champion, Comparison, compare
-from kforecast.evaluation.guarding import DryRun, dry_run
+from kforecast.evaluation.guarding import dry_run
 from kforecast.evaluation.scores import ALL_SERIES, ALL_STEPS, overall, ratio, score
 from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, Skill, aged_at, by_age, saving, skill
+from kforecast.guard import DryRun
 from kforecast.intervals import LEVELS
 from kforecast.models.naive import LAST_VALUE
 from kforecast.predictor import Predictor
