@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import START, run_command
-from kforecast.autoscaling.hpa import HpaPolicy
+from kforecast.autoscaling.hpa import HpaPolicy, Metric
 from kforecast.autoscaling.kapacity import KapacityPolicy
 from kforecast.autoscaling.keda import KedaPolicy
 from kforecast.autoscaling.policy import Policy
+from kforecast.replay.others import first_metric
 from kforecast.simulation.drivers import REACTIVE, Driver
 from kforecast.simulation.load import Load
 from kforecast.simulation.outcomes import Outcomes, Prices
@@ -126,6 +127,22 @@ def test_a_service_without_the_metric_is_as_if_the_policy_had_none() -> None:
     with_other, alone = replayed(load, [other]), replayed(load, [])
     same = (with_other.counts == alone.counts)[:, :, 0].all(axis=(0, 1))
     assert same.tolist() == [False, True, False]
+
+
+def test_a_metric_of_kforecast_is_left_to_the_drivers() -> None:
+    ahead = Metric(name="kforecast_forecast", kind="value_per_pod_total", target=5.0)
+    load = Metric(name="requests", kind="value_per_pod_total", target=5.0)
+    assert first_metric(HpaPolicy(metrics=[ahead, load]), {"qps"}) == load
+    assert first_metric(HpaPolicy(metrics=[ahead]), {"qps"}) is None
+
+
+def test_drivers_order_by_the_traffic_and_its_total_before_a_mean() -> None:
+    names = [("cpu", "utilization"), ("qps", "value_per_pod"), ("other", "value_per_pod_total")]
+    metrics = [Metric(name=name, kind=kind, target=5.0) for name, kind in names]
+    assert first_metric(HpaPolicy(metrics=metrics), {"rps"}) == metrics[0]
+    assert first_metric(HpaPolicy(metrics=metrics), {"qps", "cpu"}) == metrics[0]
+    assert first_metric(HpaPolicy(metrics=metrics), {"qps"}) == metrics[1]
+    assert first_metric(HpaPolicy(metrics=metrics), {"qps", "cpu", "other"}) == metrics[2]
 
 
 HPA = """\

@@ -12,9 +12,10 @@ from kforecast.errors import few
 from kforecast.evaluation.backtest import Backtest, BacktestSettings, Span, backtest
 from kforecast.evaluation.capacity import JUDGED, Orders, order
 from kforecast.evaluation.champion import CHAMPION, Champion, Comparison, compare
-from kforecast.evaluation.guarding import DryRun, dry_run
+from kforecast.evaluation.guarding import dry_run
 from kforecast.evaluation.scores import ALL_SERIES, ALL_STEPS, overall, score
 from kforecast.evaluation.skill import CONFIDENCE, RESAMPLES, Skill, aged_at, by_age, skill
+from kforecast.guard import DryRun
 from kforecast.predictor import Predictor
 from kforecast.simulation.capacity import Capacity
 from kforecast.simulation.drivers import PERFECT, REACTIVE

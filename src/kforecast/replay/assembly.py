@@ -14,7 +14,7 @@ from kforecast.autoscaling.policy import Policy
 from kforecast.errors import ConfigError, DataError
 from kforecast.metrics.timerange import utc
 from kforecast.predictor import Predictor
-from kforecast.replay.others import Recorded, Roles, first_metric, metrics_of, others_of, roles_of
+from kforecast.replay.others import Known, Roles, first_metric, metrics_of, others_of, roles_of
 from kforecast.replay.recommend import MOST_SHARE, Aim, Grid
 from kforecast.replay.recorded import (
     History,
@@ -163,8 +163,10 @@ def assembled(
     metric = first_metric(policy, {name for _, name in models[0].panel.series})
     models = services_of(models, _besides(wishes, metric, roles), notes)
     fine = finest(models, history)
-    known = only(fine, models[0].panel.series)
-    load = load_of(known, wishes.variability, wishes.seed, notes)
+    if not {*models[0].panel.series} <= {*fine.series}:
+        raise DataError("the series of the history differ between bins; check their newest rows")
+    services = only(fine, models[0].panel.series)
+    load = load_of(services, wishes.variability, wishes.seed, notes)
     if load.width > _HOUR:
         notes.append(
             f"The rows are {load.width / _HOUR:g} hours apart. The load between them is taken to follow a "
@@ -174,8 +176,8 @@ def assembled(
     models = [with_intervals(model, bounds[0], notes) for model in models]
     at_target = _at_target(wishes, metric, models[0].panel.series, history)
     sized = sizes(wishes.sizing, metric, at_target, mean_before(load, bounds[0]), notes)
-    recorded = Recorded(fine, _requests(wishes), load)
-    others, said = others_of(policy, metric, roles, models[0].panel.series, recorded)
+    known = Known(fine, _requests(wishes), load)
+    others, said = others_of(policy, metric, roles, models[0].panel.series, known)
     notes += said
     questions = _questions(wishes, models, notes)
     lacking = float((load.values > policy.max_replicas * sized.capacity[:, None]).mean())

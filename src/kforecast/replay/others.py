@@ -130,7 +130,7 @@ def first_metric(policy: Policy, traffic: Collection[str]) -> Metric | None:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class Known:
     """What is known about the metrics of pods.
 
     Attributes
@@ -153,7 +153,7 @@ def others_of(
     first: Metric | None,
     roles: Roles | None,
     series: Sequence[tuple[str, str]],
-    recorded: Recorded,
+    known: Known,
 ) -> tuple[list[Other], list[str]]:
     """The other metrics that the history knows, and a note on them.
 
@@ -176,7 +176,7 @@ def others_of(
         in_formula = roles is not None and metric.name in roles.formula
         if in_formula:  # whose target counts, not the trigger's
             metric = metric.model_copy(update={"kind": "value_per_pod_total"})
-        reason = _unknown(metric, series, recorded)
+        reason = _unknown(metric, series, known)
         if roles is not None and not in_formula and metric.kind not in MEANS:
             reason = "not in the formula"
         if is_forecast(metric):
@@ -186,11 +186,15 @@ def others_of(
         if reason:
             left.append(f"{metric.name} ({reason})")
             continue
-        other = _other(metric, series, recorded)
+        other = _other(metric, series, known)
         found.append(other)
         if not other.known.all():
-            without = np.count_nonzero(~other.known)
-            partly.append(f"{metric.name} is in the history of all but {without:,} services.")
+            without = f"{np.count_nonzero(~other.known):,} of {len(series):,} services"
+            if in_formula:
+                raise ConfigError(
+                    f"policy.modifiers: the formula needs {metric.name}, which {without} lack in the history"
+                )
+            partly.append(f"{without} have no {metric.name} in the history; there the others decide.")
     if first is None or not (found or left):
         return found, []
     said = f"The policy has {len(metrics_of(policy))} metrics. Drivers order by {first.name}"
@@ -201,25 +205,24 @@ def others_of(
     return found, [f"{said}.", *partly]
 
 
-def _unknown(metric: Metric, series: Sequence[tuple[str, str]], recorded: Recorded) -> str | None:
+def _unknown(metric: Metric, series: Sequence[tuple[str, str]], known: Known) -> str | None:
     """Why a metric's relation to the replicas is unknown; None if it is known."""
     if metric.kind == "value":
         return "compared with a value as it is"
-    if not {(workload, metric.name) for workload, _ in series} & {*recorded.fine.series}:
+    if not {(workload, metric.name) for workload, _ in series} & {*known.fine.series}:
         return "not in the history"
-    if metric.kind == "utilization" and metric.name not in recorded.requests:
+    if metric.kind == "utilization" and metric.name not in known.requests:
         return f"give what a pod requests, replay.requests={{{metric.name}:NUMBER}}"
     return None
 
 
-def _other(metric: Metric, series: Sequence[tuple[str, str]], recorded: Recorded) -> Other:
-    fine = recorded.fine
+def _other(metric: Metric, series: Sequence[tuple[str, str]], known: Known) -> Other:
+    fine = known.fine
     number = {pair: row for row, pair in enumerate(fine.series)}
     rows = np.array([number.get((workload, metric.name), -1) for workload, _ in series])
-    values, observed = fine.values[rows], fine.observed[rows]
-    known = rows >= 0
-    values = np.where(known[:, None], np.maximum(held(values, observed), 0), 0)
+    values, observed, has = fine.values[rows], fine.observed[rows], rows >= 0
+    values = np.where(has[:, None], np.maximum(held(values, observed), 0), 0)
     if metric.kind == "utilization":
-        values = values * np.float32(100 / recorded.requests[metric.name])
-    total = replace(recorded.load, values=values, observed=observed)
-    return Other(metric.name, metric.kind, metric.target, total, known)
+        values = values * np.float32(100 / known.requests[metric.name])
+    total = replace(known.load, values=values, observed=observed)
+    return Other(metric.name, metric.kind, metric.target, total, has)

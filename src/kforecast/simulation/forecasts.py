@@ -109,11 +109,12 @@ def answers(
             assert ordinary is not None
             usual = mine if predictor.plan is None else predictor.plan.ordinary(mine)
             states = _states(guarding.rules, usual, first, ordinary, predictor.window)
+            for made, state in zip(by_level, states, strict=True):
+                made[state != SERVED] = np.nan
         for question, (parts, _), served in zip(questions, asked, found, strict=True):
             number = levels.index(question.level)
             made = by_level[number]  # [rows, origins, horizon]
             if states is not None and served.states is not None:
-                made = np.where((states[number] != SERVED)[..., None], np.nan, made)
                 served.states[rows] = states[number][:, begin - first :]
             served.values[:, :, rows] = largest(made, parts, begin - first)
     return found

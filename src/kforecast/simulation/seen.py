@@ -88,7 +88,8 @@ class Rings:
         size = self._ring.shape[1]
         newest, oldest = (self._at - self._delay) % size, (self._at - size + 1) % size
         pods, done = (self._ring[one, newest] - self._ring[one, oldest] for one in (0, number))
-        return np.divide(done, pods, out=np.zeros_like(done), where=pods > 0)
+        found: np.ndarray = np.divide(done, pods, out=np.zeros_like(done), where=pods > 0)
+        return found
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,8 @@ class Watched:
         """What the pods use of a total that belongs to a demand, when they serve some of it."""
         share = np.divide(served, demand, out=np.ones_like(served), where=demand > 0)
         found: np.ndarray = total * np.minimum(share, 1.0)
-        return found + self._usual * np.maximum(served - demand, 0.0)
+        found += self._usual * np.maximum(served - demand, 0.0)
+        return found
 
     def reading(self, at: int, rings: Rings) -> Reading:
         """What the autoscaler reads at a step."""
