@@ -189,7 +189,8 @@ def order(found: Backtest, settings: Capacity, seed: int = 0) -> Orders:
     if oldest > found.horizon * width:
         notes.append(
             f"Pods that are ordered now serve up to {oldest:,} s later (capacity.lead_time, "
-            f"capacity.interval, evaluate.stride), forecasts reach {found.horizon * width:,} s: they cannot be early enough."
+            f"capacity.interval, evaluate.stride), forecasts reach "
+            f"{found.horizon * width:,} s: they cannot be early enough."
         )
     services = Services(
         load,
