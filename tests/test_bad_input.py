@@ -523,6 +523,11 @@ OVERRIDES = [
         ["gate.require_skill", "never seen", "data.test above 0"],
     ),
     override("capacity.lead_time=-1", "capacity.lead_time: -1 is wrong"),
+    Case(
+        "override: the cost of replicas in bins of a day",
+        ["--dataset-file=traffic.csv", "model=auto", "window.freq=1D", "objective=capacity_cost"],
+        ["objective: capacity_cost needs simulated replicas, and bins of 1D are longer than 1H"],
+    ),
     override("seed=???"),
     override("seed=${nowhere}", "nowhere"),
     override("sede=1", "sede", "did you mean seed"),

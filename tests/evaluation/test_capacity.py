@@ -21,6 +21,7 @@ from kforecast.models.fcnet import Fcnet
 from kforecast.predictor import Predictor
 from kforecast.replay.recommend import Aim, Grid
 from kforecast.replay.study import Model, Part, Plan, outcomes_of
+from kforecast.simulation import simulation as simulation_module
 from kforecast.simulation.capacity import Capacity
 from kforecast.simulation.drivers import usual_drivers
 from kforecast.simulation.load import Load
@@ -219,6 +220,22 @@ def test_an_interval_makes_fewer_decisions():
     assert (order(found, Capacity()).simulation.table["scalings"][scalings.index] > scalings).all()
 
 
+def test_a_load_far_above_the_limit_takes_no_more_memory(monkeypatch):
+    # Perfect knowledge has a lane for every pod that can be ordered, not for every pod that the load needs.
+    lanes = []
+    real = simulation_module.worthwhile
+
+    def counted(demand, *rest):
+        lanes.append(demand.max())
+        return real(demand, *rest)
+
+    monkeypatch.setattr(simulation_module, "worthwhile", counted)
+    monkeypatch.setattr(short_form, "MOST_DAYS", 1)
+    table = order(backtested(), Capacity(per_replica=0.01, max_replicas=50)).simulation.table
+    assert max(lanes) <= 50
+    assert (table["unserved_share"] > 0.99).all()
+
+
 def test_large_fleets_and_long_spans_are_shown_in_part(monkeypatch):
     monkeypatch.setattr(short_form, "MOST_SERIES", 3)
     monkeypatch.setattr(short_form, "MOST_DAYS", 1)
@@ -234,16 +251,16 @@ def test_days_are_not_simulated_and_that_is_said_once():
     board = judged(freq="1D", days=80, horizon=1)
     assert board.orders.simulation is None
     assert capacity_words(board) == (
-        "Replicas: replicas are not simulated, because bins of 1D are longer than 1H."
+        "Replicas: bins of 1D are longer than 1H, so replicas are not simulated."
     )
     assert "scales on" not in summary(board)
     content = board.as_dict()["capacity"]
     assert (content["policies"], content["series"]) == ({}, [])
-    assert content["lacking"] == "replicas are not simulated, because bins of 1D are longer than 1H"
+    assert content["lacking"] == "bins of 1D are longer than 1H, so replicas are not simulated"
     # The verdict rests on the error alone, and says so.
     good = replace(board, skill=replace(board.skill, value=0.5, low=0.4, high=0.6))
     assert shortfall(good, 0.0) is None
-    assert verdict(good).words.endswith("Replicas are not simulated, because bins of 1D are longer than 1H.")
+    assert verdict(good).words.endswith("Bins of 1D are longer than 1H, so replicas are not simulated.")
 
 
 def test_a_span_within_the_lead_proves_nothing():

@@ -177,23 +177,24 @@ def order(found: Backtest, settings: Capacity, seed: int = 0) -> Orders:
         return Orders(settings, question, lacking=lacking)
     scored = found.scored_series
     rows = scored[middles(len(scored), min(len(scored), MOST_SERIES))]
+    load = _load(found.panel, rows, seed)
+    sizes, notes = _sizes(found, rows, settings)
     served, plausible = _served(found, question, rows, begin, stop)
-    sizes, notes = _sizes(found, settings)
-    if ahead + (found.stride - 1) * width > found.horizon * width:
-        notes.append(
-            f"Pods that are ordered now serve up to {ahead + (found.stride - 1) * width:,} s later "
-            f"(capacity.lead_time, capacity.interval, evaluate.stride), forecasts reach "
-            f"{found.horizon * width:,} s: they cannot be early enough."
-        )
     if not plausible:
         notes.append(
             f"More than a hundredth of the forecasts of quantile {level:.3g} exceed twice the largest value "
             "ever seen: do not scale on it."
         )
-    load = _load(found.panel, rows, seed)
+    oldest = ahead + (found.stride - 1) * width
+    if oldest > found.horizon * width:
+        notes.append(
+            f"Pods that are ordered now serve up to {oldest:,} s later (capacity.lead_time, "
+            f"capacity.interval, evaluate.stride), forecasts reach "
+            f"{found.horizon * width:,} s: they cannot be early enough."
+        )
     services = Services(
         load,
-        sizes[rows],
+        sizes,
         np.full(len(rows), settings.share),
         np.full((1, len(rows)), settings.min_replicas),
         np.full(len(rows), _UNIT),
@@ -209,13 +210,17 @@ def order(found: Backtest, settings: Capacity, seed: int = 0) -> Orders:
         prices=Prices(settings.cost_under, settings.cost_over),
         seed=seed,
     )
-    traffic = load.values[:, begin:stop].sum(axis=1, dtype=np.float64)
-    alive = np.flatnonzero(traffic > 0) if (traffic > 0).any() else np.arange(len(rows))
-    drawn = int(alive[np.argsort(traffic[alive], kind="stable")[len(alive) // 2]])
+    drawn = _median(load.values[:, begin:stop].sum(axis=1, dtype=np.float64))
     bins = Bins((stop - begin, len(setting.drivers)), drawn, width // load.step)
     outcomes = simulate(setting, services, begin, stop, bins=bins)
     simulation = Simulation(setting, services, rows, begin, stop, outcomes, bins, drawn)
     return Orders(settings, question, simulation, notes=tuple(notes))
+
+
+def _median(traffic: np.ndarray) -> int:
+    """The place of the median among the series with traffic, or among all if none has any."""
+    alive = np.flatnonzero(traffic > 0) if (traffic > 0).any() else np.arange(len(traffic))
+    return int(alive[np.argsort(traffic[alive], kind="stable")[len(alive) // 2]])
 
 
 def _unfit(panel: Panel) -> str:
@@ -223,22 +228,21 @@ def _unfit(panel: Panel) -> str:
     reason = unfit(panel.frequency)
     if not panel.grid.is_uniform:
         reason = reason or f"not all bins are equally long in {panel.zone}"
-    return f"replicas are not simulated, because {reason}" if reason else ""
+    return f"{reason}, so replicas are not simulated" if reason else ""
 
 
-def _sizes(found: Backtest, settings: Capacity) -> tuple[np.ndarray, list[str]]:
-    """Load that one replica of each series of the panel serves, float64 ``[series]``, and caveats."""
-    values, observed = found.panel.values.astype(np.float64), found.panel.observed
+def _sizes(found: Backtest, rows: np.ndarray, settings: Capacity) -> tuple[np.ndarray, list[str]]:
+    """Load that one replica of some series serves, float64 ``[series]``, and caveats."""
+    values, observed = found.panel.values[rows], found.panel.observed[rows]
     before, within = (
         _mean_load(values[:, part], observed[:, part])
         for part in (slice(found.begin), slice(found.begin, found.stop))
     )
-    notes, scored = [], found.scored_series
-    unsized = int((~(before > 0))[scored].sum())
+    notes, unsized = [], np.count_nonzero(~(before > 0))
     if unsized and settings.per_replica is None:
         notes.append(
-            f"{unsized:,} of {len(scored):,} series have no traffic before the span: their "
-            "replicas are sized by their mean load in it; set capacity.per_replica to avoid this."
+            f"{unsized:,} of {len(rows):,} series have no traffic before the span: their replicas are sized "
+            "by their mean load in it; set capacity.per_replica to avoid this."
         )
     if (values < 0).any(where=observed):
         notes.append("Some load is below 0 and counts as 0 for replicas; is this traffic?")
@@ -247,14 +251,14 @@ def _sizes(found: Backtest, settings: Capacity) -> tuple[np.ndarray, list[str]]:
 
 def _mean_load(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """Mean absolute value of the observed bins, float64 ``[series]``; NaN if there are none."""
-    return ratio(np.where(observed, np.abs(values), 0.0).sum(axis=1), observed.sum(axis=1))
+    return ratio(np.where(observed, np.abs(values), 0.0).sum(axis=1, dtype=np.float64), observed.sum(axis=1))
 
 
 def _load(panel: Panel, rows: np.ndarray, seed: int) -> Load:
     """The history of some series as load; its bins are those of the panel."""
     observed = panel.observed[rows]
     values = np.maximum(held(panel.values[rows], observed), 0)
-    return Load(values, observed, panel.start, panel.frequency.step, VARIABILITY, seed, np.arange(len(rows)))
+    return Load(values, observed, panel.start, panel.frequency.step, VARIABILITY, seed, rows)
 
 
 def _served(

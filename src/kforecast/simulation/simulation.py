@@ -384,7 +384,10 @@ class _Replay:
         blocks = -(-_KNOWN // (self._bins * self._per_bin))
         self._known_from, self._known_until = begin, begin + blocks * self._bins
         beyond = -(-max(_BEYOND, 2 * reach) // self._per_bin)
-        demand = self._demand(begin, self._known_until + beyond)
+        # Pods above the limit cannot be ordered, and each one would be a lane of its own.
+        demand = np.minimum(
+            self._demand(begin, self._known_until + beyond), float(setting.policy.max_replicas)
+        )
         change = self._start + -(-setting.service.drain // self._step)
         prices = setting.prices
         # Twice a minute costs a few percent more than every step, and half the work.

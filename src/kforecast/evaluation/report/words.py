@@ -119,7 +119,8 @@ def capacity_words(board: Scoreboard) -> str:
     orders = board.orders
     if orders.simulation is None:
         return f"Replicas: {orders.lacking}."
-    return f"Replicas: {effect_words(orders.simulation)} {rules_words(board)} {hint_words()}"
+    hint = f"Your own autoscaler, and the target and quantile to give it: {REPLAY}"
+    return f"Replicas: {effect_words(orders.simulation)} {rules_words(board)} {hint}"
 
 
 def effect_words(simulation: Simulation) -> str:
@@ -156,11 +157,6 @@ def rules_words(board: Scoreboard) -> str:
         f"({settings.min_replicas} to {settings.max_replicas}), {settings.lead_time} s to start{every}; cost "
         f"= {settings.cost_under:g} x unserved + {settings.cost_over:g} x idle replica-hours."
     )
-
-
-def hint_words() -> str:
-    """How to replay the reader's own autoscaler."""
-    return f"Your own autoscaler, and the target and quantile to give it: {REPLAY}"
 
 
 def intervals_words(board: Scoreboard) -> str:
