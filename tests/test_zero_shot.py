@@ -1,18 +1,22 @@
 """Forecasts without training on the command line, and training that begins with the package's weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 import kforecast
 from conftest import run_command
-from kforecast.artifact import Artifact
-from kforecast.errors import ConfigError
+from kforecast.artifact import Artifact, EstimatorConfig
+from kforecast.data.panel import Panel
+from kforecast.errors import ArtifactError, ConfigError
 from kforecast.models import Pretrained, SeasonalMLP
 from kforecast.models.pretrained import fixed_net
+from kforecast.predictor import Predictor
 
 HOURS = kforecast.Window("1H", 12, 6)
 START = 1_600_300_800 // 604_800 * 604_800
@@ -123,25 +127,68 @@ def test_training_changes_one_part_alone(tmp_path: Path) -> None:
 
 def test_the_prior_of_auto_is_never_trained_and_comes_with_the_artifact(tmp_path: Path) -> None:
     asked = {"model": "auto", "max_epochs": 1, "test": 0, "refit": "continue", "verbose": False}
-    with_prior = ["trees=false", "model.prior=true"]
-    made = kforecast.train(traffic(), HOURS, **asked, overrides=with_prior)
+    made = kforecast.train(traffic(), HOURS, **asked, overrides=["trees=false"])
     assert isinstance(made.net, SeasonalMLP)
-    assert made.net.parts == ("past days", "context", "pre-trained")
-    assert same(made.net.prior, fixed_net())
+    assert same(made.net.prior, fixed_net(members=1))
     made.save(tmp_path)
     assert Artifact.load(tmp_path).state["prior.linear"].dtype == torch.float16
     loaded = kforecast.Forecaster.load(tmp_path)
     pd.testing.assert_frame_equal(loaded.forecast(traffic()), made.forecast(traffic()))
+    # The share lies between the forecasts of both.
+    found = [
+        replace(loaded, prior_share=share).forecast(traffic())["value"].to_numpy()
+        for share in (0.0, 0.5, 1.0)
+    ]
+    assert not np.allclose(found[0], found[2], rtol=0.01)
+    np.testing.assert_allclose(found[1], (found[0] + found[2]) / 2, rtol=1e-4)
+    # A server, which keeps earlier forecasts, serves the same numbers.
+    panel = Panel.from_frame(traffic(), HOURS.frequency)
+    row, end = np.arange(2), np.full(2, panel.num_bins)
+    served, kept = loaded.forecast_next(panel)
+    np.testing.assert_allclose(served.values, loaded.forecast_windows(panel, row, end).values, rtol=1e-5)
+    _, without = replace(loaded, prior_share=0.0).forecast_next(panel)
+    np.testing.assert_array_equal(kept.values, without.values)
     # An artifact of an earlier version has no prior, and can be gone on from.
-    kforecast.train(traffic(), HOURS, **asked, overrides=["trees=false"]).save(tmp_path)
-    assert kforecast.Forecaster.load(tmp_path).net.parts == ("past days", "context")
-    grown = kforecast.train(traffic(), HOURS, **asked, overrides=[*with_prior, f"warm_start={tmp_path}"])
-    assert grown.net.parts == ("past days", "context", "pre-trained")
+    without = ["trees=false", "model.prior=false"]
+    kforecast.train(traffic(), HOURS, **asked, overrides=without).save(tmp_path)
+    assert not kforecast.Forecaster.load(tmp_path).net.with_prior
+    warm = ["trees=false", f"warm_start={tmp_path}"]
+    assert kforecast.train(traffic(), HOURS, **asked, overrides=warm).net.with_prior
+
+
+@pytest.mark.parametrize("factor, share", [(1.0, 1.0), (100.0, 0.0)])
+def test_the_share_of_the_prior_is_what_held_out_errors_say(
+    factor: float, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"model": "auto", "max_epochs": 1, "refit": False, "verbose": False}
+    made = kforecast.train(traffic(), HOURS, **asked, overrides=["trees=false"])
+    assert 0 <= made.prior_share <= 1
+    panel = Panel.from_frame(traffic(), HOURS.frequency)
+    # The truth, and far from it.
+    monkeypatch.setattr(made.net, "prior_forecast", lambda batch: batch.target * factor)
+    assert made.sharing(panel, panel.num_bins - 72, panel.num_bins).prior_share == share
+
+
+@pytest.mark.parametrize("wrong", ["2", "-0.1", ".nan", "true", "much", "null"])
+def test_only_a_share_can_be_the_share_of_the_prior(wrong: str, tmp_path: Path) -> None:
+    net = SeasonalMLP(HOURS, 1, members=1, hidden=4, prior=True)
+    config = EstimatorConfig(
+        "1H", 6, 12, 1, model="SeasonalMLP", network=net.settings(), prior={"share": 0.3, "width": 0.9}
+    )
+    assert EstimatorConfig.from_yaml(config.to_yaml()) == config
+    artifact = Artifact(config, {"shopqps": 0}, net.artifact_state(), {})
+    made = Predictor.of(artifact, "it")
+    assert (made.prior_share, made.prior_width) == (0.3, 0.9)
+    for key in ("share", "width"):
+        value = yaml.safe_load(wrong)
+        spoiled = replace(artifact, config=replace(config, prior=config.prior | {key: value}))
+        with pytest.raises(ArtifactError, match=f"it: {key} of prior"):
+            Predictor.of(spoiled, "it")
 
 
 def test_auto_does_without_a_prior_where_the_weights_do_not_know_the_window() -> None:
     net = SeasonalMLP(kforecast.Window("30s", 12, 6), 1, prior=True)
-    assert net.parts == ("past days", "context")
+    assert not net.with_prior
     assert "prior" not in net.settings()
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import yaml
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from kforecast.data.calendar import Calendar
 from kforecast.data.events.effects import Effects
@@ -34,7 +33,8 @@ from kforecast.models import NETWORKS, Network
 from kforecast.models.combination import Combination
 from kforecast.models.naive import NAIVE
 from kforecast.models.online import Online
-from kforecast.models.pretrained import Pretrained, beyond, delivered_offsets
+from kforecast.models.pretrained import Pretrained, as_float, beyond, delivered_offsets, delivered_state
+from kforecast.models.without_values import WithoutValues
 from kforecast.version import __version__
 from kforecast.window import Frequency, Window
 
@@ -68,7 +68,16 @@ _MOST_VALUES = {CONFIG: 200_000, ITEM_IDS: 8_000_000, METADATA: 2_000_000}
 
 # Keys of estimator_config.yaml that contract 5 requires, and keys of ours, written only if they are set.
 _REQUIRED = ("freq", "prediction_length", "context_length", "num_series")
-_OURS = ("network", "calendar", "combination", "history_length", "bin_zone", "events", "online")
+_OURS = (
+    "network",
+    "calendar",
+    "combination",
+    "history_length",
+    "bin_zone",
+    "events",
+    "online",
+    "prior",
+)
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,9 @@ class EstimatorConfig:
     Networks other than Kapacity's need further keys: ``network`` (arguments of its class), ``calendar`` (time
     zones and holidays), ``combination`` (weights of the network's parts and of naive forecasts),
     ``history_length`` (bins that a forecast can use), ``bin_zone`` (time zone whose local time the bins
-    follow, if that is not UTC), ``events`` (whether past events are replaced by usual values) and ``online``
-    (how weights and intervals follow the newest errors).
+    follow, if that is not UTC), ``events`` (whether past events are replaced by usual values), ``online``
+    (how weights and intervals follow the newest errors) and ``prior`` (the share of the pre-trained weights
+    in a forecast, and the width of intervals with it).
     """
 
     freq: str
@@ -106,6 +116,7 @@ class EstimatorConfig:
     bin_zone: str = ""
     events: bool = False
     online: Mapping[str, Any] = field(default_factory=dict)
+    prior: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def window(self) -> Window:
@@ -154,7 +165,7 @@ class EstimatorConfig:
         length = content.get("history_length", 0)
         if isinstance(length, bool) or not isinstance(length, int) or length < 0:
             problems.append(f"history_length is {shortened(length)}, not a number of bins")
-        for name in ("network", "calendar", "combination", "online"):
+        for name in ("network", "calendar", "combination", "online", "prior"):
             if not isinstance(content.get(name, {}), dict):
                 problems.append(f"{name} is {shortened(content[name])}, not a mapping")
         if problems:
@@ -216,7 +227,7 @@ class Artifact:
         )
         intervals = Intervals(np.tile(delivered_offsets().numpy(), (horizon, 1)), {})
         metadata = {"kforecast": __version__, "fill": "interpolate"}
-        return cls(config, {}, net.artifact_state(), metadata, intervals)
+        return cls(config, {}, delivered_state(), metadata, intervals)
 
     @property
     def training_span(self) -> tuple[int | None, int | None]:
@@ -375,9 +386,9 @@ def network_of(artifact: Artifact, name: str) -> Network:
     try:
         # On ``meta`` the network takes no memory: the checkpoint's shapes are checked before the sizes that
         # the config claims are believed.
-        with torch.device("meta"), _WithoutValues():
+        with torch.device("meta"), WithoutValues():
             net = NETWORKS[config.model](config.window, config.num_series, **config.network)
-        net.load_state_dict({key: value.float() for key, value in artifact.state.items()}, assign=True)
+        net.load_state_dict({key: as_float(value) for key, value in artifact.state.items()}, assign=True)
     except (RuntimeError, TypeError, ValueError) as error:
         said = shortened(" ".join(str(error).split()), 500)
         raise ArtifactError(f"{name}: the checkpoint does not fit estimator_config.yaml: {said}") from error
@@ -446,6 +457,27 @@ def online_of(artifact: Artifact, name: str) -> Online | None:
         return Online.from_dict(config.online, config.prediction_length) if config.online else None
     except ValueError as error:
         raise ArtifactError(f"{name}: online in estimator_config.yaml: {shortened(error)}") from error
+
+
+def prior_of(artifact: Artifact, net: Network, name: str) -> tuple[float, float]:
+    """The share of the pre-trained weights in a forecast, and the width of intervals with it; 0 without any.
+
+    Raises
+    ------
+    ArtifactError
+        When ``prior`` in the config is invalid.
+    """
+    if not net.with_prior or not artifact.config.prior:
+        return 0.0, 1.0
+    found = []
+    for key in ("share", "width"):
+        value = artifact.config.prior.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ArtifactError(
+                f"{name}: {key} of prior in estimator_config.yaml is {shortened(value)}, not from 0 to 1"
+            )
+        found.append(float(value))
+    return found[0], found[1]
 
 
 def effects_of(artifact: Artifact, name: str) -> Effects:
@@ -571,26 +603,3 @@ def _read_intervals(
         return Intervals.from_json(text, checkpoint, config.prediction_length)
     except ValueError as error:
         raise ArtifactError(f"{file}: {shortened(error)}") from error
-
-
-# Operations that keep a tensor's shape if the other operand is a number.
-_ARITHMETIC = {"mul", "sub", "div", "__mul__", "__sub__", "__truediv__", "__setitem__"}
-
-
-class _WithoutValues(TorchFunctionMode):
-    """Skip initial weights: tensors on ``meta`` have no values, yet torch would load its compiler."""
-
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Call the function, or return the tensor that it would have initialised."""
-        given = kwargs or {}
-        if getattr(function, "__module__", None) == torch.nn.init.__name__:
-            return args[0] if args else given["tensor"]
-        if getattr(function, "__name__", None) in _ARITHMETIC and not isinstance(args[1], torch.Tensor):
-            return args[0]
-        return (torch.empty if function in (torch.rand, torch.randn) else function)(*args, **given)

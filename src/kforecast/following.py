@@ -39,6 +39,19 @@ class WindowForecasts(NamedTuple):
     factor: np.ndarray | None = None
     """float32 ``[windows, horizon]``: the effects of known events, by which values and levels have been
     multiplied; None for none."""
+    prior: np.ndarray | None = None
+    """float32 ``[windows, horizon]``: forecasts of pre-trained weights, which ``values`` do not contain."""
+
+    def with_prior(self, share: float, width: float = 1.0) -> "WindowForecasts":
+        """These forecasts with a share of those of the pre-trained weights, where they are known.
+
+        ``width`` is how large errors are then, as a share of those without.
+        """
+        if self.prior is None:
+            return self
+        mixed = self.values + np.float32(share) * (self.prior - self.values)
+        values = np.where(np.isfinite(mixed), mixed, self.values)
+        return self._replace(values=values, level=self.level * np.float32(width), prior=None)
 
 
 @dataclass(frozen=True, eq=False)

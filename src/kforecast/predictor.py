@@ -21,6 +21,7 @@ from kforecast.artifact import (
     effects_of,
     network_of,
     online_of,
+    prior_of,
 )
 from kforecast.data.calendar import Calendar
 from kforecast.data.events.effects import Effects, Plan
@@ -57,7 +58,13 @@ _CONSUMER_FILL: Fill = "zero"
 _MOST_CALIBRATION_WINDOWS = 1_000_000
 # Cells of a panel that are looked at together.
 _MOST_CELLS = 1 << 24
-# Events may raise the error on a validation part by this factor.
+PRIOR_SHARE = 0.3
+"""Share of the pre-trained weights in a forecast, unless it was fitted to validation data."""
+# More windows do not make that share more accurate; and the shares that are tried.
+_SHARING_WINDOWS, _SHARES = 4000, np.linspace(0, 1, 21).tolist()
+# The narrowest that the share makes intervals.
+_LEAST_WIDTH = 0.5
+# Events, and a share that is not the best, may raise the error on a validation part by this factor.
 _TOLERANCE = 1.01
 
 
@@ -94,6 +101,10 @@ class Predictor:
         How weights and widths follow the errors at the newest origins; None if they are fixed.
     plan:
         Known events, which are taken out of the history and put into the forecasts; None without.
+    prior_share, prior_width:
+        Share of the pre-trained weights beside the network in a forecast, and the error with it as a share of
+        that without. Weights and widths follow the errors without them, so that only forecasts that are asked
+        for pay for them.
     """
 
     window: Window
@@ -109,6 +120,8 @@ class Predictor:
     events: bool = False
     online: Online | None = None
     plan: Plan | None = None
+    prior_share: float = 0.0
+    prior_width: float = 1.0
 
     def __repr__(self) -> str:
         return (
@@ -134,8 +147,22 @@ class Predictor:
         window, ids, intervals = artifact.config.window, dict(artifact.item_ids), artifact.intervals
         zone, events = bin_zone_of(artifact, name), artifact.config.events
         online = online_of(artifact, name)
+        share, width = prior_of(artifact, net, name)
         return cls(
-            window, ids, fill, net, intervals, name, calendar, combination, artifact, zone, events, online
+            window,
+            ids,
+            fill,
+            net,
+            intervals,
+            name,
+            calendar,
+            combination,
+            artifact,
+            zone,
+            events,
+            online,
+            prior_share=share,
+            prior_width=width,
         )
 
     def knowing(self, events: KnownEvents | Path | str | None) -> Self:
@@ -233,7 +260,9 @@ class Predictor:
             reuse = not hold_newest and newest is None
             following = self._following(self.online, as_consumed)
             made = following.follow(panel, series, origin, made, reuse)
-        return _during_events(made, plan, panel, series, origin)
+        return _during_events(
+            made.with_prior(self.prior_share, self.prior_width), plan, panel, series, origin
+        )
 
     def forecast_next(
         self,
@@ -273,7 +302,9 @@ class Predictor:
             newest = panel.observed[:, -self.window.context_length :]
             whole = newest.shape[1] == self.window.context_length and bool(newest.all())
             made, kept = following.next(panel, made, recent, self.fill != "zero" or whole)
-        return _during_events(made, self.plan, panel, rows, end), kept
+        return _during_events(
+            made.with_prior(self.prior_share, self.prior_width), self.plan, panel, rows, end
+        ), kept
 
     def earlier(self, panel: Panel, keep: int = 0) -> Recent | None:
         """What :meth:`forecast_next` keeps after forecasting from the panel's end, from the panel alone."""
@@ -294,7 +325,7 @@ class Predictor:
         self, online: Online, as_consumed: bool = False, search: EventSearch | None = None
     ) -> Following:
         search = search or EventSearch(grows=False)
-        fixed = partial(self._fixed, as_consumed=as_consumed, search=search)
+        fixed = partial(replace(self, prior_share=0.0)._fixed, as_consumed=as_consumed, search=search)
         usual = partial(self._usual, search=search)
         return Following(online, self.window, fixed, usual, self._first_below_zero, self.intervals)
 
@@ -310,7 +341,10 @@ class Predictor:
         newest: np.ndarray | None = None,
         search: EventSearch | None = None,
     ) -> WindowForecasts:
-        """:meth:`forecast_windows` with fixed weights and widths; ``search`` keeps events."""
+        """:meth:`forecast_windows` with fixed weights and widths; ``search`` keeps events.
+
+        The forecasts of the pre-trained weights are not mixed in yet.
+        """
         if as_consumed and not isinstance(self.net, Fcnet):
             raise ArtifactError(
                 f"{self.name}: Kapacity's job cannot load a {type(self.net).__name__}; leave out "
@@ -336,13 +370,16 @@ class Predictor:
         )
         device = next(self.net.parameters()).device
         cells = torch.from_numpy(series * padded.num_bins + origin + before)
-        values, levels, parts, peaks = [], [], [], []
+        values, levels, parts, peaks, priors = [], [], [], [], []
         for number, chosen in enumerate(torch.split(cells, windows.evaluation_windows)):
             batch = windows[chosen]
             if newest is not None:
                 first = number * windows.evaluation_windows
                 batch.context[:, -1] = torch.from_numpy(newest[first : first + len(chosen)])
-            made = self.net.forecast(batch._replace(series=ids[batch.series]).to(device))
+            batch = batch._replace(series=ids[batch.series]).to(device)
+            made = self.net.forecast(batch)
+            if self.prior_share and (beside := self.net.prior_forecast(batch)) is not None:
+                priors.append(beside.cpu())
             values.append(made.values.cpu())
             levels.append(made.spread.cpu())
             parts.append((made.values[None] if made.parts is None else made.parts).cpu())
@@ -354,7 +391,8 @@ class Predictor:
             forecast, each = (never_below_zero(one, nonnegative) for one in (forecast, each))
             forecast = zero_after_zeros(forecast, peak)
         by_name = dict(zip(self.net.parts, each, strict=True))
-        found = WindowForecasts(forecast, torch.cat(levels).numpy(), by_name, peak)
+        prior = torch.cat(priors).numpy() if priors else None
+        found = WindowForecasts(forecast, torch.cat(levels).numpy(), by_name, peak, prior=prior)
         if self.combination is None:
             return found
         naive = self._naive(padded, cells.numpy(), events.moved(before)) if self.combination.naive else {}
@@ -413,7 +451,9 @@ class Predictor:
         if not len(cells):
             return self
         series, origin = np.divmod(cells, panel.num_bins)
-        made = replace(self, combination=None, online=None).forecast_windows(panel, series, origin)
+        made = replace(self, combination=None, online=None, prior_share=0.0).forecast_windows(
+            panel, series, origin
+        )
         actual, level = self._actual(panel, series, origin)
         naive = self._naive(panel, cells, self._events(panel, origin))
         if self.online is not None:
@@ -421,6 +461,31 @@ class Predictor:
             naive.pop(TIME_OF_WEEK)
         found = fitted(made.parts, naive, actual, level)
         return replace(self, combination=found, artifact=None)  # the artifact lacks these weights
+
+    def sharing(self, panel: Panel, begin: int, stop: int) -> Self:
+        """This predictor with a share of the pre-trained weights, from its errors in ``[begin, stop)``.
+
+        It is the middle between the best share there and the default, because few bins tell little; but the
+        best one, if the middle would raise the error by more than 1 %. The network should not have been
+        fitted to these bins. Without a window in them, the predictor is returned unchanged.
+        """
+        cells = cells_between(panel, self.window, begin, stop, self._stride(panel, begin, stop))
+        if not len(cells):
+            return self
+        cells = cells[np.linspace(0, len(cells) - 1, min(len(cells), _SHARING_WINDOWS)).astype(np.int64)]
+        series, origin = np.divmod(cells, panel.num_bins)
+        made = replace(self, online=None, prior_share=1.0)._fixed(panel, series, origin)
+        actual, level = self._actual(panel, series, origin)
+        scale = np.where(level > 0, level, np.inf)[:, None]
+
+        def error_of(share: float) -> float:
+            return float(np.nansum(np.abs(made.with_prior(share).values - actual) / scale))
+
+        best = min(_SHARES, key=error_of)
+        middle = (best + PRIOR_SHARE) / 2
+        share = middle if error_of(middle) <= error_of(best) * _TOLERANCE else best
+        width = float(np.clip(error_of(share) / max(error_of(0.0), 1e-12), _LEAST_WIDTH, 1.0))
+        return replace(self, prior_share=round(share, 3), prior_width=round(width, 3), artifact=None)
 
     def step_errors(self, panel: Panel, begin: int, stop: int) -> np.ndarray | None:
         """Mean absolute errors by step, in units of each series' level, in the bins ``[begin, stop)``.
@@ -431,7 +496,7 @@ class Predictor:
         if not len(cells):
             return None
         series, origin = np.divmod(cells, panel.num_bins)
-        made = replace(self, online=None).forecast_windows(panel, series, origin)
+        made = replace(self, online=None, prior_share=0.0).forecast_windows(panel, series, origin)
         actual, level = self._actual(panel, series, origin)
         error = np.abs(actual - made.values) / np.where(level > 0, level, np.nan)[:, None]
         with warnings.catch_warnings():
@@ -454,7 +519,8 @@ class Predictor:
         scale = np.where(level > 0, level, np.inf)[:, None]
 
         def error_of(predictor: Self) -> float:
-            made = replace(predictor, online=None).forecast_windows(panel, series, origin).values
+            fixed = replace(predictor, online=None, prior_share=0.0)
+            made = fixed.forecast_windows(panel, series, origin).values
             return float(np.nansum(np.abs(made - actual) / scale))
 
         without, usual = (replace(self, events=events, artifact=None) for events in (False, True))
@@ -550,7 +616,7 @@ class Predictor:
         if not len(series):
             return replace(self, intervals=None)
         newest = None if edge is None else edge[series, origin - 1]
-        made = replace(self, intervals=None).forecast_windows(
+        made = replace(self, intervals=None, prior_share=0.0).forecast_windows(
             panel, series, origin, as_consumed=as_consumed, newest=newest
         )
         at = (series[:, None], origin[:, None] + np.arange(horizon))
