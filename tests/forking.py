@@ -38,7 +38,22 @@ LIBRARIES = [
     *("kforecast.evaluation.report.files", "kforecast.forecaster", "kforecast.data.reading"),
     *("kforecast.metrics.kapacity", "kforecast.metrics.prometheus", "kforecast.metrics.synthetic"),
     *("kforecast.training.sweeps.ranking", "kforecast.models.seasonal_mlp", "kforecast.data.quality"),
+    *("kforecast.training.run", "kforecast.training.publisher", "kforecast.training.teacher"),
+    *("kforecast.training.distributed.threads", "kforecast.training.lightning_warnings"),
+    *("kforecast.data.summary", "pandas.io.formats.csvs", "pyarrow.pandas_compat", "rich._emoji_codes"),
 ]
+# In the environment of a command: draw its figures.
+DRAWN = "KFORECAST_TESTS_DRAW"
+
+
+def draw_nothing() -> None:
+    """Leave figures empty: their text and ticks are half the work of a small training or evaluation.
+
+    The fixture ``drawn`` in conftest.py is for the tests of figures.
+    """
+    from matplotlib.figure import Figure
+
+    Figure.draw = lambda self, renderer: None  # type: ignore[method-assign]
 
 
 class Forking:
@@ -98,13 +113,17 @@ def _serve() -> None:
 
 
 def _warm_up() -> None:
-    """Do once the work that each command would repeat: find Hydra's plugins, load fonts."""
+    """Do once the work that each command would repeat: find Hydra's plugins, learn its grammar, load fonts."""
     import io
 
     from hydra.core.plugins import Plugins
     from matplotlib.figure import Figure
 
+    from kforecast.config.compose import composed
+
     Plugins.instance()
+    # The parsers of overrides and interpolations remember the decisions that they have made.
+    composed("train", ["source=synthetic", "+a.b=['c d', 1, 2.5e-3]", "hydra.job.name=a_b"], output_dir="run")
     figure = Figure()
     axes = figure.subplots()
     axes.plot([1, 2], label="a")
@@ -133,6 +152,8 @@ def _become(command: list[str], cwd: str, env: dict[str, str], stdout: str, stde
         os.chdir(cwd)
         os.environ.clear()
         os.environ.update(env)
+        if DRAWN not in env:
+            draw_nothing()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, path in ((1, stdout), (2, stderr)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

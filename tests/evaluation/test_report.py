@@ -40,6 +40,8 @@ from kforecast.models.fcnet import Fcnet
 from kforecast.pages.drawing import COLOURS, duration, percent
 from kforecast.window import Frequency, Window
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 HOUR = Frequency.parse("1H")
 START = 1_700_006_400
 BEGIN, STOP = 200, 300
