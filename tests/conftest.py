@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hypothesis import HealthCheck, settings
 from omegaconf import DictConfig, open_dict
 
-from forking import DRAWN, Forking, draw_nothing
+from forking import DRAWN, Forking, compose_quickly, draw_nothing
 from kforecast.config.checks import CONF_DIR
 from kforecast.config.legacy_cli import translate
 
@@ -54,6 +54,7 @@ def pytest_collection_finish() -> None:
 
 # Seconds after which a process counts as hanging; no test depends on the speed of the machine.
 HANG = 600
+compose_quickly()
 _forking = Forking()
 atexit.register(_forking.close)
 

@@ -17,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 COMMANDS = {
     "kforecast-train": "kforecast.commands.train",
@@ -54,6 +55,36 @@ def draw_nothing() -> None:
     from matplotlib.figure import Figure
 
     Figure.draw = lambda self, renderer: None  # type: ignore[method-assign]
+
+
+def compose_quickly() -> None:
+    """Let Hydra read each file of a configuration once, and keep coverage out of it."""
+    import copy
+
+    import yaml
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    load, compose = yaml.load, ConfigLoaderImpl.load_configuration
+    known: dict[str, Any] = {}
+
+    def remembered(stream: Any, Loader: Any) -> Any:
+        if Loader.__name__ != "OmegaConfLoader" or not hasattr(stream, "read"):
+            return load(stream, Loader)
+        text = stream.read()
+        if text not in known:
+            stream.seek(0)
+            known[text] = load(stream, Loader)
+        return copy.deepcopy(known[text])
+
+    def untraced(*arguments: Any, **options: Any) -> Any:
+        tracer = sys.gettrace()
+        sys.settrace(None)
+        try:
+            return compose(*arguments, **options)
+        finally:
+            sys.settrace(tracer)
+
+    yaml.load, ConfigLoaderImpl.load_configuration = remembered, untraced  # type: ignore[method-assign]
 
 
 class Forking:
@@ -102,6 +133,7 @@ def _serve() -> None:
     for module in [*COMMANDS.values(), *LIBRARIES]:
         importlib.import_module(module)
     root.removeHandler(handler)
+    compose_quickly()
     _warm_up()
     gc.freeze()
     for line in sys.stdin:
