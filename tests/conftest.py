@@ -171,6 +171,15 @@ def traffic_rows(series: int, points: int, step: int = 600) -> list[str]:
     return [f"{START + i * step},{value(i, n):.4f},shop/web-{n},qps" for n, i in numbers]
 
 
+@pytest.fixture(scope="module")
+def unmeasured() -> Iterator[None]:
+    """Tests that read the source and run none of it: measuring their coverage would double their time."""
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(tracer)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _draw() -> Callable[..., None]:
     """The method of figures that draws them, which does nothing from now on."""
