@@ -67,7 +67,7 @@ def compose_quickly() -> None:
     load, compose = yaml.load, ConfigLoaderImpl.load_configuration
     known: dict[str, Any] = {}
 
-    def remembered(stream: Any, Loader: Any) -> Any:
+    def remembered(stream: Any, Loader: Any) -> Any:  # noqa: N803
         if Loader.__name__ != "OmegaConfLoader" or not hasattr(stream, "read"):
             return load(stream, Loader)
         text = stream.read()
@@ -145,7 +145,7 @@ def _serve() -> None:
 
 
 def _warm_up() -> None:
-    """Do once the work that each command would repeat: find Hydra's plugins, learn its grammar, load fonts."""
+    """Do once the work that each command would repeat: find Hydra's plugins, parse overrides, load fonts."""
     import io
 
     from hydra.core.plugins import Plugins
