@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,9 @@ def compose_quickly() -> None:
 
     import yaml
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.hydra import Hydra
 
-    load, compose = yaml.load, ConfigLoaderImpl.load_configuration
+    load = yaml.load
     known: dict[str, Any] = {}
 
     def remembered(stream: Any, Loader: Any) -> Any:  # noqa: N803
@@ -76,15 +78,21 @@ def compose_quickly() -> None:
             known[text] = load(stream, Loader)
         return copy.deepcopy(known[text])
 
-    def untraced(*arguments: Any, **options: Any) -> Any:
-        tracer = sys.gettrace()
-        sys.settrace(None)
-        try:
-            return compose(*arguments, **options)
-        finally:
-            sys.settrace(tracer)
+    def untraced(work: Any) -> Any:
+        @wraps(work)
+        def done(*arguments: Any, **options: Any) -> Any:
+            tracer = sys.gettrace()
+            sys.settrace(None)
+            try:
+                return work(*arguments, **options)
+            finally:
+                sys.settrace(tracer)
 
-    yaml.load, ConfigLoaderImpl.load_configuration = remembered, untraced  # type: ignore[method-assign]
+        return done
+
+    yaml.load = remembered
+    ConfigLoaderImpl.load_configuration = untraced(ConfigLoaderImpl.load_configuration)  # type: ignore[method-assign]
+    Hydra.app_help = untraced(Hydra.app_help)  # type: ignore[method-assign]
 
 
 class Forking:
@@ -135,6 +143,8 @@ def _serve() -> None:
     root.removeHandler(handler)
     compose_quickly()
     _warm_up()
+    if "coverage" in sys.modules and (measured := sys.modules["coverage"].Coverage.current()):
+        measured.save()  # once, instead of by each fork
     gc.freeze()
     for line in sys.stdin:
         command, cwd, env, stdout, stderr, timeout = json.loads(line)
