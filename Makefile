@@ -19,6 +19,8 @@ BENCH ?= ../shared/bench
 ARGS ?=
 # For test and test-all, for instance: make test COVERAGE="--cov --cov-report=term"
 COVERAGE ?=
+# Images often forbid it, and then every process of a test compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal $(COVERAGE)
 
 .PHONY: help train test test-all check format bench-accuracy proto tensorboard docs lock sbom audit clean

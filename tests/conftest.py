@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hypothesis import HealthCheck, settings
 from omegaconf import DictConfig, open_dict
 
-from forking import Forking
+from forking import DRAWN, Forking, compose_quickly, draw_nothing
 from kforecast.config.checks import CONF_DIR
 from kforecast.config.legacy_cli import translate
 
@@ -54,6 +54,7 @@ def pytest_collection_finish() -> None:
 
 # Seconds after which a process counts as hanging; no test depends on the speed of the machine.
 HANG = 600
+compose_quickly()
 _forking = Forking()
 atexit.register(_forking.close)
 
@@ -168,6 +169,36 @@ def traffic_rows(series: int, points: int, step: int = 600) -> list[str]:
 
     numbers = [(n, i) for n in range(series) for i in range(points)]
     return [f"{START + i * step},{value(i, n):.4f},shop/web-{n},qps" for n, i in numbers]
+
+
+@pytest.fixture(scope="module")
+def unmeasured() -> Iterator[None]:
+    """Tests that read the source and run none of it: measuring their coverage would double their time."""
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(tracer)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _draw() -> Callable[..., None]:
+    """The method of figures that draws them, which does nothing from now on."""
+    from matplotlib.figure import Figure
+
+    draw = Figure.draw
+    draw_nothing()
+    return draw
+
+
+@pytest.fixture(scope="module")
+def drawn(_draw: Callable[..., None]) -> Iterator[None]:
+    """Figures are drawn, in the tests of a file and in the commands that it runs."""
+    from matplotlib.figure import Figure
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "draw", _draw)
+        patch.setenv(DRAWN, "1")
+        yield
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 COMMANDS = {
     "kforecast-train": "kforecast.commands.train",
@@ -38,7 +40,59 @@ LIBRARIES = [
     *("kforecast.evaluation.report.files", "kforecast.forecaster", "kforecast.data.reading"),
     *("kforecast.metrics.kapacity", "kforecast.metrics.prometheus", "kforecast.metrics.synthetic"),
     *("kforecast.training.sweeps.ranking", "kforecast.models.seasonal_mlp", "kforecast.data.quality"),
+    *("kforecast.training.run", "kforecast.training.publisher", "kforecast.training.teacher"),
+    *("kforecast.training.distributed.threads", "kforecast.training.lightning_warnings"),
+    *("kforecast.data.summary", "pandas.io.formats.csvs", "pyarrow.pandas_compat", "rich._emoji_codes"),
 ]
+# In the environment of a command: draw its figures.
+DRAWN = "KFORECAST_TESTS_DRAW"
+
+
+def draw_nothing() -> None:
+    """Leave figures empty: their text and ticks are half the work of a small training or evaluation.
+
+    The fixture ``drawn`` in conftest.py is for the tests of figures.
+    """
+    from matplotlib.figure import Figure
+
+    Figure.draw = lambda self, renderer: None  # type: ignore[method-assign]
+
+
+def compose_quickly() -> None:
+    """Let Hydra read each file of a configuration once, and keep coverage out of it."""
+    import copy
+
+    import yaml
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.hydra import Hydra
+
+    load = yaml.load
+    known: dict[str, Any] = {}
+
+    def remembered(stream: Any, Loader: Any) -> Any:  # noqa: N803
+        if Loader.__name__ != "OmegaConfLoader" or not hasattr(stream, "read"):
+            return load(stream, Loader)
+        text = stream.read()
+        if text not in known:
+            stream.seek(0)
+            known[text] = load(stream, Loader)
+        return copy.deepcopy(known[text])
+
+    def untraced(work: Any) -> Any:
+        @wraps(work)
+        def done(*arguments: Any, **options: Any) -> Any:
+            tracer = sys.gettrace()
+            sys.settrace(None)
+            try:
+                return work(*arguments, **options)
+            finally:
+                sys.settrace(tracer)
+
+        return done
+
+    yaml.load = remembered
+    ConfigLoaderImpl.load_configuration = untraced(ConfigLoaderImpl.load_configuration)  # type: ignore[method-assign]
+    Hydra.app_help = untraced(Hydra.app_help)  # type: ignore[method-assign]
 
 
 class Forking:
@@ -87,7 +141,10 @@ def _serve() -> None:
     for module in [*COMMANDS.values(), *LIBRARIES]:
         importlib.import_module(module)
     root.removeHandler(handler)
+    compose_quickly()
     _warm_up()
+    if "coverage" in sys.modules and (measured := sys.modules["coverage"].Coverage.current()):
+        measured.save()  # once, instead of by each fork
     gc.freeze()
     for line in sys.stdin:
         command, cwd, env, stdout, stderr, timeout = json.loads(line)
@@ -98,13 +155,17 @@ def _serve() -> None:
 
 
 def _warm_up() -> None:
-    """Do once the work that each command would repeat: find Hydra's plugins, load fonts."""
+    """Do once the work that each command would repeat: find Hydra's plugins, parse overrides, load fonts."""
     import io
 
     from hydra.core.plugins import Plugins
     from matplotlib.figure import Figure
 
+    from kforecast.config.compose import composed
+
     Plugins.instance()
+    # The parsers of overrides and interpolations remember the decisions that they have made.
+    composed("train", ["source=synthetic", "+a.b=['c d', 1, 2.5e-3]", "hydra.job.name=a_b"], output_dir="run")
     figure = Figure()
     axes = figure.subplots()
     axes.plot([1, 2], label="a")
@@ -133,6 +194,8 @@ def _become(command: list[str], cwd: str, env: dict[str, str], stdout: str, stde
         os.chdir(cwd)
         os.environ.clear()
         os.environ.update(env)
+        if DRAWN not in env:
+            draw_nothing()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, path in ((1, stdout), (2, stderr)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

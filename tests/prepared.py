@@ -36,7 +36,7 @@ def fork(work: Callable[[], object]) -> int:
     except BaseException:
         traceback.print_exc()
         code = 1
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 

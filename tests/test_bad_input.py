@@ -1015,7 +1015,10 @@ def test_a_config_file_is_refused_before_anything_is_composed(
 # Every sixth case in `make test`, all in `make test-all`: each one runs a whole command.
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=[pytest.mark.slow] if number % 6 else []) for number, case in enumerate(CASES)],
+    [
+        pytest.param(case, marks=[pytest.mark.slow] if number % 12 else [])
+        for number, case in enumerate(CASES)
+    ],
     ids=lambda case: case.name[:60],
 )
 def test_refused(

@@ -88,7 +88,14 @@ def test_kapacitys_network_keeps_days_of_utc() -> None:
     assert (made.forecast(rows)["timestamp"] % 86_400 == 0).all()
 
 
-@pytest.mark.parametrize(("freq", "step"), [("5min", 60), ("15min", 300), ("2H", 3600), ("30s", 30)])
+@pytest.mark.parametrize(
+    ("freq", "step"),
+    [
+        ("15min", 300),
+        ("30s", 30),
+        *(pytest.param(*more, marks=pytest.mark.slow) for more in (("5min", 60), ("2H", 3600))),
+    ],
+)
 def test_any_bin_width_trains_forecasts_and_is_judged(freq: str, step: int) -> None:
     window = kforecast.Window(freq, 12, 4)
     width = window.frequency.step

@@ -18,7 +18,7 @@ from conftest import BIN, HANG, run_command
 from kforecast.commands.streams import close_streams, open_streams
 from kforecast.errors import OutputError
 from kforecast.files.run_folder import RunFolder, in_use
-from prepared import Prepared, exit_code, fork
+from prepared import Prepared, exit_code, fork, run_prepared
 
 NAME = "shop/café-流"
 QUICK = ["trainer=cpu", "trainer.max_epochs=1", "refit=false", "logger=none", "threads=1"]
@@ -61,7 +61,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("console", CONSOLES)
+@pytest.mark.parametrize(
+    "console",
+    [pytest.param(name, marks=[pytest.mark.slow] if number else []) for number, name in enumerate(CONSOLES)],
+)
 def test_a_report_on_a_console_without_utf8(console: str, trained: Path, tmp_path: Path) -> None:
     arguments = [f"--dataset-file={trained}/traffic.csv", "report=report.json"]
     done = process("kforecast-fetch", *arguments, cwd=tmp_path, **CONSOLES[console])
@@ -153,7 +156,8 @@ def test_a_full_disk_behind_standard_output(monkeypatch: pytest.MonkeyPatch) -> 
         ("kforecast-leaderboard", ["nowhere"], "2>/dev/full", 2, b""),
         ("kforecast-leaderboard", ["--help"], ">/dev/full", 3, b"standard output: cannot be written"),
         ("kforecast-train", ["--help"], ">/dev/full", 3, b"No space left on device"),
-        ("kforecast-train", ["--help"], "| head -n 1", 0, b""),
+        pytest.param("kforecast-train", ["--help"], "| head -n 1", 0, b"", marks=pytest.mark.slow),
+        ("kforecast-leaderboard", ["--help"], "| head -n 1", 0, b""),
     ],
 )
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
@@ -166,12 +170,18 @@ def test_streams_that_take_nothing(
     assert done.stderr.count(b"\n") == (1 if said else 0)
 
 
+def without_output() -> None:
+    """As Python starts without a standard output."""
+    os.close(1)
+    sys.stdout = None  # type: ignore[assignment]
+
+
 def test_a_forecast_needs_a_place_to_go(trained: Path) -> None:
     arguments = ["artifact_dir=model", "--dataset-file=traffic.csv"]
-    done = process("kforecast-forecast", *arguments, cwd=trained, redirect=">&-")
+    done = run_prepared(without_output, "kforecast-forecast", *arguments, cwd=trained)
     assert done.returncode == 3
     assert done.stderr == (
-        b"error: standard output is closed, so the result goes nowhere; name a file: output=FILE\n"
+        "error: standard output is closed, so the result goes nowhere; name a file: output=FILE\n"
     )
 
 

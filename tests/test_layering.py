@@ -13,6 +13,8 @@ import pytest
 
 import kforecast
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 PACKAGE = Path(kforecast.__file__).parent
 ROOT = PACKAGE.parents[1]
 FILES = {

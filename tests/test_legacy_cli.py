@@ -358,7 +358,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return conf
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(model=TEXT, dataset=TEXT)
 @example(model='it\'s a "model", really', dataset="C:\\data\\new\\")
 @example(model="\\", dataset="\\'")
@@ -446,7 +446,7 @@ def test_what_only_flags_can_say_is_found_again() -> None:
 @example("a${b}.csv")
 @example("${oc.env:HOME}/${now:x}.csv")
 @example("a\\${b}.csv")
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=5)
 def test_the_source_reads_the_path_of_the_dataset_file_literally(path: str) -> None:
     cfg = composed(f"--dataset-file={path}")
     assert built(cfg.source, "source").path == Path(path)

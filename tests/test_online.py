@@ -77,7 +77,7 @@ def frame_of(panel: Panel, begin: int, stop: int) -> pd.DataFrame:
     )
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 10**6), gaps=st.sampled_from([0.0, 0.03]))
 def test_a_backtest_and_a_forecast_from_recent_bins_give_the_same_numbers(seed: int, gaps: float) -> None:
     values = daily(days=50, seed=seed)
@@ -104,7 +104,7 @@ def test_a_backtest_and_a_forecast_from_recent_bins_give_the_same_numbers(seed: 
             np.testing.assert_allclose(mine[["q0.05", "q0.95"]], quantiles[at], rtol=1e-5)
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(
     seed=st.integers(0, 10**6),
     gaps=st.sampled_from([0.0, 0.03, 0.4]),
@@ -143,7 +143,7 @@ def test_one_bin_after_the_other_gives_the_same_numbers(
         np.testing.assert_allclose(made.widths, expected.widths, rtol=1e-6)
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(
     seed=st.integers(0, 10**6),
     gaps=st.sampled_from([0.0, 0.03]),

@@ -32,7 +32,7 @@ from kforecast.metrics.timerange import TimeRange
 from kforecast.window import FREQUENCIES, canonical_frequency, parse_duration, parse_instant
 
 _CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
-FEW = settings(max_examples=300, **_CALM)
+FEW = settings(max_examples=120, **_CALM)
 MANY = settings(max_examples=3000, **_CALM)
 START = 1_704_067_200
 

@@ -18,6 +18,8 @@ FILES = {
 # Begin with an underscore, and are documented all the same.
 DOCUMENTED = {"_asdict", "_replace", "_fields", "_make", "_field_defaults", "_exit", "_target_"}
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 # A use is "file: what", with its reason. A new use fails the test, and so does one that is gone.
 IMPORTS: dict[str, str] = {}
 ATTRIBUTES: dict[str, str] = {}

@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.skipif(not (ROOT / "uv.lock").exists(), reason="not a checkout")
+pytestmark = [
+    pytest.mark.skipif(not (ROOT / "uv.lock").exists(), reason="not a checkout"),
+    pytest.mark.usefixtures("unmeasured"),
+]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 GROUPS = PROJECT["dependency-groups"]
@@ -47,7 +51,15 @@ def pins() -> list[tuple[str, Version]]:
     return [(str(canonicalize_name(name)), Version(version)) for name, version in found]
 
 
-def imported(folder: Path) -> Iterator[tuple[str, Path]]:
+PROVIDERS = packages_distributions()
+
+
+@cache
+def imported(folder: Path) -> tuple[tuple[str, Path], ...]:
+    return tuple(_imported(folder))
+
+
+def _imported(folder: Path) -> Iterator[tuple[str, Path]]:
     """The top-level names imported by the modules of a folder, without the standard library and ours."""
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -65,11 +77,10 @@ def imported(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def undeclared(folder: str, declared: set[str]) -> set[str]:
     """Imports that no declared package provides; a package that is not installed provides its own name."""
-    providers = packages_distributions()
     return {
         f"{path}: {name}"
         for name, path in imported(ROOT / folder)
-        if not {str(canonicalize_name(one)) for one in providers.get(name, [name])} & declared
+        if not {str(canonicalize_name(one)) for one in PROVIDERS.get(name, [name])} & declared
     }
 
 
@@ -91,12 +102,11 @@ def test_the_comparison_of_imports_sees_what_is_missing() -> None:
 
 
 def test_every_declared_package_is_imported() -> None:
-    providers = packages_distributions()
     used = {
         str(canonicalize_name(one))
         for folder in ("src", "docs")
         for name, _ in imported(ROOT / folder)
-        for one in providers.get(name, [name])
+        for one in PROVIDERS.get(name, [name])
     }
     launchers = {name for name in OPTIONAL if name.startswith("hydra-")}  # imported by Hydra, as plugins
     trackers = {"mlflow-skinny"}  # imported by Lightning

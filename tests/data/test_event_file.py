@@ -136,14 +136,10 @@ def test_an_event_counts_once(tmp_path: Path) -> None:
 
 def test_events_of_other_workloads_and_metrics_do_not_overlap(tmp_path: Path) -> None:
     head, times = "start,end,workload,name,metric\n", f"{NOON},{NOON + 7200}"
-    apart = [f"{times},web{number},sale,{metric}\n" for number in range(20_000) for metric in ("qps", "cpu")]
+    apart = [f"{times},web{number},sale,{metric}\n" for number in range(2_000) for metric in ("qps", "cpu")]
     read(tmp_path, head + "".join(apart))
-    assert "line 40002: 'sale' overlaps" in problems(
-        tmp_path, head + "".join(apart) + f"{times},web7,sale,\n"
-    )
-    assert "line 40002: 'sale' overlaps" in problems(
-        tmp_path, head + "".join(apart) + f"{times},*,sale,cpu\n"
-    )
+    assert "line 4002: 'sale' overlaps" in problems(tmp_path, head + "".join(apart) + f"{times},web7,sale,\n")
+    assert "line 4002: 'sale' overlaps" in problems(tmp_path, head + "".join(apart) + f"{times},*,sale,cpu\n")
     assert "line 3: 'sale' overlaps line 2" in problems(
         tmp_path, head + f"{times},*,sale,cpu\n" + f"{times},web,sale,cpu\n" + f"{times},web,sale,qps\n"
     )

@@ -138,7 +138,7 @@ def defects(rng: np.random.Generator, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 @given(st.integers(0, 10**9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_training_finds_what_fetch_finds(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     rng = np.random.default_rng(seed)
     names = ("web", "Web", "cart", "db", "mail")

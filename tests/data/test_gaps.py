@@ -44,7 +44,7 @@ def _filled(values, policy, row, origin):
 
 
 @given(SERIES, st.sampled_from(FILLS))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=75)
 def test_what_an_origin_takes_is_the_fill_of_its_past(values, policy):
     for row in range(len(values)):
         for origin in range(1, values.shape[1] + 1):

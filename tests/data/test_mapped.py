@@ -69,7 +69,7 @@ def files(draw):
 
 
 @given(files())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_a_mapped_panel_is_the_panel_in_memory(tmp_path_factory, given_file):
     rows, frequency, size = given_file
     folder = tmp_path_factory.mktemp("map")

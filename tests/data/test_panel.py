@@ -64,7 +64,7 @@ def frames(draw):
 
 
 @given(frames())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=75)
 def test_bins_are_those_of_pivot_and_resample(given_frame):
     frame, frequency = given_frame
     panel = Panel.from_frame(frame, frequency)

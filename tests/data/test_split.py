@@ -67,7 +67,7 @@ def cases(draw):
 
 
 @given(cases())
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_the_split_is_that_of_a_loop_over_all_origins(case):
     panel, window, settings = case
     context, horizon = window.context_length, window.prediction_length
@@ -110,7 +110,7 @@ def test_the_split_is_that_of_a_loop_over_all_origins(case):
 
 
 @given(cases())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=75)
 def test_parts_are_disjoint_and_in_the_order_of_time(case):
     panel, window, settings = case
     try:
@@ -241,7 +241,7 @@ def test_a_part_where_nothing_was_observed_is_refused(part, settings):
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_cells_between_are_those_of_a_loop_over_all_origins(data):
     shape = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 40)))
     observed = data.draw(

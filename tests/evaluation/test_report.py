@@ -42,6 +42,8 @@ from kforecast.pages.drawing import COLOURS, duration, percent
 from kforecast.simulation.capacity import Capacity
 from kforecast.window import Frequency, Window
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 HOUR = Frequency.parse("1H")
 START = 1_700_006_400
 BEGIN, STOP = 200, 300

@@ -209,7 +209,9 @@ def test_office_hours_pass_with_a_forecast_of_their_expectation_alone(good: Scor
         assert is_blocked(judged(values, says))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] if seed > 2 else []) for seed in range(5)]
+)
 def test_random_walks_are_blocked_and_seasonal_traffic_passes(seed: int) -> None:
     walk = random_walk(seed)
     # Nobody knows values that are younger than the horizon.

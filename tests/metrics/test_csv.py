@@ -322,7 +322,7 @@ CONTENTS = st.one_of(
 
 
 @given(CONTENTS, st.sampled_from(["any.csv", "any.csv.gz", "plain.csv.gz", "any.parquet"]))
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 def test_any_content_is_a_frame_or_a_data_error(tmp_path_factory, content, name):
     path = tmp_path_factory.getbasetemp() / name
     path.write_bytes(gzip.compress(content) if name == "any.csv.gz" else content)

@@ -213,7 +213,7 @@ def test_the_core_group_is_empty() -> None:
     assert query.object.group_kind == pb.GroupKind(group="", kind="Service")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     history=st.integers(1, 300),
     step=st.sampled_from([1, 7, 60, 600]),

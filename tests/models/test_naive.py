@@ -200,8 +200,14 @@ def test_the_mean_at_that_time_of_the_week_is_forecast(case):
     np.testing.assert_allclose(forecast, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name, day, week", [("10min", 144, 1008), ("1H", 24, 168), ("1D", 1, 7)])
-@pytest.mark.parametrize("seen", [0.02, 0.8, 1.0])
+@pytest.mark.parametrize(
+    "name, day, week, seen",
+    [
+        ("10min", 144, 1008, 0.8),
+        *(("1H", 24, 168, seen) for seen in (0.02, 0.8, 1.0)),
+        *(("1D", 1, 7, seen) for seen in (0.02, 0.8, 1.0)),
+    ],
+)
 def test_all_of_them_at_the_frequencies_there_are(name, day, week, seen):
     rng = np.random.default_rng(3)
     bins, horizon = 2 * week + week // 2, day + 5

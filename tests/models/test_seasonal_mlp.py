@@ -162,7 +162,7 @@ def extremes(draw):
 
 
 @given(extremes())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 def test_forecasts_are_finite_and_not_negative_whatever_the_traffic(values):
     net = network(num_series=1)
     batch = batch_of(panel_of(values), net, step=7)

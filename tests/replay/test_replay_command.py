@@ -12,6 +12,8 @@ import pytest
 from conftest import START, run_command
 from kforecast.serving.external_scaler import Trigger
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "trio_1min" / "model"
 DAYS = 5
 HPA = """\

@@ -9,6 +9,8 @@ from kforecast.retraining.report import publish, summary
 from kforecast.retraining.store import Cycle, Store
 from test_artifact import make_artifact
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 TIMES = ("2026-01-05T03:17:00+00:00", "2026-01-12T03:17:00+00:00")
 FIRST = {"decision": "first", "champion": 1, "candidate": 1, "candidate_wape": 0.05, "baseline_wape": 0.09}
 BESIDE = {"candidate": 2, "champion_wape": 0.06, "baseline_wape": 0.09, "champion_wape_then": 0.05}

@@ -111,6 +111,7 @@ def test_a_provider_is_asked_as_in_training(tmp_path: Path) -> None:
         assert request.end.seconds <= time.time()
 
 
+@pytest.mark.slow
 def test_our_own_provider(tmp_path: Path) -> None:
     """A file served over gRPC, whose newest row is now."""
     save(tmp_path / "model")

@@ -137,8 +137,13 @@ def test_a_client_certificate_stands_for_the_token_of_keda(folder: Path) -> None
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_ctrl_c_ends_cleanly(folder: Path) -> None:
-    with server(folder) as (_, process):
+def test_a_port_in_use_is_named_and_ctrl_c_ends_cleanly(folder: Path) -> None:
+    with server(folder) as (address, process):
+        done = run_command(
+            "kforecast-serve", "artifact_dir=model", *ARGUMENTS, f"serve.address={address}", cwd=folder
+        )
+        assert done.returncode == 3, done.stderr
+        assert "serve.address=HOST:PORT" in done.stderr
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=HANG) == 130
     assert "Traceback" not in (folder / "serve.log").read_text()
@@ -166,12 +171,3 @@ def test_bad_settings_are_refused_in_one_line(folder: Path, arguments: list[str]
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_port_in_use_is_named(folder: Path) -> None:
-    with server(folder) as (address, _):
-        done = run_command(
-            "kforecast-serve", "artifact_dir=model", *ARGUMENTS, f"serve.address={address}", cwd=folder
-        )
-    assert done.returncode == 3, done.stderr
-    assert "serve.address=HOST:PORT" in done.stderr

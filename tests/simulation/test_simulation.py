@@ -131,7 +131,7 @@ policies = st.sampled_from(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     policies,
     st.sampled_from(["value_per_pod_total", "utilization", "value_per_pod"]),

@@ -333,7 +333,11 @@ def ended(process: Prepared | subprocess.Popen[str], folder: Path) -> tuple[int,
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize(
     "number, code, said",
-    [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "interrupted\n"), (signal.SIGKILL, -9, "")],
+    [
+        (signal.SIGTERM, 143, ""),
+        pytest.param(signal.SIGINT, 130, "interrupted\n", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, "", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_all(
     number: signal.Signals, code: int, said: str, how: str, tmp_path: Path, traffic_csv: Callable[..., Path]
@@ -538,6 +542,7 @@ def test_a_folder_of_own_configurations_reaches_every_process(tmp_path: Path) ->
     assert Artifact.load(tmp_path / "model").config.context_length == 5
 
 
+@pytest.mark.slow
 def test_a_model_that_the_gate_rejects_is_recorded_as_rejected(
     given: SimpleNamespace, tmp_path: Path
 ) -> None:

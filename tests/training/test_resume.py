@@ -113,7 +113,7 @@ def same(one: Fit, other: Fit) -> bool:
 @pytest.mark.parametrize(
     "model, count",
     [
-        ([], 2),
+        ([], 1),
         ([*MLP, "trainer.max_epochs=2"], 1),
         pytest.param([], 10, marks=pytest.mark.slow),
         pytest.param(MLP, 10, marks=pytest.mark.slow),
@@ -148,7 +148,13 @@ def test_interrupted_at_random_steps(
     "steps, epochs", [([17], 3), pytest.param([3, 17], 12, marks=pytest.mark.slow)], ids=["short", "long"]
 )
 @pytest.mark.parametrize(
-    "arguments", [["+trainer.limit_train_batches=7"], ["data.num_workers=2"], ["monitor=train/loss"]], ids=str
+    "arguments",
+    [
+        ["+trainer.limit_train_batches=7"],
+        pytest.param(["data.num_workers=2"], marks=pytest.mark.slow),
+        pytest.param(["monitor=train/loss"], marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_whatever_hands_out_the_windows(
     arguments: list[str],
