@@ -39,7 +39,7 @@ def rhythm(bins: int, seed: int = 0) -> np.ndarray:
     return 100 * (1.2 + np.sin(2 * np.pi * time)) * (1 + noise)
 
 
-@given(st.lists(st.floats(-(2.0**50), 2.0**50, width=32), min_size=1))
+@given(st.lists(st.floats(-(2.0**49), 2.0**49, width=32), min_size=1))
 def test_the_fast_asinh_is_exact(values: list[float]) -> None:
     exact = np.arcsinh(np.array(values, np.float64))
     np.testing.assert_allclose(asinh(torch.tensor(values)).numpy(), exact, rtol=1e-6, atol=1e-6)
