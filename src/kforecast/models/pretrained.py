@@ -24,6 +24,7 @@ from kforecast.models.aligned import (
     VIEWS,
     Aligned,
     aligned,
+    asinh,
     lookback,
 )
 from kforecast.models.network import Forecast, Network, Prepared, pinball
@@ -35,6 +36,8 @@ _MEDIAN = QUANTILES.index(0.5)
 WEIGHTS, SHA256 = "pretrained.pth", "f89dcea7a096ce1ccecb64df5da6ae60ac9f02f0df853909642edcd0a2864b30"
 # Name of the quantiles of the errors in the file.
 OFFSETS = "offsets"
+# Prefixes of the weights that each member has of its own.
+_OF_MEMBERS = ("first_", "weight.", "bias.", "last_", "linear")
 # Longest horizon that the weights have learned.
 LONGEST = 96
 # The views of a season whose spread over the seasons is an input, and the seasons that are inputs themselves:
@@ -46,8 +49,8 @@ _MOST_LOG = 12.0
 _LARGEST_TARGET = 3_000.0
 # Steps of each window that a training step sees: a step needs as much memory as a window of other networks.
 _TRAINED_STEPS = 3
-# Rows (steps of windows) to forecast at once.
-_ROWS = 16_384
+# Rows (steps of windows) to forecast at once: with more, intermediate values leave the cache of the CPU.
+_ROWS = 1024
 
 
 class TrafficNet(nn.Module):
@@ -115,7 +118,7 @@ class TrafficNet(nn.Module):
     def forward(self, inputs: Aligned) -> Tensor:
         """Quantiles of the correction in units of the scale, float32 [M, N, Q], for N rows [N, ...]."""
         seasons, known = inputs.seasons, inputs.known.float()
-        made = self.season(torch.cat([inputs.compared, seasons.asinh(), known], dim=-1))
+        made = self.season(torch.cat([inputs.compared, asinh(seasons), known], dim=-1))
         made = made + self.ago + self.today(inputs.others)[:, None]
         made = self.weigh(self.between(made.relu()).relu())
         weight = made.clamp(-_MOST_LOG, _MOST_LOG).exp().transpose(1, 2)  # [N, H, D]
@@ -128,7 +131,7 @@ class TrafficNet(nn.Module):
         newest, others = inputs.newest, inputs.others
         days = seasons[:, _THEMSELVES].flatten(1)
         straight = torch.cat([pooled, newest, torch.zeros_like(newest), days, others], dim=1)
-        x = torch.cat([pooled.asinh(), newest.asinh(), newest.clamp(-3, 3), days.asinh(), others], dim=1)
+        x = torch.cat([asinh(pooled), asinh(newest), newest.clamp(-3, 3), asinh(days), others], dim=1)
         h = torch.baddbmm(self.first_bias, x.expand(self.members, -1, -1), self.first_weight).relu()
         for weight, bias in zip(self.weight, self.bias, strict=True):
             h = h + torch.baddbmm(bias, h, weight).relu()
@@ -283,11 +286,18 @@ def _pieces(past: Past, size: int) -> list[Past]:
     ]
 
 
-def net_as_delivered(sizes: Mapping[str, int] | None = None) -> TrafficNet:
-    """A network with the package's weights, float32; with ``sizes``, one whose weights will be loaded."""
+def net_as_delivered(sizes: Mapping[str, int] | None = None, members: int | None = None) -> TrafficNet:
+    """A network with the package's weights, float32; with ``sizes``, one whose weights will be loaded.
+
+    With ``members``, it has the first of them only, for less work and a slightly larger error.
+    """
     if sizes is not None:
         return TrafficNet(**sizes)
     state = _delivered()
+    if members is not None:
+        state = {
+            name: value[:members] if name.startswith(_OF_MEMBERS) else value for name, value in state.items()
+        }
     members, _, hidden = state["first_weight"].shape
     layers = 1 + sum(name.startswith("weight.") for name in state)
     heads, weighing = state["weigh.weight"].shape
@@ -298,9 +308,9 @@ def net_as_delivered(sizes: Mapping[str, int] | None = None) -> TrafficNet:
     return net
 
 
-def fixed_net(sizes: Mapping[str, int] | None = None) -> TrafficNet:
+def fixed_net(sizes: Mapping[str, int] | None = None, members: int | None = None) -> TrafficNet:
     """The same, which no training changes."""
-    return net_as_delivered(sizes).requires_grad_(False)
+    return net_as_delivered(sizes, members).requires_grad_(False)
 
 
 def delivered_offsets() -> Tensor:
