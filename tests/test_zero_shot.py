@@ -1,5 +1,6 @@
 """Forecasts without training on the command line, and training that begins with the package's weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,25 +114,31 @@ def test_training_changes_one_part_alone(tmp_path: Path) -> None:
 
 def test_the_prior_of_auto_is_never_trained_and_comes_with_the_artifact(tmp_path: Path) -> None:
     asked = {"model": "auto", "max_epochs": 1, "test": 0, "refit": "continue", "verbose": False}
-    with_prior = ["trees=false", "model.prior=true"]
-    made = kforecast.train(traffic(), HOURS, **asked, overrides=with_prior)
+    made = kforecast.train(traffic(), HOURS, **asked, overrides=["trees=false"])
     assert isinstance(made.net, SeasonalMLP)
-    assert made.net.parts == ("past days", "context", "pre-trained")
-    assert same(made.net.prior, fixed_net())
+    assert same(made.net.prior, fixed_net(members=1))
     made.save(tmp_path)
     assert Artifact.load(tmp_path).state["prior.linear"].dtype == torch.float16
     loaded = kforecast.Forecaster.load(tmp_path)
     pd.testing.assert_frame_equal(loaded.forecast(traffic()), made.forecast(traffic()))
+    # The share lies between the forecasts of both.
+    found = [
+        replace(loaded, prior_share=share).forecast(traffic())["value"].to_numpy()
+        for share in (0.0, 0.5, 1.0)
+    ]
+    assert not np.allclose(found[0], found[2], rtol=0.01)
+    np.testing.assert_allclose(found[1], (found[0] + found[2]) / 2, rtol=1e-4)
     # An artifact of an earlier version has no prior, and can be gone on from.
-    kforecast.train(traffic(), HOURS, **asked, overrides=["trees=false"]).save(tmp_path)
-    assert kforecast.Forecaster.load(tmp_path).net.parts == ("past days", "context")
-    grown = kforecast.train(traffic(), HOURS, **asked, overrides=[*with_prior, f"warm_start={tmp_path}"])
-    assert grown.net.parts == ("past days", "context", "pre-trained")
+    without = ["trees=false", "model.prior=false"]
+    kforecast.train(traffic(), HOURS, **asked, overrides=without).save(tmp_path)
+    assert not kforecast.Forecaster.load(tmp_path).net.with_prior
+    warm = ["trees=false", f"warm_start={tmp_path}"]
+    assert kforecast.train(traffic(), HOURS, **asked, overrides=warm).net.with_prior
 
 
 def test_auto_does_without_a_prior_where_the_weights_do_not_know_the_window() -> None:
     net = SeasonalMLP(kforecast.Window("30s", 12, 6), 1, prior=True)
-    assert net.parts == ("past days", "context")
+    assert not net.with_prior
     assert "prior" not in net.settings()
 
 

@@ -68,7 +68,16 @@ _MOST_VALUES = {CONFIG: 200_000, ITEM_IDS: 8_000_000, METADATA: 2_000_000}
 
 # Keys of estimator_config.yaml that contract 5 requires, and keys of ours, written only if they are set.
 _REQUIRED = ("freq", "prediction_length", "context_length", "num_series")
-_OURS = ("network", "calendar", "combination", "history_length", "bin_zone", "events", "online")
+_OURS = (
+    "network",
+    "calendar",
+    "combination",
+    "history_length",
+    "bin_zone",
+    "events",
+    "online",
+    "prior_share",
+)
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,9 @@ class EstimatorConfig:
     Networks other than Kapacity's need further keys: ``network`` (arguments of its class), ``calendar`` (time
     zones and holidays), ``combination`` (weights of the network's parts and of naive forecasts),
     ``history_length`` (bins that a forecast can use), ``bin_zone`` (time zone whose local time the bins
-    follow, if that is not UTC), ``events`` (whether past events are replaced by usual values) and ``online``
-    (how weights and intervals follow the newest errors).
+    follow, if that is not UTC), ``events`` (whether past events are replaced by usual values), ``online``
+    (how weights and intervals follow the newest errors) and ``prior_share`` (the share of the pre-trained
+    weights in a forecast).
     """
 
     freq: str
@@ -106,6 +116,7 @@ class EstimatorConfig:
     bin_zone: str = ""
     events: bool = False
     online: Mapping[str, Any] = field(default_factory=dict)
+    prior_share: float = 0.0
 
     @property
     def window(self) -> Window:
@@ -154,6 +165,9 @@ class EstimatorConfig:
         length = content.get("history_length", 0)
         if isinstance(length, bool) or not isinstance(length, int) or length < 0:
             problems.append(f"history_length is {shortened(length)}, not a number of bins")
+        share = content.get("prior_share", 0)
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            problems.append(f"prior_share is {shortened(share)}, not a share from 0 to 1")
         for name in ("network", "calendar", "combination", "online"):
             if not isinstance(content.get(name, {}), dict):
                 problems.append(f"{name} is {shortened(content[name])}, not a mapping")

@@ -39,6 +39,15 @@ class WindowForecasts(NamedTuple):
     factor: np.ndarray | None = None
     """float32 ``[windows, horizon]``: the effects of known events, by which values and levels have been
     multiplied; None for none."""
+    prior: np.ndarray | None = None
+    """float32 ``[windows, horizon]``: forecasts of pre-trained weights, which ``values`` do not contain."""
+
+    def with_prior(self, share: float) -> "WindowForecasts":
+        """These forecasts with a share of those of the pre-trained weights, where they are known."""
+        if self.prior is None:
+            return self
+        mixed = self.values + np.float32(share) * (self.prior - self.values)
+        return self._replace(values=np.where(np.isfinite(mixed), mixed, self.values), prior=None)
 
 
 @dataclass(frozen=True, eq=False)

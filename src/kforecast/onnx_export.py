@@ -50,7 +50,7 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
-        self.net = predictor.net
+        self.net, self._share = predictor.net, predictor.prior_share
         combination = predictor.combination
         used = {} if combination is None else {n: w for n, w in combination.weights.items() if w.any()}
         self._parts = [self.net.parts.index(name) for name in used if name in self.net.parts]
@@ -95,13 +95,16 @@ class OnnxNetwork(nn.Module):
         past = Past(*(given[name] for name in Past._fields)) if "recent" in given else None
         calendar = given.get("calendar", series)
         # The context stands in for targets, which a forecast never reads.
-        made = self.net.forecast(WindowBatch(context, calendar, series, context, context > 0, past))
+        batch = WindowBatch(context, calendar, series, context, context > 0, past)
+        made = self.net.forecast(batch)
         lowest = context.amin(dim=1)
         if past is not None:
             seen = torch.minimum(past.recent.amin(dim=1), past.seasons.amin(dim=(1, 2)))
             lowest = torch.minimum(lowest, seen)
         allowed = (self.negative[series] | (lowest < 0))[:, None]
         combined = self._combined(made, given)
+        if self._share and (prior := self.net.prior_forecast(batch)) is not None:
+            combined = torch.lerp(combined, prior, self._share)
         # NaN stays NaN: a zero would be mistaken for a forecast.
         return combined.where(allowed | ~(combined < 0), 0.0)
 

@@ -57,6 +57,10 @@ _CONSUMER_FILL: Fill = "zero"
 _MOST_CALIBRATION_WINDOWS = 1_000_000
 # Cells of a panel that are looked at together.
 _MOST_CELLS = 1 << 24
+PRIOR_SHARE = 0.3
+"""Share of the pre-trained weights in a forecast, unless it was fitted to validation data."""
+# More windows do not make that share more accurate; and the shares that are tried.
+_SHARING_WINDOWS, _SHARES = 4000, np.linspace(0, 1, 21)
 # Events may raise the error on a validation part by this factor.
 _TOLERANCE = 1.01
 
@@ -94,6 +98,9 @@ class Predictor:
         How weights and widths follow the errors at the newest origins; None if they are fixed.
     plan:
         Known events, which are taken out of the history and put into the forecasts; None without.
+    prior_share:
+        Share of the pre-trained weights beside the network in a forecast. Weights and widths follow the
+        errors without them, so that only forecasts that are asked for pay for them.
     """
 
     window: Window
@@ -109,6 +116,7 @@ class Predictor:
     events: bool = False
     online: Online | None = None
     plan: Plan | None = None
+    prior_share: float = 0.0
 
     def __repr__(self) -> str:
         return (
@@ -134,8 +142,21 @@ class Predictor:
         window, ids, intervals = artifact.config.window, dict(artifact.item_ids), artifact.intervals
         zone, events = bin_zone_of(artifact, name), artifact.config.events
         online = online_of(artifact, name)
+        share = artifact.config.prior_share if net.with_prior else 0.0
         return cls(
-            window, ids, fill, net, intervals, name, calendar, combination, artifact, zone, events, online
+            window,
+            ids,
+            fill,
+            net,
+            intervals,
+            name,
+            calendar,
+            combination,
+            artifact,
+            zone,
+            events,
+            online,
+            prior_share=share,
         )
 
     def knowing(self, events: KnownEvents | Path | str | None) -> Self:
@@ -227,13 +248,19 @@ class Predictor:
         plan = None if as_consumed else self.plan
         panel = panel if plan is None else plan.ordinary(panel)
         made = self._fixed(
-            panel, series, origin, as_consumed=as_consumed, hold_newest=hold_newest, newest=newest
+            panel,
+            series,
+            origin,
+            as_consumed=as_consumed,
+            hold_newest=hold_newest,
+            newest=newest,
+            share=self.prior_share,
         )
         if self.online is not None and len(origin):
             reuse = not hold_newest and newest is None
             following = self._following(self.online, as_consumed)
             made = following.follow(panel, series, origin, made, reuse)
-        return _during_events(made, plan, panel, series, origin)
+        return _during_events(made.with_prior(self.prior_share), plan, panel, series, origin)
 
     def forecast_next(
         self,
@@ -266,14 +293,14 @@ class Predictor:
         rows, end = np.arange(panel.num_series), np.full(panel.num_series, panel.num_bins)
         panel = panel if self.plan is None else self.plan.ordinary(panel)
         search = search or EventSearch(grows=False)
-        made = self._fixed(panel, rows, end, hold_newest=True, search=search)
+        made = self._fixed(panel, rows, end, hold_newest=True, search=search, share=self.prior_share)
         following, kept = self._keeping(keep, search), None
         if following is not None:
             # Only zeros in the place of gaps at the end of a context would be other forecasts.
             newest = panel.observed[:, -self.window.context_length :]
             whole = newest.shape[1] == self.window.context_length and bool(newest.all())
             made, kept = following.next(panel, made, recent, self.fill != "zero" or whole)
-        return _during_events(made, self.plan, panel, rows, end), kept
+        return _during_events(made.with_prior(self.prior_share), self.plan, panel, rows, end), kept
 
     def earlier(self, panel: Panel, keep: int = 0) -> Recent | None:
         """What :meth:`forecast_next` keeps after forecasting from the panel's end, from the panel alone."""
@@ -309,8 +336,12 @@ class Predictor:
         hold_newest: bool = False,
         newest: np.ndarray | None = None,
         search: EventSearch | None = None,
+        share: float = 0.0,
     ) -> WindowForecasts:
-        """:meth:`forecast_windows` with fixed weights and widths; ``search`` keeps events."""
+        """:meth:`forecast_windows` with fixed weights and widths; ``search`` keeps events.
+
+        With a ``share``, the forecasts of the pre-trained weights come too, to be mixed in last.
+        """
         if as_consumed and not isinstance(self.net, Fcnet):
             raise ArtifactError(
                 f"{self.name}: Kapacity's job cannot load a {type(self.net).__name__}; leave out "
@@ -336,13 +367,16 @@ class Predictor:
         )
         device = next(self.net.parameters()).device
         cells = torch.from_numpy(series * padded.num_bins + origin + before)
-        values, levels, parts, peaks = [], [], [], []
+        values, levels, parts, peaks, priors = [], [], [], [], []
         for number, chosen in enumerate(torch.split(cells, windows.evaluation_windows)):
             batch = windows[chosen]
             if newest is not None:
                 first = number * windows.evaluation_windows
                 batch.context[:, -1] = torch.from_numpy(newest[first : first + len(chosen)])
-            made = self.net.forecast(batch._replace(series=ids[batch.series]).to(device))
+            batch = batch._replace(series=ids[batch.series]).to(device)
+            made = self.net.forecast(batch)
+            if share and (prior := self.net.prior_forecast(batch)) is not None:
+                priors.append(prior.cpu())
             values.append(made.values.cpu())
             levels.append(made.spread.cpu())
             parts.append((made.values[None] if made.parts is None else made.parts).cpu())
@@ -354,7 +388,8 @@ class Predictor:
             forecast, each = (never_below_zero(one, nonnegative) for one in (forecast, each))
             forecast = zero_after_zeros(forecast, peak)
         by_name = dict(zip(self.net.parts, each, strict=True))
-        found = WindowForecasts(forecast, torch.cat(levels).numpy(), by_name, peak)
+        prior = torch.cat(priors).numpy() if priors else None
+        found = WindowForecasts(forecast, torch.cat(levels).numpy(), by_name, peak, prior=prior)
         if self.combination is None:
             return found
         naive = self._naive(padded, cells.numpy(), events.moved(before)) if self.combination.naive else {}
@@ -413,7 +448,9 @@ class Predictor:
         if not len(cells):
             return self
         series, origin = np.divmod(cells, panel.num_bins)
-        made = replace(self, combination=None, online=None).forecast_windows(panel, series, origin)
+        made = replace(self, combination=None, online=None, prior_share=0.0).forecast_windows(
+            panel, series, origin
+        )
         actual, level = self._actual(panel, series, origin)
         naive = self._naive(panel, cells, self._events(panel, origin))
         if self.online is not None:
@@ -421,6 +458,23 @@ class Predictor:
             naive.pop(TIME_OF_WEEK)
         found = fitted(made.parts, naive, actual, level)
         return replace(self, combination=found, artifact=None)  # the artifact lacks these weights
+
+    def sharing(self, panel: Panel, begin: int, stop: int) -> Self:
+        """This predictor with the best share of the pre-trained weights on the bins ``[begin, stop)``.
+
+        The network should not have been fitted to these bins. Without a window in them, the predictor is
+        returned unchanged.
+        """
+        cells = cells_between(panel, self.window, begin, stop, self._stride(panel, begin, stop))
+        if not len(cells):
+            return self
+        cells = cells[np.linspace(0, len(cells) - 1, min(len(cells), _SHARING_WINDOWS)).astype(np.int64)]
+        series, origin = np.divmod(cells, panel.num_bins)
+        made = replace(self, online=None)._fixed(panel, series, origin, share=1.0)
+        actual, level = self._actual(panel, series, origin)
+        scale = np.where(level > 0, level, np.inf)[:, None]
+        errors = [np.nansum(np.abs(made.with_prior(share).values - actual) / scale) for share in _SHARES]
+        return replace(self, prior_share=round(float(_SHARES[np.argmin(errors)]), 2), artifact=None)
 
     def step_errors(self, panel: Panel, begin: int, stop: int) -> np.ndarray | None:
         """Mean absolute errors by step, in units of each series' level, in the bins ``[begin, stop)``.
@@ -431,7 +485,7 @@ class Predictor:
         if not len(cells):
             return None
         series, origin = np.divmod(cells, panel.num_bins)
-        made = replace(self, online=None).forecast_windows(panel, series, origin)
+        made = replace(self, online=None, prior_share=0.0).forecast_windows(panel, series, origin)
         actual, level = self._actual(panel, series, origin)
         error = np.abs(actual - made.values) / np.where(level > 0, level, np.nan)[:, None]
         with warnings.catch_warnings():
@@ -454,7 +508,8 @@ class Predictor:
         scale = np.where(level > 0, level, np.inf)[:, None]
 
         def error_of(predictor: Self) -> float:
-            made = replace(predictor, online=None).forecast_windows(panel, series, origin).values
+            fixed = replace(predictor, online=None, prior_share=0.0)
+            made = fixed.forecast_windows(panel, series, origin).values
             return float(np.nansum(np.abs(made - actual) / scale))
 
         without, usual = (replace(self, events=events, artifact=None) for events in (False, True))
@@ -550,7 +605,7 @@ class Predictor:
         if not len(series):
             return replace(self, intervals=None)
         newest = None if edge is None else edge[series, origin - 1]
-        made = replace(self, intervals=None).forecast_windows(
+        made = replace(self, intervals=None, prior_share=0.0).forecast_windows(
             panel, series, origin, as_consumed=as_consumed, newest=newest
         )
         at = (series[:, None], origin[:, None] + np.arange(horizon))

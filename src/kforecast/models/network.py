@@ -53,6 +53,8 @@ class Network(nn.Module, ABC):
         Its window, and the number of series that it was built for.
     series_table:
         Name of the weight with one row per series; empty if there is none.
+    with_prior:
+        Whether it has pre-trained weights beside its own (:meth:`prior_forecast`).
     """
 
     lookback: Lookback | None = None
@@ -61,6 +63,7 @@ class Network(nn.Module, ABC):
     window: Window
     num_series: int
     series_table: str = ""
+    with_prior: bool = False
 
     @abstractmethod
     def prepare(self, batch: WindowBatch) -> Prepared:
@@ -81,6 +84,10 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def forecast(self, batch: WindowBatch) -> Forecast:
         """Forecast windows."""
+
+    def prior_forecast(self, batch: WindowBatch) -> Tensor | None:  # noqa: ARG002
+        """The forecast of pre-trained weights beside the network's own, float32 [B, P]; None without any."""
+        return None
 
     def settle(self, seen: Sequence[Tensor]) -> None:
         """Give weights that training never reaches a value that can be served.

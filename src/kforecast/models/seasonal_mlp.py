@@ -41,8 +41,6 @@ _LEAST_SCALE, _LARGEST_INPUT = 0.003, 50.0
 _LARGEST_TARGET = 10_000.0
 # Weight of the members that see past days, unless weights were fitted to validation data.
 _SHARE = 0.8
-# Weight of the pre-trained part, unless weights were fitted to validation data.
-_SHARE_OF_PRIOR = 0.4
 # Largest weight of a window in the gradient of the part that sees the context alone.
 _LARGEST_WEIGHT = 5.0
 # Limits for damaged or hostile artifacts, more than anyone needs.
@@ -95,9 +93,9 @@ class SeasonalMLP(Network):
     history_dropout:
         Share of training windows whose older history is hidden.
     prior:
-        Whether the forecast of the pre-trained weights is one more part
-        (:class:`kforecast.models.pretrained.TrafficNet`); without effect for windows that they are not for.
-        The sizes of such a network, whose weights will be loaded, stand for true in an artifact.
+        Whether the pre-trained weights (:class:`kforecast.models.pretrained.TrafficNet`, one member) stand
+        beside it (:meth:`prior_forecast`); without effect for windows that they are not for. The sizes of
+        such a network, whose weights will be loaded, stand for true in an artifact.
 
     Raises
     ------
@@ -178,8 +176,7 @@ class SeasonalMLP(Network):
         self.last_bias = nn.Parameter(torch.zeros(members, 1, outputs))
         self.linear = nn.Parameter(torch.zeros(inputs, members * window.prediction_length))
         if self.with_prior:
-            self.prior = fixed_net(None if isinstance(prior, bool) else prior)
-            self.parts = (*self.parts, "pre-trained")
+            self.prior = fixed_net(None if isinstance(prior, bool) else prior, members=1)
 
     def prepare(self, batch: WindowBatch) -> Prepared:
         """Compute the features, see the class."""
@@ -302,15 +299,11 @@ class SeasonalMLP(Network):
         values = values.where((lowest < 0) | ~(values <= 0), 0.0)
         widths = prepared.scale * (parts[..., -1] - parts[..., 0]) / 2
         spread = torch.lerp(widths[1], widths[0], _SHARE).where(alive, 0.0)
-        made = Forecast(torch.lerp(values[1], values[0], _SHARE), spread, values)
-        if not self.with_prior:
-            return made
-        prior, prior_spread = forecast_with(self.prior, batch, self.window)
-        return Forecast(
-            torch.lerp(made.values, prior, _SHARE_OF_PRIOR),
-            torch.lerp(spread, prior_spread, _SHARE_OF_PRIOR),
-            torch.cat([values, prior[None]]),
-        )
+        return Forecast(torch.lerp(values[1], values[0], _SHARE), spread, values)
+
+    def prior_forecast(self, batch: WindowBatch) -> Tensor | None:
+        """The forecast of the pre-trained weights."""
+        return forecast_with(self.prior, batch, self.window)[0] if self.with_prior else None
 
     def unknown_series(self) -> int:
         """The last row of the embedding, which is trained with windows of all series."""

@@ -19,7 +19,7 @@ from kforecast.data.panel import item_key
 from kforecast.errors import ArtifactError
 from kforecast.files.untrusted import shortened
 from kforecast.models import NETWORKS, BoostedTrees, Fcnet, Network, Pretrained
-from kforecast.predictor import Predictor, first_below_zero
+from kforecast.predictor import PRIOR_SHARE, Predictor, first_below_zero
 from kforecast.training.holdout import JudgedFit
 from kforecast.training.plan import Recipe
 from kforecast.version import __version__
@@ -103,6 +103,7 @@ class ArtifactMaker:
             combination=combination,
             events=forecaster.events,
             online=_online_of(judged),
+            prior_share=forecaster.prior_share,
         )
         if config.history_length:
             config = replace(config, history_length=forecaster.history_length)
@@ -116,7 +117,8 @@ class ArtifactMaker:
         return made
 
     def _config_of(self, net: Network) -> EstimatorConfig:
-        config = replace(self._config, model=type(net).__name__, network=net.settings())
+        share = PRIOR_SHARE if net.with_prior else 0.0
+        config = replace(self._config, model=type(net).__name__, network=net.settings(), prior_share=share)
         if net.lookback is None:
             return config
         length = max(config.context_length, net.lookback.length(config.window))

@@ -15,7 +15,7 @@ from kforecast.evaluation.champion import Champion
 from kforecast.evaluation.scoreboard import QUANTILES, Scoreboard, judge
 from kforecast.models import Fcnet
 from kforecast.models.online import RATE, Online
-from kforecast.predictor import Predictor
+from kforecast.predictor import PRIOR_SHARE, Predictor
 from kforecast.training.fit import Fit
 
 log = logging.getLogger(__name__)
@@ -104,6 +104,8 @@ def _forecaster_of(fit: Fit, fill: Fill, combine: bool | Literal["online"]) -> P
     forecaster = Predictor(
         fit.data.window, panel.item_ids, fill, fit.net, calendar=fit.data.calendar, zone=panel.zone
     )
+    if fit.net.with_prior:
+        forecaster = replace(forecaster, prior_share=PRIOR_SHARE)
     if not len(split.validation):
         return forecaster
     rate = RATE if combine == "online" else 0.0
@@ -116,6 +118,9 @@ def _forecaster_of(fit: Fit, fill: Fill, combine: bool | Literal["online"]) -> P
         combination = forecaster.combination
         for name, weights in ({} if combination is None else combination.as_dict()).items():
             log.info("Share of the forecast, by step: %s %s", name, _range_of(weights))
+        if fit.net.with_prior:
+            forecaster = forecaster.sharing(panel, split.train_end, split.validation_end)
+            log.info("Share of the pre-trained weights beside these: %.0f%%", 100 * forecaster.prior_share)
     forecaster = forecaster.calibrated(panel, split.train_end, split.validation_end)
     if forecaster.intervals is None:
         log.warning("No intervals: the validation part has too few windows to calibrate them on")
