@@ -55,12 +55,12 @@ def artifact(
     window: Window,
     items: list[str],
     fill: str = "interpolate",
-    calendar: dict[str, Any] | None = None,
-    combination: dict[str, list[float]] | None = None,
+    **settings: Any,
 ) -> Forecaster:
     """A network with random weights, none of them zero."""
     torch.manual_seed(5)
-    net: Network = NETWORKS[model](window, len(items), **(SMALL if model == "SeasonalMLP" else {}))
+    arguments = SMALL | {"prior": "prior_share" in settings} if model == "SeasonalMLP" else {}
+    net: Network = NETWORKS[model](window, len(items), **arguments)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.normal_(std=0.1)
@@ -71,8 +71,7 @@ def artifact(
         num_series=len(items),
         model=model,
         network=net.settings(),
-        calendar=calendar or {},
-        combination=combination or {},
+        **{name: value for name, value in settings.items() if value},
     )
     ids = {item: number for number, item in enumerate(items)}
     Artifact(config, ids, net.artifact_state(), {"fill": fill}).save(folder)
@@ -108,10 +107,11 @@ KINDS: dict[str, dict[str, Any]] = {
         "combination": {"past days": [1.0, 1.0, 0.5], "context": [0.0, 0.0, 0.5]},
     },
     "with naive": {"model": "SeasonalMLP", "freq": "1H", "days": 40, "combination": MIXED},
+    "with prior": {"model": "SeasonalMLP", "freq": "1H", "days": 40, "prior_share": 0.3},
     "pretrained": {"model": "Pretrained", "freq": "1H", "days": 40, "calendar": BERLIN},
 }
 # Exporting a SeasonalMLP takes seven seconds.
-SLOW = ("seasonal", "short", "days", "with naive", "pretrained")
+SLOW = ("seasonal", "short", "days", "with naive", "with prior", "pretrained")
 
 
 class Written(NamedTuple):

@@ -248,13 +248,7 @@ class Predictor:
         plan = None if as_consumed else self.plan
         panel = panel if plan is None else plan.ordinary(panel)
         made = self._fixed(
-            panel,
-            series,
-            origin,
-            as_consumed=as_consumed,
-            hold_newest=hold_newest,
-            newest=newest,
-            share=self.prior_share,
+            panel, series, origin, as_consumed=as_consumed, hold_newest=hold_newest, newest=newest
         )
         if self.online is not None and len(origin):
             reuse = not hold_newest and newest is None
@@ -293,7 +287,7 @@ class Predictor:
         rows, end = np.arange(panel.num_series), np.full(panel.num_series, panel.num_bins)
         panel = panel if self.plan is None else self.plan.ordinary(panel)
         search = search or EventSearch(grows=False)
-        made = self._fixed(panel, rows, end, hold_newest=True, search=search, share=self.prior_share)
+        made = self._fixed(panel, rows, end, hold_newest=True, search=search)
         following, kept = self._keeping(keep, search), None
         if following is not None:
             # Only zeros in the place of gaps at the end of a context would be other forecasts.
@@ -321,7 +315,7 @@ class Predictor:
         self, online: Online, as_consumed: bool = False, search: EventSearch | None = None
     ) -> Following:
         search = search or EventSearch(grows=False)
-        fixed = partial(self._fixed, as_consumed=as_consumed, search=search)
+        fixed = partial(replace(self, prior_share=0.0)._fixed, as_consumed=as_consumed, search=search)
         usual = partial(self._usual, search=search)
         return Following(online, self.window, fixed, usual, self._first_below_zero, self.intervals)
 
@@ -336,11 +330,10 @@ class Predictor:
         hold_newest: bool = False,
         newest: np.ndarray | None = None,
         search: EventSearch | None = None,
-        share: float = 0.0,
     ) -> WindowForecasts:
         """:meth:`forecast_windows` with fixed weights and widths; ``search`` keeps events.
 
-        With a ``share``, the forecasts of the pre-trained weights come too, to be mixed in last.
+        The forecasts of the pre-trained weights are not mixed in yet.
         """
         if as_consumed and not isinstance(self.net, Fcnet):
             raise ArtifactError(
@@ -375,7 +368,7 @@ class Predictor:
                 batch.context[:, -1] = torch.from_numpy(newest[first : first + len(chosen)])
             batch = batch._replace(series=ids[batch.series]).to(device)
             made = self.net.forecast(batch)
-            if share and (prior := self.net.prior_forecast(batch)) is not None:
+            if self.prior_share and (prior := self.net.prior_forecast(batch)) is not None:
                 priors.append(prior.cpu())
             values.append(made.values.cpu())
             levels.append(made.spread.cpu())
@@ -470,7 +463,7 @@ class Predictor:
             return self
         cells = cells[np.linspace(0, len(cells) - 1, min(len(cells), _SHARING_WINDOWS)).astype(np.int64)]
         series, origin = np.divmod(cells, panel.num_bins)
-        made = replace(self, online=None)._fixed(panel, series, origin, share=1.0)
+        made = replace(self, online=None, prior_share=1.0)._fixed(panel, series, origin)
         actual, level = self._actual(panel, series, origin)
         scale = np.where(level > 0, level, np.inf)[:, None]
         errors = [np.nansum(np.abs(made.with_prior(share).values - actual) / scale) for share in _SHARES]
