@@ -145,12 +145,12 @@ def test_no_module_is_a_drawer_for_everything() -> None:
 def test_inference_loads_neither_hydra_nor_lightning_nor_the_compiler_of_torch() -> None:
     script = """
 import sys, torch
-from kforecast.artifact import _WithoutValues
+from kforecast.models.without_values import WithoutValues
 from kforecast.forecaster import Forecaster
 from kforecast.models import SeasonalMLP
 from kforecast.window import Window
 Forecaster.load(sys.argv[1])
-with torch.device("meta"), _WithoutValues():
+with torch.device("meta"), WithoutValues():
     net = SeasonalMLP(Window("10min", 7, 3), 2)
 heavy = {"hydra", "omegaconf", "lightning", "grpc", "matplotlib", "kforecast.evaluation"}
 compiler = {"torch._dynamo", "sympy"}

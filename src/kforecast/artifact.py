@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import yaml
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from kforecast.data.calendar import Calendar
 from kforecast.data.events.effects import Effects
@@ -34,7 +33,8 @@ from kforecast.models import NETWORKS, Network
 from kforecast.models.combination import Combination
 from kforecast.models.naive import NAIVE
 from kforecast.models.online import Online
-from kforecast.models.pretrained import Pretrained, beyond, delivered_offsets
+from kforecast.models.pretrained import Pretrained, as_float, beyond, delivered_offsets, delivered_state
+from kforecast.models.without_values import WithoutValues
 from kforecast.version import __version__
 from kforecast.window import Frequency, Window
 
@@ -230,7 +230,7 @@ class Artifact:
         )
         intervals = Intervals(np.tile(delivered_offsets().numpy(), (horizon, 1)), {})
         metadata = {"kforecast": __version__, "fill": "interpolate"}
-        return cls(config, {}, net.artifact_state(), metadata, intervals)
+        return cls(config, {}, delivered_state(), metadata, intervals)
 
     @property
     def training_span(self) -> tuple[int | None, int | None]:
@@ -389,9 +389,9 @@ def network_of(artifact: Artifact, name: str) -> Network:
     try:
         # On ``meta`` the network takes no memory: the checkpoint's shapes are checked before the sizes that
         # the config claims are believed.
-        with torch.device("meta"), _WithoutValues():
+        with torch.device("meta"), WithoutValues():
             net = NETWORKS[config.model](config.window, config.num_series, **config.network)
-        net.load_state_dict({key: value.float() for key, value in artifact.state.items()}, assign=True)
+        net.load_state_dict({key: as_float(value) for key, value in artifact.state.items()}, assign=True)
     except (RuntimeError, TypeError, ValueError) as error:
         said = shortened(" ".join(str(error).split()), 500)
         raise ArtifactError(f"{name}: the checkpoint does not fit estimator_config.yaml: {said}") from error
@@ -585,26 +585,3 @@ def _read_intervals(
         return Intervals.from_json(text, checkpoint, config.prediction_length)
     except ValueError as error:
         raise ArtifactError(f"{file}: {shortened(error)}") from error
-
-
-# Operations that keep a tensor's shape if the other operand is a number.
-_ARITHMETIC = {"mul", "sub", "div", "__mul__", "__sub__", "__truediv__", "__setitem__"}
-
-
-class _WithoutValues(TorchFunctionMode):
-    """Skip initial weights: tensors on ``meta`` have no values, yet torch would load its compiler."""
-
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Call the function, or return the tensor that it would have initialised."""
-        given = kwargs or {}
-        if getattr(function, "__module__", None) == torch.nn.init.__name__:
-            return args[0] if args else given["tensor"]
-        if getattr(function, "__name__", None) in _ARITHMETIC and not isinstance(args[1], torch.Tensor):
-            return args[0]
-        return (torch.empty if function in (torch.rand, torch.randn) else function)(*args, **given)

@@ -60,8 +60,8 @@ _MOST_CELLS = 1 << 24
 PRIOR_SHARE = 0.3
 """Share of the pre-trained weights in a forecast, unless it was fitted to validation data."""
 # More windows do not make that share more accurate; and the shares that are tried.
-_SHARING_WINDOWS, _SHARES = 4000, np.linspace(0, 1, 21)
-# Events may raise the error on a validation part by this factor.
+_SHARING_WINDOWS, _SHARES = 4000, np.linspace(0, 1, 21).tolist()
+# Events, and a share that is not the best, may raise the error on a validation part by this factor.
 _TOLERANCE = 1.01
 
 
@@ -453,10 +453,11 @@ class Predictor:
         return replace(self, combination=found, artifact=None)  # the artifact lacks these weights
 
     def sharing(self, panel: Panel, begin: int, stop: int) -> Self:
-        """This predictor with the best share of the pre-trained weights on the bins ``[begin, stop)``.
+        """This predictor with a share of the pre-trained weights, from its errors in ``[begin, stop)``.
 
-        The network should not have been fitted to these bins. Without a window in them, the predictor is
-        returned unchanged.
+        It is the middle between the best share there and the default, because few bins tell little; but the
+        best one, if the middle would raise the error by more than 1 %. The network should not have been
+        fitted to these bins. Without a window in them, the predictor is returned unchanged.
         """
         cells = cells_between(panel, self.window, begin, stop, self._stride(panel, begin, stop))
         if not len(cells):
@@ -466,8 +467,14 @@ class Predictor:
         made = replace(self, online=None, prior_share=1.0)._fixed(panel, series, origin)
         actual, level = self._actual(panel, series, origin)
         scale = np.where(level > 0, level, np.inf)[:, None]
-        errors = [np.nansum(np.abs(made.with_prior(share).values - actual) / scale) for share in _SHARES]
-        return replace(self, prior_share=round(float(_SHARES[np.argmin(errors)]), 2), artifact=None)
+
+        def error_of(share: float) -> float:
+            return float(np.nansum(np.abs(made.with_prior(share).values - actual) / scale))
+
+        best = min(_SHARES, key=error_of)
+        middle = (best + PRIOR_SHARE) / 2
+        share = middle if error_of(middle) <= error_of(best) * _TOLERANCE else best
+        return replace(self, prior_share=round(share, 3), artifact=None)
 
     def step_errors(self, panel: Panel, begin: int, stop: int) -> np.ndarray | None:
         """Mean absolute errors by step, in units of each series' level, in the bins ``[begin, stop)``.

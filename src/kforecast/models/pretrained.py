@@ -10,6 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from kforecast.models.aligned import (
     lookback,
 )
 from kforecast.models.network import Forecast, Network, Prepared, pinball
+from kforecast.models.without_values import WithoutValues
 from kforecast.window import Window
 
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
@@ -298,19 +300,32 @@ def net_as_delivered(sizes: Mapping[str, int] | None = None, members: int | None
         state = {
             name: value[:members] if name.startswith(_OF_MEMBERS) else value for name, value in state.items()
         }
-    members, _, hidden = state["first_weight"].shape
+    count, _, hidden = state["first_weight"].shape
     layers = 1 + sum(name.startswith("weight.") for name in state)
     heads, weighing = state["weigh.weight"].shape
-    net = TrafficNet(members, hidden, layers, heads, weighing)
+    with WithoutValues():
+        net = TrafficNet(count, hidden, layers, heads, weighing)
     if net.ago.device.type != "meta":
-        weights = {name: value.float() for name, value in state.items() if name != OFFSETS}
-        net.load_state_dict(weights)
+        weights = {name: as_float(value) for name, value in state.items() if name != OFFSETS}
+        net.load_state_dict(weights, assign=True)
     return net
+
+
+def as_float(value: Tensor) -> Tensor:
+    """A tensor of an artifact as float32; numpy converts in one thread, for waking others takes longer."""
+    if value.dtype == torch.float16 and value.device.type == "cpu":
+        return torch.from_numpy(value.numpy().astype(np.float32))
+    return value.float()
 
 
 def fixed_net(sizes: Mapping[str, int] | None = None, members: int | None = None) -> TrafficNet:
     """The same, which no training changes."""
     return net_as_delivered(sizes, members).requires_grad_(False)
+
+
+def delivered_state() -> dict[str, Tensor]:
+    """The state of a :class:`Pretrained` that has the package's weights alone, with 16 bits."""
+    return {f"delivered.{name}": value for name, value in _delivered().items() if name != OFFSETS}
 
 
 def delivered_offsets() -> Tensor:
