@@ -7,12 +7,14 @@ The folder of the protocol (--bench) contains protocol.py (exports tasks, judges
 tasks.json, and peers.json (the scores of other forecasters). Each task is trained and evaluated with the
 public commands only, once per seed. Everything after the options is passed to kforecast-train, with {task}
 and {seed} filled in. Two more stages follow: forecasts after outages in the history, and a training on
-traffic with a nightly pause.
+traffic with a nightly pause. With --history, the pre-trained weights are judged instead, from a history of
+this length.
 """
 
 import argparse
 import importlib.util
 import json
+import math
 import os
 import re
 import shlex
@@ -46,10 +48,12 @@ BIN = Path(sys.executable).parent
 BENCH = Path(__file__).resolve().parents[2] / "shared" / "bench"
 # A command of its own, since the models that it loads need torch.
 MEASURE_OUTAGES = Path(__file__).parent / "benchmark_stages" / "accuracy_outages.py"
+MEASURE_HISTORY = MEASURE_OUTAGES.with_name("accuracy_history.py")
 SEEDS = [42, 43]
 STAMP, OUTAGES_FILE = "stamp.json", "outages.json"
 OUTAGES, DROPS = "outages", "drops"
 STAGES = [OUTAGES, DROPS]
+_UNITS = {"h": 3600, "d": 86_400}
 
 Facts = TypeVar("Facts")
 
@@ -84,8 +88,21 @@ def main() -> None:
         help="what to measure besides the accuracy; all when not given, may be repeated",
     )
     parser.add_argument("--rival", metavar="NAME", help="another recipe in --out to compare with")
+    parser.add_argument(
+        "--history",
+        action="append",
+        metavar="LENGTH",
+        help="train nothing, and judge the pre-trained weights from this much history (3h, 1D) before each "
+        "origin; may be repeated",
+    )
     parser.add_argument("override", nargs="*", help="overrides for kforecast-train")
     given = parser.parse_args()
+    for text in given.history or []:
+        if not re.fullmatch(r"[1-9]\d{0,4}[hHdD]", text):
+            parser.error(f"--history is {text!r}, not a number of hours or days such as 3h or 7D")
+    lengths = {text: int(text[:-1]) * _UNITS[text[-1].lower()] for text in given.history or []}
+    if lengths and given.override:
+        parser.error(f"--history trains nothing, so {given.override[0]} would have no effect")
     if given.jobs < 1:
         parser.error("--jobs must be at least 1")
     if any(override.lstrip("+").startswith("seed=") for override in given.override):
@@ -114,6 +131,9 @@ def main() -> None:
         rival=given.rival,
         threads={} if alone else {"OMP_NUM_THREADS": "1"},
     )
+    if lengths:
+        judge_short(bench, given.task or list(protocol.TASKS), lengths)
+        return
     chosen, seeds = given.task or list(protocol.TASKS), list(dict.fromkeys(given.seed or SEEDS))
     runs = [Run(task, seed) for task in dict.fromkeys(chosen) for seed in seeds]
     pauses = [Run(accuracy_drops.TASK, seed) for seed in seeds if DROPS in stages]
@@ -138,6 +158,22 @@ def main() -> None:
     count = len(runs) + len(pauses)
     if failed := count - len(found) - len(drops):
         sys.exit(f"{failed} of {count} runs failed")
+
+
+def judge_short(bench: "Bench", tasks: list[str], lengths: dict[str, int]) -> None:
+    """Judge the pre-trained weights with short histories, and print a line for each task."""
+    ratios: dict[str, list[float]] = {}
+    for length, seconds in lengths.items():
+        for task in dict.fromkeys(tasks):
+            found = bench.short(task, length, seconds)
+            ratios.setdefault(length, []).append(found["ratio"])
+            print(
+                f"{task}, history {length}: error / naive {found['ratio']:.3f} ({found['naive']})", flush=True
+            )
+    print(bench.protocol("table"))
+    for length, each in ratios.items():
+        mean = math.exp(sum(map(math.log, each)) / len(each))
+        print(f"history {length}: error / best naive forecast {mean:.3f} (geometric mean, {len(each)} tasks)")
 
 
 def imported(file: Path) -> Any:
@@ -220,6 +256,17 @@ class Bench:
         facts = accuracy_drops.facts(run.seed, folder / "evaluation" / "forecasts.csv", its)
         since = f" (kept from {kept})" if kept else ""
         return facts, f"{run.task} seed {run.seed}: error in the pause {facts.paused:.4f}{since}"
+
+    def short(self, task: str, length: str, seconds: int) -> dict[str, Any]:
+        """The error of the pre-trained weights from a short history, and the best naive forecast from it."""
+        name = f"pretrained, history {length}"
+        folder = self._folder(task, name)
+        data = self._data(task)
+        self.commands.run(
+            sys.executable, MEASURE_HISTORY, data, seconds, folder, env=os.environ | self.threads
+        )
+        self.protocol("score", "--task", task, "--save", name, "--forecast", folder / "forecasts.csv")
+        return _json(folder / "history.json")
 
     def saved(self) -> dict[str, Any]:
         """Return the scores that the protocol has saved, by name and task."""

@@ -1,6 +1,7 @@
 """scripts/benchmark.py: its memory figures are promises; its times are not tested."""
 
 import csv
+import dataclasses
 import importlib
 import json
 import math
@@ -19,6 +20,7 @@ import pytest
 
 from conftest import HANG, START
 from kforecast.data.panel import Panel
+from kforecast.forecaster import Forecaster
 from kforecast.window import Frequency, Window
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
@@ -365,6 +367,44 @@ def test_outages_are_injected_where_the_forecast_hours_were_a_season_ago(
     assert len(found) == 9
     panel.observed[:] = False
     assert outages.measured(Seasonal(), panel, 220, 5) == {}
+
+
+def test_a_short_history_hides_what_is_older_and_what_is_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ACCURACY.parent))
+    history = importlib.import_module("benchmark_stages.accuracy_history")
+    forecaster = Forecaster.pretrained(Window("1H", 6, 2))
+    forecaster = dataclasses.replace(forecaster, online=None, intervals=None)
+    hours = START + 3600 * np.arange(480)
+    values = 50 + 20 * np.sin(np.arange(480) * 2 * np.pi / 24) + np.random.default_rng(0).normal(0, 3, 480)
+    rows = pd.DataFrame({"timestamp": hours, "value": values, "workload": "a", "metric": "m"})
+    asked = pd.DataFrame({"workload": "a", "metric": "m", "origin": hours[[400, 430]]})
+
+    def forecasts(rows: pd.DataFrame) -> np.ndarray:
+        frame, found = history.measured(forecaster, Panel.from_frame(rows, Frequency.parse("1H")), asked, 48)
+        assert found["ratio"] > 0
+        assert frame["step"].tolist() == [1, 2, 1, 2]
+        return frame["value"].to_numpy()
+
+    made = forecasts(rows)
+    # The first forecast sees the bins 353 to 400.
+    older, unseen, newer = (rows.copy() for _ in range(3))
+    older.loc[:352, "value"] *= 3
+    unseen.loc[431:, "value"] *= 3
+    newer.loc[400, "value"] *= 3
+    np.testing.assert_array_equal(forecasts(older), made)
+    np.testing.assert_array_equal(forecasts(unseen), made)
+    assert (forecasts(newer) > made + 5)[:2].all()
+
+
+@pytest.mark.parametrize(
+    "arguments, words", [(["--history", "7"], "3h or 7D"), (["--history", "7D", "model=auto"], "no effect")]
+)
+def test_a_wrong_history_of_the_accuracy_benchmark_is_refused(arguments: list[str], words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ACCURACY), *arguments], capture_output=True, text=True, timeout=HANG
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
 
 
 def test_traffic_with_a_nightly_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
