@@ -10,7 +10,8 @@ import torch
 
 import kforecast
 from conftest import run_command
-from kforecast.artifact import Artifact
+from kforecast.artifact import Artifact, EstimatorConfig
+from kforecast.data.panel import Panel
 from kforecast.errors import ConfigError
 from kforecast.models import Pretrained, SeasonalMLP
 from kforecast.models.pretrained import fixed_net
@@ -128,12 +129,40 @@ def test_the_prior_of_auto_is_never_trained_and_comes_with_the_artifact(tmp_path
     ]
     assert not np.allclose(found[0], found[2], rtol=0.01)
     np.testing.assert_allclose(found[1], (found[0] + found[2]) / 2, rtol=1e-4)
+    # A server, which keeps earlier forecasts, serves the same numbers.
+    panel = Panel.from_frame(traffic(), HOURS.frequency)
+    row, end = np.arange(2), np.full(2, panel.num_bins)
+    served, kept = loaded.forecast_next(panel)
+    np.testing.assert_allclose(served.values, loaded.forecast_windows(panel, row, end).values, rtol=1e-5)
+    _, without = replace(loaded, prior_share=0.0).forecast_next(panel)
+    np.testing.assert_array_equal(kept.values, without.values)
     # An artifact of an earlier version has no prior, and can be gone on from.
     without = ["trees=false", "model.prior=false"]
     kforecast.train(traffic(), HOURS, **asked, overrides=without).save(tmp_path)
     assert not kforecast.Forecaster.load(tmp_path).net.with_prior
     warm = ["trees=false", f"warm_start={tmp_path}"]
     assert kforecast.train(traffic(), HOURS, **asked, overrides=warm).net.with_prior
+
+
+@pytest.mark.parametrize("factor, share", [(1.0, 1.0), (100.0, 0.0)])
+def test_the_share_of_the_prior_is_what_held_out_errors_say(
+    factor: float, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"model": "auto", "max_epochs": 1, "refit": False, "verbose": False}
+    made = kforecast.train(traffic(), HOURS, **asked, overrides=["trees=false"])
+    assert 0 <= made.prior_share <= 1
+    panel = Panel.from_frame(traffic(), HOURS.frequency)
+    # The truth, and far from it.
+    monkeypatch.setattr(made.net, "prior_forecast", lambda batch: batch.target * factor)
+    assert made.sharing(panel, panel.num_bins - 72, panel.num_bins).prior_share == share
+
+
+def test_only_a_share_can_be_the_share_of_the_prior() -> None:
+    text = EstimatorConfig("1H", 6, 12, 1, prior_share=0.3).to_yaml()
+    assert EstimatorConfig.from_yaml(text).prior_share == 0.3
+    for wrong in ("2", "-0.1", ".nan", "true", "much"):
+        with pytest.raises(ValueError, match="prior_share"):
+            EstimatorConfig.from_yaml(text.replace("prior_share: 0.3", f"prior_share: {wrong}"))
 
 
 def test_auto_does_without_a_prior_where_the_weights_do_not_know_the_window() -> None:

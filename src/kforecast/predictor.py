@@ -368,8 +368,8 @@ class Predictor:
                 batch.context[:, -1] = torch.from_numpy(newest[first : first + len(chosen)])
             batch = batch._replace(series=ids[batch.series]).to(device)
             made = self.net.forecast(batch)
-            if self.prior_share and (prior := self.net.prior_forecast(batch)) is not None:
-                priors.append(prior.cpu())
+            if self.prior_share and (beside := self.net.prior_forecast(batch)) is not None:
+                priors.append(beside.cpu())
             values.append(made.values.cpu())
             levels.append(made.spread.cpu())
             parts.append((made.values[None] if made.parts is None else made.parts).cpu())

@@ -5,12 +5,14 @@ from importlib.resources import files
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kforecast
 from kforecast.errors import ArtifactError, ConfigError
 from kforecast.intervals import LEVELS
+from kforecast.models.aligned import asinh
 from kforecast.models.pretrained import WEIGHTS, Pretrained, delivered_offsets, weights_in
 from kforecast.pretraining.traffic import traffic
 
@@ -35,6 +37,12 @@ def rhythm(bins: int, seed: int = 0) -> np.ndarray:
     time = np.arange(bins) / 144
     noise = np.random.default_rng(seed).normal(0, 0.03, bins)
     return 100 * (1.2 + np.sin(2 * np.pi * time)) * (1 + noise)
+
+
+@given(st.lists(st.floats(-1e15, 1e15, width=32), min_size=1))
+def test_the_fast_asinh_is_exact(values: list[float]) -> None:
+    exact = np.arcsinh(np.array(values, np.float64))
+    np.testing.assert_allclose(asinh(torch.tensor(values)).numpy(), exact, rtol=1e-6, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
