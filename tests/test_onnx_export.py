@@ -59,7 +59,7 @@ def artifact(
 ) -> Forecaster:
     """A network with random weights, none of them zero."""
     torch.manual_seed(5)
-    arguments = SMALL | {"prior": "prior_share" in settings} if model == "SeasonalMLP" else {}
+    arguments = SMALL | {"prior": "prior" in settings} if model == "SeasonalMLP" else {}
     net: Network = NETWORKS[model](window, len(items), **arguments)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -107,7 +107,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "combination": {"past days": [1.0, 1.0, 0.5], "context": [0.0, 0.0, 0.5]},
     },
     "with naive": {"model": "SeasonalMLP", "freq": "1H", "days": 40, "combination": MIXED},
-    "with prior": {"model": "SeasonalMLP", "freq": "1H", "days": 40, "prior_share": 0.3},
+    "with prior": {"model": "SeasonalMLP", "freq": "1H", "days": 40, "prior": {"share": 0.3, "width": 1.0}},
     "pretrained": {"model": "Pretrained", "freq": "1H", "days": 40, "calendar": BERLIN},
 }
 # Exporting a SeasonalMLP takes seven seconds.

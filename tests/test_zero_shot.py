@@ -7,14 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 import kforecast
 from conftest import run_command
 from kforecast.artifact import Artifact, EstimatorConfig
 from kforecast.data.panel import Panel
-from kforecast.errors import ConfigError
+from kforecast.errors import ArtifactError, ConfigError
 from kforecast.models import Pretrained, SeasonalMLP
 from kforecast.models.pretrained import fixed_net
+from kforecast.predictor import Predictor
 
 HOURS = kforecast.Window("1H", 12, 6)
 START = 1_600_300_800 // 604_800 * 604_800
@@ -157,12 +159,21 @@ def test_the_share_of_the_prior_is_what_held_out_errors_say(
     assert made.sharing(panel, panel.num_bins - 72, panel.num_bins).prior_share == share
 
 
-def test_only_a_share_can_be_the_share_of_the_prior() -> None:
-    text = EstimatorConfig("1H", 6, 12, 1, prior_share=0.3).to_yaml()
-    assert EstimatorConfig.from_yaml(text).prior_share == 0.3
-    for wrong in ("2", "-0.1", ".nan", "true", "much"):
-        with pytest.raises(ValueError, match="prior_share"):
-            EstimatorConfig.from_yaml(text.replace("prior_share: 0.3", f"prior_share: {wrong}"))
+@pytest.mark.parametrize("wrong", ["2", "-0.1", ".nan", "true", "much", "null"])
+def test_only_a_share_can_be_the_share_of_the_prior(wrong: str, tmp_path: Path) -> None:
+    net = SeasonalMLP(HOURS, 1, members=1, hidden=4, prior=True)
+    config = EstimatorConfig(
+        "1H", 6, 12, 1, model="SeasonalMLP", network=net.settings(), prior={"share": 0.3, "width": 0.9}
+    )
+    assert EstimatorConfig.from_yaml(config.to_yaml()) == config
+    artifact = Artifact(config, {"shopqps": 0}, net.artifact_state(), {})
+    made = Predictor.of(artifact, "it")
+    assert (made.prior_share, made.prior_width) == (0.3, 0.9)
+    for key in ("share", "width"):
+        value = yaml.safe_load(wrong)
+        spoiled = replace(artifact, config=replace(config, prior=config.prior | {key: value}))
+        with pytest.raises(ArtifactError, match=f"it: {key} of prior"):
+            Predictor.of(spoiled, "it")
 
 
 def test_auto_does_without_a_prior_where_the_weights_do_not_know_the_window() -> None:

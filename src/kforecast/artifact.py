@@ -76,7 +76,7 @@ _OURS = (
     "bin_zone",
     "events",
     "online",
-    "prior_share",
+    "prior",
 )
 
 
@@ -88,8 +88,8 @@ class EstimatorConfig:
     zones and holidays), ``combination`` (weights of the network's parts and of naive forecasts),
     ``history_length`` (bins that a forecast can use), ``bin_zone`` (time zone whose local time the bins
     follow, if that is not UTC), ``events`` (whether past events are replaced by usual values), ``online``
-    (how weights and intervals follow the newest errors) and ``prior_share`` (the share of the pre-trained
-    weights in a forecast).
+    (how weights and intervals follow the newest errors) and ``prior`` (the share of the pre-trained weights
+    in a forecast, and the width of intervals with it).
     """
 
     freq: str
@@ -116,7 +116,7 @@ class EstimatorConfig:
     bin_zone: str = ""
     events: bool = False
     online: Mapping[str, Any] = field(default_factory=dict)
-    prior_share: float = 0.0
+    prior: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def window(self) -> Window:
@@ -165,10 +165,7 @@ class EstimatorConfig:
         length = content.get("history_length", 0)
         if isinstance(length, bool) or not isinstance(length, int) or length < 0:
             problems.append(f"history_length is {shortened(length)}, not a number of bins")
-        share = content.get("prior_share", 0)
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-            problems.append(f"prior_share is {shortened(share)}, not a share from 0 to 1")
-        for name in ("network", "calendar", "combination", "online"):
+        for name in ("network", "calendar", "combination", "online", "prior"):
             if not isinstance(content.get(name, {}), dict):
                 problems.append(f"{name} is {shortened(content[name])}, not a mapping")
         if problems:
@@ -460,6 +457,27 @@ def online_of(artifact: Artifact, name: str) -> Online | None:
         return Online.from_dict(config.online, config.prediction_length) if config.online else None
     except ValueError as error:
         raise ArtifactError(f"{name}: online in estimator_config.yaml: {shortened(error)}") from error
+
+
+def prior_of(artifact: Artifact, net: Network, name: str) -> tuple[float, float]:
+    """The share of the pre-trained weights in a forecast, and the width of intervals with it; 0 without any.
+
+    Raises
+    ------
+    ArtifactError
+        When ``prior`` in the config is invalid.
+    """
+    if not net.with_prior or not artifact.config.prior:
+        return 0.0, 1.0
+    found = []
+    for key in ("share", "width"):
+        value = artifact.config.prior.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ArtifactError(
+                f"{name}: {key} of prior in estimator_config.yaml is {shortened(value)}, not from 0 to 1"
+            )
+        found.append(float(value))
+    return found[0], found[1]
 
 
 def effects_of(artifact: Artifact, name: str) -> Effects:

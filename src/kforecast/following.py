@@ -42,12 +42,16 @@ class WindowForecasts(NamedTuple):
     prior: np.ndarray | None = None
     """float32 ``[windows, horizon]``: forecasts of pre-trained weights, which ``values`` do not contain."""
 
-    def with_prior(self, share: float) -> "WindowForecasts":
-        """These forecasts with a share of those of the pre-trained weights, where they are known."""
+    def with_prior(self, share: float, width: float = 1.0) -> "WindowForecasts":
+        """These forecasts with a share of those of the pre-trained weights, where they are known.
+
+        ``width`` is how large errors are then, as a share of those without.
+        """
         if self.prior is None:
             return self
         mixed = self.values + np.float32(share) * (self.prior - self.values)
-        return self._replace(values=np.where(np.isfinite(mixed), mixed, self.values), prior=None)
+        values = np.where(np.isfinite(mixed), mixed, self.values)
+        return self._replace(values=values, level=self.level * np.float32(width), prior=None)
 
 
 @dataclass(frozen=True, eq=False)

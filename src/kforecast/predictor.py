@@ -21,6 +21,7 @@ from kforecast.artifact import (
     effects_of,
     network_of,
     online_of,
+    prior_of,
 )
 from kforecast.data.calendar import Calendar
 from kforecast.data.events.effects import Effects, Plan
@@ -61,6 +62,8 @@ PRIOR_SHARE = 0.3
 """Share of the pre-trained weights in a forecast, unless it was fitted to validation data."""
 # More windows do not make that share more accurate; and the shares that are tried.
 _SHARING_WINDOWS, _SHARES = 4000, np.linspace(0, 1, 21).tolist()
+# The narrowest that the share makes intervals.
+_LEAST_WIDTH = 0.5
 # Events, and a share that is not the best, may raise the error on a validation part by this factor.
 _TOLERANCE = 1.01
 
@@ -98,9 +101,10 @@ class Predictor:
         How weights and widths follow the errors at the newest origins; None if they are fixed.
     plan:
         Known events, which are taken out of the history and put into the forecasts; None without.
-    prior_share:
-        Share of the pre-trained weights beside the network in a forecast. Weights and widths follow the
-        errors without them, so that only forecasts that are asked for pay for them.
+    prior_share, prior_width:
+        Share of the pre-trained weights beside the network in a forecast, and the error with it as a share of
+        that without. Weights and widths follow the errors without them, so that only forecasts that are asked
+        for pay for them.
     """
 
     window: Window
@@ -117,6 +121,7 @@ class Predictor:
     online: Online | None = None
     plan: Plan | None = None
     prior_share: float = 0.0
+    prior_width: float = 1.0
 
     def __repr__(self) -> str:
         return (
@@ -142,7 +147,7 @@ class Predictor:
         window, ids, intervals = artifact.config.window, dict(artifact.item_ids), artifact.intervals
         zone, events = bin_zone_of(artifact, name), artifact.config.events
         online = online_of(artifact, name)
-        share = artifact.config.prior_share if net.with_prior else 0.0
+        share, width = prior_of(artifact, net, name)
         return cls(
             window,
             ids,
@@ -157,6 +162,7 @@ class Predictor:
             events,
             online,
             prior_share=share,
+            prior_width=width,
         )
 
     def knowing(self, events: KnownEvents | Path | str | None) -> Self:
@@ -254,7 +260,9 @@ class Predictor:
             reuse = not hold_newest and newest is None
             following = self._following(self.online, as_consumed)
             made = following.follow(panel, series, origin, made, reuse)
-        return _during_events(made.with_prior(self.prior_share), plan, panel, series, origin)
+        return _during_events(
+            made.with_prior(self.prior_share, self.prior_width), plan, panel, series, origin
+        )
 
     def forecast_next(
         self,
@@ -294,7 +302,9 @@ class Predictor:
             newest = panel.observed[:, -self.window.context_length :]
             whole = newest.shape[1] == self.window.context_length and bool(newest.all())
             made, kept = following.next(panel, made, recent, self.fill != "zero" or whole)
-        return _during_events(made.with_prior(self.prior_share), self.plan, panel, rows, end), kept
+        return _during_events(
+            made.with_prior(self.prior_share, self.prior_width), self.plan, panel, rows, end
+        ), kept
 
     def earlier(self, panel: Panel, keep: int = 0) -> Recent | None:
         """What :meth:`forecast_next` keeps after forecasting from the panel's end, from the panel alone."""
@@ -474,7 +484,8 @@ class Predictor:
         best = min(_SHARES, key=error_of)
         middle = (best + PRIOR_SHARE) / 2
         share = middle if error_of(middle) <= error_of(best) * _TOLERANCE else best
-        return replace(self, prior_share=round(share, 3), artifact=None)
+        width = float(np.clip(error_of(share) / max(error_of(0.0), 1e-12), _LEAST_WIDTH, 1.0))
+        return replace(self, prior_share=round(share, 3), prior_width=round(width, 3), artifact=None)
 
     def step_errors(self, panel: Panel, begin: int, stop: int) -> np.ndarray | None:
         """Mean absolute errors by step, in units of each series' level, in the bins ``[begin, stop)``.

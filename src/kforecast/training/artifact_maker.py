@@ -103,7 +103,7 @@ class ArtifactMaker:
             combination=combination,
             events=forecaster.events,
             online=_online_of(judged),
-            prior_share=forecaster.prior_share,
+            prior=_prior(forecaster.prior_share, forecaster.prior_width),
         )
         if config.history_length:
             config = replace(config, history_length=forecaster.history_length)
@@ -118,7 +118,7 @@ class ArtifactMaker:
 
     def _config_of(self, net: Network) -> EstimatorConfig:
         share = PRIOR_SHARE if net.with_prior else 0.0
-        config = replace(self._config, model=type(net).__name__, network=net.settings(), prior_share=share)
+        config = replace(self._config, model=type(net).__name__, network=net.settings(), prior=_prior(share))
         if net.lookback is None:
             return config
         length = max(config.context_length, net.lookback.length(config.window))
@@ -216,6 +216,10 @@ def restored(described: Mapping[str, Any], weights: Mapping[str, Tensor], scores
     except (ArtifactError, AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(shortened(" ".join(str(error).split()) or type(error).__name__, 500)) from error
     return artifact
+
+
+def _prior(share: float, width: float = 1.0) -> dict[str, float]:
+    return {"share": share, "width": width} if share else {}
 
 
 def _online_of(judged: JudgedFit) -> dict[str, Any]:
