@@ -104,7 +104,8 @@ class OnnxNetwork(nn.Module):
         allowed = (self.negative[series] | (lowest < 0))[:, None]
         combined = self._combined(made, given)
         if self._share and (prior := self.net.prior_forecast(batch)) is not None:
-            combined = torch.lerp(combined, prior, self._share)
+            mixed = torch.lerp(combined, prior, self._share)
+            combined = mixed.where(mixed.isfinite(), combined)
         # NaN stays NaN: a zero would be mistaken for a forecast.
         return combined.where(allowed | ~(combined < 0), 0.0)
 
