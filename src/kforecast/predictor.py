@@ -460,6 +460,8 @@ class Predictor:
             # A mean over the whole history would differ between a backtest and a forecast from recent bins.
             naive.pop(TIME_OF_WEEK)
         found = fitted(made.parts, naive, actual, level)
+        if share := self.net.equal_share:
+            found = found.towards_equal(self.net.parts, share)
         return replace(self, combination=found, artifact=None)  # the artifact lacks these weights
 
     def sharing(self, panel: Panel, begin: int, stop: int) -> Self:

@@ -138,3 +138,15 @@ def test_as_dict_reads_back():
 def test_something_else_is_refused(content, said):
     with pytest.raises(ValueError, match=said):
         Combination.from_dict(content, HORIZON)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=4), st.floats(0, 1))
+def test_weights_of_parts_are_drawn_towards_equal_ones(raw, share):
+    total = sum(raw) + 0.5
+    weights = {str(number): np.array([one / total]) for number, one in enumerate(raw)}
+    found = Combination({**weights, "last value": np.array([0.5 / total])}).towards_equal([*weights], share)
+    assert found.weights["last value"] == 0.5 / total
+    each = np.concatenate([found.weights[name] for name in weights])
+    np.testing.assert_allclose(each.sum(), sum(raw) / total)
+    before = np.concatenate([*weights.values()])
+    np.testing.assert_allclose(each - each.mean(), (1 - share) * (before - before.mean()), atol=1e-12)

@@ -3,7 +3,7 @@
 Shape suffixes of comments: n windows, K forecasters, P horizon bins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,15 @@ class Combination:
         """The combined forecast, float32 ``[windows, horizon]``."""
         total = sum(weight * forecasts[name] for name, weight in self.weights.items() if weight.any())
         return np.asarray(total, dtype=np.float32)
+
+    def towards_equal(self, parts: Sequence[str], share: float) -> "Combination":
+        """The weights of the network's parts drawn towards equal ones by a share, from 0 to 1.
+
+        The weight of all parts together does not change.
+        """
+        mean = np.mean([self.weights[name] for name in parts], axis=0)
+        drawn = {name: (1 - share) * self.weights[name] + share * mean for name in parts}
+        return Combination({**self.weights, **drawn})
 
     @property
     def naive(self) -> list[str]:

@@ -49,6 +49,8 @@ class Network(nn.Module, ABC):
         Windows of a training step per CPU thread; fewer would not be worth another thread.
     parts:
         Names of the forecasts whose mean is its forecast; they can be weighted differently (``combine``).
+    equal_share:
+        How far fitted weights of the parts are drawn towards equal ones, from 0 to 1.
     window, num_series:
         Its window, and the number of series that it was built for.
     series_table:
@@ -60,6 +62,7 @@ class Network(nn.Module, ABC):
     lookback: Lookback | None = None
     windows_per_thread: int = 512
     parts: tuple[str, ...] = ("network",)
+    equal_share: float = 0.0
     window: Window
     num_series: int
     series_table: str = ""

@@ -256,7 +256,14 @@ def recipe_of_teacher(pupil: Recipe, panel: Panel, folder: Path) -> Recipe:
     values |= {"trainer.accelerator": settings.trainer.accelerator}
     if not settings.data.validation:
         values["monitor"] = "train/loss"
-    fixed = ["model=auto", "logger=none", "source=csv", "source.path=panel", "callbacks.epoch_log=null"]
+    fixed = [
+        "model=auto",
+        "model.prior=false",
+        "logger=none",
+        "source=csv",
+        "source.path=panel",
+        "callbacks.epoch_log=null",
+    ]
     return make_recipe_for_frame(
         composed("train", fixed, values=values, output_dir=str(folder)), panel, folder
     )
