@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.orc
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from conftest import START, run_command
@@ -788,6 +788,7 @@ PIECES = st.sampled_from(
 @given(
     st.lists(PIECES | st.text(max_size=3), max_size=30).map("".join), st.sampled_from(sorted(COMPRESSIONS))
 )
+@example(content="#group\r0", how="UTF-16")
 @settings(deadline=None, max_examples=300)
 def test_any_text_is_read_or_refused(tmp_path_factory: Any, content: str, how: str) -> None:
     path = tmp_path_factory.getbasetemp() / "any-text"

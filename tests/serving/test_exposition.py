@@ -151,7 +151,10 @@ def test_how_the_server_fares() -> None:
         "kforecast_ready": {(): 1},
         "kforecast_artifact_refused": {(): 1},
         "kforecast_artifact_info": {("ab" * 32, __version__): 1},
-        "kforecast_failures_total": {("fetch",): 1, ("data",): 0, ("artifact",): 0, ("forecast",): 0},
+        "kforecast_events_refused": {(): 0},
+        "kforecast_failures_total": {
+            (cause,): float(cause == "fetch") for cause in ("fetch", "data", "artifact", "events", "forecast")
+        },
         "kforecast_fetches_total": {(): 3},
         "kforecast_fetch_seconds_count": {(): 3},
         "kforecast_fetch_seconds_sum": {(): 1.5},

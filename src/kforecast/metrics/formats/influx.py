@@ -83,14 +83,14 @@ def _table(text: bytes, path: Path, naming: Naming) -> tuple[pd.DataFrame, pa.Ar
     annotations: dict[str, list[str]] = {}
     while text.startswith((b"#", b'"#')):
         line, _, text = text.partition(b"\n")
-        name, *cells = _cells(line)
+        name, *cells = _cells(line, path)
         annotations[name] = [name, *cells]
     line, _, rows = text.partition(b"\n")
-    header = _cells(line)
+    header = _cells(line, path)
     if not header:
         return None
     if "error" in header and "_value" not in header:
-        said = dict(zip(header, _cells(rows.partition(b"\n")[0]), strict=False)).get("error", "unknown")
+        said = dict(zip(header, _cells(rows.partition(b"\n")[0], path), strict=False)).get("error", "unknown")
         raise DataError(f"{path}: is InfluxDB's error: {said[:200]}")
     (time,), (value,) = (
         naming.columns.get(c, (default,)) for c, default in (("timestamp", "_time"), ("value", "_value"))
@@ -129,5 +129,9 @@ def _table(text: bytes, path: Path, naming: Naming) -> tuple[pd.DataFrame, pa.Ar
     return frame, moments, values
 
 
-def _cells(line: bytes) -> list[str]:
-    return next(csv.reader(io.StringIO(line.decode("utf-8", errors="replace").strip("\r"))), [])
+def _cells(line: bytes, path: Path) -> list[str]:
+    text = line.decode("utf-8", errors="replace").strip("\r")
+    try:
+        return next(csv.reader(io.StringIO(text)), [])
+    except csv.Error as error:  # a carriage return amid the line, or a field of more than 128 KiB
+        raise DataError(f"{path}: a head of InfluxDB's CSV is no line of CSV: {error}") from error
