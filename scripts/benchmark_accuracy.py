@@ -103,6 +103,9 @@ def main() -> None:
     lengths = {text: int(text[:-1]) * _UNITS[text[-1].lower()] for text in given.history or []}
     if lengths and given.override:
         parser.error(f"--history trains nothing, so {given.override[0]} would have no effect")
+    trained = {"--seed": given.seed, "--stage": given.stage, "--rival": given.rival}
+    for option in [name for name, value in trained.items() if lengths and value is not None]:
+        parser.error(f"--history trains nothing, so {option} would have no effect")
     if given.jobs < 1:
         parser.error("--jobs must be at least 1")
     if any(override.lstrip("+").startswith("seed=") for override in given.override):

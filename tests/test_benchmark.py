@@ -401,7 +401,13 @@ def test_a_short_history_hides_what_is_older_and_what_is_forecast(monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    "arguments, words", [(["--history", "7"], "3h or 7D"), (["--history", "7D", "model=auto"], "no effect")]
+    "arguments, words",
+    [
+        (["--history", "7"], "3h or 7D"),
+        (["--history", "7D", "model=auto"], "model=auto would have no effect"),
+        (["--history", "7D", "--stage", "drops"], "--stage would have no effect"),
+        (["--history", "7D", "--seed", "5"], "--seed would have no effect"),
+    ],
 )
 def test_a_wrong_history_of_the_accuracy_benchmark_is_refused(arguments: list[str], words: str) -> None:
     done = subprocess.run(

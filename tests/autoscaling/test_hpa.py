@@ -266,6 +266,17 @@ def test_tolerance_keeps_ten_from_becoming_eleven() -> None:
     assert policy.decide(policy.begin(spec), 0, Pods(spec, spec, spec), [reading]).tolist() == [10]
 
 
+@pytest.mark.parametrize("kind", ["value_per_pod_total", "value", "value_per_pod"])
+def test_the_least_target_is_a_thousandth(kind: str) -> None:
+    policy, spec = HpaPolicy(), np.array([3, 3])
+    tiny, least = (
+        policy.recommendation(Pods(spec, spec, spec), [Reading(np.array([0.0, 0.004]), kind, target)])
+        for target in (1e-12, 0.001)
+    )
+    np.testing.assert_array_equal(tiny, least)
+    assert np.isfinite(tiny).all()
+
+
 def test_without_a_metric_nothing_changes() -> None:
     policy, spec = HpaPolicy(), np.array([3, 200])
     assert policy.decide(policy.begin(spec), 0, Pods(spec, spec, spec), []).tolist() == [3, 100]

@@ -372,6 +372,11 @@ def test_other_objects_and_files_are_refused(tmp_path: Path) -> None:
         ("- just\n- a list\n", "no HorizontalPodAutoscaler is in it"),
         ("just text", "no HorizontalPodAutoscaler is in it, nor any other object of Kubernetes"),
         ("kind: HorizontalPodAutoscaler\n", "apiVersion: 'None' is not read"),
+        (
+            "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\n"
+            "metadata: {annotations: 5}\nspec: {}\n",
+            "maxReplicas: missing",
+        ),
     ],
 )
 def test_text_that_is_no_manifest(tmp_path: Path, text: str, said: str) -> None:

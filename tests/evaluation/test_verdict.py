@@ -245,7 +245,10 @@ def test_where_every_policy_orders_the_same_nothing_is_proven() -> None:
     board = judged(values, expected, per_replica=1e6)
     assert board.saving.value == board.saving.high == 0
     assert is_blocked(board)
-    assert verdict(board).words.startswith("Not proven: its error is")
+    words = verdict(board).words
+    assert words.startswith("Not proven: its error is")
+    assert "costs exactly as much as reactive alone" in words
+    assert "chance" not in words
 
 
 def test_without_an_order_in_the_span_nothing_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:

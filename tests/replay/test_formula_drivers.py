@@ -127,6 +127,7 @@ MARKED = B.model_copy(update={"forecast": True})
         ("max(load, ahead) + queue", [A, MARKED, C], ("load", None), ("load", "ahead")),
         ("max(load, ahead)", [A, B], (None, None), "replay.triggers.forecast=NAME, one of ahead, load"),
         ("max(load, ahead) + queue", [A, MARKED, C], (None, None), "replay.triggers.traffic=NAME"),
+        ("7", [A, B], (None, None), "replay.triggers.forecast=NAME, one of none"),
         ("max(load, ahead)", [A, MARKED], ("ahead", None), "cannot be both"),
         ("max(load, ahead)", [A, MARKED], ("queue", None), "queue is not in the formula"),
         (None, [A, MARKED], ("load", None), "the policy has no scalingModifiers"),

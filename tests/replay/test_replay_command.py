@@ -112,6 +112,7 @@ BAD = {
     "replay.learn.resource=cpu": "resource and target go together",
     "replay.quantiles=[2]": "replay.quantiles",
     "artifact_dir=[]": "artifact_dir",
+    "artifact_dir=pretrained": "no such directory; write the weights of the package into one",
     f"artifact_dir={GOLDEN.parents[1] / 'trio_1D' / 'model'}": "replay an artifact with bins of at most 12H",
     "replay.requests={cpu:0}": "replay.requests",
     "replay.triggers.traffic=now": "the policy has no scalingModifiers",

@@ -199,3 +199,6 @@ def test_the_command_reads_what_the_history_has_and_names_the_rest(folder: Path)
     assert hours[2][0] > 4 * hours[0][0]
     # The forecast alone has no CPU.
     assert hours[2][1] == pytest.approx(hours[0][1])
+    done = run_command("kforecast-replay", *arguments, "replay.requests={cpu:1e-300}", cwd=folder)
+    assert done.returncode == 2
+    assert "replay.requests.cpu: 1e-300 makes a utilisation that is no number" in done.stderr

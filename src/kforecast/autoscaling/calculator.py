@@ -116,8 +116,8 @@ def _thousandths(value: np.ndarray) -> np.ndarray:
 
 
 def _target(reading: Reading) -> float | np.ndarray:
-    """Thousandths too, rounded up as ``Quantity.MilliValue`` does."""
-    return np.ceil(np.asarray(reading.target) * 1000.0 - _ROUNDING)
+    """Thousandths too, rounded up as ``Quantity.MilliValue`` does: a target above 0 is one at least."""
+    return np.maximum(np.ceil(np.asarray(reading.target) * 1000.0 - _ROUNDING), 1.0)
 
 
 def _known(reading: Reading, found: np.ndarray) -> np.ndarray:

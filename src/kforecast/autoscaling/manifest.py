@@ -500,7 +500,8 @@ def _settings(file: str, kind: Kind, found: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise ConfigError(list_problems(place, [f"{shortened(key)}: unknown key" for key in unknown]))
     notes = inside(found, "metadata", "annotations")
-    paused = [str(key) for key in notes or {} if str(key).startswith("autoscaling.keda.sh/paused")]
+    names = map(str, notes) if isinstance(notes, dict) else ()
+    paused = [key for key in names if key.startswith("autoscaling.keda.sh/paused")]
     if paused:
         raise ConfigError(f"{place}: metadata.annotations.{paused[0]}: a paused object does not scale")
     return kind.read(found.get("spec"), f"{place}: spec")

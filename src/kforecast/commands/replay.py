@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from kforecast.commands.run import run
+from kforecast.commands.zero_shot import PRETRAINED
 from kforecast.config.checks import built, check_step, events_of, plain, source_of
 from kforecast.config.settings import EventsSection, Instant
 from kforecast.console import short_path
@@ -210,7 +211,11 @@ def check(cfg: DictConfig) -> Checked:
         raise ConfigError(f"replay.end: {chosen.end} is before replay.start, {chosen.start}")
     for name in settings.artifact_dir:
         if not Path(name).is_dir():
-            raise ConfigError(f"artifact_dir: {name}: no such directory")
+            known = (
+                "; write the weights of the package into one with kforecast-train model=pretrained "
+                "trainer.max_epochs=0 artifact_dir=..."
+            )
+            raise ConfigError(f"artifact_dir: {name}: no such directory{known if name == PRETRAINED else ''}")
     source = source_of(cfg)
     return Checked(
         settings, capacity, _policy(cfg, chosen.triggers), source, events_of(settings.data.events, source)

@@ -207,6 +207,10 @@ def _cost_too_high(board: Scoreboard) -> _Objection | None:
         reason = "a reactive rule costs nothing here, so no forecast can save replicas"
     elif math.isnan(saving.low):
         reason = f"{_cost(board)}, but the span is too short to tell that from chance"
+    elif saving.low == saving.high == 0:
+        reason = (
+            f"{JUDGED} at {board.orders.quantile_words} costs exactly as much as {REACTIVE} alone; {_SEARCH}"
+        )
     elif saving.high < 0:
         words = f"Do not scale on it: {_error(board)}, but {_cost(board)}; {_SEARCH}."
         return _Objection("bad", words, _cost(board))

@@ -81,8 +81,8 @@ def _only(key: str, found: Sequence[str], names: Collection[str]) -> str:
     if len(found) != 1:
         raise ConfigError(
             f"policy.modifiers: which trigger of the formula is the {key} cannot be told; give "
-            f"replay.triggers.{key}=NAME, one of {', '.join(sorted(names))}, or leave scalingModifiers out: "
-            "drivers then take the larger of traffic and forecast"
+            f"replay.triggers.{key}=NAME, one of {', '.join(sorted(names)) or 'none'}, or leave "
+            "scalingModifiers out: drivers then take the larger of traffic and forecast"
         )
     return found[0]
 
@@ -223,6 +223,11 @@ def _other(metric: Metric, series: Sequence[tuple[str, str]], known: Known) -> O
     values, observed, has = fine.values[rows], fine.observed[rows], rows >= 0
     values = np.where(has[:, None], np.maximum(held(values, observed), 0), 0)
     if metric.kind == "utilization":
-        values = values * np.float32(100 / known.requests[metric.name])
+        values = (values * (100 / known.requests[metric.name])).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise ConfigError(
+                f"replay.requests.{metric.name}: {known.requests[metric.name]:g} makes a utilisation that is "
+                "no number; give what one pod requests, in the units of the history"
+            )
     total = replace(known.load, values=values, observed=observed)
     return Other(metric.name, metric.kind, metric.target, total, has)

@@ -11,6 +11,8 @@ from kforecast.window import Frequency
 
 # In longer bins nothing is known about the minutes in which pods start.
 _LONGEST_BIN = 3600
+# Beyond these a target is no longer a number of thousandths, and sums of costs are no longer exact.
+_MOST_HEADROOM, _MOST_COST = 1000.0, 1e9
 
 
 class Capacity(BaseModel):
@@ -33,11 +35,11 @@ class Capacity(BaseModel):
     """Seconds from an order until its replicas serve."""
     interval: Annotated[int, Field(ge=1, le=86_400)] | None = None
     """Seconds between decisions; None for those of a horizontal pod autoscaler."""
-    headroom: Annotated[float, Field(ge=0)] = 0.0
+    headroom: Annotated[float, Field(ge=0, le=_MOST_HEADROOM)] = 0.0
     """Share added to the load that replicas are ordered for, forecast or newest."""
-    cost_under: Annotated[float, Field(ge=0)] = 10.0
+    cost_under: Annotated[float, Field(ge=0, le=_MOST_COST)] = 10.0
     """Cost of a replica-hour of unserved load."""
-    cost_over: Annotated[float, Field(gt=0)] = 1.0
+    cost_over: Annotated[float, Field(gt=0, le=_MOST_COST)] = 1.0
     """Cost of an idle replica-hour."""
 
     @model_validator(mode="after")
