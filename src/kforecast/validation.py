@@ -74,7 +74,8 @@ def _describe(found: Any, model: type[BaseModel] | None) -> str:
     if found["type"] == "missing":
         return f"{path}: missing"
     if found["type"] in ("model_type", "dict_type"):
-        return f"{path}: {short(found['input'])} is not a mapping"
+        said = f"{short(found['input'])} is not a mapping"
+        return f"{path}: {said}" if path else said
     message = found["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if found["type"] == "value_error":

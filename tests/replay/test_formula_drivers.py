@@ -131,6 +131,8 @@ MARKED = B.model_copy(update={"forecast": True})
         ("max(load, ahead)", [A, MARKED], ("ahead", None), "cannot be both"),
         ("max(load, ahead)", [A, MARKED], ("queue", None), "queue is not in the formula"),
         (None, [A, MARKED], ("load", None), "the policy has no scalingModifiers"),
+        ("load/(ahead-ahead)", [A, MARKED], (None, None), "gives no number, whether ahead is below"),
+        ("load/(ahead-load)", [A, MARKED], (None, None), ("load", "ahead")),
         (None, [A, MARKED], (None, None), None),
     ],
 )

@@ -14,6 +14,9 @@ from kforecast.errors import ConfigError, few
 from kforecast.simulation.load import Load, held
 from kforecast.simulation.seen import MEANS, Other
 
+# Newest loads and forecasts that a formula is tried with.
+_NOW, _AHEAD = np.array([100.0, 100.0, 130.0, 100.0]), np.array([100.0, 130.0, 100.0, 50.0])
+
 
 @dataclass(frozen=True)
 class Roles:
@@ -44,7 +47,7 @@ def roles_of(policy: Policy, traffic: str | None, forecast: str | None) -> Roles
     Raises
     ------
     ConfigError
-        When they cannot be told.
+        When they cannot be told, or the formula never gives a number.
     """
     modifiers = policy.modifiers if isinstance(policy, KedaPolicy) else None
     if modifiers is None:
@@ -61,7 +64,8 @@ def roles_of(policy: Policy, traffic: str | None, forecast: str | None) -> Roles
             "policy.modifiers: metricType Value compares the formula with its target as it is, and nothing "
             "in a history of traffic says how it would follow the replicas; replay AverageValue"
         )
-    names = Formula(modifiers.formula).names
+    formula = Formula(modifiers.formula)
+    names = formula.names
     for key, name in (("traffic", traffic), ("forecast", forecast)):
         if name is not None and name not in names:
             raise ConfigError(
@@ -74,6 +78,12 @@ def roles_of(policy: Policy, traffic: str | None, forecast: str | None) -> Roles
         traffic = _only("traffic", sorted(names - {forecast}), names)
     if traffic == forecast:
         raise ConfigError(f"replay.triggers: {traffic} cannot be both the traffic and the forecast")
+    tried = {name: np.full(len(_NOW), 75.0) for name in names} | {traffic: _NOW, forecast: _AHEAD}
+    if not np.isfinite(formula(tried)).any():
+        raise ConfigError(
+            f"policy.modifiers: the formula {modifiers.formula!r} gives no number, whether {forecast} is "
+            f"below, equal to or above {traffic}; KEDA would never scale on it"
+        )
     return Roles(traffic, forecast, frozenset(names))
 
 

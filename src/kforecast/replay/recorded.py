@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,8 +110,15 @@ def services_of(models: Sequence[Model], besides: Collection[str], notes: list[s
         Names of metrics that belong to the services.
     """
     series = models[0].panel.series
-    kept = [pair for pair in series if pair[1] not in besides]
-    if not kept or len(kept) == len(series):
+    kept = [pair for pair in series if pair[1] not in besides] or list(series)
+    several = [workload for workload, count in Counter(workload for workload, _ in kept).items() if count > 1]
+    if several:
+        metrics = sorted({metric for workload, metric in kept if workload in {*several}})
+        notes.append(
+            f"{len(several):,} workloads have several metrics ({few(metrics)}), and each is replayed as a "
+            "service of its own; give a history of the traffic alone if some are no traffic."
+        )
+    if len(kept) == len(series):
         return list(models)
     names = sorted({metric for _, metric in series if metric in besides})
     notes.append(f"These series are metrics beside the traffic, not services: {few(names)}.")
