@@ -923,8 +923,16 @@ EVALUATE = [
         ("a quantile out of reach", [*ARTIFACT, "evaluate.quantiles=1.5"], ["evaluate.quantiles", "1.5"]),
         ("quantiles", [*ARTIFACT, "evaluate.quantiles=[0.1,0.1]"], ["evaluate.quantiles", "twice"]),
         ("capacity", [*ARTIFACT, "capacity.cost_over=0"], ["capacity.cost_over: 0 is wrong"]),
-        ("capacity", [*ARTIFACT, "capacity.cost_under=1e308"], ["less than or equal to 1000000000"]),
-        ("capacity", [*ARTIFACT, "capacity.headroom=1e12"], ["less than or equal to 1000"]),
+        (
+            "capacity: an endless cost",
+            [*ARTIFACT, "capacity.cost_under=1e308"],
+            ["less than or equal to 1000000000"],
+        ),
+        (
+            "capacity: an endless headroom",
+            [*ARTIFACT, "capacity.headroom=1e12"],
+            ["less than or equal to 1000"],
+        ),
         (
             "more replicas at least than at most",
             [*ARTIFACT, "capacity.min_replicas=5", "capacity.max_replicas=4"],
