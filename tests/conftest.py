@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hypothesis import HealthCheck, settings
 from omegaconf import DictConfig, open_dict
 
-from forking import DRAWN, Forking, compose_quickly, draw_nothing
+from forking import DRAWN, Forking, compose_quickly, judge_briefly
 from kforecast.config.checks import CONF_DIR
 from kforecast.config.legacy_cli import translate
 
@@ -181,22 +181,27 @@ def unmeasured() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _draw() -> Callable[..., None]:
-    """The method of figures that draws them, which does nothing from now on."""
+def _whole() -> tuple[Callable[..., None], int]:
+    """The method of figures that draws them, and the days that are replayed; from now on neither counts."""
     from matplotlib.figure import Figure
 
-    draw = Figure.draw
-    draw_nothing()
-    return draw
+    from kforecast.evaluation import capacity
+
+    whole = Figure.draw, capacity.MOST_DAYS
+    judge_briefly()
+    return whole
 
 
 @pytest.fixture(scope="module")
-def drawn(_draw: Callable[..., None]) -> Iterator[None]:
-    """Figures are drawn, in the tests of a file and in the commands that it runs."""
+def drawn(_whole: tuple[Callable[..., None], int]) -> Iterator[None]:
+    """Figures are drawn, and replays whole, in the tests of a file and in the commands that it runs."""
     from matplotlib.figure import Figure
 
+    from kforecast.evaluation import capacity
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "draw", _draw)
+        patch.setattr(Figure, "draw", _whole[0])
+        patch.setattr(capacity, "MOST_DAYS", _whole[1])
         patch.setenv(DRAWN, "1")
         yield
 

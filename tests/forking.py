@@ -44,18 +44,21 @@ LIBRARIES = [
     *("kforecast.training.distributed.threads", "kforecast.training.lightning_warnings"),
     *("kforecast.data.summary", "pandas.io.formats.csvs", "pyarrow.pandas_compat", "rich._emoji_codes"),
 ]
-# In the environment of a command: draw its figures.
+# In the environment of a command: draw its figures, and replay the whole span.
 DRAWN = "KFORECAST_TESTS_DRAW"
 
 
-def draw_nothing() -> None:
-    """Leave figures empty: their text and ticks are half the work of a small training or evaluation.
+def judge_briefly() -> None:
+    """Leave figures empty, and replay the newest day alone: both are half the work of a small training.
 
-    The fixture ``drawn`` in conftest.py is for the tests of figures.
+    The fixture ``drawn`` in conftest.py is for the tests of reports.
     """
     from matplotlib.figure import Figure
 
+    from kforecast.evaluation import capacity
+
     Figure.draw = lambda self, renderer: None  # type: ignore[method-assign]
+    capacity.MOST_DAYS = 1
 
 
 def compose_quickly() -> None:
@@ -195,7 +198,7 @@ def _become(command: list[str], cwd: str, env: dict[str, str], stdout: str, stde
         os.environ.clear()
         os.environ.update(env)
         if DRAWN not in env:
-            draw_nothing()
+            judge_briefly()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, path in ((1, stdout), (2, stderr)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

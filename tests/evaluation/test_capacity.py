@@ -30,6 +30,7 @@ from kforecast.simulation.service import Service
 from kforecast.simulation.simulation import Signal
 from kforecast.window import Frequency, Window
 
+pytestmark = pytest.mark.usefixtures("drawn")
 START = 1_699_833_600  # a Monday
 COLUMNS = [
     *("under_minutes", "unserved", "unserved_share", "busy_minutes", "replica_hours", "idle", "over_share"),

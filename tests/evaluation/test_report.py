@@ -65,7 +65,7 @@ CONTEXT = ReportContext(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_day():
+def one_day(drawn):
     """Replicas of the newest day alone: a simulation of the whole span takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(short_form, "MOST_DAYS", 1)
