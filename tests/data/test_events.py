@@ -44,7 +44,7 @@ def left_out(events, origin, shape):
 
 
 @pytest.mark.parametrize(("frequency", "day"), [("1H", 24), ("10min", 144)])
-@given(seed=st.integers(0, 1000), noise=st.floats(0, 0.08))
+@given(seed=st.integers(0, 1000), noise=st.floats(0, 0.06))  # at 0.08, one seed in sixty has an outlier
 @settings(max_examples=20, deadline=None)
 def test_regular_traffic_has_no_events(frequency, day, seed, noise):
     values = traffic(21, day, seed, noise)
