@@ -3,6 +3,7 @@
 import datetime
 import decimal
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -147,15 +148,16 @@ def written(frame: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet", "mapped"])
-@pytest.mark.parametrize("timestamp", TYPES.values(), ids=TYPES)
-def test_a_file_says_the_same_with_any_timestamps(timestamp: pd.Series, suffix: str, tmp_path: Path) -> None:
-    frame = two_series(timestamp).reset_index(drop=True)
+@pytest.mark.parametrize(
+    "name, suffix",
+    # pyarrow writes no Period.
+    [pair for pair in product(TYPES, (".csv", ".parquet", "mapped")) if pair[0] != "objects: Period"]
+    + [("objects: Period", ".csv")],
+)
+def test_a_file_says_the_same_with_any_timestamps(name: str, suffix: str, tmp_path: Path) -> None:
     mapped = suffix == "mapped"
-    try:
-        path = written(frame, tmp_path / f"a{'.parquet' if mapped else suffix}")
-    except (pa.ArrowException, TypeError, ValueError):
-        pytest.skip("pandas cannot write it")
+    frame = two_series(TYPES[name]).reset_index(drop=True)
+    path = written(frame, tmp_path / f"a{'.parquet' if mapped else suffix}")
     source = CsvSource(path, memory_map=mapped, cache_dir=tmp_path / "cache")
     try:
         found = read_panel(source, TEN_MINUTES)
