@@ -47,6 +47,14 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
         All problems at once.
     """
     settings = validate(TrainSettings, plain(cfg), "configuration")
+    problems = [*_of_parts(settings), *_of_model(settings), *_of_training(settings)]
+    if problems:
+        raise ConfigError(list_problems("configuration", problems))
+    return settings
+
+
+def _of_parts(settings: TrainSettings) -> list[str]:
+    """Problems of the parts of the history, and of what needs them."""
     problems = []
     if settings.data.validation + settings.data.test >= 1:
         problems.append(
@@ -69,8 +77,13 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
             f"objective: {', '.join(sorted(judged))} needs data that the model has never seen; set data.test "
             "above 0"
         )
+    return problems
+
+
+def _of_model(settings: TrainSettings) -> list[str]:
+    """Problems of the model and the packages."""
     loggers = [(f"logger.{name}", target) for name, target in settings.logger_classes]
-    problems += [
+    problems = [
         f"{key}: needs a package: pip install 'kforecast[{extra}]'"
         for key, target in [("model", settings.model.target), *loggers]
         if (extra := _EXTRAS.get(target.rpartition(".")[2])) is not None and find_spec(extra) is None
@@ -93,6 +106,12 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
             "combine is not for Kapacity's network, because its job would serve the network alone; add "
             "model=auto"
         )
+    return problems
+
+
+def _of_training(settings: TrainSettings) -> list[str]:
+    """Problems of epochs, trees and processes."""
+    problems = []
     trainer = settings.trainer
     alone = settings.model.name == "BoostedTrees"
     if not trainer.max_epochs and settings.model.name != "Pretrained":
@@ -132,9 +151,7 @@ def check_train_settings(cfg: DictConfig) -> TrainSettings:
             f"data.batch_size: {settings.data.batch_size} windows cannot be shared out to "
             f"{trainer.processes} processes (trainer.devices x trainer.num_nodes); at least one for each"
         )
-    if problems:
-        raise ConfigError(list_problems("configuration", problems))
-    return settings
+    return problems
 
 
 def check_processes(trainer: TrainerSection, started: int) -> None:
