@@ -18,7 +18,7 @@ from kforecast.data.panel import Panel
 from kforecast.forecaster import Forecaster
 from kforecast.intervals import calibrate
 from kforecast.models.combination import Combination
-from kforecast.models.online import Online, jumps, naive_experts, prior
+from kforecast.models.online import Online, jumps, naive_experts, prior_weights
 from kforecast.models.seasonal_mlp import SeasonalMLP
 from kforecast.window import Frequency, Window
 
@@ -351,6 +351,6 @@ def test_after_a_jump_the_last_value_has_the_weight() -> None:
     forecasts = np.stack([np.full_like(actual, 100.0), np.full_like(actual, 990.0), actual * 0.1])
     jumped = np.zeros((1, 60), bool)
     jumped[:, 30:] = True
-    before, after = prior(0, 2)
+    before, after = prior_weights(0, 2)
     weights = Online(0, np.ones(4), 0.2).weights(forecasts, np.abs(forecasts - actual), before, after, jumped)
     assert (weights[1, 0, 30:] > 0.7).all()

@@ -13,7 +13,7 @@ import numpy as np
 from kforecast.data.panel import Panel, item_key
 from kforecast.data.split import running_sum
 from kforecast.intervals import Intervals
-from kforecast.models.online import TAIL, Online, jumps, naive_experts, prior
+from kforecast.models.online import TAIL, Online, jumps, naive_experts, prior_weights
 from kforecast.window import Window
 
 # Values of a block of series, of each forecast at each origin and step: 2 MB as float64.
@@ -220,7 +220,7 @@ class Following:
         if online.rate:
             parts, jumped = _num_parts(own), jumps(panel, first, origins.stop)
             loss = _losses(made, actual, raised, parts)
-            weights = online.weights(made, loss, *_prior(made, parts), jumped)
+            weights = online.weights(made, loss, *_prior_weights(made, parts), jumped)
             values = _mixed(weights, made)
             combined = _mixed(weights[:, row, origin - first], asked)
         widths = np.ones((*combined.shape, 2))
@@ -300,7 +300,9 @@ class Following:
             if self.online.rate:
                 parts, jumped = _num_parts(made), jumps(part, first, end + 1)
                 loss = _losses(every, actual, raised, parts)
-                values = _mixed(self.online.weights(every, loss, *_prior(every, parts), jumped), every)
+                values = _mixed(
+                    self.online.weights(every, loss, *_prior_weights(every, parts), jumped), every
+                )
             widths = None
             if self.intervals is not None and self.keep_widths:
                 widths = self._widths(part, (actual - values) * raised, level)
@@ -346,7 +348,7 @@ class Following:
         found = []
         for some, part, actual, raised, ages in self._errors_of(panel, recent):
             loss = _losses(recent.experts[:, some], actual, raised, recent.parts)
-            before = _prior(experts, recent.parts)
+            before = _prior_weights(experts, recent.parts)
             jumped = jumps(part, panel.num_bins, panel.num_bins + 1)
             found.append(self.online.weights(experts[:, some, None], loss, *before, jumped, ages)[:, :, 0])
         return np.concatenate(found, axis=1)
@@ -420,9 +422,9 @@ def _num_parts(made: WindowForecasts) -> int:
     return len(made.parts) if len(made.parts) > 1 else 0
 
 
-def _prior(experts: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
-    """The weights of :func:`prior` for forecasts ``[K, ...]``."""
-    return prior(parts, len(experts) - 1 - parts)
+def _prior_weights(experts: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
+    """The weights of :func:`prior_weights` for forecasts ``[K, ...]``."""
+    return prior_weights(parts, len(experts) - 1 - parts)
 
 
 def _losses(made: np.ndarray, actual: np.ndarray, raised: np.ndarray, parts: int) -> np.ndarray:

@@ -23,10 +23,11 @@ from kforecast.guard import (
 )
 from kforecast.intervals import LEVELS
 from kforecast.metrics.timerange import utc
+from kforecast.models.online import ORIGINS
 from kforecast.predictor import Predictor
 
-# Origins whose forecasts are judged, where as many are not followed anyway; but at most so many days.
-_ORIGINS, _DAYS, _LEAST_ORIGINS = 288, 14, 28
+# As many origins are judged as forecasts follow, also where none are followed; but at most so many days.
+_DAYS, _LEAST_ORIGINS = 14, 28
 # The scale of losses is known from this many warm-ups before the oldest origin.
 _WARM_UPS = 2
 # Values of a block of series: 8 MB as float64.
@@ -77,7 +78,7 @@ class Withdrawn:
 
 def origins_to_keep(predictor: Predictor) -> int:
     """How many newest origins are judged of a predictor that follows no errors."""
-    return max(_LEAST_ORIGINS, min(_ORIGINS, _DAYS * predictor.window.frequency.day))
+    return max(_LEAST_ORIGINS, min(ORIGINS, _DAYS * predictor.window.frequency.day))
 
 
 def withdrawn(

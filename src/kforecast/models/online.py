@@ -330,7 +330,7 @@ def _largest(values: np.ndarray, length: int) -> np.ndarray:
     return found
 
 
-def prior(parts: int, naive: int) -> tuple[np.ndarray, np.ndarray]:
+def prior_weights(parts: int, naive: int) -> tuple[np.ndarray, np.ndarray]:
     """Weights without any errors, and those after a jump, ``[K]``.
 
     They are of the combination with fixed weights, of the network's parts, and of naive forecasts, the last

@@ -14,6 +14,7 @@ from kforecast.autoscaling.policy import Kind, Policy
 from kforecast.data.panel import Panel
 from kforecast.evaluation.skill import Skill, saving
 from kforecast.guard import DryRun, GuardRules
+from kforecast.models.online import ORIGINS
 from kforecast.predictor import Predictor
 from kforecast.replay.jobs import LANES, Job, run_all
 from kforecast.replay.recommend import Advice, Aim, Choice, Grid, advice
@@ -38,8 +39,6 @@ log = logging.getLogger(__name__)
 
 # Steps of lanes that a search simulates at most: about a minute on one core.
 _SEARCH_STEPS = 400_000_000
-# Origins that a server's guard judges when it starts.
-_JUDGED = 288
 _DAY = 86_400
 _SAID_EVERY = 10.0
 
@@ -320,7 +319,7 @@ def _guarding(plan: Plan, model: Model, begin: int) -> Guarding:
         plan.service.start,
         prices.under / (prices.under + prices.over),
     )
-    return Guarding(rules, max(model.panel.bin_at(plan.bounds[0]), begin - _JUDGED))
+    return Guarding(rules, max(model.panel.bin_at(plan.bounds[0]), begin - ORIGINS))
 
 
 def _told(name: str, services: int, parts: Iterable[Outcomes]) -> Iterable[Outcomes]:
